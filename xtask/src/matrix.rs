@@ -1,0 +1,8 @@
+//! `cargo xtask matrix`.
+
+use anyhow::{Result, bail};
+
+/// Runs the command.
+pub fn run() -> Result<u8> {
+    bail!("not built yet")
+}

@@ -1,0 +1,107 @@
+//! What is said of a kernel in the end: one type, used by the terminal and by every report.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vmtest_agent::{Facts, TestOutcome};
+
+use crate::exit;
+
+/// The one-word answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every test that was asked for ran and passed.
+    Pass,
+    /// At least one test did not pass.
+    Fail,
+    /// The kernel panicked.
+    Panic,
+    /// The tests passed, but the kernel printed an oops, a BUG, a WARNING or a stall.
+    KernelComplaint,
+    /// The guest was alive and did not finish in time.
+    Hang,
+    /// The guest never got as far as the agent.
+    NoBoot,
+    /// Another kernel came up than the one that was asked for.
+    WrongKernel,
+    /// The kernel lacks an option that the program or the guest needs.
+    Unsupported,
+    /// No source had the kernel.
+    Unavailable,
+    /// A tool on the host is missing, crashed or was killed.
+    HostError,
+}
+
+impl Verdict {
+    /// The word, as it is written in tables and reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Panic => "panic",
+            Self::KernelComplaint => "kernel-complaint",
+            Self::Hang => "hang",
+            Self::NoBoot => "no-boot",
+            Self::WrongKernel => "wrong-kernel",
+            Self::Unsupported => "unsupported",
+            Self::Unavailable => "unavailable",
+            Self::HostError => "host-error",
+        }
+    }
+}
+
+/// Everything known of one kernel's run.
+#[derive(Debug, Clone, Serialize)]
+pub struct KernelReport {
+    /// The pin's name, or the path that was given with `-k`.
+    pub name: String,
+    /// `uname -r` in the guest, once known.
+    pub release: Option<String>,
+    /// The answer.
+    pub verdict: Verdict,
+    /// Why, in one sentence; empty for a pass.
+    pub reason: String,
+    /// A few lines that show it: of the console for a panic, of a test's output for a failure.
+    pub excerpt: Vec<String>,
+    /// `kvm` or `tcg`, once a VM was started.
+    pub accel: Option<String>,
+    /// `cold` or `warm`.
+    pub lane: String,
+    /// Seconds spent getting the kernel; 0 when it was at hand.
+    pub fetch_s: f64,
+    /// Seconds from starting the VM to the agent's first word.
+    pub boot_s: Option<f64>,
+    /// Seconds from handing over the job to its end.
+    pub test_s: Option<f64>,
+    /// Seconds for this kernel altogether.
+    pub total_s: f64,
+    /// Whether the agent in the guest was ever heard of.
+    pub booted: bool,
+    /// What the kernel says of the program.
+    pub facts: Option<Facts>,
+    /// The tests that ran, in order.
+    pub tests: Vec<TestOutcome>,
+    /// How many tests were asked for.
+    pub expected_tests: usize,
+    /// The guest's console, kept for the reader.
+    pub console_log: Option<PathBuf>,
+}
+
+impl KernelReport {
+    /// The exit code that this verdict leads to when it stands alone.
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Verdict::Pass => exit::OK,
+            Verdict::Panic | Verdict::Hang if !self.booted => exit::NOT_RUN,
+            Verdict::Fail | Verdict::Panic | Verdict::KernelComplaint | Verdict::Hang => {
+                exit::FAILED
+            }
+            Verdict::NoBoot
+            | Verdict::WrongKernel
+            | Verdict::Unsupported
+            | Verdict::Unavailable
+            | Verdict::HostError => exit::NOT_RUN,
+        }
+    }
+}
