@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod cargo;
 mod completions;
 mod doctor;
 mod exec;
@@ -11,11 +12,13 @@ mod inspect;
 mod kernels;
 mod matrix;
 mod paths;
+mod program;
 mod report;
 mod run;
 mod selftest;
 mod setup;
 mod shell;
+mod static_build;
 mod test;
 mod tools;
 mod verdict;
