@@ -4,6 +4,7 @@
 //! the [`channel`], [`supervise`] watches until it is over, and `judge` says what it means.
 
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::Result;
@@ -84,4 +85,23 @@ pub struct Ready {
     pub release: String,
     /// Seconds since the kernel started.
     pub uptime_s: f64,
+}
+
+impl Link {
+    /// Something that, when dropped, ends a wait for QEMU to connect.
+    fn closer(&self) -> Option<Closer> {
+        match self {
+            Self::Connected(_) => None,
+            Self::Listening(listener) => listener.try_clone().ok().map(Closer),
+        }
+    }
+}
+
+struct Closer(UnixListener);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        // On Linux this wakes a thread that is blocked in accept(2) with EINVAL.
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
 }
