@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
 
 use super::channel::{self, Received};
 use super::console::{self, Console, Notice};
-use super::process::{Guarded, Status};
+use super::process::Guarded;
 use super::{Link, Ready, Started};
 use crate::interrupt::{Interrupt, Subscription};
 
@@ -67,7 +68,7 @@ pub enum End {
     /// The guest shut down or rebooted by itself.
     GuestShutdown,
     /// The VM's process ended, and not because the guest wanted it to.
-    ProcessExited(Status),
+    ProcessExited(ExitStatus),
     /// What came over the channel was not the agent's.
     Garbage(String),
     /// The user, or the system, asked this program to stop.
@@ -90,7 +91,7 @@ enum Seen {
     Connected(UnixStream),
     Console(Notice),
     GuestShutdown,
-    Exited(Status),
+    Exited(ExitStatus),
     Interrupted,
 }
 
@@ -126,7 +127,8 @@ pub fn run(
     if let Some(qmp) = qmp {
         watch_qmp(qmp, sender.clone());
     }
-    watch_process(&process, sender);
+    let process = Arc::new(process);
+    watch_process(Arc::clone(&process), sender);
 
     let mut watch = Watch {
         job,
@@ -142,8 +144,7 @@ pub fn run(
         observed: Observed::new(ready.clone()),
     };
     let end = watch.until_over(&seen);
-    process.kill();
-    drop(process);
+    process.kill().context("cannot end the virtual machine")?;
     // With the VM gone the consoles close; what is still in them belongs to the story.
     let _ = drained.recv_timeout(DRAIN);
     let mut observed = watch.observed;
@@ -179,7 +180,7 @@ struct Watch<'a, P> {
     job_sent: Option<Instant>,
     panicked: bool,
     guest_shutdown: bool,
-    exited: Option<Status>,
+    exited: Option<ExitStatus>,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription<'a>>,
     progress: P,
@@ -360,9 +361,10 @@ fn watch_qmp(link: Link, sender: Sender<Seen>) {
     });
 }
 
-fn watch_process(process: &Guarded, sender: Sender<Seen>) {
-    let exit = process.exit();
+fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
     std::thread::spawn(move || {
-        let _ = sender.send(Seen::Exited(exit.wait()));
+        if let Ok(status) = process.wait() {
+            let _ = sender.send(Seen::Exited(status));
+        }
     });
 }
