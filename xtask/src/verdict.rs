@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vmtest_agent::{Facts, TestOutcome};
+use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
 
 use crate::exit;
 
@@ -68,6 +68,8 @@ pub struct KernelReport {
     pub accel: Option<String>,
     /// `cold` or `warm`.
     pub lane: String,
+    /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
+    pub start_s: f64,
     /// Seconds spent getting the kernel; 0 when it was at hand.
     pub fetch_s: f64,
     /// Seconds from starting the VM to the agent's first word.
@@ -84,11 +86,20 @@ pub struct KernelReport {
     pub tests: Vec<TestOutcome>,
     /// How many tests were asked for.
     pub expected_tests: usize,
+    /// Those asked for that have no outcome: the guest died first, or never came up.
+    pub missing: Vec<TestId>,
+    /// The user said that this verdict shall not fail the run: `--allow-unavailable`, `--allow-kernel-warnings`.
+    pub tolerated: bool,
     /// The guest's console, kept for the reader.
     pub console_log: Option<PathBuf>,
 }
 
 impl KernelReport {
+    /// How many tests passed.
+    pub fn passed_tests(&self) -> usize {
+        self.tests.iter().filter(|test| test.result == TestResult::Passed).count()
+    }
+
     /// The exit code that this verdict leads to when it stands alone.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
