@@ -36,6 +36,7 @@ use clap::Parser;
 use flags::Command;
 
 fn main() -> ExitCode {
+    vm::become_guard_if_asked();
     let result = match flags::Xtask::parse().command {
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Test(flags) => test::run(&flags),

@@ -51,6 +51,17 @@ impl Verdict {
     }
 }
 
+/// How a kernel counts in the sum of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The program works on it.
+    Passed,
+    /// The program does not.
+    Failed,
+    /// That was not found out.
+    NotRun,
+}
+
 /// Everything known of one kernel's run.
 #[derive(Debug, Clone, Serialize)]
 pub struct KernelReport {
@@ -123,6 +134,17 @@ impl KernelReport {
     /// How many tests passed.
     pub fn passed_tests(&self) -> usize {
         self.tests.iter().filter(|test| test.result == TestResult::Passed).count()
+    }
+
+    /// How it counts in the sum. A kernel's complaint that was allowed is a pass; a kernel that was allowed to be
+    /// unavailable was still not run.
+    pub fn standing(&self) -> Standing {
+        match self.exit_code() {
+            exit::OK => Standing::Passed,
+            exit::FAILED if self.tolerated => Standing::Passed,
+            exit::FAILED => Standing::Failed,
+            _ => Standing::NotRun,
+        }
     }
 
     /// The exit code that this verdict leads to when it stands alone.

@@ -8,9 +8,9 @@ use console::{Alignment, pad_str, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{RunEvent, phrase};
-use crate::exit;
+use crate::report::words;
 use crate::text;
-use crate::verdict::KernelReport;
+use crate::verdict::{KernelReport, Standing};
 
 const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
 const RUNNING: &str = "{spinner:.cyan} {prefix:.bold} {elapsed_s:>7} {wide_msg}";
@@ -88,11 +88,10 @@ impl Bar {
     }
 
     fn finish(&self, report: &KernelReport) {
-        let mark = match report.exit_code() {
-            exit::OK => style("✓").green(),
-            exit::FAILED => style("✗").red(),
-            _ if report.tolerated => style("–").yellow(),
-            _ => style("!").red(),
+        let mark = match report.standing() {
+            Standing::Passed => style(words::mark(report)).green(),
+            Standing::NotRun if report.tolerated => style(words::mark(report)).yellow(),
+            _ => style(words::mark(report)).red(),
         };
         self.progress.disable_steady_tick();
         self.progress.set_style(line_style(FINISHED).with_key(

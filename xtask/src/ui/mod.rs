@@ -6,6 +6,7 @@
 mod live;
 mod phrase;
 mod plain;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::io::{self, IsTerminal};
 use crate::verdict::KernelReport;
 use live::Live;
 use plain::Plain;
+pub use table::table;
 
 /// The life of one kernel's run, in the order in which it is lived:
 ///

@@ -3,6 +3,7 @@
 use indicatif::BinaryBytes;
 
 use super::RunEvent;
+use crate::report::words;
 use crate::text;
 use crate::verdict::{KernelReport, Verdict};
 
@@ -41,7 +42,7 @@ pub fn phase(event: &RunEvent) -> String {
 pub fn verdict(report: &KernelReport) -> String {
     let mut line = report.verdict.word().to_owned();
     if !report.tests.is_empty() {
-        line += &format!(" {}/{}", report.passed_tests(), report.expected_tests);
+        line += &format!(" {}", words::passed_of(report));
     }
     line += &format!(" in {:.1} s", report.total_s);
     if report.verdict != Verdict::Pass {

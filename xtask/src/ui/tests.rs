@@ -10,6 +10,7 @@ use indicatif::{InMemoryTerm, ProgressDrawTarget};
 use super::RunEvent;
 use super::live::Live;
 use super::plain::Plain;
+use super::table::{Looks, render};
 use crate::report::sample;
 
 #[derive(Clone, Default)]
@@ -99,4 +100,32 @@ fn every_style_of_a_live_line_is_a_valid_template() {
     for template in super::live::TEMPLATES {
         assert!(indicatif::ProgressStyle::with_template(template).is_ok(), "{template}");
     }
+}
+
+/// The golden file is written anew when VMTEST_BLESS is set, to be read before it is committed.
+fn assert_golden(text: &str, path: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ui/testdata").join(path);
+    if std::env::var_os("VMTEST_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
+}
+
+const PLAIN: Looks = Looks { width: Some(80), colour: false };
+
+#[test]
+fn the_end_of_a_run_at_80_columns() {
+    let logs = tempfile::tempdir().unwrap();
+    let text = render(&sample::run(logs.path()), true, PLAIN);
+    let text = text.replace(&logs.path().display().to_string(), "LOGS");
+    assert_golden(&text, "table.txt");
+}
+
+#[test]
+fn the_end_of_a_hostile_run() {
+    let logs = tempfile::tempdir().unwrap();
+    let text = render(&sample::hostile(logs.path()), false, PLAIN);
+    let text = text.replace(&logs.path().display().to_string(), "LOGS");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    assert_golden(&text, "table-hostile.txt");
 }

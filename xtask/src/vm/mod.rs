@@ -15,6 +15,7 @@ use crate::payload::Payload;
 pub mod accel;
 pub mod channel;
 pub mod console;
+pub mod guard;
 pub mod guest_root;
 pub mod process;
 pub mod rundir;
