@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The device of the channel in the guest. The first serial port is the kernel's console.
 pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 
+/// Where the payload is in every guest.
+pub const PAYLOAD_DIR: &str = "/payload";
+
 /// Version of these messages; an agent saved in an old snapshot may speak another.
 pub const PROTOCOL: u32 = 1;
 
