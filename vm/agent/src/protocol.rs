@@ -19,6 +19,8 @@ pub const OUTPUT_LIMIT: usize = 64 * 1024;
 /// What the guest is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// [`PROTOCOL`] of the host; an agent that speaks another one says so instead of guessing.
+    pub protocol: u32,
     /// Random, new for every run: what marks the agent's messages as the agent's.
     pub token: String,
     /// Where the program and its tests are.
@@ -126,7 +128,7 @@ pub struct TestOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestResult {
-    /// Exit status 0.
+    /// Exit status 0, and the test binary's summary says that the test ran and passed.
     Passed,
     /// Another exit status.
     Failed {
@@ -140,7 +142,7 @@ pub enum TestResult {
     },
     /// Killed by the agent after [`Job::test_timeout_s`].
     TimedOut,
-    /// It could not be started.
+    /// It did not run: it could not be started, or its binary exited with 0 without having run it.
     NotStarted {
         /// Why, for a person.
         reason: String,
