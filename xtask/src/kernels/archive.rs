@@ -4,7 +4,7 @@
 //! name that comes twice, or more data than any kernel has, and the whole archive is refused.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -59,6 +59,9 @@ fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
     bail!("it has no data.tar")
 }
 
+/// `zstd --long` and `--ultra` use windows above the library's default limit of 128 MiB.
+const MAX_ZSTD_WINDOW_LOG: u32 = 31;
+
 /// The compressions that kernels, modules and packages come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -96,7 +99,24 @@ impl Compression {
         }
     }
 
-    /// Decompresses what `reader` yields.
+    /// Decompresses one stream and leaves what comes after it, such as the size that the kernel's build appends.
+    pub fn single_decoder<'a>(self, reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::None => Box::new(reader),
+            Self::Gzip => Box::new(flate2::bufread::GzDecoder::new(reader)),
+            Self::Xz => {
+                let stream = liblzma::stream::Stream::new_auto_decoder(u64::MAX, 0)?;
+                Box::new(liblzma::bufread::XzDecoder::new_stream(reader, stream))
+            }
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?.single_frame();
+                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+        })
+    }
+
+    /// Decompresses all that `reader` yields.
     pub fn decoder<'a>(self, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::None => Box::new(reader),
@@ -110,8 +130,7 @@ impl Compression {
             }
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::new(reader)?;
-                // `zstd --long` and `--ultra` use windows above the library's default limit of 128 MiB.
-                decoder.window_log_max(31)?;
+                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
                 Box::new(decoder)
             }
         })

@@ -211,6 +211,23 @@ impl Entry {
     }
 }
 
+/// Checks bytes that were read from `path` against `SHA256SUMS`, if the file is one of the cache's.
+pub fn check_unpacked(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(entry) = path.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
+        return Ok(());
+    };
+    let relative = path.strip_prefix(entry)?.to_str().context("a name that is not UTF-8")?;
+    let list = entry.join(SUMS);
+    let sums = std::fs::read_to_string(&list)
+        .with_context(|| format!("cannot read {}", list.display()))?;
+    let pinned = sums.lines().find_map(|line| line.strip_suffix(relative)?.strip_suffix("  "));
+    ensure!(
+        pinned == Some(digest::sha256(bytes).as_str()),
+        "it is not what was unpacked; `cargo xtask kernels verify` drops what is damaged"
+    );
+    Ok(())
+}
+
 fn lock_failed(path: &Path) -> String {
     format!("cannot lock {}", path.display())
 }
@@ -224,6 +241,10 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
         ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
     }
     let relative = |path: &Path| path.strip_prefix(staging).map(Path::to_owned);
+    let config = match found.config {
+        Some(config) => Some(config),
+        None => extract_config(&found.image, &staging.join(TREE))?,
+    };
     let (size, sums_sha256) = write_sums(staging)?;
     Ok(Manifest {
         pin: pin.name.clone(),
@@ -234,9 +255,17 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
         image: relative(&found.image)?,
         sums_sha256,
         modules: found.modules.as_deref().map(relative).transpose()?,
-        config: found.config.as_deref().map(relative).transpose()?,
+        config: config.as_deref().map(relative).transpose()?,
         size,
     })
+}
+
+/// Writes the configuration that is inside an image next to it, so that it need not be looked for again.
+fn extract_config(image: &Path, root: &Path) -> Result<Option<PathBuf>> {
+    let Some(text) = image::config(image)? else { return Ok(None) };
+    let path = root.join("config");
+    std::fs::write(&path, text)?;
+    Ok(Some(path))
 }
 
 /// Writes `SHA256SUMS`; returns the bytes in all files and the hash of the list.

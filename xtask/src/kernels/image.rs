@@ -1,10 +1,13 @@
-//! Kernel images: telling one from any other file, and the release it names.
+//! Kernel images: telling one from any other file, the release it names, the configuration inside it.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use memchr::memmem;
+
+use super::archive::Compression;
 
 /// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 mod header {
@@ -62,7 +65,7 @@ pub fn inspect(path: &Path) -> Result<Image> {
     let start = read_up_to(&mut file, header::SIZE)?;
     let (offset, magic) = ARM64_MAGIC;
     if start.get(offset..offset + magic.len()) == Some(magic) {
-        return Ok(Image { kind: ImageKind::Arm64, release: None });
+        return Ok(Image { kind: ImageKind::Arm64, release: arm64_release(path)? });
     }
     if !is_bzimage(&start) {
         bail!("it is no kernel image: {}", what_it_is_instead(&start));
@@ -97,6 +100,71 @@ fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Opti
     let text = read_up_to(file, 256)?;
     let word = text.split(|byte| matches!(byte, 0 | b' ' | b'\n')).next().unwrap_or_default();
     Ok(std::str::from_utf8(word).ok().filter(|word| !word.is_empty()).map(str::to_owned))
+}
+
+/// arm64's header has no place for the release; the banner of `/proc/version` is in the uncompressed kernel.
+fn arm64_release(path: &Path) -> io::Result<Option<String>> {
+    let Some(mut after) = after_marker(File::open(path)?, b"Linux version ")? else {
+        return Ok(None);
+    };
+    let mut text = Vec::new();
+    (&mut after).take(128).read_to_end(&mut text)?;
+    let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+    Ok(std::str::from_utf8(word).ok().filter(|word| !word.contains('%')).map(str::to_owned))
+}
+
+/// The configuration inside an image: `CONFIG_IKCONFIG` puts it, compressed with gzip, behind the marker
+/// `IKCFG_ST` (kernel/configs.c; scripts/extract-ikconfig does the same).
+///
+/// `None` when the kernel was built without it, or is compressed in a way that is not known here.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn config(path: &Path) -> Result<Option<String>> {
+    let mut file = File::open(path)?;
+    let kernel: Box<dyn Read> = match inspect(path)?.kind {
+        ImageKind::Arm64 => Box::new(file),
+        ImageKind::BzImage { payload_start, payload_length } => {
+            file.seek(SeekFrom::Start(payload_start))?;
+            let magic = read_up_to(&mut file, 8)?;
+            let Some(compression) = Compression::of(&magic) else { return Ok(None) };
+            file.seek(SeekFrom::Start(payload_start))?;
+            compression.single_decoder(BufReader::new(file.take(payload_length)))?
+        }
+    };
+    // A payload that does not decompress is the boot's to complain of; here there is just no configuration.
+    let Ok(Some(compressed)) = after_marker(kernel, b"IKCFG_ST") else { return Ok(None) };
+    let mut text = String::new();
+    let read = flate2::read::GzDecoder::new(compressed).take(MAX_CONFIG).read_to_string(&mut text);
+    Ok(read.is_ok().then_some(text))
+}
+
+/// No configuration is longer than this.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Reads up to the end of `marker`; what is returned goes on from there. Keeps one buffer in memory, no more.
+fn after_marker(mut reader: impl Read, marker: &[u8]) -> io::Result<Option<impl Read>> {
+    let finder = memmem::Finder::new(marker);
+    let mut buffer = vec![0; 256 * 1024];
+    let mut filled = 0;
+    loop {
+        let count = match reader.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok(None),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        filled += count;
+        if let Some(at) = finder.find(&buffer[..filled]) {
+            let rest = buffer[at + marker.len()..filled].to_vec();
+            return Ok(Some(io::Cursor::new(rest).chain(reader)));
+        }
+        // The marker may straddle two reads.
+        let keep = filled.min(marker.len() - 1);
+        buffer.copy_within(filled - keep..filled, 0);
+        filled = keep;
+    }
 }
 
 fn what_it_is_instead(start: &[u8]) -> &'static str {

@@ -8,6 +8,7 @@ mod digest;
 mod download;
 mod image;
 pub mod kconfig;
+pub mod modules;
 mod obtain;
 mod pins;
 mod progress;

@@ -135,13 +135,20 @@ pub fn from_tree(
     }
     Ok(Kernel {
         name,
-        image: found.image,
-        modules: found.modules,
         expected,
         release: image.release,
-        config: found.config.map(|path| kconfig::read(&path)).transpose()?,
+        config: config_of(&found)?,
+        image: found.image,
+        modules: found.modules,
         source: source.to_owned(),
     })
+}
+
+fn config_of(found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
+    match &found.config {
+        Some(path) => kconfig::read(path).map(Some),
+        None => Ok(image::config(&found.image)?.as_deref().map(kconfig::parse)),
+    }
 }
 
 fn fetch(

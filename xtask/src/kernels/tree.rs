@@ -37,20 +37,36 @@ pub fn find(dir: &Path) -> Option<Tree> {
     let fixed = IMAGES.iter().map(|place| dir.join(place)).find(|path| path.is_file());
     let image =
         fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases))?;
-    let release = super::image::inspect(&image).ok().and_then(|image| image.release);
-    let modules = match &release {
-        Some(release) => releases.iter().find(|path| path.ends_with(release)),
+    let modules = match release_of(&image) {
+        Some(release) => releases.into_iter().find(|path| path.ends_with(&release)),
+        None if releases.len() == 1 => releases.into_iter().next(),
         None => None,
     };
-    let modules = modules.or(releases.last().filter(|_| releases.len() == 1)).cloned();
     let config = config_near(dir, &image, modules.as_deref());
     Some(Tree { image, modules, config })
 }
 
-/// What lies next to an image that was named by itself.
+/// What belongs to an image that was named by itself: `/boot/vmlinuz-<release>` has its modules in `/lib/modules`,
+/// a kernel tree's `arch/x86/boot/bzImage` its configuration at the top.
 pub fn around(image: &Path) -> Tree {
-    let dir = image.parent().unwrap_or(Path::new("."));
-    Tree { image: image.to_owned(), modules: None, config: config_near(dir, image, None) }
+    let real = image.canonicalize().unwrap_or_else(|_| image.to_owned());
+    let beside = real.parent().unwrap_or(Path::new("/"));
+    let build = IMAGES.iter().filter(|place| place.starts_with("arch/")).find_map(|place| {
+        real.ends_with(place).then(|| real.ancestors().nth(place.split('/').count()))?
+    });
+    let release = release_of(image);
+    let modules = release.as_deref().and_then(|release| {
+        let above = beside.parent()?;
+        let installed = MODULES.iter().map(|place| above.join(place).join(release));
+        let own = beside.ends_with(release).then(|| beside.to_owned());
+        own.into_iter().chain(installed).find(|path| path.is_dir())
+    });
+    let config = config_near(build.unwrap_or(beside), &real, modules.as_deref());
+    Tree { image: image.to_owned(), modules, config }
+}
+
+fn release_of(image: &Path) -> Option<String> {
+    super::image::inspect(image).ok()?.release
 }
 
 fn module_directories(dir: &Path) -> Vec<PathBuf> {
