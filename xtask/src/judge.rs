@@ -90,7 +90,11 @@ impl Case<'_> {
             ),
             (End::Deadline, None) => (
                 Verdict::NoBoot,
-                format!("nothing was heard of the agent within {} s; {}", self.timeout_s, how_far(seen)),
+                format!(
+                    "nothing was heard of the agent within {} s; {}",
+                    self.timeout_s,
+                    how_far(seen)
+                ),
             ),
             (End::GuestShutdown, None) => (
                 Verdict::NoBoot,
@@ -121,7 +125,8 @@ impl Case<'_> {
             .filter(|outcome| outcome.result == TestResult::Passed)
             .map(|outcome| &outcome.test)
             .collect();
-        let failed: Vec<&TestId> = self.tests.iter().filter(|test| !passed.contains(test)).collect();
+        let failed: Vec<&TestId> =
+            self.tests.iter().filter(|test| !passed.contains(test)).collect();
         let first_failed = failed.first()?;
         let outcome = seen.outcomes.iter().find(|outcome| outcome.test == **first_failed);
         let how = outcome.map_or("did not run".into(), how_it_failed);
@@ -303,7 +308,11 @@ mod tests {
         let silent = Observed { ready: None, outcomes: vec![], console, ..passed() };
         let deadline = Observed { end: End::Deadline, ..silent };
         check(&deadline, Verdict::NoBoot, "got as far as: tsc: Fast TSC calibration failed");
-        check(&Observed { end: End::GuestShutdown, ..deadline }, Verdict::NoBoot, "shut down before");
+        check(
+            &Observed { end: End::GuestShutdown, ..deadline },
+            Verdict::NoBoot,
+            "shut down before",
+        );
     }
 
     #[test]

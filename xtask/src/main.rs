@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod judge;
 mod kernels;
+mod local;
 mod matrix;
 mod metadata;
 mod paths;

@@ -1,6 +1,7 @@
 //! What is brought into the guest: the program, its tests, its files, and the agent.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -83,6 +84,20 @@ impl Payload {
             ready_line: metadata.ready_line.clone(),
         };
         Ok(Self { agent: built.agent, tests, env, facts, files })
+    }
+
+    /// The environment in which tests find the programs where cargo put them, on this machine.
+    pub fn env_here(&self) -> BTreeMap<String, OsString> {
+        let programs = self.files.iter().filter_map(|(name, path)| {
+            let program = name.strip_prefix("bin/")?;
+            Some((format!("CARGO_BIN_EXE_{program}"), path.clone().into_os_string()))
+        });
+        programs.chain([("VMTEST".to_owned(), "1".into())]).collect()
+    }
+
+    /// The test binaries, where cargo put them.
+    pub fn test_binaries(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter(|(name, _)| name.starts_with("tests/")).map(|(_, path)| &**path)
     }
 
     /// Copies the payload into a directory, which will be the guest's [`PAYLOAD_DIR`].

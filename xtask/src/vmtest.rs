@@ -14,13 +14,13 @@ use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Payload, Source};
 use crate::report::{self, RunReport};
+use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
 use crate::vm::Lane;
 use crate::vm::rundir::RunDir;
 use crate::vm::vng::Vng;
-use crate::setup;
 
 /// Runs the command.
 ///
@@ -82,7 +82,8 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
     let next = AtomicUsize::new(0);
-    let reports: Vec<Mutex<Option<KernelReport>>> = targets.iter().map(|_| Mutex::new(None)).collect();
+    let reports: Vec<Mutex<Option<KernelReport>>> =
+        targets.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..jobs.min(targets.len()) {
             scope.spawn(|| {
@@ -109,10 +110,7 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
 
 /// How many kernels run at once: what was asked for, else one per core.
 pub fn jobs(asked: Option<u16>) -> usize {
-    asked.map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from),
-        usize::from,
-    )
+    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
@@ -127,7 +125,8 @@ fn exit_code(run: &RunReport, interrupt: &Interrupt) -> u8 {
     if let Some(signal) = interrupt.signal() {
         return exit::interrupted(signal);
     }
-    let codes = || run.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
+    let codes =
+        || run.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
     if codes().any(|code| code == exit::FAILED) {
         exit::FAILED
     } else {

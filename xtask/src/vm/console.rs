@@ -199,7 +199,8 @@ mod tests {
             "[    1.902338] CPU: 0 PID: 1 Comm: swapper/0 Not tainted 5.10.0-32-amd64 #1\r\n",
             "[    1.902338] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---\r\n",
         ));
-        let words = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
+        let words =
+            "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
         assert_eq!(console.panic.as_deref(), Some(words));
         assert_eq!(notices, [Notice::Panic(words.into()), Notice::PanicEnd]);
         assert!(console.context[1].starts_with("CPU: 0 PID: 1"));

@@ -15,12 +15,14 @@ use crate::payload::Payload;
 pub mod accel;
 pub mod channel;
 pub mod console;
-pub mod guard;
+mod guard;
 pub mod guest_root;
 pub mod process;
 pub mod rundir;
 pub mod supervise;
 pub mod vng;
+
+pub use guard::become_guard_if_asked;
 
 use accel::Accel;
 use process::Guarded;

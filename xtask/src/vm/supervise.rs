@@ -149,11 +149,8 @@ pub fn run(
     let _ = drained.recv_timeout(DRAIN);
     let mut observed = watch.observed;
     observed.console = shared.take_console();
-    observed.end = if observed.console.panic.is_some() && end != End::Finished {
-        End::Panicked
-    } else {
-        end
-    };
+    observed.end =
+        if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
     Ok(observed)
 }
 

@@ -1,0 +1,285 @@
+//! The cache of kernels on disk, shared by every run on this machine.
+//!
+//! ```text
+//! kernels/<pin>-<id>/      one source's kernel, complete: it gets this name when everything in it is written
+//!     manifest.json        what it is and where it came from
+//!     SHA256SUMS           of every file in tree/, as sha256sum(1) reads it
+//!     tree/                what was unpacked
+//! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
+//! locks/<pin>-<id>         held while an entry is being made
+//! ```
+//!
+//! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::digest::{self, Measured, Sha256Hex};
+use super::pins::{Pin, Source};
+use super::{Kernel, archive, image, kconfig, tree};
+use crate::paths;
+
+/// Counts changes of what an entry looks like on disk; part of every entry's name.
+const LAYOUT: u32 = 1;
+const MANIFEST: &str = "manifest.json";
+const SUMS: &str = "SHA256SUMS";
+const TREE: &str = "tree";
+
+/// One source's place in the cache.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    root: PathBuf,
+    name: String,
+}
+
+/// What an entry says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The pin that it was fetched for.
+    pub pin: String,
+    /// The source's kind.
+    pub source: String,
+    /// Each file that was fetched.
+    pub origin: Vec<Origin>,
+    /// The release that the image names.
+    pub release: Option<String>,
+    /// The image, relative to the entry, as are the other paths.
+    pub image: PathBuf,
+    /// The image's hash, checked whenever it is used.
+    pub image_sha256: Sha256Hex,
+    /// The hash of `SHA256SUMS`.
+    pub sums_sha256: Sha256Hex,
+    /// `…/lib/modules/<release>`.
+    pub modules: Option<PathBuf>,
+    /// The kernel's configuration.
+    pub config: Option<PathBuf>,
+    /// Bytes in all files together.
+    pub size: u64,
+}
+
+/// A file as it was fetched.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where it came from.
+    pub url: String,
+    /// What it was.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// What is found at an entry's place.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A kernel that is the pinned one.
+    Ready(Box<Kernel>),
+    /// Something that is not, or no more; the text says what is wrong with it.
+    Damaged(String),
+}
+
+impl Entry {
+    /// The place of `source`'s kernel; `None` for Nix, which keeps its kernels itself.
+    pub fn of(pin: &Pin, source: &Source) -> Result<Option<Self>> {
+        let hashes = source.pinned();
+        if hashes.is_empty() {
+            return Ok(None);
+        }
+        let mut identity = format!("{LAYOUT}");
+        for pinned in hashes {
+            identity += &format!(" {pinned}");
+        }
+        let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
+        Ok(Some(Self { root: paths::cache()?, name: format!("{}-{id}", pin.name) }))
+    }
+
+    /// The directory of the finished entry.
+    pub fn dir(&self) -> PathBuf {
+        self.root.join("kernels").join(&self.name)
+    }
+
+    /// Where downloads for it go.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming").join(&self.name)
+    }
+
+    /// Whether there is a finished entry, without looking into it.
+    pub fn exists(&self) -> bool {
+        self.dir().join(MANIFEST).is_file()
+    }
+
+    /// Waits until no other run makes this entry; `waiting` is called if there is one.
+    pub fn lock(&self, waiting: impl FnOnce()) -> Result<Flock<File>> {
+        let path = self.root.join("locks").join(&self.name);
+        let hint = || {
+            format!(
+                "cannot write to the cache {}: make it writable, or set VMTEST_CACHE_DIR to a directory that is",
+                self.root.display()
+            )
+        };
+        std::fs::create_dir_all(self.root.join("locks")).with_context(hint)?;
+        std::fs::create_dir_all(self.root.join("kernels")).with_context(hint)?;
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = match Flock::lock(open().with_context(hint)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
+        };
+        waiting();
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusive) {
+                Ok(lock) => return Ok(lock),
+                Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
+            }
+        }
+    }
+
+    /// Looks whether the pinned kernel is here, and is it: its image is hashed.
+    pub fn look(&self, pin: &Pin, source: &Source) -> Found {
+        match self.dir().try_exists() {
+            Ok(false) => Found::Nothing,
+            Ok(true) => match self.load(pin, source) {
+                Ok(kernel) => Found::Ready(Box::new(kernel)),
+                Err(error) => Found::Damaged(format!("{error:#}")),
+            },
+            Err(error) => Found::Damaged(error.to_string()),
+        }
+    }
+
+    fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
+        let dir = self.dir();
+        let manifest = self.manifest()?;
+        let image = dir.join(&manifest.image);
+        let found = digest::sha256_file(&image)
+            .with_context(|| format!("cannot read {}", image.display()))?;
+        ensure!(found == manifest.image_sha256, "{} is not what was unpacked", image.display());
+        let modules = manifest.modules.map(|modules| dir.join(modules));
+        if let Some(modules) = &modules {
+            ensure!(modules.is_dir(), "{} is gone", modules.display());
+        }
+        let config = match manifest.config {
+            Some(config) => Some(kconfig::read(&dir.join(config))?),
+            None => None,
+        };
+        Ok(Kernel {
+            name: pin.name.clone(),
+            image,
+            modules,
+            expected: pin.expected_from(source),
+            release: manifest.release,
+            config,
+            source: source.kind().to_owned(),
+        })
+    }
+
+    /// What the entry says of itself.
+    pub fn manifest(&self) -> Result<Manifest> {
+        let path = self.dir().join(MANIFEST);
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Makes the entry of what was downloaded; the caller holds the lock.
+    pub fn make(
+        &self,
+        pin: &Pin,
+        source: &Source,
+        downloads: &[PathBuf],
+        origin: Vec<Origin>,
+    ) -> Result<()> {
+        let staging = self.incoming().join("entry");
+        remove_all(&staging)?;
+        let root = staging.join(TREE);
+        std::fs::create_dir_all(&root)?;
+        for download in downloads {
+            archive::unpack(download, &root)?;
+        }
+        let manifest = describe(pin, source, &staging, origin)?;
+        let json = serde_json::to_vec_pretty(&manifest)?;
+        std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
+        // Everything must be on disk before the name is, or a power cut leaves an empty kernel under a good name.
+        nix::unistd::syncfs(File::open(&staging)?)?;
+        remove_all(&self.dir())?;
+        std::fs::rename(&staging, self.dir())
+            .with_context(|| format!("cannot rename to {}", self.dir().display()))
+    }
+}
+
+fn lock_failed(path: &Path) -> String {
+    format!("cannot lock {}", path.display())
+}
+
+fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> Result<Manifest> {
+    let found = tree::find(&staging.join(TREE))
+        .ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
+    let image = image::inspect(&found.image)?;
+    let expected = pin.expected_from(source);
+    if let Some(release) = &image.release {
+        ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
+    }
+    let relative = |path: &Path| path.strip_prefix(staging).map(Path::to_owned);
+    let (size, sums_sha256) = write_sums(staging)?;
+    Ok(Manifest {
+        pin: pin.name.clone(),
+        source: source.kind().to_owned(),
+        origin,
+        release: image.release,
+        image_sha256: digest::sha256_file(&found.image)?,
+        image: relative(&found.image)?,
+        sums_sha256,
+        modules: found.modules.as_deref().map(relative).transpose()?,
+        config: found.config.as_deref().map(relative).transpose()?,
+        size,
+    })
+}
+
+/// Writes `SHA256SUMS`; returns the bytes in all files and the hash of the list.
+fn write_sums(staging: &Path) -> Result<(u64, Sha256Hex)> {
+    let mut files = Vec::new();
+    walk(&staging.join(TREE), &mut files)?;
+    files.sort();
+    let (mut text, mut size) = (String::new(), 0);
+    for file in files {
+        let path = file.strip_prefix(staging)?.to_str().context("a name that is not UTF-8")?;
+        text += &format!("{}  {path}\n", digest::sha256_file(&file)?);
+        size += file.metadata()?.len();
+    }
+    let mut file = File::create(staging.join(SUMS))?;
+    file.write_all(text.as_bytes())?;
+    Ok((size, digest::sha256(text.as_bytes())))
+}
+
+/// Every regular file below `dir`; links are not followed.
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&entry.path(), files)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or directory if it is there.
+pub fn remove_all(path: &Path) -> Result<()> {
+    let result = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
