@@ -8,7 +8,7 @@ use vmtest_agent::{Event, Job, PROTOCOL};
 
 use crate::channel::Channel;
 use crate::run_tests::Runner;
-use crate::{clock, entropy, unpack};
+use crate::{clock, entropy, facts, unpack};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
 /// whatever else goes wrong is reported to the host, together with `troubles`, what went wrong
@@ -37,16 +37,19 @@ fn perform(job: &Job, channel: &mut Channel) -> Result<()> {
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
     let payload = unpack::directory(&job.payload)?;
-    run_tests(job, &payload, channel)
+    run(job, &payload, channel)
 }
 
-fn run_tests(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
+fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     let timeout = Duration::try_from_secs_f64(job.test_timeout_s)
         .map_err(|_| anyhow!("{} is no time limit for a test", job.test_timeout_s))?;
     let runner = Runner { payload, env: &job.env, timeout };
     for test in &job.tests {
         channel.send(Event::TestStarted(test.clone()))?;
         channel.send(Event::TestFinished(runner.run(test)))?;
+    }
+    if let Some(request) = &job.facts {
+        channel.send(Event::Facts(facts::collect(request, &runner)))?;
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 //! itself; started as any other process it relies on what did. From there on both are the same:
 //! take a job from the channel, run it, report, switch the machine off.
 
+mod bpf;
 mod channel;
 mod clock;
 mod entropy;
+mod facts;
 mod job;
 mod machine;
 mod modules;
@@ -20,7 +22,13 @@ use std::process::ExitCode;
 use channel::Channel;
 use vmtest_agent::CHANNEL_DEVICE;
 
+/// Told this, the program does nothing: something to execute that is there in any guest.
+const DO_NOTHING: &str = "do-nothing";
+
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == DO_NOTHING) {
+        return ExitCode::SUCCESS;
+    }
     // Whatever outlives its parent in a test becomes a child of this process, to be ended by it.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let is_init = std::process::id() == 1;

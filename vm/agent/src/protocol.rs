@@ -159,6 +159,9 @@ pub struct Facts {
     pub jit: Option<bool>,
     /// Seconds from starting the program to its ready line.
     pub load_s: Option<f64>,
+    /// Why there is nothing of the program, if there is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// One entry for each BPF program that the program loaded.
     pub programs: Vec<ProgramFacts>,
 }

@@ -6,12 +6,9 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use vmtest_agent::Payload;
+use vmtest_agent::{PAYLOAD_DIR, Payload};
 
 use crate::mounts;
-
-/// Where a payload that comes on a disk is unpacked.
-const DIRECTORY: &str = "/run/vmtest";
 
 // BLKFLSBUF of include/uapi/linux/fs.h is _IO(0x12, 97).
 nix::ioctl_none!(flush_buffers, 0x12, 97);
@@ -21,10 +18,10 @@ pub fn directory(payload: &Payload) -> Result<PathBuf> {
     match payload {
         Payload::Directory(path) => Ok(path.into()),
         Payload::Disk { device, bytes } => {
-            mounts::tmpfs(DIRECTORY).map_err(|reason| anyhow!(reason))?;
-            from_disk(Path::new(device), *bytes, Path::new(DIRECTORY))
+            mounts::tmpfs(PAYLOAD_DIR).map_err(|reason| anyhow!(reason))?;
+            from_disk(Path::new(device), *bytes, Path::new(PAYLOAD_DIR))
                 .with_context(|| format!("cannot unpack the payload from {device}"))?;
-            Ok(DIRECTORY.into())
+            Ok(PAYLOAD_DIR.into())
         }
     }
 }
