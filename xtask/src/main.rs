@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod cargo;
 mod completions;
 mod doctor;
 mod engine;
@@ -17,6 +18,7 @@ mod matrix;
 mod metadata;
 mod paths;
 mod payload;
+mod program;
 mod report;
 mod run;
 mod selftest;
