@@ -211,21 +211,20 @@ impl Entry {
     }
 }
 
-/// Checks bytes that were read from `path` against `SHA256SUMS`, if the file is one of the cache's.
-pub fn check_unpacked(path: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(entry) = path.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
-        return Ok(());
+/// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
+pub fn listing(dir: &Path) -> Result<Option<Vec<(PathBuf, String)>>> {
+    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
+        return Ok(None);
     };
-    let relative = path.strip_prefix(entry)?.to_str().context("a name that is not UTF-8")?;
-    let list = entry.join(SUMS);
-    let sums = std::fs::read_to_string(&list)
-        .with_context(|| format!("cannot read {}", list.display()))?;
-    let pinned = sums.lines().find_map(|line| line.strip_suffix(relative)?.strip_suffix("  "));
-    ensure!(
-        pinned == Some(digest::sha256(bytes).as_str()),
-        "it is not what was unpacked; `cargo xtask kernels verify` drops what is damaged"
-    );
-    Ok(())
+    let path = entry.join(SUMS);
+    let sums = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let prefix = format!("{}/", dir.strip_prefix(entry)?.display());
+    let file = |line: &str| {
+        let (hash, path) = line.split_once("  ")?;
+        Some((PathBuf::from(path.strip_prefix(&prefix)?), hash.to_owned()))
+    };
+    Ok(Some(sums.lines().filter_map(file).collect()))
 }
 
 fn lock_failed(path: &Path) -> String {
