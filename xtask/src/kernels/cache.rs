@@ -131,12 +131,9 @@ impl Entry {
             Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
         };
         waiting();
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(lock),
-                Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
-            }
-        }
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(|| lock_failed(&path))
     }
 
     /// Looks whether the pinned kernel is here, and is it: its image is hashed.
