@@ -126,7 +126,8 @@ fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
     }
 }
 
-fn nix(pin: &Pin) -> Result<Kernel, String> {
+/// The pin's kernel in the directory that `nix develop` names.
+pub fn nix(pin: &Pin) -> Result<Kernel, String> {
     let dir = nix_directory(pin)?;
     let found = tree::find(&dir).ok_or_else(|| format!("no kernel image in {}", dir.display()))?;
     from_tree(found, pin.name.clone(), pin.expected.clone(), "nix")

@@ -202,7 +202,7 @@ enum Kind {
 }
 
 /// What a source is for that does not say.
-const DEFAULT_ARCH: &str = "x86_64";
+pub const DEFAULT_ARCH: &str = "x86_64";
 /// What the guest's agent and QEMU's command line are made for.
 const ARCHES: [&str; 2] = [DEFAULT_ARCH, "aarch64"];
 
@@ -276,15 +276,19 @@ fn check_pin(raw: Spanned<RawPin>) -> Result<Pin, Problem> {
 
 /// A name is also a directory's name, a CI job's name, and one item of a comma-separated list.
 fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
-    let text = name.get_ref();
+    name_problem(name.get_ref()).map_or(Ok(()), |message| Err(Problem::new(name, message)))
+}
+
+/// Checks a name that a pin is to get.
+pub fn check_new_name(name: &str) -> Result<()> {
+    name_problem(name).map_or(Ok(()), |message| Err(Exit::usage(message)))
+}
+
+fn name_problem(name: &str) -> Option<String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    if text.chars().all(good) && text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        name,
-        format!("expected a name of letters, digits, `.`, `_`, `+` and `-`, found {text:?}"),
-    ))
+    let good = name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let expected = "expected a name of letters, digits, `.`, `_`, `+` and `-`";
+    (!good).then(|| format!("{expected}, found {name:?}"))
 }
 
 fn check_release(release: Spanned<String>) -> Result<String, Problem> {
