@@ -77,6 +77,8 @@ pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::report::sample;
 

@@ -119,14 +119,12 @@ fn after(outcome: &TestOutcome) -> String {
 }
 
 fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
-    let output = text::block(&outcome.output);
-    let (tail, skipped) = text::tail(&output, OUTPUT_LINES);
+    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
     let mut lines = Vec::new();
     if skipped > 0 {
-        let noun = if skipped == 1 { "line" } else { "lines" };
-        lines.push(quote(&format!("… {skipped} {noun} before"), looks));
+        lines.push(quote(&text::left_out(skipped), looks));
     }
-    lines.extend(tail.into_iter().map(|line| quote(line, looks)));
+    lines.extend(tail.iter().map(|line| quote(line, looks)));
     lines
 }
 
