@@ -193,6 +193,7 @@ impl Engine<'_> {
     fn job(&self, payload: vmtest_agent::Payload, tests: &[TestId]) -> Result<Job> {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Job {
+            protocol: vmtest_agent::PROTOCOL,
             token: random_hex(16)?,
             payload,
             clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
@@ -220,11 +221,6 @@ fn record(report: &mut KernelReport, judgement: Judgement, seen: Observed) {
     report.tests = seen.outcomes;
 }
 
-/// Whether every test of a report passed.
-pub fn all_passed(report: &KernelReport) -> bool {
-    report.missing.is_empty()
-        && report.tests.iter().all(|outcome| outcome.result == TestResult::Passed)
-}
 
 struct Fetch<'a> {
     on: OnEvent<'a>,
@@ -248,7 +244,7 @@ fn file_name(name: &str) -> String {
 
 fn random_hex(bytes: usize) -> Result<String> {
     let mut random = vec![0; bytes];
-    getrandom::fill(&mut random).map_err(std::io::Error::from).context("no random numbers")?;
+    getrandom::fill(&mut random).context("the system gives no random numbers")?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -18,7 +18,6 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
-use crate::vm::Lane;
 use crate::vm::rundir::RunDir;
 use crate::vm::vng::Vng;
 

@@ -4,6 +4,7 @@
 //! its own in option values. So it is run in the run's own directory, and sees only short, plain,
 //! relative names, wherever the checkout is.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -66,7 +67,6 @@ impl Vng {
     fn command(&self, spec: &Spec<'_>) -> Result<GuardedCommand> {
         let dir = spec.run.path();
         symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
-        symlink(&self.busybox, dir.join("busybox")).context("cannot link busybox")?;
         let mut command = GuardedCommand::new(&self.vng)?;
         command
             .current_dir(dir)
@@ -77,7 +77,7 @@ impl Vng {
             .env("PATH", path_with(&self.vng)?)
             .env_remove("KBUILD_OUTPUT")
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
-            .args(["--qemu", "./qemu", "--busybox", "./busybox"])
+            .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
             .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])
             // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
             .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
@@ -163,7 +163,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-fn path_with(program: &Path) -> Result<std::ffi::OsString> {
+fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
