@@ -5,13 +5,19 @@ mod build;
 mod cargo;
 mod completions;
 mod doctor;
+mod engine;
 mod exec;
 mod exit;
 mod flags;
 mod inspect;
+mod interrupt;
+mod judge;
 mod kernels;
+mod local;
 mod matrix;
+mod metadata;
 mod paths;
+mod payload;
 mod program;
 mod report;
 mod run;
@@ -20,7 +26,9 @@ mod setup;
 mod shell;
 mod static_build;
 mod test;
+mod text;
 mod tools;
+mod ui;
 mod verdict;
 mod vm;
 mod vmtest;
@@ -31,6 +39,7 @@ use clap::Parser;
 use flags::Command;
 
 fn main() -> ExitCode {
+    vm::become_guard_if_asked();
     let result = match flags::Xtask::parse().command {
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Test(flags) => test::run(&flags),
