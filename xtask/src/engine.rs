@@ -221,7 +221,6 @@ fn record(report: &mut KernelReport, judgement: Judgement, seen: Observed) {
     report.tests = seen.outcomes;
 }
 
-
 struct Fetch<'a> {
     on: OnEvent<'a>,
 }
