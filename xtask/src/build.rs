@@ -17,7 +17,7 @@ pub fn run() -> Result<u8> {
 
 /// Builds the program as one static executable and returns its path.
 pub fn executable() -> Result<PathBuf> {
-    let Program { package, features, .. } = Metadata::load()?;
+    let Metadata { package, features, .. } = Metadata::load()?;
     let mut build = cargo::command("build");
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));
