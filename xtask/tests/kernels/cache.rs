@@ -32,7 +32,8 @@ fn flip(path: &Path) {
 
 #[test]
 fn a_damaged_kernel_is_fetched_again() {
-    let damages: [(&str, fn(&Sandbox)); 4] = [
+    type Damage = fn(&Sandbox);
+    let damages: [(&str, Damage); 4] = [
         ("a bit flipped", |sandbox| flip(&image(sandbox))),
         ("cut short", |sandbox| std::fs::write(image(sandbox), b"half").unwrap()),
         ("image gone", |sandbox| std::fs::remove_file(image(sandbox)).unwrap()),

@@ -12,7 +12,7 @@ use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Pinned;
 use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Pin, Place, Source};
-use crate::kernels::{Expected, Progress, cache, obtain};
+use crate::kernels::{Expected, Progress, cache};
 use crate::paths;
 
 /// What the pin says until somebody knows better.
