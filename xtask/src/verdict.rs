@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vmtest_agent::{Facts, TestOutcome};
+use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
 
 use crate::exit;
 
@@ -51,6 +51,17 @@ impl Verdict {
     }
 }
 
+/// How a kernel counts in the sum of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The program works on it.
+    Passed,
+    /// The program does not.
+    Failed,
+    /// That was not found out.
+    NotRun,
+}
+
 /// Everything known of one kernel's run.
 #[derive(Debug, Clone, Serialize)]
 pub struct KernelReport {
@@ -68,6 +79,8 @@ pub struct KernelReport {
     pub accel: Option<String>,
     /// `cold` or `warm`.
     pub lane: String,
+    /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
+    pub start_s: f64,
     /// Seconds spent getting the kernel; 0 when it was at hand.
     pub fetch_s: f64,
     /// Seconds from starting the VM to the agent's first word.
@@ -84,11 +97,56 @@ pub struct KernelReport {
     pub tests: Vec<TestOutcome>,
     /// How many tests were asked for.
     pub expected_tests: usize,
+    /// Those asked for that have no outcome: the guest died first, or never came up.
+    pub missing: Vec<TestId>,
+    /// The user said that this verdict shall not fail the run: `--allow-unavailable`, `--allow-kernel-warnings`.
+    pub tolerated: bool,
     /// The guest's console, kept for the reader.
     pub console_log: Option<PathBuf>,
 }
 
 impl KernelReport {
+    /// Nothing is known yet.
+    pub fn unknown(name: &str, lane: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            release: None,
+            verdict: Verdict::HostError,
+            reason: String::new(),
+            excerpt: Vec::new(),
+            accel: None,
+            lane: lane.to_owned(),
+            start_s: 0.0,
+            fetch_s: 0.0,
+            boot_s: None,
+            test_s: None,
+            total_s: 0.0,
+            booted: false,
+            facts: None,
+            tests: Vec::new(),
+            expected_tests: 0,
+            missing: Vec::new(),
+            tolerated: false,
+            console_log: None,
+        }
+    }
+
+    /// How many tests passed.
+    pub fn passed_tests(&self) -> usize {
+        self.tests.iter().filter(|test| test.result == TestResult::Passed).count()
+    }
+
+    /// How it counts in the sum. A kernel's complaint that was allowed is a pass; a kernel that was allowed to be
+    /// unavailable was still not run.
+    pub fn standing(&self) -> Standing {
+        match self.exit_code() {
+            exit::OK => Standing::Passed,
+            exit::FAILED if self.tolerated => Standing::Passed,
+            exit::FAILED => Standing::Failed,
+            _ => Standing::NotRun,
+        }
+    }
+
     /// The exit code that this verdict leads to when it stands alone.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {

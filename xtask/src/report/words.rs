@@ -1,0 +1,113 @@
+//! The words and marks of a report, the same in every format.
+
+use std::collections::HashSet;
+
+use nix::sys::signal::Signal;
+use vmtest_agent::{TestId, TestOutcome, TestResult};
+
+use super::RunReport;
+use crate::text;
+use crate::verdict::{KernelReport, Standing};
+
+/// The word for a test that was asked for and has no outcome.
+pub const NOT_RUN: &str = "not-run";
+
+/// One word for what came of a test, as in report.json.
+pub fn result(result: &TestResult) -> &'static str {
+    match result {
+        TestResult::Passed => "passed",
+        TestResult::Failed { .. } => "failed",
+        TestResult::Killed { .. } => "killed",
+        TestResult::TimedOut => "timed-out",
+        TestResult::NotStarted { .. } => "not-started",
+    }
+}
+
+/// What came of a test, in a few words: `failed with exit status 101`.
+pub fn sentence(result: &TestResult) -> String {
+    match result {
+        TestResult::Passed => "passed".into(),
+        TestResult::Failed { code } => format!("failed with exit status {code}"),
+        TestResult::Killed { signal } => match Signal::try_from(*signal) {
+            Ok(name) => format!("killed by signal {signal} ({name})"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
+        TestResult::TimedOut => "timed out".into(),
+        TestResult::NotStarted { reason } => {
+            format!("could not be started: {}", text::line(reason))
+        }
+    }
+}
+
+/// A mark that says without colour how a kernel stands.
+pub fn mark(kernel: &KernelReport) -> &'static str {
+    match kernel.standing() {
+        Standing::Passed => "✓",
+        Standing::Failed => "✗",
+        Standing::NotRun if kernel.tolerated => "–",
+        Standing::NotRun => "!",
+    }
+}
+
+/// Passed of asked for: `7/8`; a dash where no test ran.
+pub fn passed_of(kernel: &KernelReport) -> String {
+    match kernel.tests.len() {
+        0 => "-".into(),
+        _ => format!("{}/{}", kernel.passed_tests(), kernel.expected_tests),
+    }
+}
+
+/// How this run's tests are called: after their binary where there are several of those.
+pub struct TestNames {
+    with_binary: bool,
+}
+
+impl TestNames {
+    /// For all of a run's tests.
+    pub fn of(run: &RunReport) -> Self {
+        let binaries: HashSet<&str> =
+            run.kernels.iter().flat_map(all_tests).map(|test| &*test.binary).collect();
+        Self { with_binary: binaries.len() > 1 }
+    }
+
+    /// One test's name: `trace::one_line`, or just `one_line`.
+    pub fn name(&self, test: &TestId) -> String {
+        match self.with_binary {
+            true => text::line(&format!("{}::{}", test.binary, test.name)),
+            false => text::line(&test.name),
+        }
+    }
+}
+
+/// Every test that a kernel was asked for: those with an outcome, then those without.
+pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
+    kernel.tests.iter().map(|outcome| &outcome.test).chain(&kernel.missing)
+}
+
+/// The tests that did not pass.
+pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
+    kernel.tests.iter().filter(|outcome| outcome.result != TestResult::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn a_signal_is_named() {
+        assert_eq!(sentence(&TestResult::Killed { signal: 11 }), "killed by signal 11 (SIGSEGV)");
+        assert_eq!(sentence(&TestResult::Killed { signal: 40 }), "killed by signal 40");
+    }
+
+    #[test]
+    fn a_test_is_named_with_its_binary_only_where_there_are_several() {
+        let mut run = sample::report(vec![sample::passing("6.1", "6.1.0", 0.0)], 1.0);
+        let first = run.kernels[0].tests[0].test.clone();
+        assert_eq!(TestNames::of(&run).name(&first), "control_without_tracer_no_line");
+        run.kernels[0].missing.push(TestId { binary: "ring".into(), name: "x".into() });
+        assert_eq!(TestNames::of(&run).name(&first), "trace::control_without_tracer_no_line");
+    }
+}

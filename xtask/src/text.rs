@@ -1,0 +1,116 @@
+//! What a guest wrote, made safe to show: in a terminal, in XML, in Markdown, in HTML.
+//!
+//! A guest can print anything. Escape sequences move the cursor and rename windows, control characters ring
+//! and erase, bidirectional overrides make a line read as another. Here they are removed or made visible.
+//! What the text *means* to a format (`<`, `|`, a backtick) is that format's business.
+
+/// Spaces that stand for a tab: the reader's tab stops are not the guest's.
+const TAB: &str = "    ";
+/// Stands for a character that has no picture.
+const UNSHOWABLE: char = '\u{fffd}';
+
+/// Several lines: complete escape sequences are gone, other control characters are visible,
+/// lines end in `\n` only.
+pub fn block(raw: &str) -> String {
+    let lines = raw.replace("\r\n", "\n").replace('\r', "\n");
+    // Line by line, so that a sequence that is never closed cannot swallow what follows.
+    lines.split('\n').map(visible).collect::<Vec<_>>().join("\n")
+}
+
+/// As [`block`], on one line.
+pub fn line(raw: &str) -> String {
+    block(raw.trim_end()).replace('\n', " ")
+}
+
+/// The last `count` lines of what a guest wrote, without trailing blank ones, and how many lines were left out.
+pub fn tail(raw: &str, count: usize) -> (Vec<String>, usize) {
+    let lines: Vec<&str> = raw.trim_end().lines().collect();
+    let skipped = lines.len().saturating_sub(count);
+    (lines[skipped..].iter().map(|raw| line(raw)).collect(), skipped)
+}
+
+/// What stands for the lines that [`tail`] left out.
+pub fn left_out(lines: usize) -> String {
+    match lines {
+        1 => "… 1 line before".into(),
+        lines => format!("… {lines} lines before"),
+    }
+}
+
+/// The end of a text, at most `width` characters of it: of a path that says more than its beginning.
+pub fn end(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    format!("…{}", text.chars().skip(length + 1 - width).collect::<String>())
+}
+
+fn visible(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for c in console::strip_ansi_codes(line).chars() {
+        match c {
+            '\t' => shown.push_str(TAB),
+            // U+2400 onwards are pictures of the control characters, in their order.
+            '\0'..='\x1f' => {
+                shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or(UNSHOWABLE))
+            }
+            '\x7f' => shown.push('\u{2421}'),
+            c if c.is_control() || is_invisible(c) => shown.push(UNSHOWABLE),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Characters that reorder or hide their neighbours, and those that XML 1.0 forbids.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_and_window_titles_are_removed() {
+        assert_eq!(block("\x1b[1;31mred\x1b[0m \x1b]0;owned\x07plain"), "red plain");
+    }
+
+    #[test]
+    fn an_escape_sequence_that_is_never_closed_hides_its_own_line_only() {
+        assert_eq!(
+            block("\x1b]0;never closed\npanicked at tests/trace.rs"),
+            "\npanicked at tests/trace.rs"
+        );
+    }
+
+    #[test]
+    fn control_characters_become_visible() {
+        assert_eq!(block("a\0b\x07c\x7fd\u{9b}2Je\u{85}"), "a␀b␇c␡de\u{fffd}");
+        assert_eq!(block("10%\r20%\r\ndone\tnow"), "10%\n20%\ndone    now");
+    }
+
+    #[test]
+    fn an_override_of_direction_cannot_make_a_line_read_as_another() {
+        assert_eq!(block("\u{202e}dessap 9"), "\u{fffd}dessap 9");
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
+        assert_eq!(line("6.1\n4 passed, 0 failed\n"), "6.1 4 passed, 0 failed");
+    }
+
+    #[test]
+    fn of_a_long_path_the_end_is_shown() {
+        assert_eq!(end("6.12", 9), "6.12");
+        assert_eq!(end("/home/me/linux/bzImage", 9), "…/bzImage");
+    }
+
+    #[test]
+    fn tail_counts_what_it_leaves_out() {
+        assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), (vec!["b".into(), "c".into()], 1));
+        assert_eq!(tail("", 2), (vec![], 0));
+    }
+}

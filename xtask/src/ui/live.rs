@@ -1,0 +1,115 @@
+//! Progress on a terminal: one line a kernel that changes in place, gone when the table comes.
+
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use console::{Alignment, pad_str, style};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::{RunEvent, phrase};
+use crate::report::words;
+use crate::text;
+use crate::verdict::{KernelReport, Standing};
+
+const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
+const RUNNING: &str = "{spinner:.cyan} {prefix:.bold} {elapsed_s:>7} {wide_msg}";
+const FINISHED: &str = "{mark} {prefix:.bold} {wide_msg}";
+/// All of them, for a test that they are well-formed.
+#[cfg(test)]
+pub const TEMPLATES: [&str; 3] = [WAITING, RUNNING, FINISHED];
+
+/// How often a live line moves, so that one sees that it is alive.
+const TICK: Duration = Duration::from_millis(120);
+/// The widest a kernel's name may be; of a longer one, a path, the end is shown.
+const NAME_WIDTH: usize = 24;
+
+/// A live line for each kernel. Colours follow `NO_COLOR` and the terminal, as `console` finds out.
+pub struct Live {
+    lines: MultiProgress,
+    bars: Vec<Bar>,
+}
+
+struct Bar {
+    progress: ProgressBar,
+    name: String,
+    running: Mutex<bool>,
+}
+
+impl Live {
+    pub fn new(names: &[String], target: ProgressDrawTarget) -> Self {
+        let lines = MultiProgress::with_draw_target(target);
+        let names: Vec<String> =
+            names.iter().map(|name| text::end(&text::line(name), NAME_WIDTH)).collect();
+        let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or(0);
+        let bars = names.into_iter().map(|name| Bar::new(&lines, name, width)).collect();
+        Self { lines, bars }
+    }
+
+    pub fn event(&self, index: usize, event: RunEvent) {
+        let bar = &self.bars[index];
+        match event {
+            RunEvent::Note(_) => {
+                // An error here is a terminal that went away; the run goes on without it.
+                let _ = self.lines.println(format!("{}: {}", bar.name, phrase::progress(&event)));
+            }
+            RunEvent::Finished(report) => bar.finish(&report),
+            _ => bar.show(phrase::progress(&event)),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.lines.clear();
+    }
+}
+
+impl Bar {
+    fn new(lines: &MultiProgress, name: String, width: usize) -> Self {
+        let progress = lines.add(ProgressBar::new_spinner());
+        progress.set_style(line_style(WAITING));
+        progress.set_prefix(pad_str(&name, width, Alignment::Left, None).into_owned());
+        progress.set_message("waiting");
+        progress.tick();
+        Self { progress, name, running: Mutex::new(false) }
+    }
+
+    fn show(&self, message: String) {
+        if let Ok(mut running) = self.running.lock() {
+            if !*running {
+                *running = true;
+                self.progress.reset_elapsed();
+                self.progress.set_style(line_style(RUNNING));
+                self.progress.enable_steady_tick(TICK);
+            }
+        }
+        self.progress.set_message(message);
+    }
+
+    fn finish(&self, report: &KernelReport) {
+        let mark = match report.standing() {
+            Standing::Passed => style(words::mark(report)).green(),
+            Standing::NotRun if report.tolerated => style(words::mark(report)).yellow(),
+            _ => style(words::mark(report)).red(),
+        };
+        self.progress.disable_steady_tick();
+        self.progress.set_style(line_style(FINISHED).with_key(
+            "mark",
+            move |_: &ProgressState, out: &mut dyn Write| {
+                let _ = write!(out, "{mark}");
+            },
+        ));
+        self.progress.finish_with_message(phrase::verdict(report));
+    }
+}
+
+/// A style with the key `elapsed_s`, for one of the templates above.
+fn line_style(template: &'static str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
+        .with_key("elapsed_s", |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{:.1} s", state.elapsed().as_secs_f64());
+        })
+}

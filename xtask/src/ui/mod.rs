@@ -1,0 +1,81 @@
+//! What a person sees while kernels run.
+//!
+//! The engine reports [`RunEvent`]s and knows nothing of terminals; a [`Screen`] shows them and knows nothing
+//! of virtual machines. On a terminal each kernel has a live line; anywhere else there are plain lines.
+
+mod live;
+mod phrase;
+mod plain;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal};
+
+use crate::verdict::KernelReport;
+use live::Live;
+use plain::Plain;
+pub use table::table;
+
+/// The life of one kernel's run, in the order in which it is lived:
+///
+/// `Fetching`* → `Preparing` → `Booting` → `Testing`* → `Finished`
+///
+/// Any of them may be left out, as when a kernel is at hand (no `Fetching`) or has no source at all (nothing but
+/// `Finished`); `Finished` comes exactly once. A `Note` may come at any time before it.
+#[derive(Debug)]
+pub enum RunEvent {
+    /// The kernel is on its way here. Sent as often as there is progress.
+    Fetching {
+        /// Bytes so far.
+        done: u64,
+        /// Bytes altogether, when the server said so.
+        total: Option<u64>,
+    },
+    /// Something worth a line of its own: KVM that does not work, a saved state that had to be rebuilt.
+    Note(String),
+    /// The guest's root, payload or saved state is being made.
+    Preparing,
+    /// The virtual machine was started, and the agent was not heard of yet.
+    Booting,
+    /// The agent runs the tests. Sent when the job is handed over, and whenever a test starts or ends.
+    Testing {
+        /// Tests that have ended.
+        done: usize,
+        /// Tests asked for.
+        total: usize,
+        /// The test that runs now, in the guest's words.
+        current: Option<String>,
+    },
+    /// All is known.
+    Finished(Box<KernelReport>),
+}
+
+/// Where [`RunEvent`]s are shown: live lines on a terminal, else plain ones. Shared by the threads of a run.
+pub struct Screen(Kind);
+
+enum Kind {
+    Live(Live),
+    Plain(Plain),
+}
+
+impl Screen {
+    /// A screen on standard output, with a line for each of these kernels, in this order.
+    pub fn new(names: &[String]) -> Self {
+        // Without a terminal that can move its cursor, indicatif shows nothing at all.
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        if io::stdout().is_terminal() && !dumb {
+            Self(Kind::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout())))
+        } else {
+            Self(Kind::Plain(Plain::new(names, Box::new(io::stdout()))))
+        }
+    }
+
+    /// Shows what happened to the kernel at this index of the names.
+    pub fn event(&self, index: usize, event: RunEvent) {
+        match &self.0 {
+            Kind::Live(live) => live.event(index, event),
+            Kind::Plain(plain) => plain.event(index, event),
+        }
+    }
+}

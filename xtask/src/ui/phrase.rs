@@ -1,0 +1,52 @@
+//! The words for an event, the same on a terminal and in a log.
+
+use indicatif::BinaryBytes;
+
+use super::RunEvent;
+use crate::report::words;
+use crate::text;
+use crate::verdict::{KernelReport, Verdict};
+
+/// What is happening, while it happens.
+pub fn progress(event: &RunEvent) -> String {
+    match event {
+        RunEvent::Fetching { done, total: Some(total) } => {
+            format!("fetching {} of {}", BinaryBytes(*done), BinaryBytes(*total))
+        }
+        RunEvent::Fetching { done, total: None } => format!("fetching {}", BinaryBytes(*done)),
+        RunEvent::Note(note) => text::line(note),
+        RunEvent::Preparing => "preparing".into(),
+        RunEvent::Booting => "booting".into(),
+        RunEvent::Testing { done, total, current } => {
+            let name = current.as_deref().map(text::line).unwrap_or_default();
+            format!("testing {done}/{total} {name}").trim_end().into()
+        }
+        RunEvent::Finished(report) => verdict(report),
+    }
+}
+
+/// That a phase began, for a log that gets one line a phase.
+pub fn phase(event: &RunEvent) -> String {
+    match event {
+        RunEvent::Fetching { total: Some(total), .. } => {
+            format!("fetching {}", BinaryBytes(*total))
+        }
+        RunEvent::Fetching { total: None, .. } => "fetching".into(),
+        RunEvent::Testing { total: 1, .. } => "testing (1 test)".into(),
+        RunEvent::Testing { total, .. } => format!("testing ({total} tests)"),
+        other => progress(other),
+    }
+}
+
+/// How it ended, in one line.
+pub fn verdict(report: &KernelReport) -> String {
+    let mut line = report.verdict.word().to_owned();
+    if !report.tests.is_empty() {
+        line += &format!(" {}", words::passed_of(report));
+    }
+    line += &format!(" in {:.1} s", report.total_s);
+    if report.verdict != Verdict::Pass {
+        line += &format!(": {}", text::line(&report.reason));
+    }
+    line
+}

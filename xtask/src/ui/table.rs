@@ -1,0 +1,187 @@
+//! The end of a run on a terminal: the table, what went wrong, the facts, the sum.
+
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle};
+use vmtest_agent::{TestOutcome, TestResult};
+
+use crate::report::words::{self, TestNames};
+use crate::report::{RunReport, facts};
+use crate::text;
+use crate::verdict::{KernelReport, Standing, Verdict};
+
+/// Lines of a test's output that are shown; the reports have all of it.
+const OUTPUT_LINES: usize = 12;
+/// What comes before each line of the guest's, so that none can pass for one of ours.
+const QUOTE: &str = "  │ ";
+/// Before the second line of what is wrapped.
+const INDENT: &str = "  ";
+/// Where nothing tells how wide lines may be, and a guest's line has to end all the same.
+const LONGEST_LINE: usize = 500;
+
+/// What the reader's terminal can show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looks {
+    /// Columns; `None` where lines are not wrapped, as in a file.
+    pub width: Option<u16>,
+    /// Whether there are colours.
+    pub colour: bool,
+}
+
+impl Looks {
+    /// Of standard output. Colours follow `NO_COLOR` and the terminal.
+    fn of_stdout() -> Self {
+        let size = console::Term::stdout().size_checked();
+        Self { width: size.map(|(_, columns)| columns), colour: console::colors_enabled() }
+    }
+}
+
+/// Everything to say at the end: a line a kernel, then what went wrong, then, with `facts`, what the kernels
+/// say of the program, and the sum as the last line.
+pub fn table(run: &RunReport, facts: bool) -> String {
+    render(run, facts, Looks::of_stdout())
+}
+
+pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
+    let names = TestNames::of(run);
+    let mut parts = vec![kernels(run, looks)];
+    parts.extend(
+        run.kernels
+            .iter()
+            .filter(|k| k.verdict != Verdict::Pass)
+            .map(|k| trouble(k, &names, looks)),
+    );
+    if facts {
+        parts.push(facts_table(run, looks));
+    }
+    parts.push(run.sum() + "\n");
+    parts.join("\n")
+}
+
+fn kernels(run: &RunReport, looks: Looks) -> String {
+    let mut table =
+        borderless(&["kernel", "release", "verdict", "tests", "seconds", "accel"], looks);
+    for kernel in &run.kernels {
+        table.add_row([
+            Cell::new(text::line(&kernel.name)),
+            Cell::new(kernel.release.as_deref().map_or("-".into(), text::line)),
+            Cell::new(kernel.verdict.word()).fg(colour(kernel)),
+            Cell::new(words::passed_of(kernel)).set_alignment(CellAlignment::Right),
+            Cell::new(format!("{:.1}", kernel.total_s)).set_alignment(CellAlignment::Right),
+            Cell::new(kernel.accel.as_deref().unwrap_or("-")),
+        ]);
+    }
+    print(table)
+}
+
+fn facts_table(run: &RunReport, looks: Looks) -> String {
+    let rows = facts::rows(run);
+    if rows.is_empty() {
+        return "No kernel said anything of the program.\n".into();
+    }
+    let mut table = borderless(&facts::COLUMNS.map(|(name, _)| name), looks);
+    for row in rows {
+        let numbers = 4..9;
+        table.add_row(row.into_iter().enumerate().map(|(column, cell)| {
+            match numbers.contains(&column) {
+                true => Cell::new(cell).set_alignment(CellAlignment::Right),
+                false => Cell::new(cell),
+            }
+        }));
+    }
+    print(table)
+}
+
+/// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
+fn trouble(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
+    let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
+    let mut lines = wrap(&text::line(&head), looks);
+    // A failure's excerpt is a part of that test's output, which follows.
+    if words::failures(kernel).next().is_none() {
+        lines.extend(kernel.excerpt.iter().map(|line| quote(&text::line(line), looks)));
+    }
+    for outcome in words::failures(kernel) {
+        lines.push(format!("  {}: {}", names.name(&outcome.test), after(outcome)));
+        lines.extend(output(outcome, looks));
+    }
+    if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
+        lines.push(format!(
+            "  {} of {} tests did not run",
+            kernel.missing.len(),
+            kernel.expected_tests
+        ));
+    }
+    if let Some(log) = &kernel.console_log {
+        lines.push(format!("  console: {}", text::line(&log.display().to_string())));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn after(outcome: &TestOutcome) -> String {
+    let sentence = words::sentence(&outcome.result);
+    match outcome.result {
+        TestResult::NotStarted { .. } => sentence,
+        _ => format!("{sentence} after {:.1} s", outcome.seconds),
+    }
+}
+
+fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
+    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
+    let mut lines = Vec::new();
+    if skipped > 0 {
+        lines.push(quote(&text::left_out(skipped), looks));
+    }
+    lines.extend(tail.iter().map(|line| quote(line, looks)));
+    lines
+}
+
+/// A guest's line behind a mark, cut where the terminal would wrap it.
+fn quote(line: &str, looks: Looks) -> String {
+    let width = looks.width.map_or(LONGEST_LINE, usize::from).saturating_sub(QUOTE.chars().count());
+    format!("{QUOTE}{}", console::truncate_str(line, width, "…")).trim_end().to_owned()
+}
+
+/// Words of ours, wrapped at the terminal's edge; the second line and those after it stand back.
+fn wrap(text: &str, looks: Looks) -> Vec<String> {
+    let width = looks.width.map(|width| width.saturating_sub(INDENT.len() as u16));
+    let mut table = borderless(&[], Looks { width, ..looks });
+    table.add_row([text]);
+    let lines = lines(table).into_iter().enumerate();
+    lines.map(|(index, line)| if index == 0 { line } else { format!("{INDENT}{line}") }).collect()
+}
+
+fn borderless(header: &[&str], looks: Looks) -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')));
+    if !header.is_empty() {
+        table.set_header(header.iter().copied());
+    }
+    if let Some(width) = looks.width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    match looks.colour {
+        true => table.enforce_styling(),
+        false => table.force_no_tty(),
+    };
+    table
+}
+
+/// The table's lines, columns two spaces apart.
+fn lines(mut table: Table) -> Vec<String> {
+    let last = table.column_count() - 1;
+    for column in table.column_iter_mut() {
+        column.set_padding((0, if column.index == last { 0 } else { 2 }));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+fn print(table: Table) -> String {
+    lines(table).join("\n") + "\n"
+}
+
+fn colour(kernel: &KernelReport) -> Color {
+    match kernel.standing() {
+        Standing::Passed if kernel.verdict == Verdict::Pass => Color::Green,
+        Standing::Failed => Color::Red,
+        _ if kernel.tolerated => Color::Yellow,
+        _ => Color::Red,
+    }
+}

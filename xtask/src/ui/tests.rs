@@ -1,0 +1,122 @@
+//! What a screen shows of a run, on a terminal and in a log.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use indicatif::{InMemoryTerm, ProgressDrawTarget};
+
+use super::RunEvent;
+use super::live::Live;
+use super::plain::Plain;
+use super::table::{Looks, render};
+use crate::report::sample::{self, assert_golden};
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn names() -> Vec<String> {
+    vec!["5.4".into(), "6.1".into()]
+}
+
+fn testing(done: usize, current: Option<&str>) -> RunEvent {
+    RunEvent::Testing { done, total: 8, current: current.map(str::to_owned) }
+}
+
+/// A run of two kernels, with what a guest may try in every place where its words get in.
+fn a_run() -> Vec<(usize, RunEvent)> {
+    let unavailable = sample::unavailable("5.4");
+    let mut failing = sample::failing("6.1", "6.1.0-47-amd64", 0.0);
+    failing.reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
+    vec![
+        (1, RunEvent::Fetching { done: 0, total: Some(64 << 20) }),
+        (1, RunEvent::Fetching { done: 1 << 20, total: Some(64 << 20) }),
+        (0, RunEvent::Finished(Box::new(unavailable))),
+        (1, RunEvent::Note("KVM does not work here (no sign of life in 5 s): using TCG".into())),
+        (1, RunEvent::Preparing),
+        (1, RunEvent::Booting),
+        (1, testing(0, None)),
+        (1, testing(3, Some("two_\x1b[31mtracers\n6.1: pass"))),
+        (1, RunEvent::Finished(Box::new(failing))),
+    ]
+}
+
+#[test]
+fn without_a_terminal_each_phase_is_one_plain_line() {
+    let sink = Sink::default();
+    let plain = Plain::new(&names(), Box::new(sink.clone()));
+    for (index, event) in a_run() {
+        plain.event(index, event);
+    }
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    assert_golden(&text, "ui/testdata/plain.txt");
+}
+
+#[test]
+fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
+    let term = InMemoryTerm::new(10, 80);
+    let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
+    assert_eq!(term.contents(), "  5.4 waiting\n  6.1 waiting");
+
+    let mut events = a_run();
+    let last = events.pop().unwrap();
+    for (index, event) in events {
+        live.event(index, event);
+    }
+    let text = term.contents();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "6.1: KVM does not work here (no sign of life in 5 s): using TCG");
+    assert!(lines[1].starts_with("– 5.4 unavailable in 0.3 s: no source has"), "{text}");
+    assert!(lines[2].ends_with(" s testing 3/8 two_tracers 6.1: pass"), "{text}");
+    assert_eq!(lines.len(), 3, "{text}");
+
+    live.event(last.0, last.1);
+    let text = term.contents();
+    assert!(text.ends_with("✗ 6.1 fail 6/8 in 7.9 s: `two_tracers` 6.1: pass"), "{text}");
+}
+
+#[test]
+fn live_lines_are_gone_when_the_screen_is() {
+    let term = InMemoryTerm::new(10, 80);
+    let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
+    live.event(0, RunEvent::Booting);
+    drop(live);
+    assert_eq!(term.contents(), "");
+}
+
+#[test]
+fn every_style_of_a_live_line_is_a_valid_template() {
+    for template in super::live::TEMPLATES {
+        assert!(indicatif::ProgressStyle::with_template(template).is_ok(), "{template}");
+    }
+}
+
+const PLAIN: Looks = Looks { width: Some(80), colour: false };
+
+#[test]
+fn the_end_of_a_run_at_80_columns() {
+    let logs = tempfile::tempdir().unwrap();
+    let text = render(&sample::run(logs.path()), true, PLAIN);
+    let text = text.replace(&logs.path().display().to_string(), "LOGS");
+    assert_golden(&text, "ui/testdata/table.txt");
+}
+
+#[test]
+fn the_end_of_a_hostile_run() {
+    let logs = tempfile::tempdir().unwrap();
+    let text = render(&sample::hostile(logs.path()), false, PLAIN);
+    let text = text.replace(&logs.path().display().to_string(), "LOGS");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    assert_golden(&text, "ui/testdata/table-hostile.txt");
+}
