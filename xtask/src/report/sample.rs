@@ -51,6 +51,14 @@ pub fn run(logs: &Path) -> RunReport {
     with_logs(report(kernels, 28.4), logs)
 }
 
+/// Where [`super::logs`] puts the logs of a run of the above.
+pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
+    let path = |kernel: &KernelReport| {
+        kernel.console_log.is_some().then(|| format!("console/{}.log", kernel.name))
+    };
+    run.kernels.iter().map(path).collect()
+}
+
 /// One kernel whose tests try to break every format, and whose console does too.
 pub fn hostile(logs: &Path) -> RunReport {
     let mut kernel = failing("6.1", "6.1.0<img src=x>", 0.0);
