@@ -191,8 +191,6 @@ fn section(
         .filter(|(_, outcome)| words::result(&outcome.result) != "passed");
     let failures: Vec<Failure> =
         outcomes.map(|(test, outcome)| failure(failure_id(index, test), outcome, names)).collect();
-    // A failure's excerpt is a part of that test's output, which is there.
-    let excerpt = if failures.is_empty() { kernel.excerpt.as_slice() } else { &[] };
     let console = match (&kernel.console_log, log) {
         (Some(file), Some(path)) => Some(Console { path: path.into(), text: console(file)? }),
         _ => None,
@@ -211,7 +209,7 @@ fn section(
         } else {
             text::line(&kernel.reason)
         },
-        excerpt: excerpt.iter().map(|line| text::line(line)).collect::<Vec<_>>().join("\n"),
+        excerpt: words::excerpt(kernel).join("\n"),
         failures,
         not_run: kernel.missing.iter().map(|test| names.name(test)).collect(),
         console,

@@ -83,9 +83,9 @@ fn trouble(kernel: &KernelReport, names: &TestNames) -> String {
         kernel.verdict.word()
     );
     section += &format!("{}\n", prose(&kernel.reason));
-    if words::failures(kernel).next().is_none() && !kernel.excerpt.is_empty() {
-        let lines: Vec<String> = kernel.excerpt.iter().map(|line| text::line(line)).collect();
-        section += &format!("\n{}", fenced(&lines.join("\n")));
+    let excerpt = words::excerpt(kernel);
+    if !excerpt.is_empty() {
+        section += &format!("\n{}", fenced(&excerpt.join("\n")));
     }
     for outcome in words::failures(kernel) {
         section += &failure(outcome, names);
