@@ -9,6 +9,11 @@ pub const USAGE: u8 = 2;
 /// Something that was asked for could not be run: a kernel unavailable, a tool missing, a VM that never booted.
 pub const NOT_RUN: u8 = 3;
 
+/// The code of a run that a signal ended, as shells give it: 130 for Ctrl-C.
+pub fn interrupted(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(NOT_RUN)
+}
+
 /// An error that decides the exit code of the whole command; without one in its chain an error is [`NOT_RUN`].
 #[derive(Debug)]
 pub struct Exit {
@@ -19,6 +24,11 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Something that was asked for could not be run.
+    pub fn not_run(message: impl Into<String>) -> anyhow::Error {
+        Self { code: NOT_RUN, message: message.into() }.into()
+    }
+
     /// A mistake in what the user typed or wrote.
     pub fn usage(message: impl Into<String>) -> anyhow::Error {
         Self { code: USAGE, message: message.into() }.into()

@@ -2,20 +2,28 @@
 
 mod bench;
 mod build;
+mod cargo;
 mod completions;
 mod doctor;
+mod engine;
 mod exec;
 mod exit;
 mod flags;
 mod inspect;
+mod interrupt;
+mod judge;
 mod kernels;
+mod local;
 mod matrix;
+mod metadata;
 mod paths;
+mod payload;
 mod report;
 mod run;
 mod selftest;
 mod setup;
 mod shell;
+mod static_build;
 mod test;
 mod text;
 mod tools;
@@ -30,6 +38,7 @@ use clap::Parser;
 use flags::Command;
 
 fn main() -> ExitCode {
+    vm::become_guard_if_asked();
     let result = match flags::Xtask::parse().command {
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Test(flags) => test::run(&flags),

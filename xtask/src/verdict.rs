@@ -106,6 +106,31 @@ pub struct KernelReport {
 }
 
 impl KernelReport {
+    /// Nothing is known yet.
+    pub fn unknown(name: &str, lane: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            release: None,
+            verdict: Verdict::HostError,
+            reason: String::new(),
+            excerpt: Vec::new(),
+            accel: None,
+            lane: lane.to_owned(),
+            start_s: 0.0,
+            fetch_s: 0.0,
+            boot_s: None,
+            test_s: None,
+            total_s: 0.0,
+            booted: false,
+            facts: None,
+            tests: Vec::new(),
+            expected_tests: 0,
+            missing: Vec::new(),
+            tolerated: false,
+            console_log: None,
+        }
+    }
+
     /// How many tests passed.
     pub fn passed_tests(&self) -> usize {
         self.tests.iter().filter(|test| test.result == TestResult::Passed).count()

@@ -1,10 +1,134 @@
-//! `cargo xtask vmtest`.
+//! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
-use anyhow::{Result, bail};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
+use anyhow::Result;
+
+use crate::engine::{self, Engine};
+use crate::exit;
 use crate::flags;
+use crate::interrupt::Interrupt;
+use crate::kernels::{self, Target};
+use crate::metadata::Metadata;
+use crate::payload::{Payload, Source};
+use crate::report::{self, RunReport};
+use crate::setup;
+use crate::tools::{self, Tool};
+use crate::ui::{self, RunEvent, Screen};
+use crate::verdict::KernelReport;
+use crate::vm::rundir::RunDir;
+use crate::vm::vng::Vng;
 
 /// Runs the command.
-pub fn run(_flags: &flags::Vmtest) -> Result<u8> {
-    bail!("not built yet")
+///
+/// # Errors
+/// On wrong usage, when the program does not compile, and when a tool is missing. What happens to
+/// a kernel is not an error but a verdict.
+pub fn run(flags: &flags::Vmtest) -> Result<u8> {
+    if flags.setup {
+        setup::ensure()?;
+    }
+    let metadata = Metadata::load()?;
+    let targets = share(kernels::select(&flags.select.kernels)?, flags.partition);
+    if let Some(dir) = &flags.report {
+        report::prepare(dir)?;
+    }
+    let interrupt = Interrupt::install()?;
+    let lane = cold_lane()?;
+    RunDir::clear_abandoned();
+    let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
+    if flags.list {
+        for test in &payload.tests {
+            println!("{}", test.name);
+        }
+        return Ok(exit::OK);
+    }
+    let engine = Engine {
+        qemu: lane.qemu.clone(),
+        lane: &lane,
+        metadata: &metadata,
+        payload: &payload,
+        accel: flags.vm.accel,
+        timeout_s: flags.vm.timeout,
+        facts: flags.facts || flags.report.is_some(),
+        allow_kernel_warnings: flags.allow_kernel_warnings,
+        allow_unavailable: flags.allow_unavailable,
+        logs: engine::log_dir()?,
+        started: Instant::now(),
+        interrupt: &interrupt,
+    };
+    let run = matrix(&engine, &targets, jobs(flags.jobs));
+    println!("{}", ui::table(&run, flags.facts));
+    if let Some(dir) = &flags.report {
+        report::write(dir, &run)?;
+    }
+    Ok(exit_code(&run, &interrupt))
+}
+
+fn cold_lane() -> Result<Vng> {
+    Ok(Vng {
+        vng: tools::find(Tool::Vng)?,
+        qemu: tools::find(Tool::Qemu)?,
+        busybox: tools::find(Tool::Busybox)?,
+    })
+}
+
+/// Runs every kernel, as many side by side as `jobs`, and shows how it goes.
+pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport {
+    let started = SystemTime::now();
+    let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
+    let screen = Screen::new(&names);
+    let next = AtomicUsize::new(0);
+    let reports: Vec<Mutex<Option<KernelReport>>> =
+        targets.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(targets.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(target) = targets.get(index) else { return };
+                    let report = engine.run(target, &|event| screen.event(index, event));
+                    screen.event(index, RunEvent::Finished(Box::new(report.clone())));
+                    *reports[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+                }
+            });
+        }
+    });
+    RunReport {
+        program: engine.metadata.package.clone(),
+        started,
+        total_s: engine.started.elapsed().as_secs_f64(),
+        kernels: reports
+            .into_iter()
+            .filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect(),
+    }
+}
+
+/// How many kernels run at once: what was asked for, else one per core.
+pub fn jobs(asked: Option<u16>) -> usize {
+    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+}
+
+/// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
+fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Target> {
+    let Some(partition) = partition else { return targets };
+    let (index, count) = (partition.index as usize - 1, partition.count as usize);
+    targets.into_iter().skip(index).step_by(count).collect()
+}
+
+/// A failed test outweighs a kernel that could not be run; neither ever looks like success.
+fn exit_code(run: &RunReport, interrupt: &Interrupt) -> u8 {
+    if let Some(signal) = interrupt.signal() {
+        return exit::interrupted(signal);
+    }
+    let codes =
+        || run.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
+    if codes().any(|code| code == exit::FAILED) {
+        exit::FAILED
+    } else {
+        codes().max().unwrap_or(exit::OK)
+    }
 }

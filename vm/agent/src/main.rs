@@ -1,2 +1,48 @@
-//! x
-fn main() {}
+//! The program that runs in the guest. Started as process 1 of an initramfs it brings the guest up
+//! itself; started as any other process it relies on what did. From there on both are the same:
+//! take a job from the channel, run it, report, switch the machine off.
+
+mod bpf;
+mod channel;
+mod clock;
+mod entropy;
+mod facts;
+mod job;
+mod machine;
+mod modules;
+mod mounts;
+mod output;
+mod process;
+mod run_tests;
+mod unpack;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use channel::Channel;
+use vmtest_agent::CHANNEL_DEVICE;
+
+/// Told this, the program does nothing: something to execute that is there in any guest.
+const DO_NOTHING: &str = "do-nothing";
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == DO_NOTHING) {
+        return ExitCode::SUCCESS;
+    }
+    // Whatever outlives its parent in a test becomes a child of this process, to be ended by it.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let is_init = std::process::id() == 1;
+    let troubles = if is_init { machine::bring_up() } else { machine::complete() };
+    let served = Channel::open(Path::new(CHANNEL_DEVICE))
+        .and_then(|mut channel| job::serve(&mut channel, &troubles));
+    let code = match &served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The channel is what failed, so the console is all that is left to say it on.
+            eprintln!("vmtest-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    };
+    machine::power_off();
+    code
+}

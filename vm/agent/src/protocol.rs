@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The device of the channel in the guest. The first serial port is the kernel's console.
 pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 
+/// Where the payload is in every guest.
+pub const PAYLOAD_DIR: &str = "/payload";
+
 /// Version of these messages; an agent saved in an old snapshot may speak another.
 pub const PROTOCOL: u32 = 1;
 
@@ -16,6 +19,8 @@ pub const OUTPUT_LIMIT: usize = 64 * 1024;
 /// What the guest is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// [`PROTOCOL`] of the host; an agent that speaks another one says so instead of guessing.
+    pub protocol: u32,
     /// Random, new for every run: what marks the agent's messages as the agent's.
     pub token: String,
     /// Where the program and its tests are.
@@ -123,7 +128,7 @@ pub struct TestOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestResult {
-    /// Exit status 0.
+    /// Exit status 0, and the test binary's summary says that the test ran and passed.
     Passed,
     /// Another exit status.
     Failed {
@@ -137,7 +142,7 @@ pub enum TestResult {
     },
     /// Killed by the agent after [`Job::test_timeout_s`].
     TimedOut,
-    /// It could not be started.
+    /// It did not run: it could not be started, or its binary exited with 0 without having run it.
     NotStarted {
         /// Why, for a person.
         reason: String,
@@ -154,6 +159,9 @@ pub struct Facts {
     pub jit: Option<bool>,
     /// Seconds from starting the program to its ready line.
     pub load_s: Option<f64>,
+    /// Why there is nothing of the program, if there is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// One entry for each BPF program that the program loaded.
     pub programs: Vec<ProgramFacts>,
 }

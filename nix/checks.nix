@@ -1,0 +1,86 @@
+# What `nix flake check` builds. Each is a derivation of its own, so that a farm of builders shares them out.
+{
+  cargo,
+  cargo-job,
+  deadnix,
+  kernels,
+  lib,
+  nixfmt-rfc-style,
+  pins,
+  runCommand,
+  rustfmt,
+  vm-host,
+  ...
+}:
+let
+  inherit ((builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.metadata) vmtest;
+
+  perPin = check: lib.listToAttrs (map (pin: lib.nameValuePair pin.output (check pin)) pins);
+
+  # The harness and what it puts into guests, compiled once for all pins.
+  built = cargo-job {
+    name = "vmtest-built";
+    inherit (vm-host) tools;
+    command = ''
+      cargo xtask vmtest --list
+      cp --archive target $out/
+    '';
+  };
+in
+{
+  workspace = {
+    formatting =
+      runCommand "formatting"
+        {
+          nativeBuildInputs = [
+            cargo
+            deadnix
+            nixfmt-rfc-style
+            rustfmt
+          ];
+        }
+        ''
+          cd ${../.}
+          cargo fmt --all --check
+          find . -name '*.nix' -exec nixfmt --check {} +
+          deadnix --fail .
+          touch $out
+        '';
+
+    clippy = cargo-job {
+      name = "clippy";
+      command = "cargo clippy --workspace --all-targets -- --deny warnings";
+    };
+
+    unit-tests = cargo-job {
+      name = "unit-tests";
+      command = "cargo test --workspace --lib --bins";
+    };
+  };
+
+  # A kernel's configuration against what the guest and the program need.
+  kconfig = perPin (
+    pin:
+    runCommand "kconfig-${pin.name}" { } ''
+      awk -f ${./kconfig.awk} ${kernels.each.${pin.output}}/config ${
+        lib.escapeShellArgs (map (file: ../. + "/${file}") vmtest.kconfig)
+      } | tee $out
+    ''
+  );
+
+  # The same agent and tests as everywhere, on one kernel. What comes out is the report. It asks for no machine with
+  # KVM: where a builder offers it to sandboxes the harness finds out by trying, and elsewhere emulates.
+  vm = perPin (
+    pin:
+    cargo-job {
+      name = "vm-${pin.name}";
+      inherit (vm-host) tools;
+      variables = vm-host.variables [ pin ];
+      command = ''
+        cp --archive ${built}/target .
+        chmod --recursive u+w target
+        cargo xtask vmtest --kernel ${pin.name} --report $out
+      '';
+    }
+  );
+}

@@ -1,0 +1,81 @@
+# The pinned kernels: each a directory with `bzImage`, `lib/modules/<release>` where it has modules, and `config`
+# where it is known. A pin's first source is the one that counts here.
+{
+  dpkg,
+  fetchurl,
+  kmod,
+  lib,
+  linkFarm,
+  linuxKernel,
+  pins,
+  runCommand,
+  zstd,
+  ...
+}:
+let
+  from = {
+    # Built, or taken from a binary cache, as nixpkgs has it. From 25.11 on its modules are an output of their own.
+    nix =
+      pin: source:
+      let
+        kernel = linuxKernel.kernels.${source.attribute};
+      in
+      runCommand "kernel-${pin.name}" { } ''
+        mkdir -p $out/lib
+        ln -s ${kernel}/bzImage $out/
+        ln -s ${kernel.configfile} $out/config
+        ln -s ${kernel.modules or kernel}/lib/modules $out/lib/
+      '';
+
+    debian = pin: source: unpack pin (map (file: fetch file (debianAddresses file)) source.files);
+
+    url = pin: source: unpack pin [ (fetch source [ source.url ]) ];
+  };
+
+  # nixpkgs knows mirrors by the distribution's name. What they no longer have, the archive does, by its hash.
+  debianAddresses = file: [
+    "mirror://debian/${file.path}"
+    "https://snapshot.debian.org/file/${file.sha1 or file.sha256}"
+  ];
+
+  fetch =
+    file: urls:
+    fetchurl (
+      {
+        name = lib.strings.sanitizeDerivationName (baseNameOf (lib.head urls));
+        inherit urls;
+      }
+      // (if file ? sha256 then { inherit (file) sha256; } else { inherit (file) sha1; })
+    );
+
+  unpack =
+    pin: files:
+    runCommand "kernel-${pin.name}" {
+      nativeBuildInputs = [
+        dpkg
+        kmod
+        zstd
+      ];
+    } "bash ${./unpack-kernel.sh} $out ${lib.escapeShellArgs files}";
+
+  kernel =
+    pin:
+    let
+      source = lib.head pin.source;
+    in
+    from.${source.kind} pin source;
+in
+{
+  # By the names of outputs.
+  each = lib.listToAttrs (map (pin: lib.nameValuePair pin.output (kernel pin)) pins);
+
+  # The kernels of `pins` in one directory, under their names: what xtask finds through $VMTEST_NIX_KERNELS.
+  directory =
+    pins:
+    linkFarm "vmtest-kernels" (
+      map (pin: {
+        inherit (pin) name;
+        path = kernel pin;
+      }) pins
+    );
+}

@@ -1,0 +1,63 @@
+# virtme-ng, which boots the kernels; nixpkgs 25.05 has none.
+{
+  busybox-static,
+  kmod,
+  lib,
+  python3Packages,
+  fetchPypi,
+  qemu_kvm,
+  ...
+}:
+python3Packages.buildPythonApplication rec {
+  pname = "virtme-ng";
+  version = "1.42";
+  pyproject = true;
+
+  # It brings its init for guests with it, as a static executable for x86_64.
+  src = fetchPypi {
+    pname = "virtme_ng";
+    inherit version;
+    hash = "sha256-QMTLmuNBvd9a7I+/O/Lq9o9pp8XSKMCUvhPew8NBM2U=";
+  };
+
+  # Shell completions, to be installed into /usr.
+  postPatch = ''
+    substituteInPlace setup.py --replace-fail 'data_files=data_files,' ""
+  '';
+
+  build-system = with python3Packages; [
+    argparse-manpage
+    setuptools
+  ];
+  dependencies = with python3Packages; [
+    argcomplete
+    requests
+  ];
+
+  makeWrapperArgs = [
+    "--suffix"
+    "PATH"
+    ":"
+    (lib.makeBinPath [
+      busybox-static
+      kmod
+      qemu_kvm
+    ])
+  ];
+
+  # Guests run these as they are.
+  dontPatchShebangs = true;
+  pythonImportsCheck = [ "virtme_ng" ];
+  postInstallCheck = ''
+    test -x $out/${python3Packages.python.sitePackages}/virtme/guest/bin/virtme-ng-init
+    $out/bin/vng --version
+  '';
+
+  meta = {
+    description = "Boots a kernel in QEMU, on the host's files or on a root of one's own";
+    homepage = "https://github.com/arighi/virtme-ng";
+    license = lib.licenses.gpl2Only;
+    mainProgram = "vng";
+    platforms = [ "x86_64-linux" ];
+  };
+}

@@ -1,0 +1,19 @@
+# What boots kernels: the programs that xtask runs, and where it finds the pins.
+{
+  busybox-static,
+  kernels,
+  kmod,
+  qemu_kvm,
+  virtme-ng,
+  ...
+}:
+{
+  tools = [
+    busybox-static
+    kmod
+    qemu_kvm
+    virtme-ng
+  ];
+
+  variables = pins: { VMTEST_NIX_KERNELS = kernels.directory pins; };
+}

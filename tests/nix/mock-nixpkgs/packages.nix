@@ -1,0 +1,263 @@
+# nixpkgs' packages: only those that it has, with the outputs and the arguments that they have there. What the flake
+# merely names is an empty file or a stub; what makes the kernels' directory and the shell really runs.
+{ lib, system }:
+let
+  # Runs `script` with the host's bash and tools.
+  run =
+    name: variables: script:
+    derivation (
+      {
+        inherit name system;
+        builder = "/bin/bash";
+        PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
+        args = [
+          "-euc"
+          ''
+            for input in ''${nativeBuildInputs-}; do PATH=$input/bin:$PATH; done
+            ${script}
+            # Were a tool that closes its output before it ends the last one, bash would become that tool, and Nix
+            # would take the end of the output for the end of the build and kill it.
+            exit
+          ''
+        ];
+      }
+      // variables
+    );
+  lines = builtins.concatStringsSep "\n";
+
+  # A package with these outputs, the first of which stands for it, and these files in them.
+  package =
+    name: outputs: files:
+    run name { inherit outputs; } (
+      lines (
+        map (output: "mkdir -p \$${output}") outputs
+        ++ map (file: "mkdir -p $(dirname ${file}); touch ${file}") files
+      )
+    );
+  simple = name: package name [ "out" ] [ ];
+
+  # A package with one program, a bash script.
+  program =
+    name: text:
+    run name { inherit text; } ''
+      mkdir -p $out/bin
+      printf '#!/bin/bash\nset -eu\n%s\n' "$text" > $out/bin/${name}
+      chmod +x $out/bin/${name}
+    ''
+    // {
+      meta.mainProgram = name;
+    };
+
+  # Makes its main program, which does nothing.
+  mkDerivation =
+    {
+      name ? "${arguments.pname}-${arguments.version}",
+      env ? { },
+      meta ? { },
+      ...
+    }@arguments:
+    run name (
+      removeAttrs arguments [
+        "env"
+        "meta"
+      ]
+      // builtins.mapAttrs (_: value: "${value}") env
+    ) "install -D /bin/true $out/bin/${meta.mainProgram or name}"
+    // {
+      inherit meta;
+    };
+
+  # Functions for the parts of a kernel: a bzImage that says its release where the boot protocol has it, a module.
+  parts = ''
+    image() { # RELEASE FILE
+      mkdir -p "$(dirname "$2")"
+      truncate --size 4096 "$2"
+      put() { printf "$3" | dd of="$1" bs=1 seek=$(($2)) conv=notrunc status=none; }
+      put "$2" 0x1f1 '\x07'     # setup sectors
+      put "$2" 0x1fe '\x55\xaa' # boot sector
+      put "$2" 0x202 'HdrS\x0f\x02'
+      put "$2" 0x20e '\x00\x01' # where the release is, less 0x200
+      put "$2" 0x300 "$1 (mock)"
+    }
+    modules() { # RELEASE ROOT
+      mkdir -p "$2/lib/modules/$1/kernel"
+      touch "$2/lib/modules/$1/kernel/mock.ko"
+    }
+    config() { # FILE
+      mkdir -p "$(dirname "$1")"
+      cp ${./config} "$1"
+    }
+  '';
+
+  linux =
+    release: outputs:
+    run "linux-${release}" { inherit outputs; } ''
+      ${parts}
+      image ${release} $out/bzImage
+      modules ${release} ''${modules-$out}
+      mkdir -p $dev
+    ''
+    // {
+      configfile = run "linux-config-${release}" { } "${parts} config $out";
+    };
+in
+rec {
+  inherit lib;
+
+  stdenv = {
+    inherit mkDerivation;
+    cc = simple "gcc-wrapper";
+    hostPlatform = { inherit system; };
+  };
+
+  # `nix develop` runs its commands with this one.
+  bashInteractive = run "bash" { } "mkdir -p $out/bin; ln -s /bin/bash $out/bin/";
+  bpftools = simple "bpftools";
+  cargo = simple "cargo";
+  clippy = simple "clippy";
+  deadnix = simple "deadnix";
+  gnumake = simple "gnumake";
+  nixfmt-rfc-style = simple "nixfmt-rfc-style";
+  pkg-config = simple "pkg-config";
+  rust-analyzer = simple "rust-analyzer";
+  rustc = simple "rustc";
+  rustfmt = simple "rustfmt";
+  zstd = simple "zstd";
+
+  # `dpkg-deb --extract`, of what `fetchurl` makes below.
+  dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
+  # `depmod --basedir DIR RELEASE`
+  kmod = program "depmod" "touch $2/lib/modules/$3/modules.dep";
+  qemu_kvm = program "qemu-system-x86_64" "echo the mock";
+  pkgsStatic.busybox = program "busybox" "echo the mock";
+
+  elfutils =
+    package "elfutils" [ "bin" "dev" "out" "man" ] [ "$out/lib/libelf.a" "$out/lib/libelf.so" ]
+    // {
+      overrideAttrs =
+        change: builtins.deepSeq (change { configureFlags = [ "--program-prefix=eu-" ]; }) elfutils;
+    };
+  glibc = package "glibc" [ "out" "bin" "dev" "static" ] [ "$out/lib/libc.so" "$static/lib/libc.a" ];
+  zlib = package "zlib" [ "out" "dev" "static" ] [ "$out/lib/libz.so" "$static/lib/libz.a" ];
+  llvmPackages = {
+    clang = simple "clang-wrapper";
+    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] [ ];
+  };
+
+  rustPlatform = {
+    cargoSetupHook = simple "cargo-setup-hook";
+    importCargoLock =
+      { lockFile }: run "cargo-vendor-dir" { lock = builtins.readFile lockFile; } "mkdir $out";
+  };
+  python3Packages = {
+    buildPythonApplication = mkDerivation;
+    argcomplete = simple "argcomplete";
+    argparse-manpage = simple "argparse-manpage";
+    python.sitePackages = "lib/python3.12/site-packages";
+    requests = simple "requests";
+    setuptools = simple "setuptools";
+  };
+  fetchPypi =
+    {
+      pname,
+      version,
+      hash,
+    }:
+    run "${pname}-${version}.tar.gz" { inherit hash; } "touch $out";
+
+  linuxKernel.kernels = {
+    linux_5_4 = linux "5.4.302" [
+      "out"
+      "dev"
+    ];
+    linux_5_10 = linux "5.10.247" [
+      "out"
+      "dev"
+    ];
+    linux_5_15 = linux "5.15.196" [
+      "out"
+      "dev"
+    ];
+    linux_6_1 = linux "6.1.158" [
+      "out"
+      "dev"
+    ];
+    linux_6_6 = linux "6.6.116" [
+      "out"
+      "dev"
+    ];
+    # As from 25.11 on, with modules in an output of their own.
+    linux_6_12 = linux "6.12.58" [
+      "out"
+      "dev"
+      "modules"
+    ];
+  };
+
+  # Makes what a file of that name has in it: Debian's packages of a kernel, or a bare image.
+  fetchurl =
+    {
+      name,
+      urls,
+      sha256 ? "",
+      sha1 ? "",
+    }:
+    assert sha256 != "" || sha1 != "";
+    run name { inherit urls sha256 sha1; } ''
+      ${parts}
+      release=''${name#linux-*-} release=''${release%%_*} release=''${release%-unsigned}
+      mkdir tree
+      case $name in
+        linux-image-*)
+          image $release tree/boot/vmlinuz-$release
+          modules $release tree
+          config tree/boot/config-$release ;;
+        linux-binary-*) image $release tree/usr/lib/modules/$release/vmlinuz ;;
+        linux-modules-*) modules $release tree/usr ;;
+        linux-base-*) config tree/usr/lib/modules/$release/config ;;
+        *) image 0.0.0 $out; exit ;;
+      esac
+      tar --create --file $out --directory tree .
+    '';
+
+  runCommand =
+    name: variables: script:
+    run name variables script;
+  linkFarm =
+    name: entries:
+    run name { } (
+      lines ([ "mkdir $out" ] ++ map ({ name, path }: "ln -s ${path} $out/${name}") entries)
+    );
+  writeShellScriptBin = program;
+  writeShellApplication =
+    {
+      name,
+      text,
+      runtimeInputs ? [ ],
+      runtimeEnv ? { },
+    }:
+    program name (
+      lines (
+        map (input: "PATH=${input}/bin:$PATH") runtimeInputs
+        ++ builtins.attrValues (builtins.mapAttrs (key: value: "export ${key}='${value}'") runtimeEnv)
+        ++ [ text ]
+      )
+    );
+  mkShell =
+    {
+      packages,
+      env,
+    }:
+    run "nix-shell" (
+      builtins.mapAttrs (_: value: "${value}") env
+      // {
+        outputs = [ "out" ];
+        nativeBuildInputs = packages;
+        # What `nix develop` runs to find out about the environment.
+        stdenv = run "stdenv" { } ''
+          mkdir $out
+          echo 'for input in $nativeBuildInputs; do PATH=$input/bin:$PATH; done' > $out/setup
+        '';
+      }
+    ) "touch $out";
+}

@@ -1,0 +1,129 @@
+//! The agent's end of the channel: a serial port that carries bytes and nothing else.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
+use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
+use vmtest_agent::{Event, Frame, Job, PROTOCOL};
+
+/// The longest job that is read, in bytes. A real one is a few kilobytes.
+const LONGEST_JOB: usize = 1024 * 1024;
+
+/// A connection to the host.
+pub struct Channel {
+    port: File,
+    token: String,
+}
+
+impl Channel {
+    /// Opens the serial port and turns off everything that a terminal does with what is typed:
+    /// echo, line editing, signals, newline translation.
+    pub fn open(path: &Path) -> Result<Self> {
+        let port = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(path)
+            .with_context(|| format!("cannot open the channel {}", path.display()))?;
+        let mut settings = tcgetattr(&port).context("the channel is not a serial port")?;
+        cfmakeraw(&mut settings);
+        tcsetattr(&port, SetArg::TCSANOW, &settings)
+            .context("cannot set the channel to raw mode")?;
+        Ok(Self { port, token: String::new() })
+    }
+
+    /// Reports one event.
+    pub fn send(&mut self, event: Event) -> Result<()> {
+        let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
+        line.push(b'\n');
+        self.port.write_all(&line).context("cannot write to the channel")
+    }
+
+    /// Waits for the job, for as long as it takes: a guest is saved while it waits here. From now
+    /// on every event carries the job's token.
+    pub fn receive_job(&mut self) -> Result<Job> {
+        let job = parse_job(&read_line(&mut self.port)?)?;
+        self.token.clone_from(&job.token);
+        Ok(job)
+    }
+
+    /// Waits until everything sent has left the serial port.
+    pub fn drain(&self) -> Result<()> {
+        tcdrain(&self.port).context("cannot drain the channel")
+    }
+}
+
+fn read_line(port: &mut impl Read) -> Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = port.read(&mut buffer).context("cannot read from the channel")?;
+        ensure!(count > 0, "the host closed the channel");
+        line.extend_from_slice(&buffer[..count]);
+        if line.ends_with(b"\n") {
+            return Ok(line);
+        }
+        ensure!(line.len() <= LONGEST_JOB, "the job is longer than {LONGEST_JOB} bytes");
+    }
+}
+
+/// What of a job every version of the protocol has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    protocol: u32,
+}
+
+fn parse_job(line: &[u8]) -> Result<Job> {
+    let Versioned { protocol } =
+        serde_json::from_slice(line).context("what came over the channel is no job")?;
+    if protocol != PROTOCOL {
+        bail!("the host speaks version {protocol} of the protocol, this agent {PROTOCOL}");
+    }
+    serde_json::from_slice(line).context("cannot read the job")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Gives out its pieces one read at a time, as a serial port does.
+    struct Pieces<'a>(Vec<&'a [u8]>);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let piece = self.0.remove(0);
+            buffer[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn a_line_is_put_together_from_pieces() {
+        let line = read_line(&mut Pieces(vec![b"{\"a\"", b":1", b"}\n"])).unwrap();
+        assert_eq!(line, b"{\"a\":1}\n");
+    }
+
+    #[test]
+    fn a_closed_channel_and_an_endless_line_are_errors() {
+        let closed = read_line(&mut Pieces(vec![b"{"])).unwrap_err();
+        assert!(closed.to_string().contains("closed"), "{closed}");
+        let endless = read_line(&mut std::io::repeat(b'x')).unwrap_err();
+        assert!(endless.to_string().contains("longer"), "{endless}");
+    }
+
+    #[test]
+    fn a_job_of_another_version_is_named_as_such() {
+        let error = parse_job(b"{\"protocol\":4711,\"anything\":true}").unwrap_err();
+        assert!(error.to_string().contains("version 4711"), "{error}");
+        let error = parse_job(b"login: ").unwrap_err();
+        assert!(error.to_string().contains("no job"), "{error}");
+    }
+}

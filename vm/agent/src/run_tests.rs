@@ -1,0 +1,232 @@
+//! Running tests, one process each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use vmtest_agent::{TestId, TestOutcome, TestResult};
+
+use crate::output::Capture;
+use crate::process::{Stop, Watched};
+
+/// What every program of a job gets, unless the job says otherwise.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("HOME", "/root"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TMPDIR", "/tmp")];
+
+/// How tests are run.
+pub struct Runner<'a> {
+    /// The directory with the payload's files; tests run in it.
+    pub payload: &'a Path,
+    /// The environment of the tests.
+    pub env: &'a BTreeMap<String, String>,
+    /// The longest one test may take.
+    pub timeout: Duration,
+}
+
+impl Runner<'_> {
+    /// Runs one test to its end, whatever that is.
+    pub fn run(&self, test: &TestId) -> TestOutcome {
+        let started = Instant::now();
+        let mut capture = Capture::default();
+        let result = self.watch(test, started, &mut capture).unwrap_or_else(|error| {
+            TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) }
+        });
+        let seconds = started.elapsed().as_secs_f64();
+        let output = capture.finish();
+        TestOutcome {
+            test: test.clone(),
+            result,
+            seconds,
+            output: output.text,
+            dropped_bytes: output.dropped_bytes,
+        }
+    }
+
+    /// A program of the payload, ready to be started.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.payload.join(program));
+        command.current_dir(self.payload).env_clear().envs(ENVIRONMENT).envs(self.env);
+        command
+    }
+
+    fn watch(
+        &self,
+        test: &TestId,
+        started: Instant,
+        capture: &mut Capture,
+    ) -> io::Result<TestResult> {
+        let mut command = self.command(&test.binary);
+        // It is asked for by its full name, so it runs even if it is ignored by default.
+        command.args(["--exact", &test.name, "--include-ignored", "--nocapture"]);
+        let mut process = Watched::start(command)?;
+        let stop = process.follow(started + self.timeout, |bytes| {
+            capture.push(bytes);
+            ControlFlow::Continue(())
+        })?;
+        let status = process.finish(|bytes| capture.push(bytes))?;
+        Ok(match (stop, status) {
+            (Stop::Ended, Some(status)) => judge(status, capture, test),
+            _ => TestResult::TimedOut,
+        })
+    }
+}
+
+fn judge(status: ExitStatus, capture: &Capture, test: &TestId) -> TestResult {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => judge_summary(&capture.end(), test),
+        (Some(code), _) => TestResult::Failed { code },
+        (None, signal) => TestResult::Killed { signal: signal.unwrap_or_default() },
+    }
+}
+
+/// What a test binary's exit with 0 is worth. libtest and libtest-mimic end with the line
+/// `test result: ok. 1 passed; 0 failed; …`; they exit with 0 just as well when the binary has no
+/// test of that name, and a test that calls `exit(0)` half-way leaves no such line.
+fn judge_summary(end: &str, test: &TestId) -> TestResult {
+    let summary = end.lines().rev().find_map(|line| line.strip_prefix("test result: "));
+    let reason = match summary {
+        Some(summary) if summary.starts_with("ok. 1 passed; 0 failed;") => {
+            return TestResult::Passed;
+        }
+        Some(summary) if summary.starts_with("ok. 0 passed; 0 failed;") => {
+            format!("{} ran no test named {}: {summary}", test.binary, test.name)
+        }
+        Some(summary) => format!("it exited with 0, but says: {summary}"),
+        None => "it exited with 0 before it had finished the test".into(),
+    };
+    TestResult::NotStarted { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use nix::sys::prctl::set_child_subreaper;
+
+    use super::*;
+
+    /// The runner ends every other child of its process, the ones of a test beside it too.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// A payload with one test binary, which is a shell script.
+    struct Payload {
+        directory: std::path::PathBuf,
+        _alone: MutexGuard<'static, ()>,
+    }
+
+    impl Payload {
+        fn new(script: &str) -> Self {
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            set_child_subreaper(true).unwrap();
+            let directory =
+                std::env::temp_dir().join(format!("vmtest-agent-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&directory);
+            fs::create_dir(&directory).unwrap();
+            let binary = directory.join("binary");
+            fs::write(&binary, format!("#!/bin/sh\n{script}")).unwrap();
+            fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
+            Self { directory, _alone }
+        }
+
+        fn run(&self, seconds: u64) -> TestOutcome {
+            let env = BTreeMap::from([("FROM_JOB".into(), "yes".into())]);
+            let timeout = Duration::from_secs(seconds);
+            let test = TestId { binary: "binary".into(), name: "name".into() };
+            Runner { payload: &self.directory, env: &env, timeout }.run(&test)
+        }
+    }
+
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    const PASSED: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
+
+    #[test]
+    fn a_test_is_called_by_its_name_in_the_payload_with_the_job_s_environment() {
+        let payload = Payload::new(&format!("echo \"$*\"; pwd; env; {PASSED}"));
+        let outcome = payload.run(60);
+        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+        let mut lines = outcome.output.lines();
+        assert_eq!(lines.next(), Some("--exact name --include-ignored --nocapture"));
+        assert_eq!(lines.next(), payload.directory.to_str());
+        assert!(outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
+        assert!(outcome.output.contains("PATH=/usr/sbin:"), "{outcome:?}");
+        assert!(!outcome.output.contains("CARGO"), "inherited: {outcome:?}");
+    }
+
+    #[test]
+    fn both_outputs_are_kept_in_order() {
+        let outcome = Payload::new("echo one; echo two >&2; echo three; exit 3").run(60);
+        assert_eq!(outcome.output, "one\ntwo\nthree\n");
+        assert_eq!(outcome.result, TestResult::Failed { code: 3 });
+    }
+
+    #[test]
+    fn a_signal_is_told_from_an_exit() {
+        let outcome = Payload::new("kill -SEGV $$").run(60);
+        assert_eq!(outcome.result, TestResult::Killed { signal: libc::SIGSEGV });
+    }
+
+    #[test]
+    fn exit_0_alone_is_no_pass() {
+        for script in [
+            "true",
+            "echo 'running 1 test'",
+            "echo 'test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out'",
+            "echo 'test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out'",
+            "echo 'test result: FAILED. 0 passed; 1 failed'",
+            "echo 'not the test result: ok. 1 passed; 0 failed; 0 ignored'",
+        ] {
+            let outcome = Payload::new(script).run(60);
+            let not_started = matches!(outcome.result, TestResult::NotStarted { .. });
+            assert!(not_started, "{script}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_named() {
+        let payload = Payload::new("");
+        fs::remove_file(payload.directory.join("binary")).unwrap();
+        let outcome = payload.run(60);
+        let TestResult::NotStarted { reason } = outcome.result else { panic!("{outcome:?}") };
+        assert!(reason.contains("binary") && reason.contains("No such file"), "{reason}");
+    }
+
+    #[test]
+    fn a_test_that_hangs_is_ended_with_all_that_it_started() {
+        let payload = Payload::new("echo begun; sleep 1000 & setsid sleep 1000 & wait");
+        let outcome = payload.run(1);
+        assert_eq!(outcome.result, TestResult::TimedOut);
+        assert_eq!(outcome.output, "begun\n");
+        assert_eq!(crate::process::children(), []);
+    }
+
+    #[test]
+    fn what_a_test_leaves_behind_holds_nothing_up() {
+        // The group is killed first; what started a session of its own is found as a stray.
+        let left_behind = "sleep 1000 & setsid sh -c 'while :; do echo spam; done' &";
+        let outcome = Payload::new(&format!("{left_behind}\n{PASSED}")).run(500);
+        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+        assert_eq!(crate::process::children(), []);
+    }
+
+    #[test]
+    fn a_flood_is_cut() {
+        let flood = "echo first; head -c 20000000 /dev/zero; echo";
+        let outcome = Payload::new(&format!("{flood}; {PASSED}")).run(500);
+        assert_eq!(outcome.result, TestResult::Passed);
+        assert!(outcome.output.starts_with("first\n"));
+        assert!(outcome.output.len() <= vmtest_agent::OUTPUT_LIMIT);
+        assert!(outcome.dropped_bytes > 19_900_000);
+    }
+}

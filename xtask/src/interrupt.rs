@@ -1,0 +1,87 @@
+//! Ctrl-C and its like: told to everyone who runs a VM, so that each ends its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+type Callback = Box<dyn FnMut() + Send>;
+
+/// Whether the user, or the system, wants this program to end.
+#[derive(Clone, Default)]
+pub struct Interrupt {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    signal: Option<i32>,
+    next: u64,
+    subscribers: BTreeMap<u64, Callback>,
+}
+
+/// Told of an interrupt until it is dropped.
+pub struct Subscription<'a> {
+    interrupt: &'a Interrupt,
+    id: u64,
+}
+
+impl Interrupt {
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on. A second signal ends the program at once;
+    /// the guards of its children see to the rest.
+    ///
+    /// # Errors
+    /// When the system refuses to register a handler.
+    pub fn install() -> Result<Self> {
+        let interrupt = Self::default();
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+        let told = interrupt.clone();
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                if told.signal().is_some() {
+                    std::process::exit(128 + signal);
+                }
+                told.raise(signal);
+            }
+        });
+        Ok(interrupt)
+    }
+
+    /// The signal that came, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        self.lock().signal
+    }
+
+    /// Calls `callback` when a signal comes, at once if one has.
+    pub fn subscribe(&self, mut callback: impl FnMut() + Send + 'static) -> Subscription<'_> {
+        let mut state = self.lock();
+        if state.signal.is_some() {
+            callback();
+        }
+        let id = state.next;
+        state.next += 1;
+        state.subscribers.insert(id, Box::new(callback));
+        Subscription { interrupt: self, id }
+    }
+
+    fn raise(&self, signal: i32) {
+        let mut state = self.lock();
+        state.signal = Some(signal);
+        for callback in state.subscribers.values_mut() {
+            callback();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        self.interrupt.lock().subscribers.remove(&self.id);
+    }
+}

@@ -1,0 +1,259 @@
+//! Downloading one file: with resume, with a deadline for silence instead of one for the whole.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Context;
+use ureq::http::{Response, StatusCode, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body, Proxy};
+use url::Url;
+
+use super::progress::Progress;
+
+/// How long a server may say nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long reaching a server may take.
+const CONNECT: Duration = Duration::from_secs(15);
+/// How often a broken transfer is taken up again: as long as each attempt gets further, at most this often.
+const MAX_ATTEMPTS: u32 = 20;
+/// How often an address is tried again that gave nothing new.
+const MAX_FRUITLESS: u32 = 3;
+/// No kernel package is larger than this.
+const MAX_SIZE: u64 = 2 << 30;
+
+/// Where a file can be downloaded.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// `http`, `https` or `file`; an `https` address may not redirect to anything else.
+    pub url: Url,
+    /// A proxy to go through, instead of the one that the environment names.
+    pub proxy: Option<String>,
+}
+
+/// Why a download failed.
+#[derive(Debug)]
+pub enum DownloadError {
+    /// The other side: another address may still have the file.
+    Remote(String),
+    /// This side, such as a full disk: nothing else will work either.
+    Local(anyhow::Error),
+}
+
+impl fmt::Display for DownloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(message) => f.write_str(message),
+            Self::Local(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+/// How one attempt ended, when it did not end well.
+enum Broken {
+    /// Trying the same address again may help.
+    Transient(String),
+    /// It will not.
+    Final(DownloadError),
+}
+
+impl Broken {
+    fn refused(message: impl Into<String>) -> Self {
+        Self::Final(DownloadError::Remote(message.into()))
+    }
+
+    fn local(error: io::Error, path: &Path) -> Self {
+        let context = format!("cannot write {}", path.display());
+        Self::Final(DownloadError::Local(anyhow::Error::new(error).context(context)))
+    }
+}
+
+/// Downloads into `part`; what is there already is taken as the file's beginning.
+///
+/// Whether it is the right file is for the caller to find out.
+pub fn download(
+    address: &Address,
+    part: &Path,
+    progress: &dyn Progress,
+) -> Result<(), DownloadError> {
+    if address.url.scheme() == "file" {
+        return copy(address, part);
+    }
+    let agent = agent(address).map_err(DownloadError::Local)?;
+    let mut fruitless = 0;
+    for attempt in 1.. {
+        let before = size_of(part);
+        let message = match transfer(&agent, address, part, progress) {
+            Ok(()) => return Ok(()),
+            Err(Broken::Final(error)) => return Err(error),
+            Err(Broken::Transient(message)) => message,
+        };
+        let after = size_of(part);
+        fruitless = if after > before { 0 } else { fruitless + 1 };
+        if fruitless == MAX_FRUITLESS || attempt == MAX_ATTEMPTS {
+            return Err(DownloadError::Remote(format!("{message} (tried {attempt} times)")));
+        }
+        progress.note(&format!("{message} after {after} bytes; taking it up again"));
+        std::thread::sleep(Duration::from_millis(200) * fruitless);
+    }
+    unreachable!("the loop above returns")
+}
+
+/// A mirror in a directory, or a pinned file of the user's own.
+fn copy(address: &Address, part: &Path) -> Result<(), DownloadError> {
+    let remote = |error: io::Error| DownloadError::Remote(error.to_string());
+    let path = address
+        .url
+        .to_file_path()
+        .map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
+    let mut from = File::open(path).map_err(remote)?;
+    let local = |error: io::Error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write {}", part.display()));
+        DownloadError::Local(error)
+    };
+    let mut to = File::create(part).map_err(local)?;
+    io::copy(&mut from, &mut to).map(drop).map_err(local)
+}
+
+fn size_of(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+fn agent(address: &Address) -> anyhow::Result<Agent> {
+    let mut config = Agent::config_builder()
+        .https_only(address.url.scheme() == "https")
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .timeout_per_write(Some(SILENCE))
+        .user_agent(concat!("vmtest-xtask/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(root_certificates()).build());
+    if let Some(proxy) = &address.proxy {
+        let proxy = Proxy::new(proxy).with_context(|| format!("unusable proxy {proxy:?}"))?;
+        config = config.proxy(Some(proxy));
+    }
+    Ok(config.build().new_agent())
+}
+
+/// What this machine trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` included), or Mozilla's list if it has none.
+fn root_certificates() -> RootCerts {
+    static ROOTS: OnceLock<RootCerts> = OnceLock::new();
+    let load = || {
+        let found = rustls_native_certs::load_native_certs().certs;
+        if found.is_empty() {
+            return RootCerts::WebPki;
+        }
+        found.iter().map(|der| Certificate::from_der(der).to_owned()).collect::<Vec<_>>().into()
+    };
+    ROOTS.get_or_init(load).clone()
+}
+
+fn transfer(
+    agent: &Agent,
+    address: &Address,
+    part: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Broken> {
+    let have = size_of(part);
+    let mut request = agent.get(address.url.as_str()).header(header::ACCEPT_ENCODING, "identity");
+    if have > 0 {
+        request = request.header(header::RANGE, format!("bytes={have}-"));
+    }
+    let response = request.call().map_err(|error| explain(&error))?;
+    let start = match response.status() {
+        StatusCode::OK => 0,
+        StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
+        StatusCode::PARTIAL_CONTENT => return Err(Broken::refused("it sent another range")),
+        // There is nothing after what is here: either that is all of it, or it is not this file's beginning.
+        StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
+        status if is_passing(status) => return Err(Broken::Transient(status.to_string())),
+        status => return Err(Broken::refused(status.to_string())),
+    };
+    let left = response.body().content_length();
+    let mut file = open_at(part, start).map_err(|error| Broken::local(error, part))?;
+    receive(response, &mut file, part, (start, left.map(|left| start + left)), progress)
+}
+
+/// Copies the body; `done` and `total` count from the start of the file.
+fn receive(
+    response: Response<Body>,
+    file: &mut File,
+    part: &Path,
+    (mut done, total): (u64, Option<u64>),
+    progress: &dyn Progress,
+) -> Result<(), Broken> {
+    let mut body = response.into_body().into_reader();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        progress.bytes(done, total);
+        if done > MAX_SIZE || total.is_some_and(|total| total > MAX_SIZE) {
+            return Err(Broken::refused("it is larger than any kernel package"));
+        }
+        let count = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) => return Err(Broken::Transient(broken_off(&error))),
+        };
+        file.write_all(&buffer[..count]).map_err(|error| Broken::local(error, part))?;
+        done += count as u64;
+    }
+    match total {
+        Some(total) if done < total => Err(Broken::Transient("the connection broke off".into())),
+        _ => Ok(()),
+    }
+}
+
+fn open_at(path: &Path, start: u64) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match start {
+        0 => options.write(true).create(true).truncate(true).open(path),
+        _ => options.append(true).open(path),
+    }
+}
+
+/// Where a `Content-Range: bytes 100-199/200` starts.
+fn range_start(response: &Response<Body>) -> Option<u64> {
+    let value = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+}
+
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+fn explain(error: &ureq::Error) -> Broken {
+    match error {
+        ureq::Error::RequireHttpsOnly(url) => {
+            Broken::refused(format!("refused: it redirects to {url}, which leaves https"))
+        }
+        ureq::Error::HostNotFound => Broken::refused("no such host"),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => Broken::refused("it cannot be reached"),
+        ureq::Error::Timeout(_) => Broken::Transient("no answer".to_owned()),
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Broken::refused("connection refused")
+        }
+        // The standard library has no kind of its own for this; "Temporary failure" may pass.
+        ureq::Error::Io(error) if error.to_string().ends_with("Name or service not known") => {
+            Broken::refused("no such host")
+        }
+        ureq::Error::Io(error) => Broken::Transient(broken_off(error)),
+        other => Broken::refused(other.to_string()),
+    }
+}
+
+fn broken_off(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            "the connection broke off".to_owned()
+        }
+        io::ErrorKind::TimedOut => format!("nothing came for {} s", SILENCE.as_secs()),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,147 @@
+//! Kernel configurations: reading them, and checking that what the guest and the program need is there.
+//!
+//! What is needed is written in fragments such as `vm/kconfig`, a line each:
+//!
+//! ```text
+//! # a comment
+//! CONFIG_VIRTIO_BLK=y|m  # why it is needed
+//! ```
+//!
+//! `y` is built in, `m` a module (which must then be in the kernel's module directory), `n` not set; `|` parts the
+//! values that will do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Kernel;
+use crate::{exit::Exit, paths};
+
+/// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
+pub type Config = BTreeMap<String, String>;
+
+/// Reads a configuration file.
+pub fn read(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the kernel's configuration {}", path.display()))?;
+    Ok(parse(&text))
+}
+
+/// Reads a configuration as the kernel's build writes it.
+pub fn parse(text: &str) -> Config {
+    let option = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        name.starts_with("CONFIG_").then(|| (name.to_owned(), value.to_owned()))
+    };
+    text.lines().filter_map(option).collect()
+}
+
+/// What became of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// The kernel's configuration could not be found: only the boot can tell.
+    Unknown,
+    /// Everything is there.
+    Complete,
+    /// Something is not.
+    Missing(Vec<Missing>),
+}
+
+/// An option that a kernel does not have as it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// What is needed, and why.
+    pub need: Need,
+    /// What the kernel has: a value, or `None` for "not set".
+    pub found: Option<String>,
+    /// Whether the option is a module, which would do, but the module's file is nowhere.
+    pub module_absent: bool,
+}
+
+/// One line of a fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The option, such as `CONFIG_BPF_SYSCALL`.
+    pub option: String,
+    /// The values that will do.
+    pub values: Vec<String>,
+    /// Why it is needed.
+    pub why: String,
+    /// The fragment that says so.
+    pub fragment: PathBuf,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Need { option, values, why, fragment } = &self.need;
+        let fragment = fragment.strip_prefix(paths::workspace()).unwrap_or(fragment).display();
+        match (&self.found, self.module_absent) {
+            (Some(_), true) => write!(f, "{option}=m, but there are no modules")?,
+            (Some(found), false) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
+            (None, _) => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
+        }
+        write!(f, ": {why} ({fragment})")
+    }
+}
+
+/// Checks a kernel against fragments.
+///
+/// # Errors
+///
+/// [`Exit::usage`] when a fragment cannot be read or a line of it is not as it must be.
+pub fn check(kernel: &Kernel, fragments: &[PathBuf]) -> Result<Checked> {
+    let mut needs = Vec::new();
+    for path in fragments {
+        needs.extend(read_fragment(path)?);
+    }
+    let Some(config) = &kernel.config else { return Ok(Checked::Unknown) };
+    let missing = |need| unmet(need, config, kernel.modules.is_some());
+    let missing: Vec<_> = needs.into_iter().filter_map(missing).collect();
+    Ok(if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) })
+}
+
+fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
+    let found = config.get(&need.option).cloned();
+    let value = found.as_deref().unwrap_or("n");
+    let module_absent = value == "m" && !has_modules;
+    let met = need.values.iter().any(|wanted| wanted == value) && !module_absent;
+    (!met).then_some(Missing { need, found, module_absent })
+}
+
+fn read_fragment(path: &Path) -> Result<Vec<Need>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Exit::usage(format!("cannot read the list of kernel options {}: {error}", path.display()))
+    })?;
+    let mut needs = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let need = parse_need(line, path).ok_or_else(|| {
+            let message = "expected `CONFIG_NAME=y|m  # why`";
+            Exit::usage(format!("{}:{}: {message}, found {line:?}", path.display(), index + 1))
+        })?;
+        needs.push(need);
+    }
+    Ok(needs)
+}
+
+fn parse_need(line: &str, fragment: &Path) -> Option<Need> {
+    let (setting, why) = line.split_once('#')?;
+    let (option, values) = setting.trim().split_once('=')?;
+    let name = option.strip_prefix("CONFIG_")?;
+    let good_name =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let values: Vec<_> = values.split('|').map(|value| value.trim().to_owned()).collect();
+    let good_values = values.iter().all(|value| !value.is_empty());
+    let why = why.trim().to_owned();
+    (good_name && good_values && !why.is_empty()).then(|| Need {
+        option: option.to_owned(),
+        values,
+        why,
+        fragment: fragment.to_owned(),
+    })
+}

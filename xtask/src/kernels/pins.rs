@@ -1,0 +1,438 @@
+//! `vm/kernels.toml`: the pins, read and checked.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use toml::Spanned;
+use url::Url;
+
+use super::Expected;
+use super::digest::{Pinned, Sha1Hex, Sha256Hex};
+use crate::{exit::Exit, paths};
+
+/// One pinned kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// What it is called on the command line, such as `5.4`.
+    pub name: String,
+    /// The release it must boot as.
+    pub expected: Expected,
+    /// Why it is pinned, in one line.
+    pub why: String,
+    /// Where it comes from, in the order in which it is tried.
+    pub sources: Vec<Source>,
+}
+
+/// One place that a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Where.
+    pub place: Place,
+    /// The exact release of this source's kernel, where it is known.
+    pub release: Option<String>,
+    /// The machine it runs on, as `uname -m` says it; `None` for Nix, which builds for the machine at hand.
+    pub arch: Option<String>,
+}
+
+/// Where a source's files are, and what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A kernel of nixpkgs, put into the directory `$VMTEST_NIX_KERNELS` by `nix develop`.
+    Nix,
+    /// Files of Debian's pool, all of which are needed.
+    Debian(Vec<PoolFile>),
+    /// One file at an https address.
+    Url(Url, Pinned),
+    /// One file on this machine, relative to the workspace.
+    File(PathBuf, Pinned),
+}
+
+/// A file of Debian's pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolFile {
+    /// Its path below a mirror's root: `pool/…`.
+    pub path: String,
+    /// What it is.
+    pub pinned: Pinned,
+}
+
+impl Source {
+    /// The source's kind, as it is written in the file.
+    pub fn kind(&self) -> &'static str {
+        match self.place {
+            Place::Nix => "nix",
+            Place::Debian(_) => "debian",
+            Place::Url(..) => "url",
+            Place::File(..) => "file",
+        }
+    }
+
+    /// The hashes of what this source fetches; none for Nix, which has its own.
+    pub fn pinned(&self) -> Vec<&Pinned> {
+        match &self.place {
+            Place::Nix => Vec::new(),
+            Place::Debian(files) => files.iter().map(|file| &file.pinned).collect(),
+            Place::Url(_, pinned) | Place::File(_, pinned) => vec![pinned],
+        }
+    }
+
+    /// Whether a file of it is pinned by SHA-1 alone.
+    pub fn is_weak(&self) -> bool {
+        self.pinned().into_iter().any(Pinned::is_weak)
+    }
+}
+
+impl Pin {
+    /// The release that the kernel must boot as when it came from `source`.
+    pub fn expected_from(&self, source: &Source) -> Expected {
+        match &source.release {
+            Some(release) => Expected::Exact(release.clone()),
+            None => self.expected.clone(),
+        }
+    }
+}
+
+/// Another list of pins than the workspace's, for trying one out and for tests.
+pub const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
+
+/// Where the pins are written: `$VMTEST_KERNELS_TOML`, else `vm/kernels.toml`.
+pub fn file() -> PathBuf {
+    match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => paths::workspace().join("vm/kernels.toml"),
+    }
+}
+
+/// Reads the pins of this workspace.
+///
+/// # Errors
+///
+/// [`Exit::usage`] that names file, line and what was expected, when anything in the file is not as it must be.
+pub fn load() -> Result<Vec<Pin>> {
+    let path = file();
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
+    parse(&text, &path)
+}
+
+/// Reads pins from `text`, which is the content of `path`.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
+    let raw: RawFile = toml::from_str(text).map_err(|error| {
+        Problem { span: error.span().unwrap_or(0..0), message: error.message().to_owned() }
+            .at(text, path)
+    })?;
+    check(raw).map_err(|problem| problem.at(text, path))
+}
+
+/// Something in the file that is not as it must be.
+struct Problem {
+    span: Range<usize>,
+    message: String,
+}
+
+impl Problem {
+    fn new<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { span: at.span(), message: message.into() }
+    }
+
+    /// An error that reads `vm/kernels.toml:12:10: expected …`, with the line itself below.
+    fn at(&self, text: &str, path: &Path) -> anyhow::Error {
+        let before = &text[..self.span.start.min(text.len())];
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let number = before.matches('\n').count() + 1;
+        let column = before[start..].chars().count() + 1;
+        let line = text[start..].lines().next().unwrap_or_default();
+        let shown = path.strip_prefix(paths::workspace()).unwrap_or(path);
+        let message = self.message.trim_end();
+        Exit::usage(format!("{}:{number}:{column}: {message}\n  {line}", shown.display()))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    kernel: Vec<Spanned<RawPin>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPin {
+    name: Spanned<String>,
+    release: Option<Spanned<String>>,
+    series: Option<Spanned<String>>,
+    why: Spanned<String>,
+    #[serde(default)]
+    source: Vec<Spanned<RawSource>>,
+}
+
+/// Every key that any kind of source has; [`KEYS`] says which kind takes which.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSource {
+    kind: Kind,
+    attribute: Option<Spanned<String>>,
+    release: Option<Spanned<String>>,
+    arch: Option<Spanned<String>>,
+    files: Option<Spanned<Vec<Spanned<RawPoolFile>>>>,
+    url: Option<Spanned<String>>,
+    path: Option<Spanned<String>>,
+    sha256: Option<Spanned<Sha256Hex>>,
+    sha1: Option<Spanned<Sha1Hex>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPoolFile {
+    path: Spanned<String>,
+    sha256: Option<Sha256Hex>,
+    sha1: Option<Sha1Hex>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Nix,
+    Debian,
+    Url,
+    File,
+}
+
+/// What a source is for that does not say.
+pub const DEFAULT_ARCH: &str = "x86_64";
+/// What the guest's agent and QEMU's command line are made for.
+const ARCHES: [&str; 2] = [DEFAULT_ARCH, "aarch64"];
+
+/// Which keys each kind takes beside `kind`.
+const KEYS: [(Kind, &str, &[&str]); 4] = [
+    (Kind::Nix, "nix", &["attribute"]),
+    (Kind::Debian, "debian", &["release", "arch", "files"]),
+    (Kind::Url, "url", &["release", "arch", "url", "sha256", "sha1"]),
+    (Kind::File, "file", &["release", "arch", "path", "sha256", "sha1"]),
+];
+
+impl RawSource {
+    /// The keys that were given, each with where it stands.
+    fn given(&self) -> Vec<(&'static str, Range<usize>)> {
+        let keys = [
+            ("attribute", self.attribute.as_ref().map(Spanned::span)),
+            ("release", self.release.as_ref().map(Spanned::span)),
+            ("arch", self.arch.as_ref().map(Spanned::span)),
+            ("files", self.files.as_ref().map(Spanned::span)),
+            ("url", self.url.as_ref().map(Spanned::span)),
+            ("path", self.path.as_ref().map(Spanned::span)),
+            ("sha256", self.sha256.as_ref().map(Spanned::span)),
+            ("sha1", self.sha1.as_ref().map(Spanned::span)),
+        ];
+        keys.into_iter().filter_map(|(key, span)| Some((key, span?))).collect()
+    }
+}
+
+fn check(raw: RawFile) -> Result<Vec<Pin>, Problem> {
+    let mut seen = HashMap::new();
+    let mut pins = Vec::with_capacity(raw.kernel.len());
+    for pin in raw.kernel {
+        let name = &pin.get_ref().name;
+        if seen.insert(name.get_ref().clone(), ()).is_some() {
+            let message = format!("the name {:?} is taken by a pin above", name.get_ref());
+            return Err(Problem::new(name, message));
+        }
+        pins.push(check_pin(pin)?);
+    }
+    Ok(pins)
+}
+
+fn check_pin(raw: Spanned<RawPin>) -> Result<Pin, Problem> {
+    let span = raw.span();
+    let at = |message: &str| Problem { span: span.clone(), message: message.to_owned() };
+    let raw = raw.into_inner();
+    check_name(&raw.name)?;
+    if raw.why.get_ref().trim().is_empty() || raw.why.get_ref().contains('\n') {
+        return Err(Problem::new(&raw.why, "expected one line on why this kernel is pinned"));
+    }
+    let expected = match (raw.release, raw.series) {
+        (Some(release), None) => Expected::Exact(check_release(release)?),
+        (None, Some(series)) => Expected::Series(check_series(series)?),
+        _ => return Err(at("expected either `release` (exactly that) or `series` (that prefix)")),
+    };
+    if raw.source.is_empty() {
+        return Err(at("expected at least one [[kernel.source]]"));
+    }
+    let sources = raw
+        .source
+        .into_iter()
+        .map(|source| check_source(source, &expected))
+        .collect::<Result<_, _>>()?;
+    Ok(Pin {
+        name: raw.name.into_inner(),
+        expected,
+        why: raw.why.into_inner().trim().to_owned(),
+        sources,
+    })
+}
+
+/// A name is also a directory's name, a CI job's name, and one item of a comma-separated list.
+fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
+    name_problem(name.get_ref()).map_or(Ok(()), |message| Err(Problem::new(name, message)))
+}
+
+/// Checks a name that a pin is to get.
+pub fn check_new_name(name: &str) -> Result<()> {
+    name_problem(name).map_or(Ok(()), |message| Err(Exit::usage(message)))
+}
+
+fn name_problem(name: &str) -> Option<String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    let good = name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let expected = "expected a name of letters, digits, `.`, `_`, `+` and `-`";
+    (!good).then(|| format!("{expected}, found {name:?}"))
+}
+
+fn check_release(release: Spanned<String>) -> Result<String, Problem> {
+    let text = release.get_ref();
+    let good = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.contains('.')
+        && !text.contains(|c: char| c.is_whitespace() || c == '/');
+    if good {
+        return Ok(release.into_inner());
+    }
+    let message = format!("expected a release such as \"6.1.0-47-amd64\", found {text:?}");
+    Err(Problem::new(&release, message))
+}
+
+fn check_series(series: Spanned<String>) -> Result<String, Problem> {
+    let text = series.get_ref();
+    let numbers = text.strip_suffix('.').map(|numbers| numbers.split('.').collect::<Vec<_>>());
+    let digits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if numbers.is_some_and(|parts| parts.len() >= 2 && parts.iter().all(digits)) {
+        return Ok(series.into_inner());
+    }
+    let message =
+        format!("expected a series that ends in a dot, such as \"5.15.\", found {text:?}");
+    Err(Problem::new(&series, message))
+}
+
+fn check_source(raw: Spanned<RawSource>, expected: &Expected) -> Result<Source, Problem> {
+    let span = raw.span();
+    let raw = raw.into_inner();
+    check_keys(&raw, &span)?;
+    let missing = |key: &str| Problem {
+        span: span.clone(),
+        message: format!("expected the key `{key}` in this source"),
+    };
+    let release = raw.release.map(|release| check_source_release(release, expected)).transpose()?;
+    let pinned = Pinned {
+        sha256: raw.sha256.map(Spanned::into_inner),
+        sha1: raw.sha1.map(Spanned::into_inner),
+    };
+    let hashed = || match pinned.is_stated() {
+        true => Ok(pinned.clone()),
+        false => Err(missing("sha256")),
+    };
+    let place = match raw.kind {
+        Kind::Nix => {
+            check_attribute(&raw.attribute.ok_or_else(|| missing("attribute"))?)?;
+            Place::Nix
+        }
+        Kind::Debian => Place::Debian(check_files(raw.files.ok_or_else(|| missing("files"))?)?),
+        Kind::Url => Place::Url(check_url(&raw.url.ok_or_else(|| missing("url"))?)?, hashed()?),
+        Kind::File => Place::File(check_path(raw.path.ok_or_else(|| missing("path"))?)?, hashed()?),
+    };
+    let arch = match raw.kind {
+        Kind::Nix => None,
+        _ => Some(raw.arch.map_or_else(|| Ok(DEFAULT_ARCH.to_owned()), check_arch)?),
+    };
+    Ok(Source { place, release, arch })
+}
+
+fn check_keys(raw: &RawSource, span: &Range<usize>) -> Result<(), Problem> {
+    let (_, kind, allowed) = KEYS
+        .into_iter()
+        .find(|(kind, ..)| *kind == raw.kind)
+        .ok_or_else(|| Problem { span: span.clone(), message: "unknown kind".to_owned() })?;
+    match raw.given().into_iter().find(|(key, _)| !allowed.contains(key)) {
+        None => Ok(()),
+        Some((key, span)) => {
+            let allowed = allowed.join("`, `");
+            let message =
+                format!("a `{kind}` source has no key `{key}`; it takes `kind`, `{allowed}`");
+            Err(Problem { span, message })
+        }
+    }
+}
+
+fn check_source_release(release: Spanned<String>, expected: &Expected) -> Result<String, Problem> {
+    if !expected.accepts(release.get_ref()) {
+        let message =
+            format!("expected a release that fits the pin's, found {:?}", release.get_ref());
+        return Err(Problem::new(&release, message));
+    }
+    check_release(release)
+}
+
+/// The flake reads it; here it is only checked.
+fn check_attribute(attribute: &Spanned<String>) -> Result<(), Problem> {
+    let text = attribute.get_ref();
+    let good = |c: char| c.is_ascii_alphanumeric() || "_-'".contains(c);
+    if !text.is_empty() && text.chars().all(good) {
+        return Ok(());
+    }
+    let message = format!("expected a Nix attribute such as \"linux_5_4\", found {text:?}");
+    Err(Problem::new(attribute, message))
+}
+
+fn check_arch(arch: Spanned<String>) -> Result<String, Problem> {
+    if ARCHES.contains(&arch.get_ref().as_str()) {
+        return Ok(arch.into_inner());
+    }
+    let message = format!("expected one of {}, found {:?}", ARCHES.join(", "), arch.get_ref());
+    Err(Problem::new(&arch, message))
+}
+
+fn check_path(path: Spanned<String>) -> Result<PathBuf, Problem> {
+    if path.get_ref().is_empty() {
+        return Err(Problem::new(&path, "expected a path, relative to the workspace"));
+    }
+    Ok(path.into_inner().into())
+}
+
+fn check_files(files: Spanned<Vec<Spanned<RawPoolFile>>>) -> Result<Vec<PoolFile>, Problem> {
+    if files.get_ref().is_empty() {
+        return Err(Problem::new(&files, "expected at least one file"));
+    }
+    files.into_inner().into_iter().map(check_file).collect()
+}
+
+fn check_file(raw: Spanned<RawPoolFile>) -> Result<PoolFile, Problem> {
+    let span = raw.span();
+    let RawPoolFile { path, sha256, sha1 } = raw.into_inner();
+    let pinned = Pinned { sha256, sha1 };
+    if !pinned.is_stated() {
+        return Err(Problem { span, message: "expected `sha256` (or, weaker, `sha1`)".to_owned() });
+    }
+    let text = path.get_ref();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+~-".contains(c);
+    let good = text.starts_with("pool/")
+        && text.ends_with(".deb")
+        && text.chars().all(plain)
+        && !text.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+    if !good {
+        let message = format!("expected a pool path, `pool/….deb`, found {text:?}");
+        return Err(Problem::new(&path, message));
+    }
+    Ok(PoolFile { path: path.into_inner(), pinned })
+}
+
+fn check_url(url: &Spanned<String>) -> Result<Url, Problem> {
+    let problem = |why: String| {
+        Problem::new(url, format!("expected an https address, found {:?}{why}", url.get_ref()))
+    };
+    let parsed = Url::parse(url.get_ref()).map_err(|error| problem(format!(": {error}")))?;
+    if parsed.scheme() != "https" || parsed.host_str().is_none() {
+        return Err(problem(String::new()));
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,131 @@
+//! Finding image, modules and configuration in a directory, however it was laid out.
+
+use std::path::{Path, PathBuf};
+
+/// What a directory holds of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The bootable image.
+    pub image: PathBuf,
+    /// `…/lib/modules/<release>`.
+    pub modules: Option<PathBuf>,
+    /// Its configuration, a text file.
+    pub config: Option<PathBuf>,
+}
+
+/// Where images are: a built kernel's tree, Nix's output, packages unpacked, a `/boot`.
+const IMAGES: [&str; 8] = [
+    "bzImage",
+    "Image",
+    "vmlinuz",
+    "arch/x86/boot/bzImage",
+    "arch/x86_64/boot/bzImage",
+    "arch/arm64/boot/Image",
+    "boot/bzImage",
+    "boot/vmlinuz",
+];
+/// Directories in which a file called `vmlinuz-<release>` may be.
+const VERSIONED: [&str; 2] = ["boot", "."];
+/// Where modules are, each with a directory per release.
+const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+
+/// Looks for a kernel in `dir`; `None` when there is no image in any place known.
+///
+/// When several releases are there, the image whose release has modules wins, then the last by name.
+pub fn find(dir: &Path) -> Option<Tree> {
+    let releases = module_directories(dir);
+    let fixed = IMAGES.iter().map(|place| dir.join(place)).find(|path| path.is_file());
+    let image =
+        fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases))?;
+    let modules = match release_of(&image) {
+        Some(release) => releases.into_iter().find(|path| path.ends_with(&release)),
+        None if releases.len() == 1 => releases.into_iter().next(),
+        None => None,
+    };
+    let config = config_near(dir, &image, modules.as_deref());
+    Some(Tree { image, modules, config })
+}
+
+/// What belongs to an image that was named by itself: `/boot/vmlinuz-<release>` has its modules in `/lib/modules`,
+/// a kernel tree's `arch/x86/boot/bzImage` its configuration at the top.
+pub fn around(image: &Path) -> Tree {
+    let real = image.canonicalize().unwrap_or_else(|_| image.to_owned());
+    let beside = real.parent().unwrap_or(Path::new("/"));
+    let build = IMAGES.iter().filter(|place| place.starts_with("arch/")).find_map(|place| {
+        real.ends_with(place).then(|| real.ancestors().nth(place.split('/').count()))?
+    });
+    let release = release_of(image);
+    let modules = release.as_deref().and_then(|release| {
+        let above = beside.parent()?;
+        let installed = MODULES.iter().map(|place| above.join(place).join(release));
+        let own = beside.ends_with(release).then(|| beside.to_owned());
+        own.into_iter().chain(installed).find(|path| path.is_dir())
+    });
+    let config = config_near(build.unwrap_or(beside), &real, modules.as_deref());
+    Tree { image: image.to_owned(), modules, config }
+}
+
+fn release_of(image: &Path) -> Option<String> {
+    super::image::inspect(image).ok()?.release
+}
+
+fn module_directories(dir: &Path) -> Vec<PathBuf> {
+    let all = MODULES.iter().flat_map(|place| entries(&dir.join(place)));
+    all.filter(|path| path.is_dir()).collect()
+}
+
+/// `lib/modules/<release>/vmlinuz`: Fedora, and Debian from 7.x on.
+fn beside_modules(releases: &[PathBuf]) -> Option<PathBuf> {
+    releases.iter().rev().map(|dir| dir.join("vmlinuz")).find(|path| path.is_file())
+}
+
+/// `boot/vmlinuz-<release>`.
+fn versioned(dir: &Path, releases: &[PathBuf]) -> Option<PathBuf> {
+    let is_image = |path: &PathBuf| suffix(path, "vmlinuz-").is_some() && path.is_file();
+    let mut images: Vec<_> =
+        VERSIONED.iter().flat_map(|place| entries(&dir.join(place))).filter(is_image).collect();
+    let has_modules = |image: &PathBuf| {
+        suffix(image, "vmlinuz-")
+            .is_some_and(|release| releases.iter().any(|r| r.ends_with(release)))
+    };
+    match images.iter().rposition(has_modules) {
+        Some(index) => Some(images.swap_remove(index)),
+        None => images.pop(),
+    }
+}
+
+/// The configuration that belongs to `image`: by its release in its name, else the only one in a place known.
+fn config_near(dir: &Path, image: &Path, modules: Option<&Path>) -> Option<PathBuf> {
+    let beside = image.parent().unwrap_or(dir);
+    let versioned = suffix(image, "vmlinuz-").map(|release| format!("config-{release}"));
+    let of_modules = modules.and_then(Path::file_name).map(|release| {
+        let mut name = std::ffi::OsString::from("boot/config-");
+        name.push(release);
+        dir.join(name)
+    });
+    let candidates = [
+        versioned.map(|name| beside.join(name)),
+        of_modules,
+        modules.map(|modules| modules.join("config")),
+        Some(beside.join("config")),
+        Some(beside.join(".config")),
+        Some(dir.join("config")),
+        Some(dir.join(".config")),
+    ];
+    candidates.into_iter().flatten().find(|path| path.is_file())
+}
+
+fn suffix<'a>(path: &'a Path, prefix: &str) -> Option<&'a str> {
+    path.file_name()?.to_str()?.strip_prefix(prefix)
+}
+
+/// A directory's entries, sorted by name; none when it cannot be read.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    paths.sort();
+    paths
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask test --local`: the root tests on this machine's own kernel, through sudo.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::exit;
+use crate::metadata::Metadata;
+use crate::payload::{Payload, Source};
+use crate::tools::{self, Tool};
+
+/// Builds the tests and runs them as root.
+///
+/// # Errors
+/// When they do not compile or cannot be started.
+pub fn run() -> Result<u8> {
+    let payload = Payload::build(&Metadata::load()?, &Source::here(), &[])?;
+    let mut code = exit::OK;
+    for binary in payload.test_binaries() {
+        let mut command = as_root()?;
+        // sudo empties the environment, so it goes through env(1).
+        for (name, value) in payload.env_here() {
+            let mut pair = std::ffi::OsString::from(format!("{name}="));
+            pair.push(value);
+            command.arg(pair);
+        }
+        // One at a time: they share the kernel's one trace buffer.
+        command.arg(binary).arg("--test-threads=1");
+        let status =
+            command.status().with_context(|| format!("cannot run {}", binary.display()))?;
+        if !status.success() {
+            code = exit::FAILED;
+        }
+    }
+    Ok(code)
+}
+
+/// `env`, run by root.
+fn as_root() -> Result<Command> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(Command::new("env"));
+    }
+    let mut sudo = Command::new(tools::find(Tool::Sudo)?);
+    sudo.args(["--", "env"]);
+    Ok(sudo)
+}

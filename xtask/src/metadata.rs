@@ -1,0 +1,118 @@
+//! `[workspace.metadata.vmtest]` in Cargo.toml: all that the harness knows of the program.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::exit::Exit;
+use crate::paths;
+
+/// The program under test, as its author describes it; docs/your-own-program.md explains each key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Metadata {
+    /// The package that holds the program and its tests.
+    pub package: String,
+    /// Features to build it with for the guest.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// The test targets that are run in the guest.
+    pub tests: Vec<String>,
+    /// What the program prints once its BPF programs are attached.
+    pub ready_line: String,
+    /// Files that list the kernel options needed, relative to the workspace.
+    #[serde(default)]
+    pub kconfig: Vec<PathBuf>,
+    /// Further files for the guest, relative to the workspace; they keep their path below the payload.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
+    /// The guest's memory in MiB.
+    #[serde(default = "default_memory")]
+    pub memory_mib: u32,
+    /// The longest one test may take, in seconds.
+    #[serde(default = "default_test_timeout")]
+    pub test_timeout_s: f64,
+}
+
+fn default_memory() -> u32 {
+    512
+}
+
+fn default_test_timeout() -> f64 {
+    60.0
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    workspace: Workspace,
+}
+
+#[derive(Deserialize)]
+struct Workspace {
+    metadata: Tables,
+}
+
+#[derive(Deserialize)]
+struct Tables {
+    vmtest: Metadata,
+}
+
+impl Metadata {
+    /// Reads the workspace's Cargo.toml, or the file that `$VMTEST_METADATA` names in its place (the
+    /// harness's own tests run programs that misbehave).
+    ///
+    /// # Errors
+    /// When the table is missing or holds a key that is unknown or of the wrong type.
+    pub fn load() -> Result<Self> {
+        let other = std::env::var_os("VMTEST_METADATA").map(PathBuf::from);
+        let path = other.unwrap_or_else(|| paths::workspace().join("Cargo.toml"));
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let manifest: Manifest = toml::from_str(text).map_err(|error| {
+            Exit::usage(format!("{}: [workspace.metadata.vmtest]: {error}", path.display()))
+        })?;
+        Ok(manifest.workspace.metadata.vmtest)
+    }
+
+    /// The kconfig fragments' absolute paths.
+    pub fn kconfig_paths(&self) -> Vec<PathBuf> {
+        self.kconfig.iter().map(|path| paths::workspace().join(path)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const BASE: &str =
+        "[workspace.metadata.vmtest]\npackage = 'p'\ntests = ['t']\nready-line = 'r'\n";
+
+    #[test]
+    fn this_workspace_has_the_table() {
+        let metadata = Metadata::load().unwrap();
+        assert!(!metadata.tests.is_empty());
+        for path in metadata.kconfig_paths() {
+            assert!(path.is_file(), "{} does not exist", path.display());
+        }
+    }
+
+    #[test]
+    fn optional_keys_have_defaults() {
+        let metadata = Metadata::parse(BASE, Path::new("Cargo.toml")).unwrap();
+        assert_eq!(metadata.memory_mib, 512);
+        assert!(metadata.features.is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let text = format!("{BASE}redy-line = 'x'\n");
+        let error = Metadata::parse(&text, Path::new("Cargo.toml")).unwrap_err().to_string();
+        assert!(error.contains("redy-line") && error.contains("line 5"), "{error}");
+    }
+}

@@ -1,0 +1,369 @@
+//! The guard: the small process between `xtask` and a program it starts, which ends that program and all it started
+//! when `xtask` is gone, in whatever way it went.
+//!
+//! `xtask` re-executes itself as the guard. Three facts of Linux make it work:
+//!
+//! - a pidfd of `xtask` becomes readable when the whole process is dead, `SIGKILL` included (pidfd_open(2), Linux 5.3).
+//!   `PR_SET_PDEATHSIG` would not do: it fires when the *thread* dies that started the guard;
+//! - a subreaper inherits its descendants' orphans (prctl(2), `PR_SET_CHILD_SUBREAPER`), so that whatever is killed here
+//!   hands its children over, until there are none: a program cannot leave by forking twice or by setsid;
+//! - the guard leads a session of its own, so that nothing typed at a terminal reaches it or the program.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getppid, setsid};
+
+/// The first argument that makes `xtask` a guard: `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`.
+pub const ARGUMENT: &str = "__guard";
+
+/// The exit code of a guard that could not do its work; the reason is on its standard error.
+const GUARD_FAILED: i32 = 125;
+
+/// What the guard writes to its report descriptor once: how starting the program went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// The program runs under this pid.
+    Started(i32),
+    /// It could not be started: an errno.
+    Failed(i32),
+}
+
+impl Report {
+    /// Bytes on the wire.
+    pub const SIZE: usize = 8;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (pid, errno) = match self {
+            Self::Started(pid) => (pid, 0),
+            Self::Failed(errno) => (0, errno),
+        };
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&pid.to_ne_bytes());
+        bytes[4..].copy_from_slice(&errno.to_ne_bytes());
+        bytes
+    }
+
+    /// Reads what [`become_guard_if_asked`]'s process wrote.
+    pub fn from_bytes([a, b, c, d, e, f, g, h]: [u8; Self::SIZE]) -> Self {
+        match i32::from_ne_bytes([e, f, g, h]) {
+            0 => Self::Started(i32::from_ne_bytes([a, b, c, d])),
+            errno => Self::Failed(errno),
+        }
+    }
+}
+
+/// Is this process to be a guard? Then it is one, and this never returns. To be called first thing in `main`.
+pub fn become_guard_if_asked() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) {
+        return;
+    }
+    match run(args) {
+        Ok(status) => exit_like(status),
+        Err(error) => {
+            eprintln!("error: the guard of a program that xtask started: {error}");
+            std::process::exit(GUARD_FAILED);
+        }
+    }
+}
+
+fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
+    let parent = Pid::from_raw(number(args.next())?);
+    let report = take_report_fd(number(args.next())?)?;
+    let program = args.next().ok_or_else(|| io::Error::other("no program was named"))?;
+
+    let parent_alive = pidfd_open(parent)?;
+    if getppid() != parent {
+        // It died before it could be watched, and took its purpose with it.
+        return Err(io::Error::other("xtask is gone"));
+    }
+    setsid()?;
+    prctl::set_name(c"vmtest-guard")?;
+    prctl::set_child_subreaper(true)?;
+    let signals = block_signals()?;
+
+    let program = match start(&program, args) {
+        Ok(pid) => {
+            send(report, Report::Started(pid.as_raw()))?;
+            pid
+        }
+        Err(error) => {
+            send(report, Report::Failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
+            return Ok(ExitStatus::from_raw(GUARD_FAILED << 8));
+        }
+    };
+    // What was handed to the program must be the program's alone: a pipe it closes has to read as closed.
+    let status = close_inherited(&[parent_alive.as_fd(), signals.as_fd()])
+        .and_then(|()| watch(program, parent_alive.as_fd(), &signals));
+    let late_status = end_descendants(program)?;
+    Ok(status?.or(late_status).unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL)))
+}
+
+fn number(arg: Option<OsString>) -> io::Result<i32> {
+    arg.as_deref()
+        .and_then(OsStr::to_str)
+        .and_then(|arg| arg.parse().ok())
+        .ok_or_else(|| io::Error::other("expected `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`"))
+}
+
+fn take_report_fd(raw: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl does not touch memory; should the number be of no open descriptor, it says so.
+    let raw = Errno::result(unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) }).map(|new| {
+        // SAFETY: as above; whoever started the guard handed this number over and nothing else here uses it.
+        unsafe { libc::close(raw) };
+        new
+    })?;
+    // SAFETY: fcntl just made it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn send(report: OwnedFd, message: Report) -> io::Result<()> {
+    match File::from(report).write_all(&message.to_bytes()) {
+        // Nobody reads it any more: xtask died, which the watch is about to see.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes the signals that matter here readable from a descriptor instead of deadly.
+fn block_signals() -> io::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    for signal in
+        [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
+    {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Starts the program in a process group of its own; it dies when the guard does.
+fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pid> {
+    let guard = getpid();
+    let mut command = Command::new(program);
+    command.args(args).process_group(0);
+    // SAFETY: only system calls and no allocation between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            SigSet::empty().thread_set_mask()?;
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The guard may have died before that took effect.
+            if getppid() == guard { Ok(()) } else { Err(Errno::ESRCH.into()) }
+        });
+    }
+    // Not waited for through this handle: the watch reaps everything, orphans that it inherits included.
+    let child = command.spawn()?;
+    Ok(pid_of(child.id()))
+}
+
+fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // The listing's own descriptor is among them and is closed by now; closing it again does no harm.
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open {
+        if fd <= libc::STDERR_FILENO {
+            // SAFETY: replaces a standard descriptor by another valid one.
+            Errno::result(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
+        } else if fd != null.as_raw_fd() && keep.iter().all(|kept| kept.as_raw_fd() != fd) {
+            // SAFETY: inherited from xtask, so that nothing in this process owns it.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the program has ended, or has to: xtask is dead (`None`) or asks for it with a signal (`None`).
+fn watch(
+    program: Pid,
+    parent_alive: BorrowedFd<'_>,
+    signals: &SignalFd,
+) -> io::Result<Option<ExitStatus>> {
+    loop {
+        let mut fds = [
+            PollFd::new(parent_alive, PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            result => result?,
+        };
+        if fds[0].any().unwrap_or(true) {
+            return Ok(None);
+        }
+        while let Some(signal) = signals.read_signal()? {
+            if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                return Ok(None);
+            }
+        }
+        if let Reaped { program: Some(status), .. } = reap(program, WaitPidFlag::WNOHANG)? {
+            return Ok(Some(status));
+        }
+    }
+}
+
+/// What a round of waiting found.
+struct Reaped {
+    /// The program's status, if it was among the dead.
+    program: Option<ExitStatus>,
+    /// Whether any child is left.
+    children_left: bool,
+}
+
+/// Collects dead children: with `WNOHANG` those there are, without it also the first one there will be.
+fn reap(program: Pid, mut flags: WaitPidFlag) -> io::Result<Reaped> {
+    let mut reaped = Reaped { program: None, children_left: true };
+    loop {
+        let (pid, status) = match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::from_raw(code << 8)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::from_raw(signal as i32)),
+            Ok(_) => return Ok(reaped),
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECHILD) => {
+                reaped.children_left = false;
+                return Ok(reaped);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if pid == program {
+            reaped.program = Some(status);
+        }
+        flags |= WaitPidFlag::WNOHANG;
+    }
+}
+
+/// Kills everything below this process and waits until nothing is left; gives the program's status if it was still due.
+///
+/// A killed child's own children become the guard's, so that each round sees one generation more.
+fn end_descendants(program: Pid) -> io::Result<Option<ExitStatus>> {
+    let mut status = None;
+    let mut round = reap(program, WaitPidFlag::WNOHANG)?;
+    loop {
+        status = status.or(round.program);
+        if !round.children_left {
+            return Ok(status);
+        }
+        let me = getpid();
+        let mut killed = 0;
+        for process in processes()?.filter(|process| process.parent == me) {
+            // A process that changed to another user cannot be killed; waiting for it could take for ever.
+            killed += usize::from(kill(process.pid, Signal::SIGKILL).is_ok());
+        }
+        if killed == 0 {
+            return Ok(status);
+        }
+        round = reap(program, WaitPidFlag::empty())?;
+    }
+}
+
+/// Ends this process as the program ended: by its exit code, or by its signal.
+fn exit_like(status: ExitStatus) -> ! {
+    if let Some(signal) = status.signal().and_then(|number| Signal::try_from(number).ok()) {
+        // The program may have left a core dump; one of the guard would only mislead.
+        let _ = prctl::set_dumpable(false);
+        let _ = SigSet::all().thread_unblock();
+        // SAFETY: installs no handler.
+        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
+        let _ = nix::sys::signal::raise(signal);
+    }
+    std::process::exit(status.code().unwrap_or(GUARD_FAILED))
+}
+
+/// A process, as `/proc/PID/stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its parent.
+    pub parent: Pid,
+    /// The session it belongs to.
+    pub session: Pid,
+    /// Dead, and not yet collected by its parent.
+    pub zombie: bool,
+}
+
+/// Every process that this one can see.
+pub fn processes() -> io::Result<impl Iterator<Item = Process>> {
+    let listing = std::fs::read_dir("/proc")?;
+    Ok(listing.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        // It may be gone by now.
+        parse_stat(pid, &std::fs::read_to_string(entry.path().join("stat")).ok()?)
+    }))
+}
+
+/// proc_pid_stat(5): `pid (comm) state ppid pgrp session …`, where comm may hold anything, parentheses included.
+fn parse_stat(pid: i32, stat: &str) -> Option<Process> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    Some(Process {
+        pid: Pid::from_raw(pid),
+        parent: Pid::from_raw(parent),
+        session: Pid::from_raw(session),
+        zombie: matches!(state, "Z" | "X"),
+    })
+}
+
+/// A descriptor of a process; it is readable (poll) once the process is dead.
+pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) });
+    match raw {
+        // SAFETY: the kernel just made it, close-on-exec, for nobody else.
+        Ok(raw) => Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) }),
+        Err(Errno::ENOSYS) => {
+            Err(io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The standard library's idea of a pid as the system's.
+pub fn pid_of(id: u32) -> Pid {
+    // Pids are below 2^22 (proc_sys_kernel(5), pid_max).
+    Pid::from_raw(id as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_stat_line_is_read_past_a_hostile_command_name() {
+        let process = parse_stat(7, "7 (a) Z 1 2) S 3 4 5 0 -1").unwrap();
+        assert_eq!((process.parent, process.session), (Pid::from_raw(3), Pid::from_raw(5)));
+        assert!(!process.zombie);
+        assert!(parse_stat(7, "7 (a) Z 3 4 5 0").unwrap().zombie);
+        assert_eq!(parse_stat(7, "7 (a"), None);
+    }
+
+    #[test]
+    fn this_process_is_among_the_processes() {
+        let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
+        assert_eq!(me.parent, getppid());
+    }
+
+    #[test]
+    fn reports_survive_the_wire() {
+        for report in [Report::Started(4_194_303), Report::Failed(libc::ENOENT)] {
+            assert_eq!(Report::from_bytes(report.to_bytes()), report);
+        }
+    }
+}

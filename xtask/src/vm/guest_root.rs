@@ -1,0 +1,67 @@
+//! The guest's root directory: a static busybox, the agent, and nothing that takes time at boot.
+//!
+//! There is no udev (with it, a guest spends seconds probing drivers) and no shared library.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Where the agent is in a guest.
+pub const AGENT: &str = "/vmtest-agent";
+
+/// Directories that exist, empty, in every guest.
+pub const DIRECTORIES: &[&str] =
+    &["bin", "dev", "etc", "payload", "proc", "root", "run", "sys", "tmp"];
+
+/// Small files that programs expect.
+pub const FILES: &[(&str, &str)] = &[
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+];
+
+/// The names under which busybox is to be found in `/bin`.
+///
+/// # Errors
+/// When busybox cannot be run.
+pub fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let output = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .with_context(|| format!("cannot run {}", busybox.display()))?;
+    if !output.status.success() {
+        bail!("`{} --list` failed: {}", busybox.display(), output.status);
+    }
+    let names = String::from_utf8_lossy(&output.stdout);
+    let plain = |name: &&str| *name != "busybox" && !name.contains('/') && !name.is_empty();
+    Ok(names.lines().filter(plain).map(str::to_owned).collect())
+}
+
+/// Makes the root as a directory, to be shared with a guest.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn stage(root: &Path, busybox: &Path, agent: &Path) -> Result<()> {
+    for dir in DIRECTORIES {
+        create_dir(&root.join(dir))?;
+    }
+    for (name, text) in FILES {
+        fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
+    }
+    let copies = BTreeMap::from([("bin/busybox", busybox), (&AGENT[1..], agent)]);
+    for (name, from) in copies {
+        fs::copy(from, root.join(name))
+            .with_context(|| format!("cannot copy {} into the guest's root", from.display()))?;
+    }
+    for applet in applets(busybox)? {
+        symlink("busybox", root.join("bin").join(applet)).context("cannot link busybox")?;
+    }
+    Ok(())
+}
+
+fn create_dir(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}

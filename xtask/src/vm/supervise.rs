@@ -1,0 +1,367 @@
+//! Watches one guest from its start to its end, whatever started it, and says what was seen.
+//!
+//! Threads read the console, the channel and QEMU's monitor, and wait for the process; they send
+//! what they get to one loop, which sleeps until something arrives or a deadline passes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
+
+use super::channel::{self, Received};
+use super::console::{self, Console, Notice};
+use super::process::Guarded;
+use super::{Link, Ready, Started};
+use crate::interrupt::{Interrupt, Subscription};
+
+/// How long a kernel that has panicked may go on printing.
+const PANIC_GRACE: Duration = Duration::from_millis(700);
+/// How long the console of a guest that is gone may still take to arrive.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the start of the VM to the end of the job.
+    pub total: Duration,
+}
+
+/// Everything that was seen of a guest.
+#[derive(Debug)]
+pub struct Observed {
+    /// What the agent said when it was up.
+    pub ready: Option<Ready>,
+    /// From the start of the VM to the agent's first word.
+    pub boot: Option<Duration>,
+    /// From handing over the job to its end.
+    pub test: Option<Duration>,
+    /// Tests that ended, in the order in which they did.
+    pub outcomes: Vec<TestOutcome>,
+    /// The test that was running last.
+    pub running: Option<TestId>,
+    /// What the kernel says of the program.
+    pub facts: Option<Facts>,
+    /// What the guest's kernel printed.
+    pub console: Console,
+    /// Why it is over.
+    pub end: End,
+}
+
+/// Why a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The agent said that the job is done.
+    Finished,
+    /// The agent said that it cannot do the job.
+    AgentFailed(String),
+    /// The kernel panicked.
+    Panicked,
+    /// The deadline passed.
+    Deadline,
+    /// The guest shut down or rebooted by itself.
+    GuestShutdown,
+    /// The VM's process ended, and not because the guest wanted it to.
+    ProcessExited(ExitStatus),
+    /// What came over the channel was not the agent's.
+    Garbage(String),
+    /// The user, or the system, asked this program to stop.
+    Interrupted,
+}
+
+/// What the UI wants to know while a guest runs.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The agent is up and has the job.
+    Testing,
+    /// A test has begun.
+    Started(&'a TestId),
+    /// A test has ended.
+    Finished(&'a TestOutcome),
+}
+
+enum Seen {
+    Channel(Received),
+    Connected(UnixStream),
+    Console(Notice),
+    GuestShutdown,
+    Exited(ExitStatus),
+    Interrupted,
+}
+
+/// Runs a job in a guest that was just started, and ends the guest.
+///
+/// # Errors
+/// When the console's file cannot be created; nothing that the guest does is an error.
+pub fn run(
+    started: Started,
+    job: &Job,
+    limits: Limits,
+    console_log: &Path,
+    interrupt: &Interrupt,
+    progress: impl FnMut(Progress<'_>),
+) -> Result<Observed> {
+    let begun = Instant::now();
+    let recorder = console::record(console_log)
+        .with_context(|| format!("cannot create {}", console_log.display()))?;
+    let Started { process, console: consoles, channel, qmp, ready, .. } = started;
+    let shared = Arc::new(Shared {
+        console: Mutex::new(Console::default()),
+        recorder: Mutex::new(recorder),
+    });
+    let (sender, seen) = mpsc::channel();
+    let subscription = interrupt.subscribe({
+        let sender = sender.clone();
+        move || drop(sender.send(Seen::Interrupted))
+    });
+    let _closers = [channel.closer(), qmp.as_ref().and_then(Link::closer)];
+
+    let drained = watch_consoles(consoles, &shared, &sender);
+    watch_channel(channel, job.token.clone(), sender.clone());
+    if let Some(qmp) = qmp {
+        watch_qmp(qmp, sender.clone());
+    }
+    let process = Arc::new(process);
+    watch_process(Arc::clone(&process), sender);
+
+    let mut watch = Watch {
+        job,
+        begun,
+        deadline: begun + limits.total,
+        stream: None,
+        job_sent: None,
+        panicked: false,
+        guest_shutdown: false,
+        exited: None,
+        subscription: Some(subscription),
+        progress,
+        observed: Observed::new(ready.clone()),
+    };
+    let end = watch.until_over(&seen);
+    process.kill().context("cannot end the virtual machine")?;
+    // With the VM gone the consoles close; what is still in them belongs to the story.
+    let _ = drained.recv_timeout(DRAIN);
+    let mut observed = watch.observed;
+    observed.console = shared.take_console();
+    observed.end =
+        if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
+    Ok(observed)
+}
+
+impl Observed {
+    fn new(ready: Option<Ready>) -> Self {
+        Self {
+            ready,
+            boot: None,
+            test: None,
+            outcomes: Vec::new(),
+            running: None,
+            facts: None,
+            console: Console::default(),
+            end: End::Deadline,
+        }
+    }
+}
+
+struct Watch<'a, P> {
+    job: &'a Job,
+    begun: Instant,
+    deadline: Instant,
+    stream: Option<UnixStream>,
+    job_sent: Option<Instant>,
+    panicked: bool,
+    guest_shutdown: bool,
+    exited: Option<ExitStatus>,
+    /// Given up once the process is gone, so that `seen` ends when the last reader has.
+    subscription: Option<Subscription<'a>>,
+    progress: P,
+    observed: Observed,
+}
+
+impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
+    fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let over = match seen.recv_timeout(left) {
+                Ok(seen) => self.take(seen),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    Some(self.when_silent())
+                }
+            };
+            if let Some(end) = over {
+                self.observed.test = self.job_sent.map(|sent| sent.elapsed());
+                return end;
+            }
+        }
+    }
+
+    fn when_silent(&mut self) -> End {
+        match self.exited.take() {
+            _ if self.panicked => End::Panicked,
+            Some(_) if self.guest_shutdown => End::GuestShutdown,
+            Some(status) => End::ProcessExited(status),
+            None => End::Deadline,
+        }
+    }
+
+    fn take(&mut self, seen: Seen) -> Option<End> {
+        match seen {
+            Seen::Connected(stream) => {
+                self.stream = Some(stream);
+                // A restored guest has said long ago that it is ready.
+                self.observed.ready.is_some().then(|| self.send_job()).flatten()
+            }
+            Seen::Channel(Received::Event(event)) => self.event(event),
+            // A serial line may carry noise before the agent owns it, never after.
+            Seen::Channel(Received::Garbage(text)) => {
+                self.job_sent.is_some().then_some(End::Garbage(text))
+            }
+            Seen::Console(Notice::Panic(_)) => {
+                self.panicked = true;
+                self.deadline = self.deadline.min(Instant::now() + PANIC_GRACE);
+                None
+            }
+            Seen::Console(Notice::PanicEnd) => self.panicked.then_some(End::Panicked),
+            Seen::GuestShutdown => {
+                self.guest_shutdown = true;
+                None
+            }
+            Seen::Exited(status) => {
+                // What it said last may still be on its way.
+                self.exited = Some(status);
+                self.subscription = None;
+                self.deadline = self.deadline.min(Instant::now() + DRAIN);
+                None
+            }
+            Seen::Interrupted => Some(End::Interrupted),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Ready { protocol, release, uptime_s } if self.job_sent.is_none() => {
+                self.observed.boot = Some(self.begun.elapsed());
+                self.observed.ready = Some(Ready { protocol, release, uptime_s });
+                self.send_job()
+            }
+            Event::Ready { .. } => Some(End::Garbage("the agent started a second time".into())),
+            Event::TestStarted(test) => {
+                (self.progress)(Progress::Started(&test));
+                self.observed.running = Some(test);
+                None
+            }
+            Event::TestFinished(outcome) => {
+                (self.progress)(Progress::Finished(&outcome));
+                self.observed.running = None;
+                self.observed.outcomes.push(outcome);
+                // More results than tests: whoever sends them is not our agent.
+                (self.observed.outcomes.len() > self.job.tests.len())
+                    .then(|| End::Garbage("more results than there are tests".into()))
+            }
+            Event::Facts(facts) => {
+                self.observed.facts = Some(facts);
+                None
+            }
+            Event::Finished => Some(End::Finished),
+            Event::Failed { reason } => Some(End::AgentFailed(reason)),
+        }
+    }
+
+    fn send_job(&mut self) -> Option<End> {
+        let Some(stream) = &self.stream else { return None };
+        self.job_sent = Some(Instant::now());
+        (self.progress)(Progress::Testing);
+        // When this fails the other end is gone, and its own watcher tells why.
+        let _ = channel::send_job(stream, self.job);
+        None
+    }
+}
+
+struct Shared {
+    console: Mutex<Console>,
+    recorder: Mutex<console::Recorder>,
+}
+
+impl Shared {
+    fn take_console(&self) -> Console {
+        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.finish(|_| {});
+        std::mem::take(&mut console)
+    }
+}
+
+/// Reads every console; the receiver hears when all are closed.
+fn watch_consoles(
+    consoles: Vec<Box<dyn Read + Send>>,
+    shared: &Arc<Shared>,
+    sender: &Sender<Seen>,
+) -> Receiver<()> {
+    let (open, closed) = mpsc::channel::<()>();
+    for from in consoles {
+        let (shared, sender, open) = (Arc::clone(shared), sender.clone(), open.clone());
+        std::thread::spawn(move || {
+            console::pump(from, |bytes| {
+                shared.recorder.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+                let mut console = shared.console.lock().unwrap_or_else(PoisonError::into_inner);
+                console.feed(bytes, |notice| drop(sender.send(Seen::Console(notice))));
+            });
+            drop(open);
+        });
+    }
+    closed
+}
+
+fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
+    std::thread::spawn(move || {
+        let Ok(stream) = channel::connect(link) else { return };
+        let Ok(writer) = stream.try_clone() else { return };
+        let _ = sender.send(Seen::Connected(writer));
+        let _ = channel::read(stream, &token, |received| {
+            let _ = sender.send(Seen::Channel(received));
+        });
+    });
+}
+
+/// QEMU's monitor says whether it was the guest that wanted to stop (docs/interop/qmp-spec.txt,
+/// qapi/run-state.json).
+fn watch_qmp(link: Link, sender: Sender<Seen>) {
+    #[derive(Deserialize)]
+    struct Message {
+        event: Option<String>,
+        data: Option<Data>,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        guest: Option<bool>,
+    }
+    std::thread::spawn(move || {
+        let Ok(mut stream) = channel::connect(link) else { return };
+        // Events are only sent once the greeting was answered.
+        let hello = b"{\"execute\":\"qmp_capabilities\"}\n";
+        if std::io::Write::write_all(&mut stream, hello).is_err() {
+            return;
+        }
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+            let shutdown = message.event.as_deref() == Some("SHUTDOWN");
+            if shutdown && message.data.and_then(|data| data.guest) == Some(true) {
+                let _ = sender.send(Seen::GuestShutdown);
+            }
+        }
+    });
+}
+
+fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
+    std::thread::spawn(move || {
+        if let Ok(status) = process.wait() {
+            let _ = sender.send(Seen::Exited(status));
+        }
+    });
+}

@@ -1,0 +1,172 @@
+//! The cold lane: boots a kernel through virtme-ng, the way its users know it.
+//!
+//! virtme-ng builds a shell command from what it is given, without quoting, and QEMU has syntax of
+//! its own in option values. So it is run in the run's own directory, and sees only short, plain,
+//! relative names, wherever the checkout is.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use vmtest_agent::PAYLOAD_DIR;
+
+use super::accel::Accel;
+use super::process::{Guarded, GuardedCommand};
+use super::{Lane, Link, Spec, Started, guest_root};
+use crate::kernels::{Kernel, modules};
+
+/// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
+/// (keyboards, virtio-fs, consoles) costs time and is not needed.
+const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+
+/// Boots through `vng`.
+#[derive(Debug, Clone)]
+pub struct Vng {
+    /// The `vng` program.
+    pub vng: PathBuf,
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+}
+
+impl Lane for Vng {
+    fn name(&self) -> &'static str {
+        "cold"
+    }
+
+    fn start(&self, spec: &Spec<'_>) -> Result<Started> {
+        let dir = spec.run.path();
+        let root = dir.join("root");
+        guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
+        spec.payload.stage(&root.join(&PAYLOAD_DIR[1..]))?;
+        stage_kernel(spec.kernel, &dir.join("kernel"))?;
+        let channel = listen(&dir.join("channel"))?;
+        let qmp = listen(&dir.join("qmp"))?;
+
+        let mut process = Guarded::spawn(self.command(spec)?)?;
+        let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+            bail!("virtme-ng was started without pipes");
+        };
+        Ok(Started {
+            process,
+            console: vec![Box::new(stderr), Box::new(stdout)],
+            channel: Link::Listening(channel),
+            qmp: Some(Link::Listening(qmp)),
+            payload: vmtest_agent::Payload::Directory(PAYLOAD_DIR.into()),
+            ready: None,
+        })
+    }
+}
+
+impl Vng {
+    fn command(&self, spec: &Spec<'_>) -> Result<GuardedCommand> {
+        let dir = spec.run.path();
+        symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
+        let mut command = GuardedCommand::new(&self.vng)?;
+        command
+            .current_dir(dir)
+            // virtme-ng reads a configuration there, and that of the user must not matter.
+            .env("HOME", dir)
+            // It makes its initramfs there; a full /tmp must not matter either.
+            .env("TMPDIR", dir)
+            .env("PATH", path_with(&self.vng)?)
+            .env_remove("KBUILD_OUTPUT")
+            .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
+            .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
+            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])
+            // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
+            .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
+            .arg("--verbose");
+        if spec.accel == Accel::Tcg {
+            command.arg("--disable-kvm");
+        }
+        for option in KERNEL_OPTIONS {
+            command.args(["--append", option]);
+        }
+        command.args(["--exec", guest_root::AGENT]);
+        command.args(qemu_options(spec.accel).iter().map(|opts| format!("--qemu-opts={opts}")));
+        command
+            // It opens its standard streams again by name, which truncates a regular file.
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
+/// serial line: warnings and worse are enough.
+const KERNEL_OPTIONS: &[&str] = &["loglevel=5"];
+
+/// Later options override virtme-ng's own.
+fn qemu_options(accel: Accel) -> Vec<String> {
+    vec![
+        format!("-cpu {}", accel.cpu()),
+        // The guest's second serial port is the agent's line.
+        "-chardev socket,id=vmtest-channel,path=channel".into(),
+        "-serial chardev:vmtest-channel".into(),
+        // QEMU's monitor tells whether it was the guest that wanted to stop.
+        "-chardev socket,id=vmtest-qmp,path=qmp".into(),
+        "-mon chardev=vmtest-qmp,mode=control".into(),
+    ]
+}
+
+/// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
+/// modprobe what to load. It finds there only what it needs.
+fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    symlink(&kernel.image, dir.join("vmlinuz"))
+        .with_context(|| format!("cannot link {}", kernel.image.display()))?;
+    let Some(release) = kernel.modules.as_deref().and_then(Path::file_name) else { return Ok(()) };
+    let modules_dir = dir.join("lib/modules").join(release);
+    fs::create_dir_all(&modules_dir)
+        .with_context(|| format!("cannot create {}", modules_dir.display()))?;
+    for module in modules::resolve(kernel, MODULES)? {
+        let path = modules_dir.join(format!("{}.ko", module.name));
+        fs::write(&path, &module.bytes)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    depmod(dir, release.as_ref())
+}
+
+fn depmod(dir: &Path, release: &Path) -> Result<()> {
+    // It complains of modules.order and modules.builtin, which only matter to those who load
+    // modules by alias.
+    let output = Command::new("depmod")
+        .env("PATH", path_with(Path::new("/sbin/depmod"))?)
+        .arg("-b")
+        .arg(dir)
+        .arg(release)
+        .output()
+        .context("cannot run depmod (Debian: apt install kmod)")?;
+    if !output.status.success() {
+        bail!("depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    let failed = || format!("cannot listen on {}", path.display());
+    // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
+    let parent = path.parent().with_context(failed)?;
+    let dir = fs::File::open(parent).with_context(failed)?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
+    let name = path.file_name().with_context(failed)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{fd}")).join(name);
+    UnixListener::bind(short).with_context(failed)
+}
+
+/// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
+/// of root's programs come last, since modprobe and depmod are there on Debian.
+fn path_with(program: &Path) -> Result<OsString> {
+    let own = program.parent().map(Path::to_owned);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
+        .context("PATH has an entry with a colon in it")
+}
