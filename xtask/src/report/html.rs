@@ -37,8 +37,9 @@ struct Page {
     rows: Vec<MatrixRow>,
     kernels: Vec<Kernel>,
     timeline: Timeline,
-    fact_columns: [(&'static str, &'static str); facts::COLUMNS.len()],
-    facts: Vec<[String; facts::COLUMNS.len()]>,
+    fact_columns: Vec<facts::Column>,
+    facts: Vec<facts::Row>,
+    fact_troubles: Vec<(String, String)>,
 }
 
 /// A test and what came of it on each kernel.
@@ -108,8 +109,9 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
         rows: matrix(run),
         kernels: kernels(run, logs)?,
         timeline: Timeline::of(run),
-        fact_columns: facts::COLUMNS,
+        fact_columns: facts::COLUMNS.into(),
         facts: facts::rows(run),
+        fact_troubles: facts::troubles(run),
     };
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);

@@ -50,7 +50,7 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
             .map(|k| trouble(k, &names, looks)),
     );
     if facts {
-        parts.push(facts_table(run, looks));
+        parts.push(facts_part(run, looks));
     }
     parts.push(run.sum() + "\n");
     parts.join("\n")
@@ -72,22 +72,25 @@ fn kernels(run: &RunReport, looks: Looks) -> String {
     print(table)
 }
 
-fn facts_table(run: &RunReport, looks: Looks) -> String {
+fn facts_part(run: &RunReport, looks: Looks) -> String {
     let rows = facts::rows(run);
     if rows.is_empty() {
         return "No kernel said anything of the program.\n".into();
     }
-    let mut table = borderless(&facts::COLUMNS.map(|(name, _)| name), looks);
+    let mut table = borderless(&facts::COLUMNS.map(|column| column.name), looks);
     for row in rows {
-        let numbers = 4..9;
-        table.add_row(row.into_iter().enumerate().map(|(column, cell)| {
-            match numbers.contains(&column) {
+        table.add_row(row.into_iter().zip(facts::COLUMNS).map(
+            |(cell, column)| match column.number {
                 true => Cell::new(cell).set_alignment(CellAlignment::Right),
                 false => Cell::new(cell),
-            }
-        }));
+            },
+        ));
     }
-    print(table)
+    let mut part = print(table);
+    for (kernel, trouble) in facts::troubles(run) {
+        part += &(wrap("", &format!("{kernel}: {trouble}"), looks).join("\n") + "\n");
+    }
+    part
 }
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
