@@ -10,7 +10,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
-use vmtest_agent::{TestId, TestOutcome};
+use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::json::moment;
 use super::logs::{self, LogPath};
@@ -18,7 +18,7 @@ use super::timeline::Timeline;
 use super::words::{self, TestNames};
 use super::{RunReport, facts};
 use crate::text;
-use crate::verdict::{KernelReport, Standing, Verdict};
+use crate::verdict::{KernelReport, Standing};
 
 /// Bytes of a test's output that are shown at its beginning, and at its end.
 const OUTPUT: usize = 8 * 1024;
@@ -148,9 +148,9 @@ fn cell(kernel_index: usize, kernel: &KernelReport, test: &TestId) -> Cell {
     let outcome = kernel.tests.iter().enumerate().find(|(_, outcome)| outcome.test == *test);
     let (result, words, link) = match outcome {
         Some((index, outcome)) => {
-            let result = words::result(&outcome.result);
-            let link = (result != "passed").then(|| failure_id(kernel_index, index));
-            (result, words::sentence(&outcome.result), link)
+            let failed = outcome.result != TestResult::Passed;
+            let link = failed.then(|| failure_id(kernel_index, index));
+            (words::result(&outcome.result), words::sentence(&outcome.result), link)
         }
         None if kernel.missing.contains(test) => (words::NOT_RUN, "not run".into(), None),
         None => ("not-asked", "not asked for".into(), None),
@@ -186,13 +186,10 @@ fn section(
     log: Option<&str>,
     names: &TestNames,
 ) -> Result<Kernel> {
-    let outcomes = kernel
-        .tests
-        .iter()
-        .enumerate()
-        .filter(|(_, outcome)| words::result(&outcome.result) != "passed");
-    let failures: Vec<Failure> =
-        outcomes.map(|(test, outcome)| failure(failure_id(index, test), outcome, names)).collect();
+    let outcomes = kernel.tests.iter().enumerate();
+    let failures = outcomes.filter(|(_, outcome)| outcome.result != TestResult::Passed);
+    let failure = |(test, outcome)| failure(failure_id(index, test), outcome, names);
+    let failures: Vec<Failure> = failures.map(failure).collect();
     let console = match (&kernel.console_log, log) {
         (Some(file), Some(path)) => Some(Console { path: path.into(), text: console(file)? }),
         _ => None,
@@ -206,11 +203,7 @@ fn section(
         standing: standing(kernel),
         mark: words::mark(kernel),
         words: summary(kernel),
-        reason: if kernel.verdict == Verdict::Pass {
-            String::new()
-        } else {
-            text::line(&kernel.reason)
-        },
+        reason: text::line(&kernel.reason),
         excerpt: words::excerpt(kernel).join("\n"),
         failures,
         not_run: kernel.missing.iter().map(|test| names.name(test)).collect(),
