@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod cargo;
 mod completions;
 mod doctor;
 mod engine;

@@ -63,7 +63,8 @@ impl StaticBuild {
                 None => missing.push(archive),
             }
         }
-        let mut rustflags = vec!["-C", "target-feature=+crt-static"];
+        let mut rustflags =
+            vec!["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
         if found.iter().any(|path| path.ends_with("libelf.a") && needs_zstd(path)) {
             match find(ZSTD.file)? {
                 Some(path) => found.push(path),

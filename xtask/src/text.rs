@@ -4,10 +4,10 @@
 //! and erase, bidirectional overrides make a line read as another. Here they are removed or made visible.
 //! What the text *means* to a format (`<`, `|`, a backtick) is that format's business.
 
-use std::borrow::Cow;
-
 /// Spaces that stand for a tab: the reader's tab stops are not the guest's.
 const TAB: &str = "    ";
+/// Stands for a character that has no picture.
+const UNSHOWABLE: char = '\u{fffd}';
 
 /// Several lines: complete escape sequences are gone, other control characters are visible,
 /// lines end in `\n` only.
@@ -22,11 +22,19 @@ pub fn line(raw: &str) -> String {
     block(raw.trim_end()).replace('\n', " ")
 }
 
-/// The last `count` lines of a text, without trailing blank ones, and how many lines were left out.
-pub fn tail(text: &str, count: usize) -> (Vec<&str>, usize) {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
+/// The last `count` lines of what a guest wrote, without trailing blank ones, and how many lines were left out.
+pub fn tail(raw: &str, count: usize) -> (Vec<String>, usize) {
+    let lines: Vec<&str> = raw.trim_end().lines().collect();
     let skipped = lines.len().saturating_sub(count);
-    (lines[skipped..].to_vec(), skipped)
+    (lines[skipped..].iter().map(|raw| line(raw)).collect(), skipped)
+}
+
+/// What stands for the lines that [`tail`] left out.
+pub fn left_out(lines: usize) -> String {
+    match lines {
+        1 => "… 1 line before".into(),
+        lines => format!("… {lines} lines before"),
+    }
 }
 
 /// The end of a text, at most `width` characters of it: of a path that says more than its beginning.
@@ -39,22 +47,20 @@ pub fn end(text: &str, width: usize) -> String {
 }
 
 fn visible(line: &str) -> String {
-    console::strip_ansi_codes(line).chars().map(visible_char).collect()
-}
-
-fn visible_char(c: char) -> Cow<'static, str> {
-    match c {
-        '\t' => TAB.into(),
-        // U+2400 onwards are pictures of the control characters, in their order.
-        '\0'..='\x1f' => picture(u32::from(c)),
-        '\x7f' => picture(0x21),
-        c if c.is_control() || is_invisible(c) => "\u{fffd}".into(),
-        c => String::from(c).into(),
+    let mut shown = String::with_capacity(line.len());
+    for c in console::strip_ansi_codes(line).chars() {
+        match c {
+            '\t' => shown.push_str(TAB),
+            // U+2400 onwards are pictures of the control characters, in their order.
+            '\0'..='\x1f' => {
+                shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or(UNSHOWABLE))
+            }
+            '\x7f' => shown.push('\u{2421}'),
+            c if c.is_control() || is_invisible(c) => shown.push(UNSHOWABLE),
+            c => shown.push(c),
+        }
     }
-}
-
-fn picture(offset: u32) -> Cow<'static, str> {
-    char::from_u32(0x2400 + offset).map_or("\u{fffd}".into(), |c| String::from(c).into())
+    shown
 }
 
 /// Characters that reorder or hide their neighbours, and those that XML 1.0 forbids.
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn tail_counts_what_it_leaves_out() {
-        assert_eq!(tail("a\nb\nc\n\n", 2), (vec!["b", "c"], 1));
+        assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), (vec!["b".into(), "c".into()], 1));
         assert_eq!(tail("", 2), (vec![], 0));
     }
 }

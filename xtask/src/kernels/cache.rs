@@ -11,11 +11,13 @@
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,11 @@ const LAYOUT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
 const SUMS: &str = "SHA256SUMS";
 const TREE: &str = "tree";
+const KERNELS: &str = "kernels";
+const INCOMING: &str = "incoming";
+const LOCKS: &str = "locks";
+/// Saved guests, which the warm lane makes: a directory each, with a file `lock` that is locked while in use.
+const STATES: &str = "states";
 
 /// One source's place in the cache.
 #[derive(Debug, Clone)]
@@ -98,14 +105,19 @@ impl Entry {
         Ok(Some(Self { root: paths::cache()?, name: format!("{}-{id}", pin.name) }))
     }
 
+    /// Its name: the pin's, and what the hashes make.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The directory of the finished entry.
     pub fn dir(&self) -> PathBuf {
-        self.root.join("kernels").join(&self.name)
+        self.root.join(KERNELS).join(&self.name)
     }
 
     /// Where downloads for it go.
     pub fn incoming(&self) -> PathBuf {
-        self.root.join("incoming").join(&self.name)
+        self.root.join(INCOMING).join(&self.name)
     }
 
     /// Whether there is a finished entry, without looking into it.
@@ -115,15 +127,11 @@ impl Entry {
 
     /// Waits until no other run makes this entry; `waiting` is called if there is one.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<Flock<File>> {
-        let path = self.root.join("locks").join(&self.name);
-        let hint = || {
-            format!(
-                "cannot write to the cache {}: make it writable, or set VMTEST_CACHE_DIR to a directory that is",
-                self.root.display()
-            )
-        };
-        std::fs::create_dir_all(self.root.join("locks")).with_context(hint)?;
-        std::fs::create_dir_all(self.root.join("kernels")).with_context(hint)?;
+        let path = self.root.join(LOCKS).join(&self.name);
+        let hint = || cannot_write(&self.root);
+        for dir in [LOCKS, KERNELS] {
+            std::fs::create_dir_all(self.root.join(dir)).with_context(hint)?;
+        }
         let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = match Flock::lock(open().with_context(hint)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
@@ -131,12 +139,9 @@ impl Entry {
             Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
         };
         waiting();
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(lock),
-                Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
-            }
-        }
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(|| lock_failed(&path))
     }
 
     /// Looks whether the pinned kernel is here, and is it: its image is hashed.
@@ -153,6 +158,7 @@ impl Entry {
 
     fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
         let dir = self.dir();
+        hold(File::open(dir.join(MANIFEST)).context("it has no manifest")?);
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
         let found = digest::sha256_file(&image)
@@ -185,6 +191,45 @@ impl Entry {
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
+    /// Hashes every file again; returns how many there are.
+    ///
+    /// # Errors
+    ///
+    /// Names what is missing, changed, or should not be there.
+    pub fn verify(&self) -> Result<usize> {
+        let dir = self.dir();
+        let manifest = self.manifest()?;
+        let text = std::fs::read(dir.join(SUMS)).with_context(|| format!("cannot read {SUMS}"))?;
+        ensure!(digest::sha256(&text) == manifest.sums_sha256, "{SUMS} is not what was written");
+        let listed = String::from_utf8(text)?;
+        let listed: BTreeMap<&str, &str> =
+            listed.lines().filter_map(|line| line.split_once("  ")).map(|(h, p)| (p, h)).collect();
+        let mut files = Vec::new();
+        walk(&dir.join(TREE), &mut files)?;
+        let mut wrong = Vec::new();
+        for path in &files {
+            let name = path.strip_prefix(&dir)?.to_string_lossy().into_owned();
+            match (listed.get(name.as_str()), digest::sha256_file(path)) {
+                (Some(pinned), Ok(found)) if *pinned == found.as_str() => {}
+                (Some(_), Ok(_)) => wrong.push(format!("{name} is not what was unpacked")),
+                (None, _) => wrong.push(format!("{name} should not be there")),
+                (_, Err(error)) => wrong.push(format!("{name}: {error}")),
+            }
+        }
+        let lost = listed.keys().find(|name| !dir.join(name).is_file());
+        wrong.extend(lost.map(|name| format!("{name} is gone")));
+        match wrong.as_slice() {
+            [] => Ok(files.len()),
+            [one] => bail!("{one}"),
+            [first, others @ ..] => bail!("{first}, and {} more", others.len()),
+        }
+    }
+
+    /// Removes the entry; the caller holds the lock.
+    pub fn remove(&self) -> Result<()> {
+        remove_all(&self.dir())
+    }
+
     /// Makes the entry of what was downloaded; the caller holds the lock.
     pub fn make(
         &self,
@@ -211,21 +256,25 @@ impl Entry {
     }
 }
 
-/// Checks bytes that were read from `path` against `SHA256SUMS`, if the file is one of the cache's.
-pub fn check_unpacked(path: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(entry) = path.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
-        return Ok(());
+/// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
+pub fn listing(dir: &Path) -> Result<Option<Vec<(PathBuf, String)>>> {
+    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
+        return Ok(None);
     };
-    let relative = path.strip_prefix(entry)?.to_str().context("a name that is not UTF-8")?;
-    let list = entry.join(SUMS);
-    let sums = std::fs::read_to_string(&list)
-        .with_context(|| format!("cannot read {}", list.display()))?;
-    let pinned = sums.lines().find_map(|line| line.strip_suffix(relative)?.strip_suffix("  "));
-    ensure!(
-        pinned == Some(digest::sha256(bytes).as_str()),
-        "it is not what was unpacked; `cargo xtask kernels verify` drops what is damaged"
-    );
-    Ok(())
+    let path = entry.join(SUMS);
+    let sums = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let prefix = format!("{}/", dir.strip_prefix(entry)?.display());
+    let file = |line: &str| {
+        let (hash, path) = line.split_once("  ")?;
+        Some((PathBuf::from(path.strip_prefix(&prefix)?), hash.to_owned()))
+    };
+    Ok(Some(sums.lines().filter_map(file).collect()))
+}
+
+fn cannot_write(dir: &Path) -> String {
+    let dir = dir.display();
+    format!("cannot write to the cache {dir}: make it writable, or set VMTEST_CACHE_DIR")
 }
 
 fn lock_failed(path: &Path) -> String {
@@ -296,6 +345,98 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A directory for a download that has no entry yet; it is removed when it is dropped.
+pub fn scratch(name: &str) -> Result<tempfile::TempDir> {
+    let incoming = paths::cache()?.join(INCOMING);
+    let make = || {
+        std::fs::create_dir_all(&incoming)?;
+        let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
+        hold(File::open(dir.path())?);
+        Ok::<_, std::io::Error>(dir)
+    };
+    make().with_context(|| cannot_write(&incoming))
+}
+
+/// Something in the cache that is of no use any more.
+pub struct Stale {
+    /// What would be removed.
+    pub path: PathBuf,
+    /// A file that is locked as long as it is in use.
+    lock: PathBuf,
+}
+
+/// Why something was not removed.
+pub enum Kept {
+    /// A run uses it.
+    InUse,
+    /// It could not be removed.
+    Failed(anyhow::Error),
+}
+
+/// What can go: kernels and downloads other than those of the entries `needed`, and all saved states.
+pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
+    let root = paths::cache()?;
+    let mut stale = Vec::new();
+    for (kind, lock_in) in [(KERNELS, Some(MANIFEST)), (INCOMING, None), (STATES, Some("lock"))] {
+        for path in children(&root.join(kind))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if kind != STATES && needed.contains(&name) {
+                continue;
+            }
+            let lock = match lock_in {
+                Some(file) => path.join(file),
+                None => root.join(LOCKS).join(&name),
+            };
+            stale.push(Stale { path, lock });
+        }
+    }
+    Ok(stale)
+}
+
+/// Removes what is stale, unless it is in use; with `dry_run`, only finds out whether it would.
+pub fn discard(stale: &Stale, dry_run: bool) -> Result<(), Kept> {
+    // A directory can be locked as well, which is what is left when the file is not there.
+    let file = File::open(&stale.lock).or_else(|_| File::open(&stale.path));
+    let file = file.map_err(|error| Kept::Failed(error.into()))?;
+    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Kept::InUse)?;
+    match dry_run {
+        true => Ok(()),
+        false => remove_all(&stale.path).map_err(Kept::Failed),
+    }
+}
+
+/// Bytes on disk of all files below `path`.
+pub fn size_of(path: &Path) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let below = match metadata.is_dir() {
+        true => children(path).unwrap_or_default().iter().map(|path| size_of(path)).sum(),
+        false => 0,
+    };
+    // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
+    below + 512 * std::os::unix::fs::MetadataExt::blocks(&metadata)
+}
+
+/// A directory's entries, sorted; none when it is not there.
+fn children(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Keeps what `file` stands for from being pruned as long as this process lives.
+fn hold(file: File) {
+    static HELD: Mutex<Vec<Flock<File>>> = Mutex::new(Vec::new());
+    // Where a file system has no locks there is no protection either, and nothing else is lost.
+    if let Ok(lock) = Flock::lock(file, FlockArg::LockSharedNonblock) {
+        HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(lock);
+    }
 }
 
 /// Removes a file or directory if it is there.

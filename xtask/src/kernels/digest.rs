@@ -68,6 +68,11 @@ pub struct Pinned {
 }
 
 impl Pinned {
+    /// Whether there is any hash at all.
+    pub fn is_stated(&self) -> bool {
+        self.sha256.is_some() || self.sha1.is_some()
+    }
+
     /// Whether only a SHA-1 stands between the pin and another file.
     pub fn is_weak(&self) -> bool {
         self.sha256.is_none()

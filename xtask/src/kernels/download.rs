@@ -29,7 +29,7 @@ const MAX_SIZE: u64 = 2 << 30;
 /// Where a file can be downloaded.
 #[derive(Debug, Clone)]
 pub struct Address {
-    /// `http` or `https`; an `https` address may not redirect to anything else.
+    /// `http`, `https` or `file`; an `https` address may not redirect to anything else.
     pub url: Url,
     /// A proxy to go through, instead of the one that the environment names.
     pub proxy: Option<String>,
@@ -80,6 +80,9 @@ pub fn download(
     part: &Path,
     progress: &dyn Progress,
 ) -> Result<(), DownloadError> {
+    if address.url.scheme() == "file" {
+        return copy(address, part);
+    }
     let agent = agent(address).map_err(DownloadError::Local)?;
     let mut fruitless = 0;
     for attempt in 1.. {
@@ -98,6 +101,22 @@ pub fn download(
         std::thread::sleep(Duration::from_millis(200) * fruitless);
     }
     unreachable!("the loop above returns")
+}
+
+/// A mirror in a directory, or a pinned file of the user's own.
+fn copy(address: &Address, part: &Path) -> Result<(), DownloadError> {
+    let remote = |error: io::Error| DownloadError::Remote(error.to_string());
+    let path = address
+        .url
+        .to_file_path()
+        .map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
+    let mut from = File::open(path).map_err(remote)?;
+    let local = |error: io::Error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write {}", part.display()));
+        DownloadError::Local(error)
+    };
+    let mut to = File::create(part).map_err(local)?;
+    io::copy(&mut from, &mut to).map(drop).map_err(local)
 }
 
 fn size_of(path: &Path) -> u64 {

@@ -93,6 +93,22 @@ pub struct PathTarget {
     tree: tree::Tree,
 }
 
+/// The pins of this workspace.
+pub fn pinned() -> Result<Vec<Pin>> {
+    pins::load()
+}
+
+/// Changes whenever the kernel that a pin gives may change.
+pub fn cache_key(pin: &Pin) -> Result<String> {
+    let mut identity = String::new();
+    for source in &pin.sources {
+        if let Some(entry) = cache::Entry::of(pin, source)? {
+            identity += entry.name();
+        }
+    }
+    Ok(format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16]))
+}
+
 /// Finds what was asked for with `-k`: pins' names, images, directories; every pin if nothing was.
 ///
 /// # Errors

@@ -2,17 +2,16 @@
 //!
 //! Neither depmod nor modprobe is asked: what a module depends on is written in the module itself.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSection};
 
-use super::Kernel;
 use super::archive::Compression;
-use super::cache;
+use super::{Kernel, cache, digest};
 
 /// A module, ready for init_module(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,86 +63,100 @@ fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
+/// A module's file, relative to the module directory, and its SHA-256 if it is one of the cache's.
+struct ModuleFile {
+    path: PathBuf,
+    sha256: Option<String>,
+}
+
 /// What a module directory holds, by name.
 struct Index<'a> {
     dir: &'a Path,
-    files: HashMap<String, PathBuf>,
+    files: HashMap<String, ModuleFile>,
+    /// The names in `modules.builtin`, if there is such a list.
     built_in: Option<HashSet<String>>,
-    aliases: Vec<(String, String)>,
+    /// Names and aliases that `modules.builtin.modinfo` and `modules.alias` know, read when first needed.
+    aliases: OnceCell<HashMap<String, Vec<Alias>>>,
+}
+
+/// What an alias stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Alias {
+    BuiltIn,
+    Module(String),
 }
 
 impl<'a> Index<'a> {
     fn read(dir: &'a Path) -> Result<Self> {
         let mut files = HashMap::new();
-        collect(dir, &mut files)?;
-        let mut aliases = read_aliases(dir);
-        let built_in = match std::fs::read_to_string(dir.join("modules.builtin")) {
-            Ok(list) => {
-                let mut names: HashSet<_> = list.lines().filter_map(name_of).collect();
-                names.extend(built_in_aliases(dir, &mut aliases));
-                Some(names)
+        match cache::listing(dir)? {
+            Some(listing) => {
+                for (path, hash) in listing {
+                    insert(&mut files, path, Some(hash));
+                }
             }
-            Err(_) => None,
-        };
-        Ok(Self { dir, files, built_in, aliases })
+            None => walk(dir, Path::new(""), &mut files)?,
+        }
+        let list = std::fs::read_to_string(dir.join("modules.builtin")).ok();
+        let built_in = list.map(|list| list.lines().filter_map(name_of).collect());
+        Ok(Self { dir, files, built_in, aliases: OnceCell::new() })
     }
 
     fn is_built_in(&self, name: &str) -> bool {
         self.built_in.as_ref().is_some_and(|names| names.contains(name))
     }
 
-    /// The modules' names that an alias stands for.
-    fn aliased(&self, alias: &str) -> Vec<&str> {
-        let alias = canonical(alias);
-        let stands_for = |(pattern, _): &&(String, String)| canonical(pattern) == alias;
-        self.aliases.iter().filter(stands_for).map(|(_, name)| name.as_str()).collect()
+    /// What else is known by a name that is neither a file's nor in `modules.builtin`.
+    fn aliased(&self, alias: &str) -> &[Alias] {
+        let aliases = self.aliases.get_or_init(|| read_aliases(self.dir));
+        aliases.get(alias).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Finds every module file below `dir`; links (`build`, `source`) are not followed.
-fn collect(dir: &Path, files: &mut HashMap<String, PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
+fn walk(root: &Path, below: &Path, files: &mut HashMap<String, ModuleFile>) -> Result<()> {
+    for entry in std::fs::read_dir(root.join(below))? {
         let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            collect(&entry.path(), files)?;
-        } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {
-            files.insert(name, entry.path());
+        let path = below.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => walk(root, &path, files)?,
+            false => insert(files, path, None),
         }
     }
     Ok(())
 }
 
+fn insert(files: &mut HashMap<String, ModuleFile>, path: PathBuf, sha256: Option<String>) {
+    if let Some(name) = path.to_str().and_then(name_of) {
+        files.insert(name, ModuleFile { path, sha256 });
+    }
+}
+
 /// `kernel/drivers/block/virtio_blk.ko.xz` is `virtio_blk`.
 fn name_of(path: &str) -> Option<String> {
-    let file = Path::new(path).file_name()?.to_str()?;
+    let file = path.rsplit('/').next()?;
     let (name, suffix) = file.split_once(".ko")?;
     Compression::of_suffix(suffix).map(|_| canonical(name))
 }
 
-/// `alias <pattern> <module>` of depmod's `modules.alias`, for module directories that went through depmod.
-fn read_aliases(dir: &Path) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(dir.join("modules.alias")).unwrap_or_default();
-    let alias = |line: &str| {
-        let (pattern, name) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
-        Some((pattern.to_owned(), canonical(name)))
-    };
-    text.lines().filter_map(alias).collect()
-}
-
-/// The names in `modules.builtin.modinfo`, which lists some that `modules.builtin` does not; adds their aliases.
-fn built_in_aliases(dir: &Path, aliases: &mut Vec<(String, String)>) -> HashSet<String> {
-    let bytes = std::fs::read(dir.join("modules.builtin.modinfo")).unwrap_or_default();
-    let mut names = HashSet::new();
-    for entry in String::from_utf8_lossy(&bytes).split('\0') {
-        let Some((name, rest)) = entry.split_once('.') else { continue };
-        let name = canonical(name);
-        if let Some(alias) = rest.strip_prefix("alias=") {
-            aliases.push((alias.to_owned(), name.clone()));
+/// Aliases of modules (from depmod's `modules.alias`, if depmod ran) and names and aliases of what is built in.
+fn read_aliases(dir: &Path) -> HashMap<String, Vec<Alias>> {
+    let mut aliases: HashMap<String, Vec<Alias>> = HashMap::new();
+    let built_in = std::fs::read(dir.join("modules.builtin.modinfo")).unwrap_or_default();
+    for entry in String::from_utf8_lossy(&built_in).split('\0') {
+        let Some((name, field)) = entry.split_once('.') else { continue };
+        let alias = field.strip_prefix("alias=");
+        for known in [Some(name), alias].into_iter().flatten() {
+            aliases.entry(canonical(known)).or_insert_with(|| vec![Alias::BuiltIn]);
         }
-        names.insert(name);
     }
-    names
+    let listed = std::fs::read_to_string(dir.join("modules.alias")).unwrap_or_default();
+    for line in listed.lines() {
+        let Some(alias) = line.strip_prefix("alias ") else { continue };
+        let Some((pattern, name)) = alias.rsplit_once(' ') else { continue };
+        aliases.entry(canonical(pattern)).or_default().push(Alias::Module(canonical(name)));
+    }
+    aliases
 }
 
 /// The list under way: depth first, so that dependencies come before what needs them.
@@ -160,53 +173,59 @@ impl Plan<'_> {
         if self.index.is_built_in(&name) || !self.seen.insert(name.clone()) {
             return Ok(());
         }
-        if let Some(path) = self.index.files.get(&name) {
-            return self.load(name, path);
+        if let Some(file) = self.index.files.get(&name) {
+            let problem = || {
+                let path = self.index.dir.join(&file.path);
+                format!("kernel {}: cannot use {}", self.kernel.name, path.display())
+            };
+            let bytes = read(self.index.dir, file).with_context(problem)?;
+            let info = ModInfo::of(&bytes).with_context(problem)?;
+            self.add_dependencies(&info)?;
+            self.modules.push(Module { name, path: file.path.clone(), bytes });
+            return Ok(());
         }
         let aliased = self.index.aliased(&name);
         if aliased.is_empty() && need == Need::Must && self.index.built_in.is_some() {
-            bail!(
-                "kernel {}: module {name} is neither built in nor in {}",
-                self.kernel.name,
-                self.index.dir.display()
-            );
+            let (kernel, dir) = (&self.kernel.name, self.index.dir.display());
+            bail!("kernel {kernel}: module {name} is neither built in nor in {dir}");
         }
-        aliased.into_iter().try_for_each(|name| self.add(name, need))
+        for alias in aliased {
+            if let Alias::Module(name) = alias {
+                self.add(name, need)?;
+            }
+        }
+        Ok(())
     }
 
-    fn load(&mut self, name: String, path: &Path) -> Result<()> {
-        let bytes = read(path).with_context(|| {
-            format!("kernel {}: cannot use {}", self.kernel.name, path.display())
-        })?;
-        let info = ModInfo::of(&bytes)
-            .with_context(|| format!("kernel {}: {}", self.kernel.name, path.display()))?;
-        for dependency in info.list("depends", ',') {
-            self.add(dependency, Need::Must)?;
+    fn add_dependencies(&mut self, info: &ModInfo<'_>) -> Result<()> {
+        for dependency in info.values("depends").flat_map(|list| list.split(',')) {
+            if !dependency.is_empty() {
+                self.add(dependency, Need::Must)?;
+            }
         }
-        // "softdep" is a hint; `pre:` names what should come first, up to `post:`.
+        // A hint: `pre: a b post: c` names what should, if it is there, come first.
         for hint in info.values("softdep") {
-            let before = hint.split("post:").next().unwrap_or_default();
-            for dependency in before.trim().trim_start_matches("pre:").split_whitespace() {
+            let before = hint.split("post:").next().unwrap_or_default().trim();
+            for dependency in before.trim_start_matches("pre:").split_whitespace() {
                 self.add(dependency, Need::May)?;
             }
         }
-        let path = path.strip_prefix(self.index.dir).unwrap_or(path).to_owned();
-        self.modules.push(Module { name, path, bytes });
         Ok(())
     }
 }
 
 /// Reads and decompresses a module; one of the cache's own must be what was unpacked.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let raw = std::fs::read(path)?;
-    cache::check_unpacked(path, &raw)?;
-    let suffix = match path.extension().and_then(OsStr::to_str) {
-        Some("ko") | None => String::new(),
-        Some(extension) => format!(".{extension}"),
-    };
-    let compression = Compression::of_suffix(&suffix).context("unknown compression")?;
+fn read(dir: &Path, file: &ModuleFile) -> Result<Vec<u8>> {
+    let raw = std::fs::read(dir.join(&file.path))?;
+    if let Some(sha256) = &file.sha256 {
+        ensure!(
+            digest::sha256(&raw).as_str() == sha256,
+            "it is not what was unpacked; `cargo xtask kernels verify` drops what is damaged"
+        );
+    }
+    let Some(compression) = Compression::of(&raw) else { return Ok(raw) };
     let mut bytes = Vec::new();
-    compression.decoder(raw.as_slice())?.read_to_end(&mut bytes).context("damaged")?;
+    compression.decoder(raw.as_slice())?.read_to_end(&mut bytes).context("it is damaged")?;
     Ok(bytes)
 }
 
@@ -224,9 +243,5 @@ impl<'a> ModInfo<'a> {
 
     fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(name, _)| *name == key).map(|(_, value)| *value)
-    }
-
-    fn list(&self, key: &str, separator: char) -> impl Iterator<Item = &'a str> {
-        self.values(key).flat_map(move |value| value.split(separator)).filter(|s| !s.is_empty())
     }
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use url::Url;
 
 use super::cache::{self, Entry, Found, Origin};
 use super::digest::{self, Measured, Pinned};
 use super::download::{self, Address, DownloadError};
-use super::pins::{Pin, Source};
+use super::pins::{Pin, Place, Source};
 use super::progress::Progress;
 use super::{Expected, Kernel, debian, image, kconfig, tree};
+use crate::paths;
 
 /// The directory of kernels that `nix develop` puts together: one entry per pin.
 pub const NIX_VARIABLE: &str = "VMTEST_NIX_KERNELS";
@@ -62,6 +64,10 @@ pub fn pin(pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
     }
     for source in &pin.sources {
         let Ok(Some(entry)) = Entry::of(pin, source) else { continue };
+        if let Err(why) = for_this_machine(source) {
+            attempts.push(format!("{}: {why}", source.kind()));
+            continue;
+        }
         match fetch(pin, source, &entry, progress) {
             Ok(kernel) => return Ok(kernel),
             Err(Failure::Source(lines)) => {
@@ -81,10 +87,19 @@ pub fn pin(pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
     })
 }
 
+/// A source for another machine gives a kernel that no guest here could boot.
+fn for_this_machine(source: &Source) -> Result<(), String> {
+    let here = std::env::consts::ARCH;
+    match source.arch.as_deref() {
+        Some(arch) if arch != here => Err(format!("it is for {arch}, this machine is {here}")),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a kernel needs no network, without hashing it.
 pub fn at_hand(pin: &Pin) -> bool {
     pin.sources.iter().any(|source| match Entry::of(pin, source) {
-        Ok(Some(entry)) => entry.exists(),
+        Ok(Some(entry)) => entry.exists() && for_this_machine(source).is_ok(),
         Ok(None) => nix_directory(pin).is_ok(),
         Err(_) => false,
     })
@@ -93,6 +108,7 @@ pub fn at_hand(pin: &Pin) -> bool {
 /// What is on this machine of one source.
 pub fn here(pin: &Pin, source: &Source) -> Result<Found, String> {
     match Entry::of(pin, source) {
+        Ok(Some(_)) if for_this_machine(source).is_err() => Ok(Found::Nothing),
         Ok(Some(entry)) => Ok(entry.look(pin, source)),
         Ok(None) => nix(pin).map(|kernel| Found::Ready(Box::new(kernel))),
         Err(error) => Err(format!("{error:#}")),
@@ -110,7 +126,8 @@ fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
     }
 }
 
-fn nix(pin: &Pin) -> Result<Kernel, String> {
+/// The pin's kernel in the directory that `nix develop` names.
+pub fn nix(pin: &Pin) -> Result<Kernel, String> {
     let dir = nix_directory(pin)?;
     let found = tree::find(&dir).ok_or_else(|| format!("no kernel image in {}", dir.display()))?;
     from_tree(found, pin.name.clone(), pin.expected.clone(), "nix")
@@ -166,7 +183,7 @@ fn fetch(
         .with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
-    for (index, wanted) in wanted(source).into_iter().enumerate() {
+    for (index, wanted) in wanted(source)?.into_iter().enumerate() {
         let part = incoming.join(format!("{index}.part"));
         origin.push(wanted.get(&part, progress)?);
         downloads.push(part);
@@ -200,15 +217,21 @@ struct Wanted<'a> {
     addresses: Vec<Address>,
 }
 
-fn wanted(source: &Source) -> Vec<Wanted<'_>> {
-    match source {
-        Source::Nix { .. } => Vec::new(),
-        Source::Debian { files, .. } => files
+fn wanted(source: &Source) -> anyhow::Result<Vec<Wanted<'_>>> {
+    let one =
+        |pinned, url: Url| vec![Wanted { pinned, addresses: vec![Address { url, proxy: None }] }];
+    match &source.place {
+        Place::Nix => Ok(Vec::new()),
+        Place::Debian(files) => files
             .iter()
-            .map(|file| Wanted { pinned: &file.pinned, addresses: debian::addresses(file) })
+            .map(|file| Ok(Wanted { pinned: &file.pinned, addresses: debian::addresses(file)? }))
             .collect(),
-        Source::Url { url, pinned, .. } => {
-            vec![Wanted { pinned, addresses: vec![Address { url: url.clone(), proxy: None }] }]
+        Place::Url(url, pinned) => Ok(one(pinned, url.clone())),
+        Place::File(path, pinned) => {
+            let path = paths::workspace().join(path);
+            let url = Url::from_file_path(&path)
+                .map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
+            Ok(one(pinned, url))
         }
     }
 }

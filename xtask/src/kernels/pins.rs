@@ -28,28 +28,26 @@ pub struct Pin {
 
 /// One place that a kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub struct Source {
+    /// Where.
+    pub place: Place,
+    /// The exact release of this source's kernel, where it is known.
+    pub release: Option<String>,
+    /// The machine it runs on, as `uname -m` says it; `None` for Nix, which builds for the machine at hand.
+    pub arch: Option<String>,
+}
+
+/// Where a source's files are, and what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
     /// A kernel of nixpkgs, put into the directory `$VMTEST_NIX_KERNELS` by `nix develop`.
-    Nix {
-        /// Its name in `linuxKernel.kernels`.
-        attribute: String,
-    },
-    /// Files of Debian's pool.
-    Debian {
-        /// The exact release of this source's kernel.
-        release: Option<String>,
-        /// All of them are needed.
-        files: Vec<PoolFile>,
-    },
+    Nix,
+    /// Files of Debian's pool, all of which are needed.
+    Debian(Vec<PoolFile>),
     /// One file at an https address.
-    Url {
-        /// The exact release of this source's kernel.
-        release: Option<String>,
-        /// Where it is.
-        url: Url,
-        /// What it is.
-        pinned: Pinned,
-    },
+    Url(Url, Pinned),
+    /// One file on this machine, relative to the workspace.
+    File(PathBuf, Pinned),
 }
 
 /// A file of Debian's pool.
@@ -64,44 +62,48 @@ pub struct PoolFile {
 impl Source {
     /// The source's kind, as it is written in the file.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Nix { .. } => "nix",
-            Self::Debian { .. } => "debian",
-            Self::Url { .. } => "url",
-        }
-    }
-
-    /// The exact release that this source's kernel must have, where the file says so.
-    pub fn release(&self) -> Option<&str> {
-        match self {
-            Self::Nix { .. } => None,
-            Self::Debian { release, .. } | Self::Url { release, .. } => release.as_deref(),
+        match self.place {
+            Place::Nix => "nix",
+            Place::Debian(_) => "debian",
+            Place::Url(..) => "url",
+            Place::File(..) => "file",
         }
     }
 
     /// The hashes of what this source fetches; none for Nix, which has its own.
     pub fn pinned(&self) -> Vec<&Pinned> {
-        match self {
-            Self::Nix { .. } => Vec::new(),
-            Self::Debian { files, .. } => files.iter().map(|file| &file.pinned).collect(),
-            Self::Url { pinned, .. } => vec![pinned],
+        match &self.place {
+            Place::Nix => Vec::new(),
+            Place::Debian(files) => files.iter().map(|file| &file.pinned).collect(),
+            Place::Url(_, pinned) | Place::File(_, pinned) => vec![pinned],
         }
+    }
+
+    /// Whether a file of it is pinned by SHA-1 alone.
+    pub fn is_weak(&self) -> bool {
+        self.pinned().into_iter().any(Pinned::is_weak)
     }
 }
 
 impl Pin {
     /// The release that the kernel must boot as when it came from `source`.
     pub fn expected_from(&self, source: &Source) -> Expected {
-        match source.release() {
-            Some(release) => Expected::Exact(release.to_owned()),
+        match &source.release {
+            Some(release) => Expected::Exact(release.clone()),
             None => self.expected.clone(),
         }
     }
 }
 
-/// Where the pins are written.
+/// Another list of pins than the workspace's, for trying one out and for tests.
+pub const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
+
+/// Where the pins are written: `$VMTEST_KERNELS_TOML`, else `vm/kernels.toml`.
 pub fn file() -> PathBuf {
-    paths::workspace().join("vm/kernels.toml")
+    match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => paths::workspace().join("vm/kernels.toml"),
+    }
 }
 
 /// Reads the pins of this workspace.
@@ -174,8 +176,10 @@ struct RawSource {
     kind: Kind,
     attribute: Option<Spanned<String>>,
     release: Option<Spanned<String>>,
+    arch: Option<Spanned<String>>,
     files: Option<Spanned<Vec<Spanned<RawPoolFile>>>>,
     url: Option<Spanned<String>>,
+    path: Option<Spanned<String>>,
     sha256: Option<Spanned<Sha256Hex>>,
     sha1: Option<Spanned<Sha1Hex>>,
 }
@@ -194,13 +198,20 @@ enum Kind {
     Nix,
     Debian,
     Url,
+    File,
 }
 
+/// What a source is for that does not say.
+pub const DEFAULT_ARCH: &str = "x86_64";
+/// What the guest's agent and QEMU's command line are made for.
+const ARCHES: [&str; 2] = [DEFAULT_ARCH, "aarch64"];
+
 /// Which keys each kind takes beside `kind`.
-const KEYS: [(Kind, &str, &[&str]); 3] = [
+const KEYS: [(Kind, &str, &[&str]); 4] = [
     (Kind::Nix, "nix", &["attribute"]),
-    (Kind::Debian, "debian", &["release", "files"]),
-    (Kind::Url, "url", &["release", "url", "sha256", "sha1"]),
+    (Kind::Debian, "debian", &["release", "arch", "files"]),
+    (Kind::Url, "url", &["release", "arch", "url", "sha256", "sha1"]),
+    (Kind::File, "file", &["release", "arch", "path", "sha256", "sha1"]),
 ];
 
 impl RawSource {
@@ -209,8 +220,10 @@ impl RawSource {
         let keys = [
             ("attribute", self.attribute.as_ref().map(Spanned::span)),
             ("release", self.release.as_ref().map(Spanned::span)),
+            ("arch", self.arch.as_ref().map(Spanned::span)),
             ("files", self.files.as_ref().map(Spanned::span)),
             ("url", self.url.as_ref().map(Spanned::span)),
+            ("path", self.path.as_ref().map(Spanned::span)),
             ("sha256", self.sha256.as_ref().map(Spanned::span)),
             ("sha1", self.sha1.as_ref().map(Spanned::span)),
         ];
@@ -263,15 +276,19 @@ fn check_pin(raw: Spanned<RawPin>) -> Result<Pin, Problem> {
 
 /// A name is also a directory's name, a CI job's name, and one item of a comma-separated list.
 fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
-    let text = name.get_ref();
+    name_problem(name.get_ref()).map_or(Ok(()), |message| Err(Problem::new(name, message)))
+}
+
+/// Checks a name that a pin is to get.
+pub fn check_new_name(name: &str) -> Result<()> {
+    name_problem(name).map_or(Ok(()), |message| Err(Exit::usage(message)))
+}
+
+fn name_problem(name: &str) -> Option<String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    if text.chars().all(good) && text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        name,
-        format!("expected a name of letters, digits, `.`, `_`, `+` and `-`, found {text:?}"),
-    ))
+    let good = name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let expected = "expected a name of letters, digits, `.`, `_`, `+` and `-`";
+    (!good).then(|| format!("{expected}, found {name:?}"))
 }
 
 fn check_release(release: Spanned<String>) -> Result<String, Problem> {
@@ -307,24 +324,28 @@ fn check_source(raw: Spanned<RawSource>, expected: &Expected) -> Result<Source, 
         message: format!("expected the key `{key}` in this source"),
     };
     let release = raw.release.map(|release| check_source_release(release, expected)).transpose()?;
-    match raw.kind {
-        Kind::Nix => Ok(Source::Nix {
-            attribute: check_attribute(raw.attribute.ok_or(missing("attribute"))?)?,
-        }),
-        Kind::Debian => {
-            Ok(Source::Debian { release, files: check_files(raw.files.ok_or(missing("files"))?)? })
+    let pinned = Pinned {
+        sha256: raw.sha256.map(Spanned::into_inner),
+        sha1: raw.sha1.map(Spanned::into_inner),
+    };
+    let hashed = || match pinned.is_stated() {
+        true => Ok(pinned.clone()),
+        false => Err(missing("sha256")),
+    };
+    let place = match raw.kind {
+        Kind::Nix => {
+            check_attribute(&raw.attribute.ok_or_else(|| missing("attribute"))?)?;
+            Place::Nix
         }
-        Kind::Url => {
-            let pinned = Pinned {
-                sha256: raw.sha256.map(Spanned::into_inner),
-                sha1: raw.sha1.map(Spanned::into_inner),
-            };
-            if pinned == (Pinned { sha256: None, sha1: None }) {
-                return Err(missing("sha256"));
-            }
-            Ok(Source::Url { release, url: check_url(raw.url.ok_or(missing("url"))?)?, pinned })
-        }
-    }
+        Kind::Debian => Place::Debian(check_files(raw.files.ok_or_else(|| missing("files"))?)?),
+        Kind::Url => Place::Url(check_url(&raw.url.ok_or_else(|| missing("url"))?)?, hashed()?),
+        Kind::File => Place::File(check_path(raw.path.ok_or_else(|| missing("path"))?)?, hashed()?),
+    };
+    let arch = match raw.kind {
+        Kind::Nix => None,
+        _ => Some(raw.arch.map_or_else(|| Ok(DEFAULT_ARCH.to_owned()), check_arch)?),
+    };
+    Ok(Source { place, release, arch })
 }
 
 fn check_keys(raw: &RawSource, span: &Range<usize>) -> Result<(), Problem> {
@@ -352,14 +373,30 @@ fn check_source_release(release: Spanned<String>, expected: &Expected) -> Result
     check_release(release)
 }
 
-fn check_attribute(attribute: Spanned<String>) -> Result<String, Problem> {
+/// The flake reads it; here it is only checked.
+fn check_attribute(attribute: &Spanned<String>) -> Result<(), Problem> {
+    let text = attribute.get_ref();
     let good = |c: char| c.is_ascii_alphanumeric() || "_-'".contains(c);
-    if !attribute.get_ref().is_empty() && attribute.get_ref().chars().all(good) {
-        return Ok(attribute.into_inner());
+    if !text.is_empty() && text.chars().all(good) {
+        return Ok(());
     }
-    let message =
-        format!("expected a Nix attribute such as \"linux_5_4\", found {:?}", attribute.get_ref());
-    Err(Problem::new(&attribute, message))
+    let message = format!("expected a Nix attribute such as \"linux_5_4\", found {text:?}");
+    Err(Problem::new(attribute, message))
+}
+
+fn check_arch(arch: Spanned<String>) -> Result<String, Problem> {
+    if ARCHES.contains(&arch.get_ref().as_str()) {
+        return Ok(arch.into_inner());
+    }
+    let message = format!("expected one of {}, found {:?}", ARCHES.join(", "), arch.get_ref());
+    Err(Problem::new(&arch, message))
+}
+
+fn check_path(path: Spanned<String>) -> Result<PathBuf, Problem> {
+    if path.get_ref().is_empty() {
+        return Err(Problem::new(&path, "expected a path, relative to the workspace"));
+    }
+    Ok(path.into_inner().into())
 }
 
 fn check_files(files: Spanned<Vec<Spanned<RawPoolFile>>>) -> Result<Vec<PoolFile>, Problem> {
@@ -373,7 +410,7 @@ fn check_file(raw: Spanned<RawPoolFile>) -> Result<PoolFile, Problem> {
     let span = raw.span();
     let RawPoolFile { path, sha256, sha1 } = raw.into_inner();
     let pinned = Pinned { sha256, sha1 };
-    if pinned.sha256.is_none() && pinned.sha1.is_none() {
+    if !pinned.is_stated() {
         return Err(Problem { span, message: "expected `sha256` (or, weaker, `sha1`)".to_owned() });
     }
     let text = path.get_ref();
@@ -389,9 +426,9 @@ fn check_file(raw: Spanned<RawPoolFile>) -> Result<PoolFile, Problem> {
     Ok(PoolFile { path: path.into_inner(), pinned })
 }
 
-fn check_url(url: Spanned<String>) -> Result<Url, Problem> {
+fn check_url(url: &Spanned<String>) -> Result<Url, Problem> {
     let problem = |why: String| {
-        Problem::new(&url, format!("expected an https address, found {:?}{why}", url.get_ref()))
+        Problem::new(url, format!("expected an https address, found {:?}{why}", url.get_ref()))
     };
     let parsed = Url::parse(url.get_ref()).map_err(|error| problem(format!(": {error}")))?;
     if parsed.scheme() != "https" || parsed.host_str().is_none() {

@@ -1,12 +1,23 @@
 //! Reports in files: JSON, JUnit, Markdown and HTML, all from the same [`KernelReport`]s.
 
 pub mod facts;
+mod files;
+mod json;
+mod junit;
+mod logs;
+mod summary;
 pub mod words;
 
 #[cfg(test)]
 pub mod sample;
 
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
 use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use files::Staged;
 
 use crate::exit;
 use crate::verdict::{KernelReport, Standing};
@@ -51,8 +62,70 @@ impl RunReport {
     }
 }
 
+/// The reports' names in their directory; the console logs are in `console/` beside them.
+const FILES: [&str; 3] = ["report.json", "junit.xml", "summary.md"];
+
+/// Makes the directory, shows that files can be written there, and removes an older run's reports, so that none
+/// is taken for this run's should it not come to its end.
+///
+/// # Errors
+///
+/// The directory cannot be made, written to, or cleared; best called before anything slow is done.
+pub fn prepare(dir: &Path) -> Result<()> {
+    let try_it = || -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        files::temporary(dir)?.write_all(b"x")?;
+        for name in FILES {
+            match fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    try_it().with_context(|| {
+        format!(
+            "no reports can be written to {}: give --report a directory that you may write to",
+            dir.display()
+        )
+    })
+}
+
+/// Writes every report and the console logs, each under a temporary name first, and appends the summary to the
+/// file that `GITHUB_STEP_SUMMARY` names, if any.
+///
+/// # Errors
+///
+/// A console log cannot be read, or a file cannot be written; then no report is there rather than a part of one.
+pub fn write(dir: &Path, run: &RunReport) -> Result<()> {
+    let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
+    write_to(dir, run, step_summary.as_deref().map(Path::new))
+}
+
+fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<()> {
+    let summary = summary::render(run);
+    let mut staged = Staged::new(dir);
+    let logs = logs::stage(run, &mut staged)?;
+    staged.add("report.json", json::render(run, &logs)?.as_bytes())?;
+    staged.add("junit.xml", junit::render(run, &logs)?.as_bytes())?;
+    staged.add("summary.md", summary.as_bytes())?;
+    staged.commit()?;
+    match step_summary {
+        Some(path) => append(path, &summary).with_context(|| {
+            format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())
+        }),
+        None => Ok(()),
+    }
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn run(kernels: Vec<KernelReport>) -> RunReport {
@@ -88,5 +161,74 @@ mod tests {
             (tolerated.exit_code(), tolerated.sum()),
             (exit::OK, "1 passed, 0 failed".into())
         );
+    }
+
+    #[test]
+    fn every_report_and_every_log_is_in_the_directory() {
+        let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (reports, step_summary) = (dir.path().join("a/b"), dir.path().join("step"));
+        fs::write(&step_summary, "what an earlier step wrote\n").unwrap();
+        prepare(&reports).unwrap();
+        write_to(&reports, &sample::run(logs.path()), Some(&step_summary)).unwrap();
+
+        let mut names: Vec<_> = fs::read_dir(&reports)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut expected = vec!["console"];
+        expected.extend(FILES);
+        expected.sort();
+        assert_eq!(names, expected);
+        assert_eq!(
+            fs::read(reports.join("console/7.3.log")).unwrap(),
+            fs::read(logs.path().join("7.3.log")).unwrap()
+        );
+        let summary = fs::read_to_string(reports.join("summary.md")).unwrap();
+        assert_eq!(
+            fs::read_to_string(&step_summary).unwrap(),
+            format!("what an earlier step wrote\n{summary}")
+        );
+    }
+
+    #[test]
+    fn an_older_runs_reports_are_gone_before_a_run_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in FILES {
+            fs::write(dir.path().join(name), "of yesterday").unwrap();
+        }
+        fs::write(dir.path().join("notes.txt"), "the user's own").unwrap();
+        prepare(dir.path()).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
+    }
+
+    /// Root may write anywhere but in /proc, and these tests may be run by root.
+    #[test]
+    fn a_directory_that_cannot_be_written_to_is_one_clear_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in
+            [Path::new("/proc/self"), Path::new("/proc/self/reports"), &file, &file.join("below")]
+        {
+            let error = format!("{:#}", prepare(path).unwrap_err());
+            let expected = format!(
+                "no reports can be written to {}: give --report a directory",
+                path.display()
+            );
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_an_error_and_leaves_no_report() {
+        let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let run = sample::run(logs.path());
+        fs::remove_file(logs.path().join("7.3.log")).unwrap();
+        let error = format!("{:#}", write_to(dir.path(), &run, None).unwrap_err());
+        assert!(error.starts_with("cannot keep the console log of 7.3: cannot read"), "{error}");
+        assert!(FILES.iter().all(|name| !dir.path().join(name).exists()));
     }
 }

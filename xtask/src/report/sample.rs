@@ -24,6 +24,17 @@ pub const TESTS: [&str; 8] = [
 /// What [`hostile`]'s tests print and are named.
 pub const MARKUP: &str = "<script>alert('owned')</script>";
 
+/// Compares a text with a file below `xtask/src/`; `VMTEST_BLESS=1` writes the file anew, to be read before it is
+/// committed.
+pub fn assert_golden(text: &str, path: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
+    if std::env::var_os("VMTEST_BLESS").is_some() {
+        std::fs::write(&path, text).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == golden, "{} is not what came out:\n{text}", path.display());
+}
+
 /// Eight kernels: six came up, of which one failed a test, one panicked and one complained; one hung before
 /// the agent, one could not be had. `logs` is where the console logs are written.
 pub fn run(logs: &Path) -> RunReport {
@@ -198,7 +209,13 @@ fn facts(release: &str) -> Facts {
         events: Some(64),
         attached: Some(if release.starts_with("5.10") { "ioctl" } else { "link" }.into()),
     };
-    Facts { btf: Some(true), jit: Some(true), load_s: Some(0.0312), programs: vec![program], ..Facts::default() }
+    Facts {
+        btf: Some(true),
+        jit: Some(true),
+        load_s: Some(0.0312),
+        programs: vec![program],
+        ..Facts::default()
+    }
 }
 
 /// Gives each kernel that was started a console log.

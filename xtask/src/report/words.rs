@@ -1,5 +1,7 @@
 //! The words and marks of a report, the same in every format.
 
+use std::collections::HashSet;
+
 use nix::sys::signal::Signal;
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
@@ -55,13 +57,25 @@ pub fn passed_of(kernel: &KernelReport) -> String {
     }
 }
 
-/// A test's name, after its binary's where the run has several of those.
-pub fn test_name(run: &RunReport, test: &TestId) -> String {
-    let mut binaries = run.kernels.iter().flat_map(all_tests).map(|test| &test.binary);
-    if binaries.all(|binary| *binary == test.binary) {
-        text::line(&test.name)
-    } else {
-        text::line(&format!("{}::{}", test.binary, test.name))
+/// How this run's tests are called: after their binary where there are several of those.
+pub struct TestNames {
+    with_binary: bool,
+}
+
+impl TestNames {
+    /// For all of a run's tests.
+    pub fn of(run: &RunReport) -> Self {
+        let binaries: HashSet<&str> =
+            run.kernels.iter().flat_map(all_tests).map(|test| &*test.binary).collect();
+        Self { with_binary: binaries.len() > 1 }
+    }
+
+    /// One test's name: `trace::one_line`, or just `one_line`.
+    pub fn name(&self, test: &TestId) -> String {
+        match self.with_binary {
+            true => text::line(&format!("{}::{}", test.binary, test.name)),
+            false => text::line(&test.name),
+        }
     }
 }
 
@@ -77,6 +91,8 @@ pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::report::sample;
 
@@ -90,8 +106,8 @@ mod tests {
     fn a_test_is_named_with_its_binary_only_where_there_are_several() {
         let mut run = sample::report(vec![sample::passing("6.1", "6.1.0", 0.0)], 1.0);
         let first = run.kernels[0].tests[0].test.clone();
-        assert_eq!(test_name(&run, &first), "control_without_tracer_no_line");
+        assert_eq!(TestNames::of(&run).name(&first), "control_without_tracer_no_line");
         run.kernels[0].missing.push(TestId { binary: "ring".into(), name: "x".into() });
-        assert_eq!(test_name(&run, &first), "trace::control_without_tracer_no_line");
+        assert_eq!(TestNames::of(&run).name(&first), "trace::control_without_tracer_no_line");
     }
 }

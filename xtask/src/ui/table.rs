@@ -3,7 +3,8 @@
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle};
 use vmtest_agent::{TestOutcome, TestResult};
 
-use crate::report::{RunReport, facts, words};
+use crate::report::words::{self, TestNames};
+use crate::report::{RunReport, facts};
 use crate::text;
 use crate::verdict::{KernelReport, Standing, Verdict};
 
@@ -40,9 +41,13 @@ pub fn table(run: &RunReport, facts: bool) -> String {
 }
 
 pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
+    let names = TestNames::of(run);
     let mut parts = vec![kernels(run, looks)];
     parts.extend(
-        run.kernels.iter().filter(|k| k.verdict != Verdict::Pass).map(|k| trouble(run, k, looks)),
+        run.kernels
+            .iter()
+            .filter(|k| k.verdict != Verdict::Pass)
+            .map(|k| trouble(k, &names, looks)),
     );
     if facts {
         parts.push(facts_table(run, looks));
@@ -86,7 +91,7 @@ fn facts_table(run: &RunReport, looks: Looks) -> String {
 }
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
-fn trouble(run: &RunReport, kernel: &KernelReport, looks: Looks) -> String {
+fn trouble(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
     let mut lines = wrap(&text::line(&head), looks);
     // A failure's excerpt is a part of that test's output, which follows.
@@ -94,7 +99,7 @@ fn trouble(run: &RunReport, kernel: &KernelReport, looks: Looks) -> String {
         lines.extend(kernel.excerpt.iter().map(|line| quote(&text::line(line), looks)));
     }
     for outcome in words::failures(kernel) {
-        lines.push(format!("  {}: {}", words::test_name(run, &outcome.test), after(outcome)));
+        lines.push(format!("  {}: {}", names.name(&outcome.test), after(outcome)));
         lines.extend(output(outcome, looks));
     }
     if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
@@ -119,14 +124,12 @@ fn after(outcome: &TestOutcome) -> String {
 }
 
 fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
-    let output = text::block(&outcome.output);
-    let (tail, skipped) = text::tail(&output, OUTPUT_LINES);
+    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
     let mut lines = Vec::new();
     if skipped > 0 {
-        let noun = if skipped == 1 { "line" } else { "lines" };
-        lines.push(quote(&format!("… {skipped} {noun} before"), looks));
+        lines.push(quote(&text::left_out(skipped), looks));
     }
-    lines.extend(tail.into_iter().map(|line| quote(line, looks)));
+    lines.extend(tail.iter().map(|line| quote(line, looks)));
     lines
 }
 

@@ -11,7 +11,7 @@ use super::RunEvent;
 use super::live::Live;
 use super::plain::Plain;
 use super::table::{Looks, render};
-use crate::report::sample;
+use crate::report::sample::{self, assert_golden};
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -60,7 +60,7 @@ fn without_a_terminal_each_phase_is_one_plain_line() {
         plain.event(index, event);
     }
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text, include_str!("testdata/plain.txt"));
+    assert_golden(&text, "ui/testdata/plain.txt");
 }
 
 #[test]
@@ -102,15 +102,6 @@ fn every_style_of_a_live_line_is_a_valid_template() {
     }
 }
 
-/// The golden file is written anew when VMTEST_BLESS is set, to be read before it is committed.
-fn assert_golden(text: &str, path: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ui/testdata").join(path);
-    if std::env::var_os("VMTEST_BLESS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
-}
-
 const PLAIN: Looks = Looks { width: Some(80), colour: false };
 
 #[test]
@@ -118,7 +109,7 @@ fn the_end_of_a_run_at_80_columns() {
     let logs = tempfile::tempdir().unwrap();
     let text = render(&sample::run(logs.path()), true, PLAIN);
     let text = text.replace(&logs.path().display().to_string(), "LOGS");
-    assert_golden(&text, "table.txt");
+    assert_golden(&text, "ui/testdata/table.txt");
 }
 
 #[test]
@@ -127,5 +118,5 @@ fn the_end_of_a_hostile_run() {
     let text = render(&sample::hostile(logs.path()), false, PLAIN);
     let text = text.replace(&logs.path().display().to_string(), "LOGS");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
-    assert_golden(&text, "table-hostile.txt");
+    assert_golden(&text, "ui/testdata/table-hostile.txt");
 }

@@ -1,0 +1,214 @@
+//! report.json, for programs. The format is documented in docs/report.md; [`VERSION`] counts its breaks.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
+
+use super::logs::LogPath;
+use super::{RunReport, words};
+use crate::verdict::{KernelReport, Standing, Verdict};
+
+/// The format's version: it grows when a reader of the older one would go wrong. New keys are no such break.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    program: &'a str,
+    started: String,
+    total_s: f64,
+    exit_code: u8,
+    passed: usize,
+    failed: usize,
+    not_run: usize,
+    kernels: Vec<Kernel<'a>>,
+}
+
+#[derive(Serialize)]
+struct Kernel<'a> {
+    name: &'a str,
+    release: Option<&'a str>,
+    verdict: Verdict,
+    reason: &'a str,
+    excerpt: &'a [String],
+    exit_code: u8,
+    tolerated: bool,
+    accel: Option<&'a str>,
+    lane: &'a str,
+    booted: bool,
+    started: String,
+    fetch_s: f64,
+    boot_s: Option<f64>,
+    test_s: Option<f64>,
+    total_s: f64,
+    console_log: Option<&'a str>,
+    facts: Option<&'a Facts>,
+    expected_tests: usize,
+    tests: Vec<Test<'a>>,
+}
+
+#[derive(Serialize)]
+struct Test<'a> {
+    name: &'a str,
+    binary: &'a str,
+    result: &'static str,
+    seconds: Option<f64>,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    reason: Option<&'a str>,
+    output: &'a str,
+    dropped_bytes: u64,
+}
+
+/// The whole file.
+pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
+    let report = Report {
+        version: VERSION,
+        program: &run.program,
+        started: timestamp(run.started, 0.0),
+        total_s: run.total_s,
+        exit_code: run.exit_code(),
+        passed: run.count(Standing::Passed),
+        failed: run.count(Standing::Failed),
+        not_run: run.count(Standing::NotRun),
+        kernels: run
+            .kernels
+            .iter()
+            .zip(logs)
+            .map(|(k, log)| kernel(run, k, log.as_deref()))
+            .collect(),
+    };
+    let mut text = serde_json::to_string_pretty(&report).context("cannot make report.json")?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn kernel<'a>(run: &RunReport, kernel: &'a KernelReport, log: Option<&'a str>) -> Kernel<'a> {
+    Kernel {
+        name: &kernel.name,
+        release: kernel.release.as_deref(),
+        verdict: kernel.verdict,
+        reason: &kernel.reason,
+        excerpt: &kernel.excerpt,
+        exit_code: kernel.exit_code(),
+        tolerated: kernel.tolerated,
+        accel: kernel.accel.as_deref(),
+        lane: &kernel.lane,
+        booted: kernel.booted,
+        started: timestamp(run.started, kernel.start_s),
+        fetch_s: kernel.fetch_s,
+        boot_s: kernel.boot_s,
+        test_s: kernel.test_s,
+        total_s: kernel.total_s,
+        console_log: log,
+        facts: kernel.facts.as_ref(),
+        expected_tests: kernel.expected_tests,
+        tests: kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect(),
+    }
+}
+
+fn test(outcome: &TestOutcome) -> Test<'_> {
+    let (exit_code, signal, reason) = match &outcome.result {
+        TestResult::Passed => (Some(0), None, None),
+        TestResult::Failed { code } => (Some(*code), None, None),
+        TestResult::Killed { signal } => (None, Some(*signal), None),
+        TestResult::TimedOut => (None, None, None),
+        TestResult::NotStarted { reason } => (None, None, Some(reason.as_str())),
+    };
+    Test {
+        name: &outcome.test.name,
+        binary: &outcome.test.binary,
+        result: words::result(&outcome.result),
+        seconds: Some(outcome.seconds),
+        exit_code,
+        signal,
+        reason,
+        output: &outcome.output,
+        dropped_bytes: outcome.dropped_bytes,
+    }
+}
+
+fn not_run(test: &TestId) -> Test<'_> {
+    Test {
+        name: &test.name,
+        binary: &test.binary,
+        result: words::NOT_RUN,
+        seconds: None,
+        exit_code: None,
+        signal: None,
+        reason: None,
+        output: "",
+        dropped_bytes: 0,
+    }
+}
+
+/// RFC 3339, in UTC, to the millisecond.
+fn timestamp(start: SystemTime, later_s: f64) -> String {
+    moment(start, later_s).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The moment so many seconds after another.
+pub fn moment(start: SystemTime, later_s: f64) -> DateTime<Utc> {
+    let later = Duration::try_from_secs_f64(later_s).unwrap_or_default();
+    start.checked_add(later).unwrap_or(start).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::report::sample::{self, assert_golden};
+
+    #[test]
+    fn one_kernel_with_a_failure_as_documented() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut run = sample::run(logs.path());
+        run.kernels.retain(|kernel| kernel.name == "6.1");
+        run.kernels[0].tests.drain(..5);
+        let last = run.kernels[0].tests.pop().unwrap();
+        run.kernels[0].missing.push(last.test);
+        run.kernels[0].expected_tests = 3;
+        let text = render(&run, &[Some("console/6.1.log".into())]).unwrap();
+        assert_golden(&text, "report/testdata/report.json");
+    }
+
+    #[test]
+    fn a_result_is_a_plain_string_for_every_way_a_test_ends() {
+        let results = [
+            TestResult::Passed,
+            TestResult::Failed { code: 101 },
+            TestResult::Killed { signal: 9 },
+            TestResult::TimedOut,
+            TestResult::NotStarted { reason: "no such file".into() },
+        ];
+        let mut kernel = sample::passing("6.1", "6.1.0", 0.0);
+        kernel.tests = results.into_iter().map(|result| sample::outcome("t", result, "")).collect();
+        kernel.missing = vec![kernel.tests[0].test.clone()];
+        let text = render(&sample::report(vec![kernel], 1.0), &[None]).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let words: Vec<_> = json["kernels"][0]["tests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|test| &test["result"])
+            .collect();
+        assert_eq!(words, ["passed", "failed", "killed", "timed-out", "not-started", "not-run"]);
+    }
+
+    #[test]
+    fn what_a_test_printed_comes_back_as_it_was() {
+        let logs = tempfile::tempdir().unwrap();
+        let run = sample::hostile(logs.path());
+        let json: Value = serde_json::from_str(&render(&run, &[None]).unwrap()).unwrap();
+        let tests = &json["kernels"][0]["tests"];
+        assert_eq!(tests[8]["output"].as_str().unwrap(), run.kernels[0].tests[8].output);
+        assert_eq!(tests[8]["name"], sample::MARKUP);
+        assert_eq!(json["kernels"][0]["verdict"], "fail");
+    }
+}

@@ -1,0 +1,218 @@
+//! junit.xml, for CI: a test suite a kernel, a test case a test.
+//!
+//! A verdict that is about no test (a panic, a kernel that could not be had) is a test case of its own, and so is
+//! every test that was asked for and did not run: a CI that only counts must not take silence for a pass.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+use vmtest_agent::{TestId, TestOutcome, TestResult};
+
+use super::json::moment;
+use super::logs::LogPath;
+use super::{RunReport, words};
+use crate::text;
+use crate::verdict::{KernelReport, Verdict};
+
+/// Lines of output in a failure's text; all of it is in the test case's `system-out`.
+const DESCRIPTION_LINES: usize = 40;
+
+/// The whole file.
+pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
+    let mut report = Report::new(text::line(&run.program));
+    report.set_timestamp(moment(run.started, 0.0)).set_time(duration(run.total_s));
+    report.add_test_suites(
+        run.kernels.iter().zip(logs).map(|(k, log)| suite(run, k, log.as_deref())),
+    );
+    report.to_string().context("cannot make junit.xml")
+}
+
+fn suite(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> TestSuite {
+    let mut suite = TestSuite::new(text::line(&kernel.name));
+    suite.set_timestamp(moment(run.started, kernel.start_s)).set_time(duration(kernel.total_s));
+    let properties = [
+        ("verdict", Some(kernel.verdict.word())),
+        ("release", kernel.release.as_deref()),
+        ("accel", kernel.accel.as_deref()),
+        ("lane", Some(&*kernel.lane)),
+        ("console_log", log),
+    ];
+    for (name, value) in properties {
+        if let Some(value) = value {
+            suite.add_property(Property::new(name, text::line(value)));
+        }
+    }
+    suite.add_test_cases(verdict_case(kernel, log));
+    suite.add_test_cases(kernel.tests.iter().map(test_case));
+    suite.add_test_cases(kernel.missing.iter().map(|test| missing_case(kernel, test)));
+    suite
+}
+
+/// The case for a verdict that no test's case shows.
+fn verdict_case(kernel: &KernelReport, log: Option<&str>) -> Option<TestCase> {
+    let shown_by_tests = kernel.verdict == Verdict::Fail
+        && (words::failures(kernel).next().is_some() || !kernel.missing.is_empty());
+    if kernel.verdict == Verdict::Pass || shown_by_tests {
+        return None;
+    }
+    let mut status = unless_tolerated(kernel);
+    status.set_type(kernel.verdict.word()).set_message(text::line(&kernel.reason));
+    let mut lines: Vec<String> = kernel.excerpt.iter().map(|line| text::line(line)).collect();
+    lines.extend(log.map(|log| format!("console: {log}")));
+    if !kernel.tolerated {
+        status.set_description(lines.join("\n"));
+    }
+    let mut case = TestCase::new("verdict", status);
+    case.set_classname("vmtest");
+    Some(case)
+}
+
+fn test_case(outcome: &TestOutcome) -> TestCase {
+    let output = text::block(&outcome.output);
+    let mut status = match outcome.result {
+        TestResult::Passed => TestCaseStatus::success(),
+        TestResult::NotStarted { .. } => TestCaseStatus::non_success(NonSuccessKind::Error),
+        _ => TestCaseStatus::non_success(NonSuccessKind::Failure),
+    };
+    if outcome.result != TestResult::Passed {
+        let (tail, _) = text::tail(&outcome.output, DESCRIPTION_LINES);
+        status
+            .set_type(words::result(&outcome.result))
+            .set_message(words::sentence(&outcome.result));
+        if !tail.is_empty() {
+            status.set_description(tail.join("\n"));
+        }
+    }
+    let mut case = case(&outcome.test, status);
+    case.set_time(duration(outcome.seconds));
+    if !output.is_empty() {
+        case.set_system_out(output);
+    }
+    case
+}
+
+fn missing_case(kernel: &KernelReport, test: &TestId) -> TestCase {
+    let mut status = unless_tolerated(kernel);
+    status.set_type(words::NOT_RUN).set_message(format!("not run: {}", kernel.verdict.word()));
+    case(test, status)
+}
+
+fn case(test: &TestId, status: TestCaseStatus) -> TestCase {
+    let mut case = TestCase::new(text::line(&test.name), status);
+    case.set_classname(text::line(&test.binary));
+    case
+}
+
+/// An error, or a skip where the user said that this verdict shall not fail the run.
+fn unless_tolerated(kernel: &KernelReport) -> TestCaseStatus {
+    match kernel.tolerated {
+        true => TestCaseStatus::skipped(),
+        false => TestCaseStatus::non_success(NonSuccessKind::Error),
+    }
+}
+
+/// A guest's seconds may be any number.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use quick_junit::Report;
+
+    use super::*;
+    use crate::report::sample::{self, TESTS, assert_golden};
+
+    /// Written, and read again by the JUnit reader.
+    fn read(run: &RunReport) -> Report {
+        let xml = render(run, &vec![None; run.kernels.len()]).unwrap();
+        Report::deserialize_from_str(&xml).unwrap()
+    }
+
+    fn suite_of(kernel: KernelReport) -> TestSuite {
+        read(&sample::report(vec![kernel], 1.0)).test_suites.remove(0)
+    }
+
+    #[test]
+    fn a_run_of_a_pass_a_failure_and_a_panic() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut run = sample::run(logs.path());
+        run.kernels.retain(|kernel| ["5.10", "6.1", "7.3"].contains(&&*kernel.name));
+        let logs = [None, Some("console/6.1.log".into()), Some("console/7.3.log".into())];
+        assert_golden(&render(&run, &logs).unwrap(), "report/testdata/junit.xml");
+    }
+
+    #[test]
+    fn each_test_on_each_kernel_is_a_case() {
+        let logs = tempfile::tempdir().unwrap();
+        let report = read(&sample::run(logs.path()));
+        assert_eq!(report.test_suites.len(), 8);
+        for suite in &report.test_suites {
+            let names: Vec<_> = suite
+                .test_cases
+                .iter()
+                .map(|case| case.name.as_str())
+                .filter(|name| *name != "verdict")
+                .collect();
+            assert_eq!(names, TESTS, "{:?}", suite.name);
+        }
+        assert_eq!((report.failures, report.skipped), (2, 9));
+        // 7.3 panicked with 6 tests to go; 6.18 never came up for 8; a verdict each, and 6.12's.
+        assert_eq!(report.errors, 6 + 8 + 3);
+    }
+
+    #[test]
+    fn a_verdict_about_no_test_is_an_error_of_its_own() {
+        let suite = suite_of(sample::panicking("7.3", "7.3.4", 0.0));
+        assert_eq!((suite.errors, suite.failures), (7, 0));
+        let TestCaseStatus::NonSuccess { kind, message, ty, .. } = &suite.test_cases[0].status
+        else {
+            panic!("{:?}", suite.test_cases[0].status);
+        };
+        assert_eq!((*kind, ty.as_deref()), (NonSuccessKind::Error, Some("panic")));
+        assert_eq!(
+            message.as_deref(),
+            Some("the kernel panicked during follow_prints_the_line: sysrq triggered crash")
+        );
+    }
+
+    #[test]
+    fn a_kernel_complaint_is_an_error_though_every_test_passed() {
+        let suite = suite_of(sample::complaining("6.12", "6.12.117", 0.0));
+        assert_eq!((suite.errors, suite.tests), (1, 9));
+    }
+
+    #[test]
+    fn a_failure_that_no_test_shows_is_an_error() {
+        let mut kernel = sample::passing("6.1", "6.1.0", 0.0);
+        kernel.verdict = Verdict::Fail;
+        assert_eq!(suite_of(kernel).errors, 1);
+    }
+
+    #[test]
+    fn what_the_user_allowed_is_skipped_and_turns_nothing_red() {
+        let suite = suite_of(sample::unavailable("5.4"));
+        assert_eq!((suite.errors, suite.failures, suite.skipped), (0, 0, 9));
+    }
+
+    #[test]
+    fn nothing_a_test_prints_breaks_the_xml() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut run = sample::hostile(logs.path());
+        let every_char: String = ('\0'..='\u{ffff}').collect();
+        run.kernels[0].tests[0].output = every_char;
+        run.kernels[0].tests[1].seconds = f64::NAN;
+        run.kernels[0].tests[2].seconds = -1e308;
+        let suite = read(&run).test_suites.remove(0);
+        assert_eq!((suite.tests, suite.failures, suite.errors), (9, 2, 1));
+        let last = &suite.test_cases[8];
+        assert_eq!(last.name.as_str(), sample::MARKUP);
+        assert!(last.system_out.as_ref().unwrap().contains("]]></system-out>"));
+        let forbidden =
+            |c: char| matches!(c, '\0'..='\x08' | '\x0b'..='\x1f' | '\u{fffe}' | '\u{ffff}');
+        assert!(!render(&run, &[None]).unwrap().contains(forbidden));
+    }
+}

@@ -1,0 +1,192 @@
+//! summary.md, for people who look at a CI job: the table, what went wrong, the facts.
+//!
+//! The guest's words stand in code spans and fenced blocks, whose fences are longer than any in the text; where one
+//! got into a sentence of ours, its markup is escaped.
+
+use vmtest_agent::TestOutcome;
+
+use super::words::{self, TestNames};
+use super::{RunReport, facts};
+use crate::text;
+use crate::verdict::{KernelReport, Verdict};
+
+/// Lines of a failed test's output.
+const OUTPUT_LINES: usize = 40;
+/// Characters of one of those lines.
+const LINE_LENGTH: usize = 400;
+/// Bytes of the whole; GitHub refuses a step's summary above 1 MiB.
+const SIZE: usize = 900 * 1024;
+
+/// The whole file.
+pub fn render(run: &RunReport) -> String {
+    let title = format!("## {} on {}: {}\n", code(&run.program), kernels_word(run), run.sum());
+    let mut page = [title, kernels(run)].join("\n");
+    let (facts, names) = (facts_table(run), TestNames::of(run));
+    for kernel in run.kernels.iter().filter(|kernel| kernel.verdict != Verdict::Pass) {
+        let section = trouble(kernel, &names);
+        if page.len() + section.len() + facts.len() > SIZE {
+            page += "\nMore went wrong than fits here: see report.html.\n";
+            break;
+        }
+        page += &section;
+    }
+    page + &facts
+}
+
+fn kernels_word(run: &RunReport) -> String {
+    match run.kernels.len() {
+        1 => "1 kernel".into(),
+        count => format!("{count} kernels"),
+    }
+}
+
+fn kernels(run: &RunReport) -> String {
+    let rows = run.kernels.iter().map(|kernel| {
+        [
+            cell(&kernel.name),
+            kernel.release.as_deref().map_or("-".into(), cell),
+            format!("{} {}", words::mark(kernel), kernel.verdict.word()),
+            words::passed_of(kernel),
+            format!("{:.1}", kernel.total_s),
+            kernel.accel.as_deref().map_or("-".into(), cell),
+        ]
+    });
+    table(
+        "| kernel | release | verdict | tests | seconds | accel |\n|---|---|---|--:|--:|---|\n",
+        rows,
+    )
+}
+
+fn facts_table(run: &RunReport) -> String {
+    let rows = facts::rows(run);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let names = facts::COLUMNS.map(|(name, _)| name).join(" | ");
+    let header = format!("| {names} |\n|---|---|---|---|--:|--:|--:|--:|--:|---|\n");
+    let rows = rows.into_iter().map(|[kernel, program, rest @ ..]| {
+        let [btf, jit, insns, xlated, jited, load, event, attach] = rest;
+        [cell(&kernel), cell(&program), btf, jit, insns, xlated, jited, load, event, cell(&attach)]
+    });
+    format!("\n### What the kernels say of the program\n\n{}", table(&header, rows))
+}
+
+fn table<const N: usize>(header: &str, rows: impl Iterator<Item = [String; N]>) -> String {
+    rows.fold(header.to_owned(), |table, row| table + &format!("| {} |\n", row.join(" | ")))
+}
+
+fn trouble(kernel: &KernelReport, names: &TestNames) -> String {
+    let mut section = format!(
+        "\n### {} {}: {}\n\n",
+        words::mark(kernel),
+        code(&kernel.name),
+        kernel.verdict.word()
+    );
+    section += &format!("{}\n", prose(&kernel.reason));
+    if words::failures(kernel).next().is_none() && !kernel.excerpt.is_empty() {
+        let lines: Vec<String> = kernel.excerpt.iter().map(|line| text::line(line)).collect();
+        section += &format!("\n{}", fenced(&lines.join("\n")));
+    }
+    for outcome in words::failures(kernel) {
+        section += &failure(outcome, names);
+    }
+    if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
+        section += &format!(
+            "\n{} of {} tests did not run.\n",
+            kernel.missing.len(),
+            kernel.expected_tests
+        );
+    }
+    section
+}
+
+fn failure(outcome: &TestOutcome, names: &TestNames) -> String {
+    let name = code(&names.name(&outcome.test));
+    let heading = format!("\n- {name} {}\n", prose(&words::sentence(&outcome.result)));
+    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
+    if tail.is_empty() {
+        return heading;
+    }
+    let mut lines: Vec<_> =
+        tail.iter().map(|line| console::truncate_str(line, LINE_LENGTH, "…")).collect();
+    if skipped > 0 {
+        lines.insert(0, text::left_out(skipped).into());
+    }
+    format!(
+        "{heading}\n<details><summary>output</summary>\n\n{}\n</details>\n",
+        fenced(&lines.join("\n"))
+    )
+}
+
+/// Text in a code block. Its fence is longer than any run of backticks in it, so that nothing in it ends it.
+fn fenced(text: &str) -> String {
+    let fence = "`".repeat((longest_run_of_backticks(text) + 1).max(3));
+    format!("{fence}text\n{text}\n{fence}\n")
+}
+
+/// Text in a code span, on one line.
+fn code(raw: &str) -> String {
+    let text = text::line(raw);
+    let fence = "`".repeat(longest_run_of_backticks(&text) + 1);
+    // A space at both ends is no part of the span; a span may not be empty, nor begin with its fence.
+    match text.starts_with('`') || text.ends_with('`') || text.trim().is_empty() {
+        true => format!("{fence} {text} {fence}"),
+        false => format!("{fence}{text}{fence}"),
+    }
+}
+
+/// A code span in a table, where a bar ends the cell even inside of a span.
+fn cell(raw: &str) -> String {
+    code(raw).replace('|', "\\|")
+}
+
+/// A sentence of ours, in which the guest may have had a word: nothing in it is markup.
+fn prose(raw: &str) -> String {
+    let escape =
+        |c: char| if "\\`*_[]<>|#&~!@".contains(c) { format!("\\{c}") } else { c.to_string() };
+    text::line(raw).chars().map(escape).collect()
+}
+
+fn longest_run_of_backticks(text: &str) -> usize {
+    text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::report::sample::{self, assert_golden};
+
+    #[test]
+    fn a_run() {
+        let logs = tempfile::tempdir().unwrap();
+        assert_golden(&render(&sample::run(logs.path())), "report/testdata/summary.md");
+    }
+
+    #[test]
+    fn a_hostile_run() {
+        let logs = tempfile::tempdir().unwrap();
+        assert_golden(&render(&sample::hostile(logs.path())), "report/testdata/summary-hostile.md");
+    }
+
+    #[test]
+    fn a_fence_is_longer_than_any_in_the_text() {
+        assert_eq!(fenced("a ```` b"), "`````text\na ```` b\n`````\n");
+        assert_eq!(code("``x"), "``` ``x ```");
+        assert_eq!(code(""), "`  `");
+        assert_eq!(cell("a|b\nc"), "`a\\|b c`");
+    }
+
+    #[test]
+    fn a_summary_stays_below_what_github_takes() {
+        let mut kernel = sample::failing("6.1", "6.1.0", 0.0);
+        kernel.tests = vec![kernel.tests[5].clone(); 10];
+        let line = "x".repeat(LINE_LENGTH) + "\n";
+        kernel.tests.iter_mut().for_each(|test| test.output = line.repeat(OUTPUT_LINES));
+        let page = render(&sample::report(vec![kernel; 8], 1.0));
+        assert!(page.len() < 1 << 20, "{}", page.len());
+        assert!(page.ends_with("| `link` |\n"));
+        assert!(page.contains("see report.html"));
+    }
+}
