@@ -10,8 +10,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
-
 /// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
 
@@ -76,9 +74,13 @@ impl StaticBuild {
         if !missing.is_empty() {
             bail!(missing_message(&missing));
         }
-        let mut directories: Vec<&Path> = found.iter().filter_map(|path| path.parent()).collect();
-        directories.sort_unstable();
-        directories.dedup();
+        // What the user named stays in front.
+        let mut directories = listed_directories();
+        for directory in found.iter().filter_map(|path| path.parent()) {
+            if !directories.iter().any(|known| known == directory) {
+                directories.push(directory.to_owned());
+            }
+        }
         let library_path = std::env::join_paths(directories)
             .context("a library directory's name has a colon in it")?;
         Ok(Self { library_path, rustflags })
@@ -106,16 +108,16 @@ pub fn target_triple() -> Option<&'static str> {
     }
 }
 
-/// The directory in which cargo leaves the executables of a release build.
-pub fn output_dir() -> PathBuf {
-    paths::target().join(target_triple().unwrap_or_default()).join("release")
+/// The directories in [`LIBRARY_PATH`].
+fn listed_directories() -> Vec<PathBuf> {
+    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
 fn find(file: &str) -> Result<Option<PathBuf>> {
-    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
-    let listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
-    if let Some(path) = listed.into_iter().find(|path| path.is_file()) {
+    let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
+    if let Some(path) = listed.find(|path| path.is_file()) {
         return Ok(Some(path));
     }
     let output = Command::new("cc")
