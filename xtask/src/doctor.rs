@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{Cell, Color, ContentArrangement, Table, TableStyle};
 use indicatif::ProgressBar;
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
 
 use crate::exit;
@@ -62,8 +62,12 @@ impl Diagnosis {
         let vng_works = tools::check(Tool::Vng).is_ok();
         let mut checks: Vec<Check> = TOOLS
             .iter()
-            // Only of interest as long as there is something left to install.
-            .filter(|spec| spec.need != Need::Install || !vng_works)
+            .filter(|spec| match spec.need {
+                // Only of interest as long as there is something left to install.
+                Need::Install => !vng_works,
+                Need::Local => !geteuid().is_root(),
+                Need::Boot | Need::Build => true,
+            })
             .map(tool)
             .collect();
         checks.extend([cache(), kvm(), bpf_here()]);
@@ -72,23 +76,24 @@ impl Diagnosis {
     }
 
     fn for_people(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(TableStyle::new().header_separator(LineStyle::none()));
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        for check in &self.checks {
-            table.add_row([
+        let rows = self.checks.iter().map(|check| {
+            let version = check.version.as_deref().unwrap_or_default();
+            vec![
                 check.word(),
                 Cell::new(&check.name),
-                Cell::new(check.version.as_deref().unwrap_or("-")),
+                Cell::new(version),
                 Cell::new(check.detail()),
-            ]);
-        }
-        let mut text: String =
-            table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
-        for check in self.checks.iter().filter(|check| !check.ok) {
-            if let Some(remedy) = &check.remedy {
-                text += &format!("{}: {remedy}\n", check.name);
-            }
+            ]
+        });
+        let troubles = self.checks.iter().filter_map(|check| {
+            let problem = check.problem.as_ref()?;
+            let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
+            let text = format!("{problem}{}", remedy.unwrap_or_default());
+            Some(vec![Cell::new(&check.name), Cell::new(text)])
+        });
+        let mut text = table(rows) + "\n";
+        if self.checks.iter().any(|check| !check.ok) {
+            text += &(table(troubles) + "\n");
         }
         let missing = self.checks.iter().filter(|check| check.needed && !check.ok).count();
         text + &match missing {
@@ -97,6 +102,15 @@ impl Diagnosis {
             _ => format!("{missing} things that are needed are missing or do not work.\n"),
         }
     }
+}
+
+/// Without lines, and not wider than the terminal.
+fn table(rows: impl Iterator<Item = Vec<Cell>>) -> String {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new());
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.add_rows(rows);
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 impl Check {
@@ -120,14 +134,14 @@ impl Check {
     fn word(&self) -> Cell {
         match (self.ok, self.needed) {
             (true, _) => Cell::new("ok").fg(Color::Green),
-            (false, true) => Cell::new("MISSING").fg(Color::Red),
+            (false, true) => Cell::new("NEEDED").fg(Color::Red),
             (false, false) => Cell::new("without").fg(Color::Yellow),
         }
     }
 
     fn detail(&self) -> String {
         match (&self.problem, &self.path) {
-            (Some(problem), _) => problem.clone(),
+            (Some(_), _) => "see below".into(),
             (None, Some(path)) => short(path),
             (None, None) => String::new(),
         }
@@ -195,21 +209,16 @@ fn try_kvm() -> Result<Kvm> {
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.
 fn bpf_here() -> Check {
-    let release =
-        nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).ok();
-    let check = Check {
-        version: release,
-        ..Check::new("this kernel", "run the program on this machine", false)
-    };
+    let check = Check::new("BPF, tracefs", "run the program on this machine", false);
     if !has_bpf() {
-        return check.failed("it has no BPF");
+        return check.failed("the kernel that runs here was built without BPF");
     }
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     match tracefs(&mounts) {
         Some(path) => Check { path: Some(path), ..check },
         None => Check {
             remedy: Some("run `mount -t tracefs tracefs /sys/kernel/tracing` as root".into()),
-            ..check.failed("it has BPF, and tracefs is not mounted")
+            ..check.failed("tracefs is not mounted here")
         },
     }
 }
@@ -252,7 +261,9 @@ mod tests {
         let without = Check::new("nicety", "be nice", false).failed("it is nowhere");
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
         let text = diagnosis.for_people();
-        for part in ["MISSING", "it is not here", "thing: get it", "without", "1 thing that"] {
+        for part in
+            ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]
+        {
             assert!(text.contains(part), "{text}");
         }
     }
