@@ -442,6 +442,25 @@ mod tests {
     }
 
     #[test]
+    fn sigkill_of_the_guard_ends_the_program_also_when_the_parent_cannot_act() {
+        let mut parent = Command::new("/proc/self/exe")
+            .args([PARENT, "sh", "-c", "echo ready; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = parent.stdout.take().unwrap();
+        read_ready(&mut stdout);
+        let pid = guard::pid_of(parent.id());
+        let guard = guard::processes().unwrap().find(|process| process.parent == pid).unwrap();
+        // The parent's own output is the pipe too, so it has to be gone as well; but first it may do nothing.
+        kill(pid, Signal::SIGSTOP).unwrap();
+        kill(guard.pid, Signal::SIGKILL).unwrap();
+        kill(pid, Signal::SIGKILL).unwrap();
+        parent.wait().unwrap();
+        read_to_end(stdout);
+    }
+
+    #[test]
     fn a_descriptor_is_handed_through_and_belongs_to_the_program_alone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = sh("echo through >&3; exec 3>&-; exec sleep 1000");
