@@ -56,11 +56,16 @@ pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 struct Stopped {
     verdict: Verdict,
     reason: String,
+    excerpt: Vec<String>,
 }
 
 impl Stopped {
+    fn because(verdict: Verdict, reason: String) -> Self {
+        Self { verdict, reason, excerpt: Vec::new() }
+    }
+
     fn host(error: &anyhow::Error) -> Self {
-        Self { verdict: Verdict::HostError, reason: format!("{error:#}") }
+        Self::because(Verdict::HostError, format!("{error:#}"))
     }
 }
 
@@ -79,6 +84,7 @@ impl Engine<'_> {
         if let Err(stopped) = self.attempt(target, tests, &mut report, on) {
             report.verdict = stopped.verdict;
             report.reason = stopped.reason;
+            report.excerpt = stopped.excerpt;
         }
         let outcomes = &report.tests;
         let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
@@ -98,13 +104,14 @@ impl Engine<'_> {
         let begun = Instant::now();
         let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Stopped {
             verdict: Verdict::Unavailable,
-            reason: unavailable.to_string(),
+            reason: unavailable.reason,
+            excerpt: unavailable.attempts,
         })?;
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
         self.check_config(&kernel, on)?;
         if self.interrupt.signal().is_some() {
-            return Err(Stopped { verdict: Verdict::HostError, reason: "interrupted".into() });
+            return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
         let accel = self.choose_accel(&kernel, on)?;
@@ -140,7 +147,8 @@ impl Engine<'_> {
                 let options: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 Err(Stopped {
                     verdict: Verdict::Unsupported,
-                    reason: format!("the kernel was built without {}", options.join("; ")),
+                    reason: "the kernel was built without options that are needed".into(),
+                    excerpt: options,
                 })
             }
         }
