@@ -13,6 +13,7 @@ use crate::judge::{Case, Judgement};
 use crate::kernels::kconfig::{self, Checked};
 use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
+use crate::paths;
 use crate::payload::Payload;
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
@@ -133,8 +134,9 @@ impl Engine<'_> {
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
-        let checked = kconfig::check(kernel, &self.metadata.kconfig_paths())
-            .map_err(|error| Stopped::host(&error))?;
+        let mut fragments = self.metadata.kconfig_paths();
+        fragments.push(paths::workspace().join(self.lane.kconfig()));
+        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
         match checked {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
@@ -261,7 +263,7 @@ fn random_hex(bytes: usize) -> Result<String> {
 /// When it cannot be created.
 pub fn log_dir() -> Result<PathBuf> {
     const KEPT: usize = 20;
-    let logs = crate::paths::target().join("vmtest/logs");
+    let logs = paths::target().join("vmtest/logs");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let own = logs.join(format!("{}-{}", now.as_millis(), std::process::id()));
     std::fs::create_dir_all(&own)

@@ -33,6 +33,9 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
+    /// Lists the kernel options that only this way needs; relative to the workspace.
+    fn kconfig(&self) -> &'static str;
+
     /// Starts a guest and returns at once; nothing is known of it yet but that its process runs.
     ///
     /// # Errors

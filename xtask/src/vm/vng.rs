@@ -39,6 +39,10 @@ impl Lane for Vng {
         "cold"
     }
 
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.cold"
+    }
+
     fn start(&self, spec: &Spec<'_>) -> Result<Started> {
         let dir = spec.run.path();
         let root = dir.join("root");
