@@ -7,6 +7,8 @@
 //!     tree/                what was unpacked
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
+//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
+//! states/…                 saved guests, of the warm lane
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
@@ -34,6 +36,7 @@ const TREE: &str = "tree";
 const KERNELS: &str = "kernels";
 const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
+const CONFIGS: &str = "configs";
 /// Saved guests, which the warm lane makes: a directory each, with a file `lock` that is locked while in use.
 const STATES: &str = "states";
 
@@ -347,6 +350,34 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// The configuration inside an image that is not of the cache. Looking for it means decompressing the whole kernel,
+/// so what was found, also nothing, is remembered by the image's hash.
+pub fn config_inside(image: &Path) -> Result<Option<String>> {
+    remembered_config(&paths::cache()?.join(CONFIGS), image)
+}
+
+fn remembered_config(dir: &Path, image: &Path) -> Result<Option<String>> {
+    let hash =
+        digest::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let known = dir.join(hash.as_str());
+    if let Ok(text) = std::fs::read_to_string(&known) {
+        return Ok(Some(text).filter(|text| !text.is_empty()));
+    }
+    let found = image::config(image)?;
+    // A cache that cannot be written costs time, nothing else.
+    let _ = remember(&known, found.as_deref().unwrap_or_default());
+    Ok(found)
+}
+
+fn remember(path: &Path, text: &str) -> Result<()> {
+    let dir = path.parent().context("no directory")?;
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
 /// A directory for a download that has no entry yet; it is removed when it is dropped.
 pub fn scratch(name: &str) -> Result<tempfile::TempDir> {
     let incoming = paths::cache()?.join(INCOMING);
@@ -375,10 +406,14 @@ pub enum Kept {
     Failed(anyhow::Error),
 }
 
-/// What can go: kernels and downloads other than those of the entries `needed`, and all saved states.
+/// What can go: kernels and downloads other than those of the entries `needed`, all saved states, and what was
+/// read out of images that no pin names.
 pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let root = paths::cache()?;
     let mut stale = Vec::new();
+    for path in children(&root.join(CONFIGS))? {
+        stale.push(Stale { lock: path.clone(), path });
+    }
     for (kind, lock_in) in [(KERNELS, Some(MANIFEST)), (INCOMING, None), (STATES, Some("lock"))] {
         for path in children(&root.join(kind))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -451,5 +486,38 @@ pub fn remove_all(path: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake;
+    use super::*;
+
+    #[test]
+    fn what_is_inside_an_image_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (configs, image) = (dir.path().join("configs"), dir.path().join("bzImage"));
+        for inside in [Some("CONFIG_PCI=y\n"), None] {
+            std::fs::write(&image, fake::bzimage("6.1.0", inside)).unwrap();
+            assert_eq!(remembered_config(&configs, &image).unwrap().as_deref(), inside);
+            let known = configs.join(digest::sha256_file(&image).unwrap().as_str());
+            assert_eq!(std::fs::read_to_string(&known).unwrap(), inside.unwrap_or_default());
+            std::fs::write(&known, "CONFIG_FROM=memory\n").unwrap();
+            let again = remembered_config(&configs, &image).unwrap();
+            assert_eq!(again.as_deref(), Some("CONFIG_FROM=memory\n"));
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("bzImage");
+        std::fs::write(&image, fake::bzimage("6.1.0", Some("CONFIG_PCI=y\n"))).unwrap();
+        // A file where the directory should be.
+        let found = remembered_config(&image.join("configs"), &image).unwrap();
+        assert_eq!(found.as_deref(), Some("CONFIG_PCI=y\n"));
     }
 }
