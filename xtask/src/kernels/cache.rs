@@ -172,7 +172,7 @@ impl Entry {
             ensure!(modules.is_dir(), "{} is gone", modules.display());
         }
         let config = match manifest.config {
-            Some(config) => Some(kconfig::read(&dir.join(config))?),
+            Some(config) => Some(self.config(&config)?),
             None => None,
         };
         Ok(Kernel {
@@ -184,6 +184,19 @@ impl Entry {
             config,
             source: source.kind().to_owned(),
         })
+    }
+
+    /// Reads the kernel's configuration, if it is still what was unpacked.
+    fn config(&self, relative: &Path) -> Result<kconfig::Config> {
+        let path = self.dir().join(relative);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let sums = std::fs::read_to_string(self.dir().join(SUMS))
+            .with_context(|| format!("cannot read {SUMS}"))?;
+        let line = format!("{}  {}\n", digest::sha256(text.as_bytes()), relative.display());
+        let known = memchr::memmem::find(sums.as_bytes(), line.as_bytes()).is_some();
+        ensure!(known, "{} is not what was unpacked", path.display());
+        Ok(kconfig::parse(&text))
     }
 
     /// What the entry says of itself.
@@ -251,8 +264,7 @@ impl Entry {
         let manifest = describe(pin, source, &staging, origin)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
-        // Everything must be on disk before the name is, or a power cut leaves an empty kernel under a good name.
-        nix::unistd::syncfs(File::open(&staging)?)?;
+        // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
         remove_all(&self.dir())?;
         std::fs::rename(&staging, self.dir())
             .with_context(|| format!("cannot rename to {}", self.dir().display()))
