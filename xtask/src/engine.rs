@@ -181,6 +181,7 @@ impl Engine<'_> {
             run: &run,
             accel,
             memory_mib: self.metadata.memory_mib,
+            kernel_args: &self.metadata.kernel_args,
         };
         let started = self.lane.start(&spec)?;
         on(RunEvent::Booting);

@@ -56,6 +56,8 @@ pub struct Spec<'a> {
     pub accel: Accel,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
+    /// Further kernel parameters, each one word without quotes or anything else that a shell reads.
+    pub kernel_args: &'a [String],
 }
 
 /// A guest that was started.

@@ -89,7 +89,8 @@ impl Vng {
         if spec.accel == Accel::Tcg {
             command.arg("--disable-kvm");
         }
-        for option in KERNEL_OPTIONS {
+        let own = KERNEL_OPTIONS.iter().copied();
+        for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
             command.args(["--append", option]);
         }
         command.args(["--exec", guest_root::AGENT]);
