@@ -8,17 +8,23 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::kernels::Kernel;
 use crate::payload::Payload;
 
 pub mod accel;
+pub mod bare;
 pub mod channel;
 pub mod console;
 mod guard;
 pub mod guest_root;
+pub mod initramfs;
 pub mod process;
+pub mod qemu;
+pub mod qmp;
 pub mod rundir;
+pub mod states;
 pub mod supervise;
 pub mod vng;
 
@@ -81,7 +87,7 @@ pub enum Link {
 }
 
 /// What the agent says of the guest once it is up.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// [`vmtest_agent::PROTOCOL`] of the agent.
     pub protocol: u32,

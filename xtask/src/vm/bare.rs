@@ -1,0 +1,66 @@
+//! A guest without virtme-ng: QEMU, the kernel, and an initramfs with everything in it. This is the
+//! floor that the other lanes are measured against.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use vmtest_agent::PAYLOAD_DIR;
+
+use super::initramfs::Contents;
+use super::qemu::{INITRAMFS, Machine, Memory, Running};
+use super::{Lane, Link, Spec, Started};
+
+/// Boots kernels in QEMU directly.
+#[derive(Debug, Clone)]
+pub struct Bare {
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+}
+
+impl Lane for Bare {
+    fn name(&self) -> &'static str {
+        "bare"
+    }
+
+    fn start(&self, spec: &Spec<'_>) -> Result<Started> {
+        let initramfs = Contents::gather(spec.kernel, &self.busybox, &spec.payload.agent)?
+            .with_payload(spec.payload)?
+            .build()?;
+        let path = spec.run.path().join(INITRAMFS);
+        fs::write(&path, initramfs).with_context(|| format!("cannot write {}", path.display()))?;
+        let machine = Machine {
+            qemu: &self.qemu,
+            accel: spec.accel,
+            memory_mib: spec.memory_mib,
+            memory: Memory::Anonymous,
+            kernel: &spec.kernel.image,
+            dir: spec.run.path(),
+            disk: None,
+            incoming: None,
+            keep: None,
+        };
+        Ok(machine.start()?.with_payload_at(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
+    }
+}
+
+impl Running {
+    /// A guest whose payload is there, or will be found by the agent.
+    pub fn with_payload_at(self, payload: vmtest_agent::Payload) -> Started {
+        let Self { mut process, console, channel, monitor } = self;
+        let mut consoles: Vec<Box<dyn std::io::Read + Send>> = vec![Box::new(console)];
+        if let Some(stderr) = process.stderr.take() {
+            consoles.push(Box::new(stderr));
+        }
+        Started {
+            process,
+            console: consoles,
+            channel: Link::Connected(channel),
+            qmp: Some(Link::Connected(monitor)),
+            payload,
+            ready: None,
+        }
+    }
+}
