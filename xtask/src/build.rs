@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use cargo_metadata::Message;
 
-use crate::program::Program;
+use crate::metadata::Metadata;
 use crate::static_build::StaticBuild;
 use crate::{cargo, exit};
 
@@ -17,7 +17,7 @@ pub fn run() -> Result<u8> {
 
 /// Builds the program as one static executable and returns its path.
 pub fn executable() -> Result<PathBuf> {
-    let Program { package, features, .. } = Program::read()?;
+    let Metadata { package, features, .. } = Metadata::load()?;
     let mut build = cargo::command("build");
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use vmtest_agent::{Job, TestId, TestResult};
+use vmtest_agent::{Job, TestId};
 
 use crate::exit::Exit;
 use crate::flags::AccelChoice;
@@ -220,7 +220,6 @@ fn record(report: &mut KernelReport, judgement: Judgement, seen: Observed) {
     report.facts = seen.facts;
     report.tests = seen.outcomes;
 }
-
 
 struct Fetch<'a> {
     on: OnEvent<'a>,

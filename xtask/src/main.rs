@@ -18,7 +18,6 @@ mod matrix;
 mod metadata;
 mod paths;
 mod payload;
-mod program;
 mod report;
 mod run;
 mod selftest;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::{Artifact, Message, TargetKind};
 use vmtest_agent::{FactsRequest, PAYLOAD_DIR, TestId};
 
+use crate::cargo;
 use crate::exit::Exit;
 use crate::metadata::Metadata;
 use crate::paths;
@@ -190,23 +191,15 @@ struct Artifacts {
 
 impl Artifacts {
     fn build(metadata: &Metadata, source: &Source) -> Result<Self> {
-        let mut command = cargo_build(metadata, source)?;
-        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
-        let mut artifacts = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            for message in Message::parse_stream(BufReader::new(stdout)) {
-                if let Message::CompilerArtifact(artifact) = message.context("cargo's output")? {
-                    artifacts.push(artifact);
-                }
-            }
-        }
-        if !child.wait().context("cannot wait for cargo")?.success() {
-            bail!("the program, its tests or the agent did not compile; see above");
-        }
+        let messages = cargo::messages(&mut cargo_build(metadata, source)?)?;
+        let artifacts = messages.into_iter().filter_map(|message| match message {
+            Message::CompilerArtifact(artifact) => Some(artifact),
+            _ => None,
+        });
         Self::sort(artifacts, metadata)
     }
 
-    fn sort(artifacts: Vec<Artifact>, metadata: &Metadata) -> Result<Self> {
+    fn sort(artifacts: impl Iterator<Item = Artifact>, metadata: &Metadata) -> Result<Self> {
         let mut agent = None;
         let mut programs = BTreeMap::new();
         let mut tests = BTreeMap::new();
@@ -242,11 +235,10 @@ impl Artifacts {
 const AGENT: &str = "vmtest-agent";
 
 fn cargo_build(metadata: &Metadata, source: &Source) -> Result<Command> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo::command("build");
     command
         .current_dir(&source.workspace)
-        .args(["build", "--quiet", "--release", "--message-format", "json-render-diagnostics"])
+        .args(["--quiet", "--release"])
         .args(["--package", &metadata.package, "--package", AGENT, "--bins"])
         .env("CARGO_TARGET_DIR", &source.target)
         .stdin(Stdio::null());

@@ -8,3 +8,8 @@ use crate::flags;
 pub fn run(_flags: &flags::Setup) -> Result<u8> {
     bail!("not built yet")
 }
+
+/// Installs what is missing.
+pub fn ensure() -> Result<()> {
+    bail!("not built yet")
+}

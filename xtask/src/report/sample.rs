@@ -209,7 +209,13 @@ fn facts(release: &str) -> Facts {
         events: Some(64),
         attached: Some(if release.starts_with("5.10") { "ioctl" } else { "link" }.into()),
     };
-    Facts { btf: Some(true), jit: Some(true), load_s: Some(0.0312), programs: vec![program], ..Facts::default() }
+    Facts {
+        btf: Some(true),
+        jit: Some(true),
+        load_s: Some(0.0312),
+        programs: vec![program],
+        ..Facts::default()
+    }
 }
 
 /// Gives each kernel that was started a console log.
