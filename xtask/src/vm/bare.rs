@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::initramfs::Contents;
-use super::qemu::{INITRAMFS, Machine, Memory, Running};
+use super::qemu::{Handed, INITRAMFS, Machine, Memory, Running};
 use super::{Lane, Link, Spec, Started};
 
 /// Boots kernels in QEMU directly.
@@ -25,7 +25,7 @@ impl Lane for Bare {
         "bare"
     }
 
-    fn start(&self, spec: &Spec<'_>) -> Result<Started> {
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let initramfs = Contents::gather(spec.kernel, &self.busybox, &spec.payload.agent)?
             .with_payload(spec.payload)?
             .build()?;
@@ -38,29 +38,9 @@ impl Lane for Bare {
             memory: Memory::Anonymous,
             kernel: &spec.kernel.image,
             dir: spec.run.path(),
-            disk: None,
-            incoming: None,
-            keep: None,
+            disk: false,
+            waits: false,
         };
-        Ok(machine.start()?.with_payload_at(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
-    }
-}
-
-impl Running {
-    /// A guest whose payload is there, or will be found by the agent.
-    pub fn with_payload_at(self, payload: vmtest_agent::Payload) -> Started {
-        let Self { mut process, console, channel, monitor } = self;
-        let mut consoles: Vec<Box<dyn std::io::Read + Send>> = vec![Box::new(console)];
-        if let Some(stderr) = process.stderr.take() {
-            consoles.push(Box::new(stderr));
-        }
-        Started {
-            process,
-            console: consoles,
-            channel: Link::Connected(channel),
-            qmp: Some(Link::Connected(monitor)),
-            payload,
-            ready: None,
-        }
+        Ok(machine.start(Handed::default())?.into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
     }
 }

@@ -27,6 +27,7 @@ pub mod rundir;
 pub mod states;
 pub mod supervise;
 pub mod vng;
+pub mod warm;
 
 pub use guard::become_guard_if_asked;
 
@@ -39,11 +40,12 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
-    /// Starts a guest and returns at once; nothing is known of it yet but that its process runs.
+    /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
+    /// `note` is told of what a person should know.
     ///
     /// # Errors
     /// When the host cannot do it: a tool missing, no space, no permission.
-    fn start(&self, spec: &Spec<'_>) -> Result<Started>;
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started>;
 }
 
 /// What a guest is made of.

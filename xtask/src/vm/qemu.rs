@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -19,14 +20,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::accel::Accel;
 use super::process::{Guarded, GuardedCommand};
+use super::{Link, Started};
 
 // The numbers of the descriptors that QEMU inherits.
 const CONSOLE_FD: i32 = 10;
 const CHANNEL_FD: i32 = 11;
 const MONITOR_FD: i32 = 12;
 const DISK_FD: i32 = 13;
-const KEPT_FD: i32 = 14;
-/// Where a guest's saved state comes from: QEMU's name for it, as `migrate-incoming` takes it.
+const LOCK_FD: i32 = 14;
 const STATE_FD: i32 = 15;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
@@ -45,16 +46,25 @@ pub struct Machine<'a> {
     pub memory_mib: u32,
     /// What holds that memory.
     pub memory: Memory,
-    /// The kernel's image.
+    /// The kernel's image; for one that waits the start of it will do.
     pub kernel: &'a Path,
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
+    /// Whether it has a disk, [`Handed::disk`].
+    pub disk: bool,
+    /// Whether it waits for a saved state, [`Handed::state`], instead of booting.
+    pub waits: bool,
+}
+
+/// What a machine is given to read from, and to keep open as long as it lives.
+#[derive(Debug, Default)]
+pub struct Handed {
     /// What the guest sees as `/dev/vda`.
     pub disk: Option<File>,
-    /// Whether it waits for a saved state instead of booting.
-    pub incoming: Option<OwnedFd>,
-    /// Stays open as long as QEMU lives: a lock on what it uses.
-    pub keep: Option<File>,
+    /// Where a saved state is to be read from.
+    pub state: Option<OwnedFd>,
+    /// A lock on what the machine uses.
+    pub lock: Option<File>,
 }
 
 /// What holds a guest's memory.
@@ -87,7 +97,7 @@ impl Machine<'_> {
     ///
     /// # Errors
     /// When it cannot be executed, or this process has no descriptors left.
-    pub fn start(self) -> Result<Running> {
+    pub fn start(&self, handed: Handed) -> Result<Running> {
         let mut command = GuardedCommand::new(self.qemu)?;
         command
             .current_dir(self.dir)
@@ -103,9 +113,9 @@ impl Machine<'_> {
             (CONSOLE_FD, Some(its_console.into())),
             (CHANNEL_FD, Some(its_channel.into())),
             (MONITOR_FD, Some(its_monitor.into())),
-            (DISK_FD, self.disk.map(OwnedFd::from)),
-            (KEPT_FD, self.keep.map(OwnedFd::from)),
-            (STATE_FD, self.incoming),
+            (DISK_FD, handed.disk.map(OwnedFd::from)),
+            (LOCK_FD, handed.lock.map(OwnedFd::from)),
+            (STATE_FD, handed.state),
         ];
         let mappings = inherited.into_iter().filter_map(|(child_fd, parent_fd)| {
             parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd })
@@ -125,16 +135,47 @@ impl Machine<'_> {
             serial_port("console", CONSOLE_FD),
             serial_port("channel", CHANNEL_FD),
             monitor(),
-            self.disk.as_ref().map(|_| disk()).unwrap_or_default(),
-            self.incoming.as_ref().map(|_| waiting()).unwrap_or_default(),
+            if self.disk { disk() } else { Vec::new() },
+            if self.waits { waiting() } else { Vec::new() },
         ]
         .concat()
         .into_iter()
         .map(OsString::from)
         .collect();
         arguments.extend(["-kernel".into(), self.kernel.into()]);
-        arguments.extend(["-initrd", INITRAMFS, "-append", COMMAND_LINE].map(OsString::from));
+        if !self.waits {
+            arguments.extend(["-initrd", INITRAMFS, "-append", COMMAND_LINE].map(OsString::from));
+        }
         arguments
+    }
+}
+
+impl Running {
+    /// For the one who watches it; the agent finds the payload there.
+    pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Started {
+        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(self.console)];
+        if let Some(stderr) = self.process.stderr.take() {
+            console.push(Box::new(stderr));
+        }
+        Started {
+            process: self.process,
+            console,
+            channel: Link::Connected(self.channel),
+            qmp: Some(Link::Connected(self.monitor)),
+            payload,
+            ready: None,
+        }
+    }
+
+    /// Ends QEMU; returns what it complained of.
+    pub fn last_words(&mut self) -> String {
+        let _ = self.process.kill();
+        let mut words = String::new();
+        if let Some(stderr) = self.process.stderr.take() {
+            // Not to be trusted to be text, or to be short.
+            let _ = stderr.take(4096).read_to_string(&mut words);
+        }
+        words.trim().replace('\n', "; ")
     }
 }
 

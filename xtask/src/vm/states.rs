@@ -358,7 +358,7 @@ impl Drop for New {
 /// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
 fn lock(dir: &Path, operation: libc::c_int) -> Result<Option<File>> {
     let path = dir.join(LOCK);
-    let file = match File::options().read(true).write(true).open(&path) {
+    let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
@@ -429,7 +429,8 @@ fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The SHA-256 of some bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
