@@ -258,3 +258,70 @@ fn stays_inside(parent: &Path, target: &Path) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake::{self, Member};
+    use super::*;
+
+    fn unpacked(members: &[Member<'_>]) -> Result<tempfile::TempDir> {
+        let dir = tempfile::tempdir().unwrap();
+        Unpacker::new(dir.path(), &[]).tar(fake::tar(members).as_slice())?;
+        Ok(dir)
+    }
+
+    #[test]
+    fn links_that_stay_inside_are_made() {
+        let dir = unpacked(&[
+            Member::Symlink("vmlinuz", "boot/image"),
+            Member::Symlink("lib/modules/link", "../../boot"),
+            Member::File("boot/image", b"kernel"),
+            Member::Hardlink("boot/same", "boot/image"),
+        ])
+        .unwrap();
+        for path in ["vmlinuz", "lib/modules/link/image", "boot/same"] {
+            assert_eq!(std::fs::read(dir.path().join(path)).unwrap(), b"kernel", "{path}");
+        }
+    }
+
+    #[test]
+    fn where_a_link_may_lead() {
+        let stays = |parent: &str, target: &str| stays_inside(Path::new(parent), Path::new(target));
+        assert!(stays("", "a/b"));
+        assert!(stays("a/b", "../../c"));
+        assert!(!stays("a/b", "../../../c"));
+        assert!(!stays("", ".."));
+        assert!(!stays("a", "/etc"));
+        // `x` may itself be a link to somewhere higher up.
+        assert!(!stays("a/b", "x/.."));
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let members = [Member::Symlink("a", "b"), Member::File("a/file", b"x")];
+        // The directory `a` is made for the file, so the link cannot be.
+        assert!(unpacked(&members).is_err());
+        assert!(unpacked(&[Member::File("a", b"x"), Member::File("a", b"y")]).is_err());
+    }
+
+    #[test]
+    fn links_into_kernel_sources_are_left_out() {
+        let dir = unpacked(&[
+            Member::File("lib/modules/6.1/m.ko", b""),
+            Member::Symlink("lib/modules/6.1/build", "/usr/src/linux"),
+        ])
+        .unwrap();
+        assert!(dir.path().join("lib/modules/6.1/build").symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("linux.deb");
+        let whole = fake::kernel_deb("6.1", ".xz");
+        std::fs::write(&file, &whole[..whole.len() - 1000]).unwrap();
+        assert!(unpack(&file, dir.path()).is_err());
+    }
+}

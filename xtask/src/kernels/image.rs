@@ -197,3 +197,105 @@ fn u16_at(bytes: &[u8], offset: usize) -> u16 {
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake;
+    use super::*;
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_release_is_the_first_word_of_the_header_string() {
+        let file = written(&fake::bzimage("6.1.0-47-amd64", None));
+        assert_eq!(inspect(file.path()).unwrap().release.as_deref(), Some("6.1.0-47-amd64"));
+    }
+
+    #[test]
+    fn a_header_may_name_no_release() {
+        let mut image = fake::bzimage("6.1.0", None);
+        for pointer in [0_u16, 0x200 * 4, u16::MAX] {
+            image[0x20e..0x210].copy_from_slice(&pointer.to_le_bytes());
+            assert_eq!(inspect(written(&image).path()).unwrap().release, None, "{pointer:#x}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_found_in_every_compression() {
+        let text = "CONFIG_BPF=y\n".repeat(1000);
+        let packers: [(&str, fn(&[u8]) -> Vec<u8>); 4] =
+            [("gzip", fake::gzip), ("xz", fake::xz), ("zstd", fake::zstd), ("lzma", lzma)];
+        for (name, pack) in packers {
+            let file = written(&fake::bzimage_packed("6.1.0", Some(&text), pack));
+            assert_eq!(config(file.path()).unwrap().as_deref(), Some(text.as_str()), "{name}");
+            let file = written(&fake::bzimage_packed("6.1.0", None, pack));
+            assert_eq!(config(file.path()).unwrap(), None, "{name}");
+        }
+    }
+
+    fn lzma(bytes: &[u8]) -> Vec<u8> {
+        let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
+        let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_unknown() {
+        let unknown = |bytes: &[u8]| [b"LZ4 or what", bytes].concat();
+        let file = written(&fake::bzimage_packed("6.1.0", Some("CONFIG_BPF=y\n"), unknown));
+        assert_eq!(config(file.path()).unwrap(), None);
+        let mut image = fake::bzimage("6.1.0", Some("CONFIG_BPF=y\n"));
+        let end = image.len() - 1040;
+        image.truncate(end);
+        assert_eq!(config(written(&image).path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_marker_is_found_wherever_the_reads_cut_it() {
+        let text = [fake::noise(256 * 1024 - 3).as_slice(), b"MARKERrest"].concat();
+        let mut rest = String::new();
+        after_marker(text.as_slice(), b"MARKER")
+            .unwrap()
+            .unwrap()
+            .read_to_string(&mut rest)
+            .unwrap();
+        assert_eq!(rest, "rest");
+        assert!(after_marker(text.as_slice(), b"NOWHERE").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_arm64_image_names_its_release_in_the_banner() {
+        let mut image = vec![0; 100_000];
+        image[56..60].copy_from_slice(b"ARM\x64");
+        image.extend(b"Linux version 6.6.9 (nixbld@localhost) (gcc) #1-NixOS");
+        let found = inspect(written(&image).path()).unwrap();
+        assert_eq!((found.kind, found.release.as_deref()), (ImageKind::Arm64, Some("6.6.9")));
+    }
+
+    #[test]
+    fn what_is_no_image_is_called_what_it_is() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"\x7fELF\x02", "it is an ELF file; for a vmlinux give its arch/x86/boot/bzImage"),
+            (b"!<arch>\n", "it is an archive"),
+            (b"\x1f\x8b", "it is compressed with gzip"),
+            (b"", "it is empty"),
+            (&[0; 4096], "it lacks the bzImage signatures"),
+            (b"MZ", "it lacks the bzImage signatures"),
+        ];
+        for (bytes, finding) in cases {
+            let error = inspect(written(bytes).path()).unwrap_err().to_string();
+            assert!(error.contains(finding), "{error}");
+        }
+        let mut image = fake::bzimage("6.1.0", None);
+        image[0x1fe] = 0;
+        assert!(inspect(written(&image).path()).is_err());
+    }
+}

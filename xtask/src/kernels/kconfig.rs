@@ -145,3 +145,101 @@ fn parse_need(line: &str, fragment: &Path) -> Option<Need> {
         fragment: fragment.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::Expected;
+    use super::*;
+
+    const CONFIG: &str = "#\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_A=y\nCONFIG_B=m\n\
+        # CONFIG_C is not set\nCONFIG_D=\"text # with = signs\"\n";
+
+    fn kernel(config: Option<&str>, modules: Option<&str>) -> Kernel {
+        Kernel {
+            name: "test".into(),
+            image: "bzImage".into(),
+            modules: modules.map(Into::into),
+            expected: Expected::Any,
+            release: None,
+            config: config.map(parse),
+            source: "path".into(),
+        }
+    }
+
+    fn checked(kernel: &Kernel, fragment: &str) -> Result<Checked> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), fragment).unwrap();
+        check(kernel, &[file.path().to_owned()])
+    }
+
+    fn missing(kernel: &Kernel, fragment: &str) -> Vec<String> {
+        match checked(kernel, fragment).unwrap() {
+            Checked::Missing(missing) => missing.iter().map(ToString::to_string).collect(),
+            other => panic!("expected something missing, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_read() {
+        let config = parse(CONFIG);
+        assert_eq!(config.len(), 3);
+        assert_eq!(config["CONFIG_B"], "m");
+        assert_eq!(config["CONFIG_D"], "\"text # with = signs\"");
+    }
+
+    #[test]
+    fn values_that_do() {
+        let kernel = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+        let all =
+            "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
+        assert_eq!(checked(&kernel, all).unwrap(), Checked::Complete);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+        let found =
+            missing(&with, "CONFIG_A=n # a\nCONFIG_B=y # b must be early\nCONFIG_C=y|m # c\n");
+        assert!(found[0].starts_with("CONFIG_A=y, needed is n: a ("), "{found:?}");
+        assert!(found[1].starts_with("CONFIG_B=m, needed is y: b must be early ("), "{found:?}");
+        assert!(found[2].starts_with("CONFIG_C is not set, needed is y|m: c ("), "{found:?}");
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_module_without_modules_is_missing() {
+        let without = kernel(Some(CONFIG), None);
+        let found = missing(&without, "CONFIG_B=y|m # b\n");
+        assert!(found[0].starts_with("CONFIG_B=m, but there are no modules: b ("), "{found:?}");
+    }
+
+    #[test]
+    fn without_a_configuration_only_the_boot_can_tell() {
+        assert_eq!(checked(&kernel(None, None), "CONFIG_A=y # a\n").unwrap(), Checked::Unknown);
+    }
+
+    #[test]
+    fn a_fragment_that_cannot_be_understood_is_refused() {
+        for line in [
+            "CONFIG_A",
+            "CONFIG_A=y",
+            "CONFIG_A=y #",
+            "A=y # a",
+            "CONFIG_A=y| # a",
+            "CONFIG_=y # a",
+        ] {
+            let error = checked(&kernel(Some(""), None), &format!("# good\n{line}\n")).unwrap_err();
+            assert!(error.to_string().contains(":2: expected `CONFIG_NAME=y|m  # why`"), "{error}");
+            assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn the_projects_own_fragments_are_good() {
+        for name in ["vm/kconfig", "vm/kconfig.cold", "vm/kconfig.warm"] {
+            assert!(!read_fragment(&paths::workspace().join(name)).unwrap().is_empty());
+        }
+    }
+}

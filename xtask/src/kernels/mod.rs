@@ -14,6 +14,11 @@ mod pins;
 mod progress;
 mod tree;
 
+#[cfg(test)]
+#[path = "../../tests/kernels/fake.rs"]
+#[allow(dead_code, clippy::unwrap_used)]
+mod fake;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -200,5 +205,54 @@ impl PathTarget {
             config: self.tree.config.as_deref().map(absolute).transpose()?,
         };
         obtain::from_tree(tree, self.given.clone(), Expected::Any, "path")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn expected_releases() {
+        let series = Expected::Series("5.15.".into());
+        assert!(series.accepts("5.15.135"));
+        assert!(!series.accepts("5.150.1"));
+        assert!(!Expected::Exact("6.1.0-47-amd64".into()).accepts("6.1.0-47-amd64-rt"));
+        assert!(Expected::Any.accepts("anything"));
+    }
+
+    #[test]
+    fn a_path_is_a_kernel_or_wrong_usage() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("bzImage");
+        std::fs::write(&image, fake::bzimage("6.9.0-mine", Some("CONFIG_PCI=y\n"))).unwrap();
+        let chosen = |path: &Path| select(&[path.to_str().unwrap().to_owned()]);
+        for path in [&image, &dir.path().to_owned()] {
+            let target = chosen(path).unwrap().remove(0);
+            assert!(target.at_hand());
+            assert_eq!(target.name(), path.to_str().unwrap());
+            let kernel = target.obtain(&Silent).unwrap();
+            assert_eq!(kernel.image, image);
+            assert_eq!(kernel.release.as_deref(), Some("6.9.0-mine"));
+            assert_eq!(kernel.expected, Expected::Any);
+            assert_eq!(kernel.config.unwrap()["CONFIG_PCI"], "y");
+            assert_eq!(kernel.modules, None);
+        }
+        std::fs::write(&image, b"\x7fELF").unwrap();
+        let error = chosen(&image).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
+        assert!(error.to_string().contains("it is an ELF file"), "{error}");
+        std::fs::remove_file(&image).unwrap();
+        assert!(chosen(dir.path()).unwrap_err().to_string().contains("no kernel image"));
+        assert!(chosen(&image).unwrap_err().to_string().contains("the pins are 5.4, 5.10"));
+    }
+
+    #[test]
+    fn a_kernel_asked_for_twice_is_one() {
+        let names: Vec<_> = ["6.1", "5.4", "6.1"].map(str::to_owned).into();
+        let targets = select(&names).unwrap();
+        assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
     }
 }

@@ -245,3 +245,130 @@ impl<'a> ModInfo<'a> {
         self.0.iter().filter(move |(name, _)| *name == key).map(|(_, value)| *value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::{Expected, fake};
+    use super::*;
+
+    /// A module directory with these files.
+    fn kernel(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, Kernel) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, bytes) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let kernel = Kernel {
+            name: "test".into(),
+            image: "bzImage".into(),
+            modules: Some(dir.path().to_owned()),
+            expected: Expected::Any,
+            release: None,
+            config: None,
+            source: "path".into(),
+        };
+        (dir, kernel)
+    }
+
+    /// Something like a distribution's: dashes and underscores, three compressions, things built in.
+    fn distribution() -> (tempfile::TempDir, Kernel) {
+        kernel(&[
+            ("kernel/fs/9p/9p.ko.xz", fake::xz(&fake::module(&["depends=9pnet,netfs"]))),
+            ("kernel/net/9p/9pnet.ko.zst", fake::zstd(&fake::module(&["depends="]))),
+            ("kernel/fs/netfs.ko.gz", fake::gzip(&fake::module(&["name=netfs", "depends=9pnet"]))),
+            (
+                "kernel/hw/rng-core.ko",
+                fake::module(&["depends=", "softdep=pre: netfs gone post: 9p"]),
+            ),
+            ("kernel/hw/virtio-rng.ko", fake::module(&["depends=rng_core,virtio"])),
+            ("kernel/not-a-module.kot", b"text".to_vec()),
+            (
+                "modules.builtin",
+                b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio-pci.ko\n".to_vec(),
+            ),
+            ("modules.builtin.modinfo", b"ext4.alias=fs-ext4\0ext4.license=GPL\0".to_vec()),
+            (
+                "modules.alias",
+                b"# Aliases\nalias fs-9p 9p\nalias virtio:d4v* virtio-rng\n".to_vec(),
+            ),
+        ])
+    }
+
+    fn names(modules: Result<Vec<Module>>) -> Vec<String> {
+        modules.unwrap().into_iter().map(|module| module.name).collect()
+    }
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let (_dir, kernel) = distribution();
+        let modules = resolve(&kernel, &["9p", "9pnet"]).unwrap();
+        let paths: Vec<_> = modules.iter().map(|module| module.path.to_str().unwrap()).collect();
+        assert_eq!(
+            paths,
+            ["kernel/net/9p/9pnet.ko.zst", "kernel/fs/netfs.ko.gz", "kernel/fs/9p/9p.ko.xz"]
+        );
+        assert!(modules.iter().all(|module| module.bytes.starts_with(b"\x7fELF")));
+    }
+
+    #[test]
+    fn dashes_and_underscores_are_the_same() {
+        let (_dir, kernel) = distribution();
+        let expected = ["9pnet", "netfs", "rng_core", "virtio_rng"];
+        for name in ["virtio-rng", "virtio_rng"] {
+            assert_eq!(names(resolve(&kernel, &[name])), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_built_in_needs_no_module() {
+        let (_dir, kernel) = distribution();
+        assert!(names(resolve(&kernel, &["virtio", "virtio_pci", "ext4", "fs-ext4"])).is_empty());
+    }
+
+    #[test]
+    fn aliases_are_followed() {
+        let (_dir, kernel) = distribution();
+        assert_eq!(names(resolve(&kernel, &["fs-9p"])), ["9pnet", "netfs", "9p"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_an_error_unless_it_is_optional() {
+        let (_dir, kernel) = distribution();
+        let error = resolve(&kernel, &["virtio_blk"]).unwrap_err().to_string();
+        assert!(error.contains("module virtio_blk is neither built in nor in "), "{error}");
+        assert_eq!(names(resolve_with(&kernel, &["9pnet"], &["virtio_blk"])), ["9pnet"]);
+    }
+
+    #[test]
+    fn without_a_list_of_what_is_built_in_nothing_is_known_to_be_missing() {
+        let (_dir, kernel) = kernel(&[("a.ko", fake::module(&["depends=b"]))]);
+        assert_eq!(names(resolve(&kernel, &["a", "virtio_blk"])), ["a"]);
+        let bare = Kernel { modules: None, ..kernel };
+        assert!(names(resolve(&bare, &["virtio_blk"])).is_empty());
+    }
+
+    #[test]
+    fn modules_that_need_each_other_do_not_loop() {
+        let (_dir, kernel) = kernel(&[
+            ("a.ko", fake::module(&["depends=b"])),
+            ("b.ko", fake::module(&["depends=a"])),
+        ]);
+        assert_eq!(names(resolve(&kernel, &["a"])), ["b", "a"]);
+    }
+
+    #[test]
+    fn damage_is_an_error_that_names_the_file() {
+        let whole = fake::xz(&fake::module(&["depends="]));
+        for bytes in [b"text".to_vec(), whole[..whole.len() / 2].to_vec(), Vec::new()] {
+            let (_dir, kernel) = kernel(&[("a.ko.xz", bytes)]);
+            let error = format!("{:#}", resolve(&kernel, &["a"]).unwrap_err());
+            assert!(
+                error.contains("kernel test: cannot use ") && error.contains("a.ko.xz"),
+                "{error}"
+            );
+        }
+    }
+}

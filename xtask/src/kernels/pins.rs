@@ -436,3 +436,136 @@ fn check_url(url: &Spanned<String>) -> Result<Url, Problem> {
     }
     Ok(parsed)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const SHA256: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
+
+    /// A list with one pin, in which `from` is replaced by `to`.
+    fn with(from: &str, to: &str) -> Result<Vec<Pin>> {
+        let good = format!(
+            r#"[[kernel]]
+name = "6.1"
+series = "6.1."
+why = "a test"
+
+[[kernel.source]]
+kind = "nix"
+attribute = "linux_6_1"
+
+[[kernel.source]]
+kind = "debian"
+release = "6.1.0-47-amd64"
+files = [ {{ path = "pool/main/l/linux/a_1_amd64.deb", sha256 = "{SHA256}" }} ]
+
+[[kernel.source]]
+kind = "url"
+url = "https://example.org/bzImage"
+sha256 = "{SHA256}"
+"#
+        );
+        assert!(good.contains(from), "nothing to replace: {from}");
+        parse(&good.replacen(from, to, 1), Path::new("kernels.toml"))
+    }
+
+    #[test]
+    fn a_good_list_is_read() {
+        let pins = with("a test", "a test").unwrap();
+        let [pin] = pins.as_slice() else { panic!("one pin") };
+        assert_eq!((pin.name.as_str(), pin.why.as_str()), ("6.1", "a test"));
+        assert_eq!(pin.expected, Expected::Series("6.1.".into()));
+        let kinds: Vec<_> = pin.sources.iter().map(Source::kind).collect();
+        assert_eq!(kinds, ["nix", "debian", "url"]);
+        assert_eq!(
+            pin.expected_from(&pin.sources[1]),
+            Expected::Exact("6.1.0-47-amd64".into()),
+            "the source knows better than the pin"
+        );
+        assert_eq!(pin.expected_from(&pin.sources[2]), pin.expected);
+        assert_eq!(pin.sources[2].arch.as_deref(), Some("x86_64"));
+    }
+
+    #[test]
+    fn every_mistake_is_refused_with_its_line_and_what_was_expected() {
+        let long = SHA256.to_uppercase();
+        let wrong: [(&str, &str, usize, &str); 25] = [
+            ("why =", "y =", 4, "unknown field `y`"),
+            ("kind = \"url\"", "kind = \"ftp\"", 16, "unknown variant `ftp`"),
+            ("name = \"6.1\"\n", "", 1, "missing field `name`"),
+            ("name = \"6.1\"", "name = \"a/b\"", 2, "expected a name of letters"),
+            ("name = \"6.1\"", "name = 6.1", 2, "expected a string"),
+            ("series = \"6.1.\"", "series = \"6.1\"", 3, "expected a series that ends in a dot"),
+            ("series = \"6.1.\"", "series = \"6..\"", 3, "expected a series"),
+            ("series = \"6.1.\"", "release = \"six\"", 3, "expected a release"),
+            ("series = \"6.1.\"\n", "", 1, "expected either `release`"),
+            ("series = ", "release = \"6.1.9\"\nseries = ", 1, "expected either `release`"),
+            ("why = \"a test\"", "why = \" \"", 4, "expected one line on why"),
+            ("attribute = \"linux_6_1\"\n", "", 6, "expected the key `attribute`"),
+            ("linux_6_1", "linux 6", 8, "expected a Nix attribute"),
+            ("attribute = ", "url = \"https://x/\"\nattribute = ", 8, "has no key `url`"),
+            ("release = \"6.1.0-47-amd64\"", "release = \"6.2.0\"", 12, "fits the pin's"),
+            ("files = [", "files = []\nx = [", 14, "unknown field `x`"),
+            ("pool/main", "../main", 13, "expected a pool path"),
+            ("pool/main/l", "pool/../l", 13, "expected a pool path"),
+            ("a_1_amd64.deb", "a_1_amd64.exe", 13, "expected a pool path"),
+            (SHA256, "abc", 13, "expected 64 lower-case hexadecimal digits, found \"abc\""),
+            (SHA256, &long, 13, "expected 64 lower-case hexadecimal digits"),
+            ("https://example.org/bzImage", "http://example.org/", 17, "expected an https address"),
+            ("https://example.org/bzImage", "https://", 17, "expected an https address"),
+            ("url = \"https://example.org/bzImage\"\n", "", 15, "expected the key `url`"),
+            ("[[kernel]]", "[[kernel]", 1, "unclosed"),
+        ];
+        for (from, to, line, finding) in wrong {
+            let error = with(from, to).expect_err(to);
+            assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
+            let text = error.to_string();
+            assert!(text.contains(finding), "{from} -> {to}: {text}");
+            assert!(text.starts_with(&format!("kernels.toml:{line}:")), "{from} -> {to}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_source_needs_a_hash_and_a_pin_a_source() {
+        let sha256 = format!("sha256 = \"{SHA256}\"\n");
+        let error = with(&format!("bzImage\"\n{sha256}"), "bzImage\"\n").unwrap_err();
+        assert!(error.to_string().contains("expected the key `sha256`"), "{error}");
+        let in_file = format!(", sha256 = \"{SHA256}\" }}");
+        let error = with(&in_file, " }").unwrap_err();
+        assert!(error.to_string().contains("expected `sha256` (or, weaker, `sha1`)"), "{error}");
+        let text = "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n";
+        let error = parse(text, Path::new("kernels.toml")).unwrap_err();
+        assert!(error.to_string().contains("expected at least one [[kernel.source]]"), "{error}");
+    }
+
+    #[test]
+    fn a_name_can_be_had_once() {
+        let twice = format!(
+            "{0}{0}",
+            "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n\
+            [[kernel.source]]\nkind = \"nix\"\nattribute = \"linux\"\n"
+        );
+        let error = parse(&twice, Path::new("kernels.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("kernels.toml:9:8: the name \"a\" is taken"), "{error}");
+    }
+
+    #[test]
+    fn a_sha1_alone_is_weak() {
+        let sha1 = format!("sha1 = \"{}\"", &SHA256[..40]);
+        let pins =
+            with(&format!("bzImage\"\nsha256 = \"{SHA256}\""), &format!("bzImage\"\n{sha1}"));
+        let weak: Vec<_> = pins.unwrap()[0].sources.iter().map(Source::is_weak).collect();
+        assert_eq!(weak, [false, false, true]);
+    }
+
+    #[test]
+    fn the_projects_own_pins_are_good() {
+        let text = std::fs::read_to_string(paths::workspace().join("vm/kernels.toml")).unwrap();
+        let pins = parse(&text, Path::new("vm/kernels.toml")).unwrap();
+        let names: Vec<_> = pins.iter().map(|pin| pin.name.as_str()).collect();
+        assert_eq!(names, ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"]);
+    }
+}

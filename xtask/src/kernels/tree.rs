@@ -129,3 +129,101 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths.sort();
     paths
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake;
+    use super::*;
+
+    /// A directory with an image of `release` at each of `images`, and the empty files `others`.
+    fn laid_out(images: &[(&str, &str)], others: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, bytes: &[u8]| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        };
+        images.iter().for_each(|(path, release)| write(path, &fake::bzimage(release, None)));
+        others.iter().for_each(|path| write(path, b""));
+        dir
+    }
+
+    /// What [`find`] finds, relative to the directory: image, modules, config.
+    fn found(dir: &tempfile::TempDir) -> [Option<String>; 3] {
+        let tree = find(dir.path()).unwrap();
+        [Some(tree.image), tree.modules, tree.config]
+            .map(|path| Some(path?.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned()))
+    }
+
+    fn some(path: &str) -> Option<String> {
+        Some(path.to_owned())
+    }
+
+    #[test]
+    fn every_layout_is_understood() {
+        type Case<'a> = (&'a str, &'a [&'a str], [Option<&'a str>; 2]);
+        let cases: [Case<'_>; 6] = [
+            (
+                "bzImage",
+                &["lib/modules/6.1/m.ko", "config"],
+                [Some("lib/modules/6.1"), Some("config")],
+            ),
+            ("vmlinuz", &[], [None, None]),
+            ("vmlinuz-6.1", &["config-6.1"], [None, Some("config-6.1")]),
+            ("arch/x86/boot/bzImage", &[".config"], [None, Some(".config")]),
+            (
+                "boot/vmlinuz-6.1",
+                &["boot/config-6.1", "usr/lib/modules/6.1/m.ko"],
+                [Some("usr/lib/modules/6.1"), Some("boot/config-6.1")],
+            ),
+            (
+                "usr/lib/modules/6.1/vmlinuz",
+                &["usr/lib/modules/6.1/config"],
+                [Some("usr/lib/modules/6.1"), Some("usr/lib/modules/6.1/config")],
+            ),
+        ];
+        for (image, others, rest) in cases {
+            let dir = laid_out(&[(image, "6.1")], others);
+            let [modules, config] = rest.map(|path| path.map(str::to_owned));
+            assert_eq!(found(&dir), [some(image), modules, config], "{image}");
+        }
+    }
+
+    #[test]
+    fn of_several_kernels_the_one_with_modules_is_taken() {
+        let images = [("boot/vmlinuz-6.1", "6.1"), ("boot/vmlinuz-6.2", "6.2")];
+        let dir =
+            laid_out(&images, &["lib/modules/6.1/m.ko", "boot/config-6.2", "boot/config-6.1"]);
+        assert_eq!(
+            found(&dir),
+            [some("boot/vmlinuz-6.1"), some("lib/modules/6.1"), some("boot/config-6.1")]
+        );
+        assert_eq!(found(&laid_out(&images, &[]))[0], some("boot/vmlinuz-6.2"));
+    }
+
+    #[test]
+    fn modules_of_another_release_are_not_taken() {
+        let dir = laid_out(&[("bzImage", "6.1")], &["lib/modules/6.2/m.ko"]);
+        assert_eq!(found(&dir)[1], None);
+    }
+
+    #[test]
+    fn a_directory_without_an_image_has_no_kernel() {
+        assert_eq!(find(laid_out(&[], &["lib/modules/6.1/m.ko"]).path()), None);
+    }
+
+    #[test]
+    fn what_belongs_to_an_image_is_found_from_it() {
+        let others = ["lib/modules/6.1/m.ko", "boot/config-6.1", "src/.config"];
+        let images = [("boot/vmlinuz-6.1", "6.1"), ("src/arch/x86/boot/bzImage", "6.3")];
+        let dir = laid_out(&images, &others);
+        let root = dir.path().canonicalize().unwrap();
+        let installed = around(&root.join("boot/vmlinuz-6.1"));
+        assert_eq!(installed.modules, Some(root.join("lib/modules/6.1")));
+        assert_eq!(installed.config, Some(root.join("boot/config-6.1")));
+        let built = around(&root.join("src/arch/x86/boot/bzImage"));
+        assert_eq!((built.modules, built.config), (None, Some(root.join("src/.config"))));
+    }
+}

@@ -12,7 +12,7 @@ use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Pinned;
 use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Pin, Place, Source};
-use crate::kernels::{Expected, Progress, cache, obtain};
+use crate::kernels::{Expected, Progress, cache};
 use crate::paths;
 
 /// What the pin says until somebody knows better.
@@ -126,18 +126,22 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
 
 /// The text with the pin at its end; what is there, comments included, stays as it is.
 fn with_pin(text: &str, name: &str, release: &str, source: &Source) -> Result<String> {
-    let mut document: DocumentMut = text.parse()?;
     let mut pin = Table::new();
     pin["name"] = value(name);
     pin["release"] = value(release);
     pin["why"] = value(WHY);
-    let mut sources = ArrayOfTables::new();
-    sources.push(source_table(source)?);
-    pin["source"] = Item::ArrayOfTables(sources);
-    let kernels = document.entry("kernel").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-    let kernels = kernels.as_array_of_tables_mut().context("`kernel` is no array of tables")?;
-    kernels.push(pin);
-    Ok(document.to_string())
+    pin["source"] = array_of(source_table(source)?);
+    let mut added = DocumentMut::new();
+    added["kernel"] = array_of(pin);
+    let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    Ok(format!("{text}{end}{gap}{added}"))
+}
+
+fn array_of(table: Table) -> Item {
+    let mut array = ArrayOfTables::new();
+    array.push(table);
+    Item::ArrayOfTables(array)
 }
 
 fn source_table(source: &Source) -> Result<Table> {
