@@ -18,8 +18,11 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
+use crate::vm::Lane;
 use crate::vm::rundir::RunDir;
+use crate::vm::states::States;
 use crate::vm::vng::Vng;
+use crate::vm::warm::Warm;
 
 /// Runs the command.
 ///
@@ -36,7 +39,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let lane = cold_lane()?;
+    let cold = cold_lane()?;
+    let lane = lane(flags, &cold, &interrupt)?;
     RunDir::clear_abandoned();
     let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
     if flags.list {
@@ -46,8 +50,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         return Ok(exit::OK);
     }
     let engine = Engine {
-        qemu: lane.qemu.clone(),
-        lane: &lane,
+        qemu: cold.qemu.clone(),
+        lane: &*lane,
         metadata: &metadata,
         payload: &payload,
         accel: flags.vm.accel,
@@ -65,6 +69,22 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::write(dir, &run)?;
     }
     Ok(exit_code(&run, &interrupt))
+}
+
+fn lane<'a>(
+    flags: &flags::Vmtest,
+    cold: &Vng,
+    interrupt: &'a Interrupt,
+) -> Result<Box<dyn Lane + 'a>> {
+    if !flags.warm {
+        return Ok(Box::new(cold.clone()));
+    }
+    Ok(Box::new(Warm {
+        qemu: cold.qemu.clone(),
+        busybox: cold.busybox.clone(),
+        states: States::in_cache()?,
+        interrupt,
+    }))
 }
 
 fn cold_lane() -> Result<Vng> {

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::initramfs::Contents;
-use super::qemu::{Handed, INITRAMFS, Machine, Memory, Running};
-use super::{Lane, Link, Spec, Started};
+use super::qemu::{Handed, INITRAMFS, Machine, Memory};
+use super::{Lane, Spec, Started};
 
 /// Boots kernels in QEMU directly.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ impl Lane for Bare {
             disk: false,
             waits: false,
         };
-        Ok(machine.start(Handed::default())?.into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
+        Ok(machine
+            .start(Handed::default())?
+            .into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
     }
 }

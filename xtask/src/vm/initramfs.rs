@@ -12,8 +12,8 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::guest_root;
-use crate::kernels::modules::{self, Module};
 use crate::kernels::Kernel;
+use crate::kernels::modules::{self, Module};
 use crate::payload::Payload;
 
 /// Where the agent finds modules, and `order`, the list of them in loading order.
@@ -42,9 +42,8 @@ impl Contents {
     /// # Errors
     /// When a file cannot be read, or a module is missing.
     pub fn gather(kernel: &Kernel, busybox: &Path, agent: &Path) -> Result<Self> {
-        let read = |path: &Path| {
-            fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-        };
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(Self {
             agent: read(agent)?,
             busybox: read(busybox)?,

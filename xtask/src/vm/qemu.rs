@@ -234,12 +234,7 @@ fn memory(memory: Memory, mib: u32) -> Vec<String> {
 
 /// The n-th of them is the guest's `/dev/ttyS<n-1>`. A socket that is connected already.
 fn serial_port(id: &str, fd: i32) -> Vec<String> {
-    strings([
-        "-chardev",
-        &format!("socket,id={id},fd={fd}"),
-        "-serial",
-        &format!("chardev:{id}"),
-    ])
+    strings(["-chardev", &format!("socket,id={id},fd={fd}"), "-serial", &format!("chardev:{id}")])
 }
 
 fn monitor() -> Vec<String> {

@@ -391,10 +391,7 @@ fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
 
 /// The hash of a file's pages, except those that are zero, together with where they are: a hole is
 /// the same as zeros. `zeros` is told of each run of zeros that takes disk space.
-fn digest_ram(
-    file: &File,
-    mut zeros: impl FnMut(i64, i64) -> Result<()>,
-) -> Result<String> {
+fn digest_ram(file: &File, mut zeros: impl FnMut(i64, i64) -> Result<()>) -> Result<String> {
     const PAGE: usize = 4096;
     const NOTHING: [u8; PAGE] = [0; PAGE];
     let mut hash = Sha256::new();

@@ -21,12 +21,12 @@ use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use vmtest_agent::{Event, Frame, PROTOCOL};
 
+use super::accel::Accel;
 use super::console::{self, Console, Notice};
 use super::initramfs::Contents;
 use super::qemu::{self, Handed, INITRAMFS, Machine, Memory, Running};
 use super::qmp::{self, Qmp};
 use super::states::{self, Key, STATE, Saved, States};
-use super::accel::Accel;
 use super::{Lane, Ready, Spec, Started};
 use crate::interrupt::Interrupt;
 
@@ -92,8 +92,7 @@ struct Guest<'a> {
 impl<'a> Guest<'a> {
     fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let image = &spec.kernel.image;
-        let kernel =
-            fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+        let kernel = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
         let contents = Contents::gather(spec.kernel, &warm.busybox, &spec.payload.agent)?;
         let mut disk = qemu::blank_disk(0)?;
         let bytes = spec.payload.write_tar(&mut disk)?;
