@@ -164,7 +164,7 @@ pub fn from_tree(
 fn config_of(found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
     match &found.config {
         Some(path) => kconfig::read(path).map(Some),
-        None => Ok(image::config(&found.image)?.as_deref().map(kconfig::parse)),
+        None => Ok(cache::config_inside(&found.image)?.as_deref().map(kconfig::parse)),
     }
 }
 

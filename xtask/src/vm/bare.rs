@@ -25,6 +25,10 @@ impl Lane for Bare {
         "bare"
     }
 
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.warm"
+    }
+
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let initramfs = Contents::gather(spec.kernel, &self.busybox, &spec.payload.agent)?
             .with_payload(spec.payload)?

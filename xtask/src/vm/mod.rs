@@ -40,6 +40,9 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
+    /// Lists the kernel options that only this way needs; relative to the workspace.
+    fn kconfig(&self) -> &'static str;
+
     /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
     /// `note` is told of what a person should know.
     ///
@@ -61,6 +64,8 @@ pub struct Spec<'a> {
     pub accel: Accel,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
+    /// Further kernel parameters, each one word without quotes or anything else that a shell reads.
+    pub kernel_args: &'a [String],
 }
 
 /// A guest that was started.

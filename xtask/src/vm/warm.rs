@@ -64,6 +64,10 @@ impl Lane for Warm<'_> {
         "warm"
     }
 
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.warm"
+    }
+
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
