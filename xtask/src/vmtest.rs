@@ -1,5 +1,6 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -39,8 +40,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let cold = cold_lane()?;
-    let lane = lane(flags, &cold, &interrupt)?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let lane = lane(flags, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
     let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
     if flags.list {
@@ -50,7 +51,7 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         return Ok(exit::OK);
     }
     let engine = Engine {
-        qemu: cold.qemu.clone(),
+        qemu,
         lane: &*lane,
         metadata: &metadata,
         payload: &payload,
@@ -73,25 +74,14 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
 
 fn lane<'a>(
     flags: &flags::Vmtest,
-    cold: &Vng,
+    qemu: &Path,
     interrupt: &'a Interrupt,
 ) -> Result<Box<dyn Lane + 'a>> {
-    if !flags.warm {
-        return Ok(Box::new(cold.clone()));
-    }
-    Ok(Box::new(Warm {
-        qemu: cold.qemu.clone(),
-        busybox: cold.busybox.clone(),
-        states: States::in_cache()?,
-        interrupt,
-    }))
-}
-
-fn cold_lane() -> Result<Vng> {
-    Ok(Vng {
-        vng: tools::find(Tool::Vng)?,
-        qemu: tools::find(Tool::Qemu)?,
-        busybox: tools::find(Tool::Busybox)?,
+    let (qemu, busybox) = (qemu.to_owned(), tools::find(Tool::Busybox)?);
+    Ok(if flags.warm {
+        Box::new(Warm { qemu, busybox, states: States::in_cache()?, interrupt })
+    } else {
+        Box::new(Vng { vng: tools::find(Tool::Vng)?, qemu, busybox })
     })
 }
 
