@@ -1,6 +1,5 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -19,11 +18,8 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
-use crate::vm::Lane;
+use crate::vm::lanes;
 use crate::vm::rundir::RunDir;
-use crate::vm::states::States;
-use crate::vm::vng::Vng;
-use crate::vm::warm::Warm;
 
 /// Runs the command.
 ///
@@ -41,7 +37,7 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
     }
     let interrupt = Interrupt::install()?;
     let qemu = tools::find(Tool::Qemu)?;
-    let lane = lane(flags, &qemu, &interrupt)?;
+    let lane = lanes::open(flags.warm || flags.isolate, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
     let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
     if flags.list {
@@ -70,19 +66,6 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::write(dir, &run)?;
     }
     Ok(exit_code(&run, &interrupt))
-}
-
-fn lane<'a>(
-    flags: &flags::Vmtest,
-    qemu: &Path,
-    interrupt: &'a Interrupt,
-) -> Result<Box<dyn Lane + 'a>> {
-    let (qemu, busybox) = (qemu.to_owned(), tools::find(Tool::Busybox)?);
-    Ok(if flags.warm {
-        Box::new(Warm { qemu, busybox, states: States::in_cache()?, interrupt })
-    } else {
-        Box::new(Vng { vng: tools::find(Tool::Vng)?, qemu, busybox })
-    })
 }
 
 /// Runs every kernel, as many side by side as `jobs`, and shows how it goes.

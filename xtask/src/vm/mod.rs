@@ -20,6 +20,7 @@ pub mod console;
 mod guard;
 pub mod guest_root;
 pub mod initramfs;
+pub mod lanes;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
