@@ -13,7 +13,9 @@
   ...
 }:
 let
-  inherit ((builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.metadata) vmtest;
+  manifest = builtins.fromTOML (builtins.readFile ../Cargo.toml);
+  # What the guest and the program need of a kernel, and what booting through virtme-ng needs.
+  kconfig = manifest.workspace.metadata.vmtest.kconfig ++ [ "vm/kconfig.cold" ];
 
   perPin = check: lib.listToAttrs (map (pin: lib.nameValuePair pin.output (check pin)) pins);
 
@@ -58,13 +60,20 @@ in
     };
   };
 
-  # A kernel's configuration against what the guest and the program need.
+  # A kernel's configuration against what is needed of it. A bare image may have none beside it: then the boot decides.
   kconfig = perPin (
     pin:
+    let
+      config = "${kernels.each.${pin.output}}/config";
+      lists = lib.escapeShellArgs (map (file: ../. + "/${file}") kconfig);
+    in
     runCommand "kconfig-${pin.name}" { } ''
-      awk -f ${./kconfig.awk} ${kernels.each.${pin.output}}/config ${
-        lib.escapeShellArgs (map (file: ../. + "/${file}") vmtest.kconfig)
-      } | tee $out
+      if [ -e ${config} ]; then
+        awk -f ${./kconfig.awk} ${config} ${lists} > $out
+      else
+        echo "the configuration of ${pin.name} is not known" > $out
+      fi
+      cat $out
     ''
   );
 

@@ -1,7 +1,7 @@
 # Usage: awk -f kconfig.awk CONFIG NEEDED...
 #
-# Checks a kernel's configuration against lists of what is needed: `CONFIG_X=y  # why`, or `CONFIG_X=y|m  # why`.
-# Names each option that is not as it must be.
+# Checks a kernel's configuration against lists of what is needed. vm/kconfig says what a line of those is. Names
+# each option that is not as it must be.
 
 FILENAME == ARGV[1] {
   if (split($0, option, "=") == 2) set[option[1]] = option[2]
@@ -9,19 +9,21 @@ FILENAME == ARGV[1] {
 }
 
 /^CONFIG_/ {
-  why = index($0, "#") ? substr($0, index($0, "#") + 1) : ""
+  needed++
+  comment = index($0, "#")
+  why = comment ? substr($0, comment + 1) : ""
   sub(/[ \t]*#.*/, "")
   split($0, option, "=")
-  needed++
-  values = split(option[2], accepted, "|")
-  for (i = 1; i <= values; i++) if (set[option[1]] == accepted[i]) next
-  print $0 " is needed, it is " (set[option[1]] == "" ? "not set" : set[option[1]]) ":" why
+  value = option[1] in set ? set[option[1]] : "n"
+  count = split(option[2], accepted, "|")
+  for (i = 1; i <= count; i++) if (value == accepted[i]) next
+  print $0 " is needed, it is " value ":" why > "/dev/stderr"
   failed = 1
 }
 
 END {
   if (!needed) {
-    print "no list says what is needed"
+    print "no list says what is needed" > "/dev/stderr"
     failed = 1
   }
   if (!failed) print needed " options are as they must be"

@@ -1,5 +1,5 @@
 # The pinned kernels: each a directory with `bzImage`, `lib/modules/<release>` where it has modules, and `config`
-# where it is known. A pin's first source is the one that counts here.
+# where it is known. Of a pin's sources the first for x86_64 is the one that counts here.
 {
   dpkg,
   fetchurl,
@@ -30,6 +30,8 @@ let
     debian = pin: source: unpack pin (map (file: fetch file (debianAddresses file)) source.files);
 
     url = pin: source: unpack pin [ (fetch source [ source.url ]) ];
+
+    file = pin: source: unpack pin [ (../. + "/${source.path}") ];
   };
 
   # nixpkgs knows mirrors by the distribution's name. What they no longer have, the archive does, by its hash.
@@ -61,7 +63,9 @@ let
   kernel =
     pin:
     let
-      source = lib.head pin.source;
+      source = lib.findFirst (
+        source: source.arch or "x86_64" == "x86_64"
+      ) (throw "kernel ${pin.name} has no source for x86_64") pin.source;
     in
     from.${source.kind} pin source;
 in

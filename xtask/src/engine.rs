@@ -13,6 +13,7 @@ use crate::judge::{Case, Judgement};
 use crate::kernels::kconfig::{self, Checked};
 use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
+use crate::paths;
 use crate::payload::Payload;
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
@@ -56,11 +57,16 @@ pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 struct Stopped {
     verdict: Verdict,
     reason: String,
+    excerpt: Vec<String>,
 }
 
 impl Stopped {
+    fn because(verdict: Verdict, reason: String) -> Self {
+        Self { verdict, reason, excerpt: Vec::new() }
+    }
+
     fn host(error: &anyhow::Error) -> Self {
-        Self { verdict: Verdict::HostError, reason: format!("{error:#}") }
+        Self::because(Verdict::HostError, format!("{error:#}"))
     }
 }
 
@@ -79,6 +85,7 @@ impl Engine<'_> {
         if let Err(stopped) = self.attempt(target, tests, &mut report, on) {
             report.verdict = stopped.verdict;
             report.reason = stopped.reason;
+            report.excerpt = stopped.excerpt;
         }
         let outcomes = &report.tests;
         let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
@@ -98,13 +105,14 @@ impl Engine<'_> {
         let begun = Instant::now();
         let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Stopped {
             verdict: Verdict::Unavailable,
-            reason: unavailable.to_string(),
+            reason: unavailable.reason,
+            excerpt: unavailable.attempts,
         })?;
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
         self.check_config(&kernel, on)?;
         if self.interrupt.signal().is_some() {
-            return Err(Stopped { verdict: Verdict::HostError, reason: "interrupted".into() });
+            return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
         let accel = self.choose_accel(&kernel, on)?;
@@ -126,8 +134,9 @@ impl Engine<'_> {
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
-        let checked = kconfig::check(kernel, &self.metadata.kconfig_paths())
-            .map_err(|error| Stopped::host(&error))?;
+        let mut fragments = self.metadata.kconfig_paths();
+        fragments.push(paths::workspace().join(self.lane.kconfig()));
+        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
         match checked {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
@@ -140,7 +149,8 @@ impl Engine<'_> {
                 let options: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 Err(Stopped {
                     verdict: Verdict::Unsupported,
-                    reason: format!("the kernel was built without {}", options.join("; ")),
+                    reason: "the kernel was built without options that are needed".into(),
+                    excerpt: options,
                 })
             }
         }
@@ -171,8 +181,9 @@ impl Engine<'_> {
             run: &run,
             accel,
             memory_mib: self.metadata.memory_mib,
+            kernel_args: &self.metadata.kernel_args,
         };
-        let started = self.lane.start(&spec)?;
+        let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
         let limits = Limits { total: Duration::from_secs_f64(timeout_s) };
@@ -253,7 +264,7 @@ fn random_hex(bytes: usize) -> Result<String> {
 /// When it cannot be created.
 pub fn log_dir() -> Result<PathBuf> {
     const KEPT: usize = 20;
-    let logs = crate::paths::target().join("vmtest/logs");
+    let logs = paths::target().join("vmtest/logs");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let own = logs.join(format!("{}-{}", now.as_millis(), std::process::id()));
     std::fs::create_dir_all(&own)

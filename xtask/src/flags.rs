@@ -155,10 +155,13 @@ impl std::str::FromStr for Partition {
     }
 }
 
+/// The longest time limit that can be asked for, in seconds: a day.
+pub const LONGEST_S: f64 = 86_400.0;
+
 fn positive_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
-        _ => Err("expected a number of seconds above 0".into()),
+        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST_S => Ok(seconds),
+        _ => Err(format!("expected a number of seconds above 0 and up to {LONGEST_S}")),
     }
 }
 

@@ -4,6 +4,8 @@
 //! and erase, bidirectional overrides make a line read as another. Here they are removed or made visible.
 //! What the text *means* to a format (`<`, `|`, a backtick) is that format's business.
 
+use std::borrow::Cow;
+
 /// Spaces that stand for a tab: the reader's tab stops are not the guest's.
 const TAB: &str = "    ";
 /// Stands for a character that has no picture.
@@ -35,6 +37,18 @@ pub fn left_out(lines: usize) -> String {
         1 => "… 1 line before".into(),
         lines => format!("… {lines} lines before"),
     }
+}
+
+/// The beginning and the end of a text, at most `limit` bytes of each, with a word on what is between them.
+pub fn ends(text: &str, limit: usize) -> Cow<'_, str> {
+    if text.len() <= 2 * limit {
+        return text.into();
+    }
+    let boundary = |index: &usize| text.is_char_boundary(*index);
+    let head = (0..=limit).rev().find(boundary).unwrap_or(0);
+    let tail = (text.len() - limit..text.len()).find(boundary).unwrap_or(text.len());
+    let between = tail - head;
+    format!("{}\n[… {between} bytes are left out here …]\n{}", &text[..head], &text[tail..]).into()
 }
 
 /// The end of a text, at most `width` characters of it: of a path that says more than its beginning.
@@ -106,6 +120,12 @@ mod tests {
     fn of_a_long_path_the_end_is_shown() {
         assert_eq!(end("6.12", 9), "6.12");
         assert_eq!(end("/home/me/linux/bzImage", 9), "…/bzImage");
+    }
+
+    #[test]
+    fn of_a_long_text_both_ends_are_kept_and_no_character_is_cut() {
+        assert_eq!(ends("0123456789", 5), "0123456789");
+        assert_eq!(ends("äöüäöü", 3), "ä\n[… 8 bytes are left out here …]\nü");
     }
 
     #[test]

@@ -1,37 +1,590 @@
-//! The programs on the host that the harness needs: finding them, and saying how to get them.
+//! What the harness needs of the host: one table, finding each thing, and saying how to get it.
 
-use std::path::PathBuf;
+mod version;
 
-use anyhow::{Result, bail};
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::paths;
+use anyhow::Result;
+use nix::unistd::{AccessFlags, access};
+use object::Endianness;
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
 
-/// A program on the host.
-#[derive(Debug, Clone, Copy)]
+use crate::setup;
+use version::Asked;
+
+/// Something on the host, by the name that the code uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
-    /// virtme-ng.
-    Vng,
-    /// QEMU.
+    /// `qemu-system-x86_64`.
     Qemu,
+    /// `vng`, of virtme-ng.
+    Vng,
     /// A static busybox.
     Busybox,
-    /// sudo.
+    /// `file`.
+    File,
+    /// `modprobe`.
+    Modprobe,
+    /// `depmod`.
+    Depmod,
+    /// Certificates of the authorities that are trusted.
+    Certificates,
+    /// The C compiler.
+    Cc,
+    /// `make`.
+    Make,
+    /// `pkg-config`.
+    PkgConfig,
+    /// `clang`, which compiles for BPF.
+    Clang,
+    /// The C library's archive.
+    LibC,
+    /// libelf's archive.
+    LibElf,
+    /// zlib's archive.
+    LibZ,
+    /// Python with `venv`.
+    Python,
+    /// `sudo`.
     Sudo,
 }
 
-/// Finds a program.
+/// What a tool is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To boot kernels.
+    Boot,
+    /// To build what runs in them.
+    Build,
+    /// To install virtme-ng, and no more once that is there.
+    Install,
+    /// To run the program on this machine as root.
+    Local,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Spec {
+    tool: Tool,
+    /// What people call it.
+    pub name: &'static str,
+    /// Completes "needed to …".
+    pub purpose: &'static str,
+    /// When it is needed.
+    pub need: Need,
+    place: Place,
+    version: Option<Probe>,
+    /// The packages of Debian and Ubuntu that bring it.
+    pub packages: &'static [&'static str],
+}
+
+/// Where to look.
+#[derive(Debug)]
+enum Place {
+    /// A program: what an environment variable names, else the first of these names that is on PATH.
+    Program { env: &'static str, names: &'static [&'static str] },
+    /// A program that is linked statically, found likewise.
+    StaticProgram { env: &'static str, names: &'static [&'static str] },
+    /// A static library that the C compiler finds, or that is in the directories of `LIBBPF_SYS_LIBRARY_PATH`.
+    Archive(&'static str),
+    /// A file: what an environment variable names, else the first of these.
+    File { env: &'static str, paths: &'static [&'static str] },
+}
+
+/// How a program says its version.
+#[derive(Debug)]
+pub struct Probe {
+    /// What it is asked with.
+    argument: &'static str,
+    /// What stands before the number.
+    before: &'static str,
+    /// What is needed at least.
+    minimum: &'static str,
+}
+
+/// In the order of [`Tool`].
+pub const TOOLS: &[Spec] = &[
+    Spec {
+        tool: Tool::Qemu,
+        name: "qemu-system-x86_64",
+        purpose: "run kernels",
+        need: Need::Boot,
+        place: Place::Program { env: "VMTEST_QEMU", names: &["qemu-system-x86_64"] },
+        // The newest thing asked of it is a machine's memory-backend, of 5.0; systems with the Python that virtme-ng
+        // needs have 6.2 or newer.
+        version: Some(Probe {
+            argument: "--version",
+            before: "QEMU emulator version ",
+            minimum: "6.0",
+        }),
+        packages: &["qemu-system-x86"],
+    },
+    Spec {
+        tool: Tool::Vng,
+        name: "vng",
+        purpose: "boot kernels through virtme-ng",
+        need: Need::Boot,
+        place: Place::Program { env: "VMTEST_VNG", names: &["vng"] },
+        version: Some(Probe { argument: "--version", before: "virtme-ng ", minimum: "1.42" }),
+        packages: &[],
+    },
+    Spec {
+        tool: Tool::Busybox,
+        name: "busybox",
+        purpose: "give the guest its few commands, without shared libraries",
+        need: Need::Boot,
+        place: Place::StaticProgram {
+            env: "VMTEST_BUSYBOX",
+            names: &["busybox", "busybox-static", "busybox.static"],
+        },
+        version: None,
+        packages: &["busybox-static"],
+    },
+    Spec {
+        tool: Tool::File,
+        name: "file",
+        purpose: "let virtme-ng read a kernel's version",
+        need: Need::Boot,
+        place: Place::Program { env: "", names: &["file"] },
+        version: None,
+        packages: &["file"],
+    },
+    Spec {
+        tool: Tool::Modprobe,
+        name: "modprobe",
+        purpose: "let virtme-ng find the modules that a kernel needs",
+        need: Need::Boot,
+        place: Place::Program { env: "", names: &["modprobe"] },
+        version: None,
+        packages: &["kmod"],
+    },
+    Spec {
+        tool: Tool::Depmod,
+        name: "depmod",
+        purpose: "index a kernel's modules",
+        need: Need::Boot,
+        place: Place::Program { env: "", names: &["depmod"] },
+        version: None,
+        packages: &["kmod"],
+    },
+    Spec {
+        tool: Tool::Certificates,
+        name: "CA certificates",
+        purpose: "fetch kernels over https",
+        need: Need::Boot,
+        place: Place::File {
+            env: "SSL_CERT_FILE",
+            // Debian and its kin, Fedora and its kin, openSUSE, NixOS.
+            paths: &[
+                "/etc/ssl/certs/ca-certificates.crt",
+                "/etc/pki/tls/certs/ca-bundle.crt",
+                "/etc/ssl/ca-bundle.pem",
+                "/etc/ssl/certs/ca-bundle.crt",
+            ],
+        },
+        version: None,
+        packages: &["ca-certificates"],
+    },
+    Spec {
+        tool: Tool::Cc,
+        name: "cc",
+        purpose: "compile libbpf and link",
+        need: Need::Build,
+        place: Place::Program { env: "", names: &["cc"] },
+        version: None,
+        packages: &["gcc", "libc6-dev"],
+    },
+    Spec {
+        tool: Tool::Make,
+        name: "make",
+        purpose: "build libbpf",
+        need: Need::Build,
+        place: Place::Program { env: "", names: &["make"] },
+        version: None,
+        packages: &["make"],
+    },
+    Spec {
+        tool: Tool::PkgConfig,
+        name: "pkg-config",
+        purpose: "build libbpf",
+        need: Need::Build,
+        place: Place::Program { env: "PKG_CONFIG", names: &["pkg-config"] },
+        version: None,
+        packages: &["pkg-config"],
+    },
+    Spec {
+        tool: Tool::Clang,
+        name: "clang",
+        purpose: "compile for BPF",
+        need: Need::Build,
+        place: Place::Program {
+            env: "CLANG",
+            names: &[
+                "clang", "clang-23", "clang-22", "clang-21", "clang-20", "clang-19", "clang-18",
+                "clang-17", "clang-16", "clang-15", "clang-14", "clang-13", "clang-12", "clang-11",
+                "clang-10",
+            ],
+        },
+        // Older ones cannot describe a BPF program's types (BTF).
+        version: Some(Probe { argument: "--version", before: "clang version ", minimum: "10" }),
+        packages: &["clang"],
+    },
+    Spec {
+        tool: Tool::LibC,
+        name: "libc.a",
+        purpose: "link statically for the guest",
+        need: Need::Build,
+        place: Place::Archive("libc.a"),
+        version: None,
+        packages: &["libc6-dev"],
+    },
+    Spec {
+        tool: Tool::LibElf,
+        name: "libelf.a",
+        purpose: "link libbpf statically for the guest",
+        need: Need::Build,
+        place: Place::Archive("libelf.a"),
+        version: None,
+        packages: &["libelf-dev"],
+    },
+    Spec {
+        tool: Tool::LibZ,
+        name: "libz.a",
+        purpose: "link libbpf statically for the guest",
+        need: Need::Build,
+        place: Place::Archive("libz.a"),
+        version: None,
+        packages: &["zlib1g-dev"],
+    },
+    Spec {
+        tool: Tool::Python,
+        name: "python3",
+        purpose: "install virtme-ng",
+        need: Need::Install,
+        place: Place::Program { env: "", names: &["python3"] },
+        version: Some(Probe { argument: "--version", before: "Python ", minimum: "3.10" }),
+        packages: &["python3", "python3-venv"],
+    },
+    Spec {
+        tool: Tool::Sudo,
+        name: "sudo",
+        purpose: "run the program on this machine as root",
+        need: Need::Local,
+        place: Place::Program { env: "", names: &["sudo"] },
+        version: None,
+        packages: &["sudo"],
+    },
+];
+
+impl Spec {
+    /// Which tool this is.
+    pub fn tool(&self) -> Tool {
+        self.tool
+    }
+}
+
+impl Tool {
+    /// Its line of the table.
+    pub fn spec(self) -> &'static Spec {
+        &TOOLS[self as usize]
+    }
+}
+
+/// Finds a tool that works.
+///
+/// # Errors
+/// [`Unusable`]: one message that names the tool, what it is for, and how to get it.
 pub fn find(tool: Tool) -> Result<PathBuf> {
-    let name = match tool {
-        Tool::Vng => "vng",
-        Tool::Qemu => "qemu-system-x86_64",
-        Tool::Busybox => "busybox",
-        Tool::Sudo => "sudo",
+    Ok(check(tool)?.path)
+}
+
+/// A tool that works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is; absolute.
+    pub path: PathBuf,
+    /// What it says its version is, for those whose version matters.
+    pub version: Option<String>,
+}
+
+/// As [`find`], and says which version it is. Asking a program takes long enough (Python: 0.3 s) that the answer is
+/// kept under `target/` until the program changes.
+///
+/// # Errors
+/// Why the tool cannot be used.
+pub fn check(tool: Tool) -> Result<Found, Unusable> {
+    let spec = tool.spec();
+    let unusable = |problem| Unusable { tool, problem };
+    let path = locate(spec).map_err(unusable)?;
+    let Some(probe) = &spec.version else { return Ok(Found { path, version: None }) };
+    match version::ask(&path, probe) {
+        Ok(version) if version::at_least(&version, probe.minimum) => {
+            Ok(Found { path, version: Some(version) })
+        }
+        Ok(version) => Err(unusable(Problem::TooOld { path, version, minimum: probe.minimum })),
+        Err(Asked::Nonsense(printed)) => Err(unusable(Problem::Nonsense { path, printed })),
+        Err(Asked::Failed(why)) => Err(unusable(Problem::Broken { path, why })),
+    }
+}
+
+fn locate(spec: &Spec) -> Result<PathBuf, Problem> {
+    match spec.place {
+        Place::Program { env, names } => program(spec.tool, env, names, |_| true),
+        Place::StaticProgram { env, names } => program(spec.tool, env, names, is_static),
+        Place::Archive(file) => archive(file).ok_or(Problem::Missing),
+        Place::File { env, paths } => match named_by(env) {
+            Some(path) if path.is_file() => Ok(path),
+            Some(path) => Err(Problem::Misnamed { env, path }),
+            None => {
+                paths.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or(Problem::Missing)
+            }
+        },
+    }
+}
+
+/// The first that suits. If there are only others, the first of those is the problem.
+fn program(
+    tool: Tool,
+    env: &'static str,
+    names: &[&str],
+    suits: impl Fn(&Path) -> bool,
+) -> Result<PathBuf, Problem> {
+    let candidates = match named_by(env) {
+        // As everywhere, a name without a slash is looked up on PATH.
+        Some(named) => match on_path(named.as_os_str()).next() {
+            Some(path) => vec![path],
+            None => return Err(Problem::Misnamed { env, path: named }),
+        },
+        None => {
+            let installed = (tool == Tool::Vng).then(setup::installed_vng).flatten();
+            let found = names.iter().flat_map(|name| on_path(OsStr::new(name)));
+            installed.into_iter().chain(found).collect()
+        }
     };
-    let own = paths::target().join("vmtest/venv/bin");
+    let unsuitable = candidates.first().cloned();
+    candidates.into_iter().find(|path| suits(path)).ok_or(match unsuitable {
+        Some(path) => Problem::Dynamic { path },
+        None => Problem::Missing,
+    })
+}
+
+fn named_by(env: &str) -> Option<PathBuf> {
+    if env.is_empty() {
+        return None;
+    }
+    std::env::var_os(env).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// A program that is on PATH, whatever it is.
+pub fn program_on_path(name: &str) -> Option<PathBuf> {
+    on_path(OsStr::new(name)).next()
+}
+
+/// Root's directories come last: modprobe and depmod are there, and they are not on everyone's PATH.
+fn on_path(name: &OsStr) -> impl Iterator<Item = PathBuf> + use<> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::iter::once(own).chain(std::env::split_paths(&path));
-    match dirs.map(|dir| dir.join(name)).find(|path| path.is_file()) {
-        Some(path) => Ok(path),
-        None => bail!("{name} is missing"),
+    let mut directories: Vec<PathBuf> =
+        std::env::split_paths(&path).filter(|directory| directory.is_absolute()).collect();
+    directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    if name.as_encoded_bytes().contains(&b'/') {
+        directories = std::env::current_dir().into_iter().collect();
+    }
+    let name = name.to_owned();
+    directories
+        .into_iter()
+        .map(move |directory| directory.join(&name))
+        .filter(|path| path.is_file() && access(path, AccessFlags::X_OK).is_ok())
+}
+
+/// Whether an ELF executable needs no interpreter, which is what loads shared libraries (elf(5), `PT_INTERP`).
+fn is_static(path: &Path) -> bool {
+    let read = || -> Option<bool> {
+        let mut start = vec![0; 4096];
+        let length = std::io::Read::read(&mut std::fs::File::open(path).ok()?, &mut start).ok()?;
+        let start = &start[..length];
+        let header = FileHeader64::<Endianness>::parse(start).ok()?;
+        let endian = header.endian().ok()?;
+        let mut segments = header.program_headers(endian, start).ok()?.iter();
+        Some(segments.all(|segment| segment.p_type(endian) != PT_INTERP))
+    };
+    read().unwrap_or(false)
+}
+
+fn archive(file: &str) -> Option<PathBuf> {
+    let listed = std::env::var_os("LIBBPF_SYS_LIBRARY_PATH").unwrap_or_default();
+    let mut listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
+    if let Some(path) = listed.find(|path| path.is_file()) {
+        return Some(path);
+    }
+    let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
+    // What it does not find, the compiler prints as it was given.
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    path.is_absolute().then(|| path.canonicalize().ok()).flatten()
+}
+
+/// A tool that is missing, or of no use; its text says everything that a person needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Which.
+    pub tool: Tool,
+    /// Why.
+    pub problem: Problem,
+}
+
+/// Why a tool cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// It is nowhere.
+    Missing,
+    /// An environment variable names something that is no program.
+    Misnamed {
+        /// The variable.
+        env: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// It is an older version.
+    TooOld {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        version: String,
+        /// What is needed.
+        minimum: &'static str,
+    },
+    /// It answered the question for its version with something else.
+    Nonsense {
+        /// Where it is.
+        path: PathBuf,
+        /// What it printed, or as much as fits into a line.
+        printed: String,
+    },
+    /// It does not run.
+    Broken {
+        /// Where it is.
+        path: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// It needs shared libraries.
+    Dynamic {
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+impl Unusable {
+    /// Whether it would be used once it is installed; not so if an environment variable names another.
+    pub fn can_be_installed(&self) -> bool {
+        self.named_by().is_none()
+    }
+
+    fn named_by(&self) -> Option<&'static str> {
+        let (Place::Program { env, .. }
+        | Place::StaticProgram { env, .. }
+        | Place::File { env, .. }) = self.tool.spec().place
+        else {
+            return None;
+        };
+        named_by(env).map(|_| env)
+    }
+
+    /// What is wrong, without what to do.
+    pub fn what(&self) -> String {
+        let name = self.tool.spec().name;
+        match &self.problem {
+            Problem::Missing => format!("{name} was not found"),
+            Problem::Misnamed { env, path } => {
+                format!("{env} is set to {}, which is no such program", path.display())
+            }
+            Problem::TooOld { path, version, minimum } => {
+                format!("{} is version {version}, and {minimum} or newer is needed", path.display())
+            }
+            Problem::Nonsense { path, printed } => format!(
+                "{} does not seem to be {name}: asked for its version it printed {printed:?}",
+                path.display()
+            ),
+            Problem::Broken { path, why } => format!("{} does not work: {why}", path.display()),
+            Problem::Dynamic { path } => format!(
+                "{} is not a static executable, and the guest has no shared libraries",
+                path.display()
+            ),
+        }
+    }
+
+    /// What to do, as the rest of a sentence.
+    pub fn remedy(&self) -> String {
+        let spec = self.tool.spec();
+        if let Some(env) = self.named_by() {
+            return format!("correct {env}, or unset it");
+        }
+        if self.tool == Tool::Vng {
+            return "run `cargo xtask setup`, which installs it under target/".into();
+        }
+        let packages = spec.packages.join(" ");
+        if !setup::has_apt() {
+            return format!(
+                "install it (Debian has it in {packages}), or work inside `nix develop`"
+            );
+        }
+        let install = format!("apt-get install {packages}");
+        match spec.need {
+            Need::Local => format!("run `{install}` as root"),
+            _ => format!("run `cargo xtask setup`, or `sudo {install}`"),
+        }
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let purpose = self.tool.spec().purpose;
+        write!(f, "{}; it is needed to {purpose}: {}", self.what(), self.remedy())
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_tool_has_its_own_line() {
+        for (index, spec) in TOOLS.iter().enumerate() {
+            assert_eq!(spec.tool as usize, index, "{}", spec.name);
+            assert_eq!(spec.tool.spec().name, spec.name);
+        }
+        assert_eq!(TOOLS.len(), Tool::Sudo as usize + 1);
+    }
+
+    #[test]
+    fn this_test_is_not_static_and_a_script_is_no_executable() {
+        assert!(!is_static(&std::env::current_exe().unwrap()));
+        assert!(!is_static(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool")));
+        assert!(!is_static(Path::new("/nonexistent")));
+    }
+
+    #[test]
+    fn a_message_names_the_tool_its_purpose_and_the_remedy() {
+        let unusable = |tool, problem| Unusable { tool, problem }.to_string();
+        let missing = unusable(Tool::Qemu, Problem::Missing);
+        for part in ["qemu-system-x86_64 was not found", "run kernels", "qemu-system-x86"] {
+            assert!(missing.contains(part), "{missing}");
+        }
+        let old = unusable(
+            Tool::Vng,
+            Problem::TooOld { path: "/x/vng".into(), version: "1.9".into(), minimum: "1.42" },
+        );
+        assert_eq!(
+            old,
+            "/x/vng is version 1.9, and 1.42 or newer is needed; it is needed to boot kernels \
+             through virtme-ng: run `cargo xtask setup`, which installs it under target/"
+        );
     }
 }

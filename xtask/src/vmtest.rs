@@ -1,5 +1,6 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -18,8 +19,11 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
+use crate::vm::Lane;
 use crate::vm::rundir::RunDir;
+use crate::vm::states::States;
 use crate::vm::vng::Vng;
+use crate::vm::warm::Warm;
 
 /// Runs the command.
 ///
@@ -36,7 +40,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let lane = cold_lane()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let lane = lane(flags, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
     let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
     if flags.list {
@@ -46,8 +51,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         return Ok(exit::OK);
     }
     let engine = Engine {
-        qemu: lane.qemu.clone(),
-        lane: &lane,
+        qemu,
+        lane: &*lane,
         metadata: &metadata,
         payload: &payload,
         accel: flags.vm.accel,
@@ -67,11 +72,16 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
     Ok(exit_code(&run, &interrupt))
 }
 
-fn cold_lane() -> Result<Vng> {
-    Ok(Vng {
-        vng: tools::find(Tool::Vng)?,
-        qemu: tools::find(Tool::Qemu)?,
-        busybox: tools::find(Tool::Busybox)?,
+fn lane<'a>(
+    flags: &flags::Vmtest,
+    qemu: &Path,
+    interrupt: &'a Interrupt,
+) -> Result<Box<dyn Lane + 'a>> {
+    let (qemu, busybox) = (qemu.to_owned(), tools::find(Tool::Busybox)?);
+    Ok(if flags.warm {
+        Box::new(Warm { qemu, busybox, states: States::in_cache()?, interrupt })
+    } else {
+        Box::new(Vng { vng: tools::find(Tool::Vng)?, qemu, busybox })
     })
 }
 

@@ -4,6 +4,12 @@ let
 in
 rec {
   inherit (builtins) head listToAttrs;
+  findFirst =
+    wanted: default: list:
+    let
+      found = builtins.filter wanted list;
+    in
+    if found == [ ] then default else head found;
   genAttrs = names: value: listToAttrs (map (name: nameValuePair name (value name)) names);
   mapAttrs' =
     pair: set: listToAttrs (builtins.attrValues (builtins.mapAttrs (name: value: pair name value) set));

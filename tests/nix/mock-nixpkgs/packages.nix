@@ -25,16 +25,22 @@ let
     );
   lines = builtins.concatStringsSep "\n";
 
-  # A package with these outputs, the first of which stands for it, and these files in them.
+  # A package with these outputs, the first of which stands for it.
   package =
+    name: outputs: script:
+    run name { inherit outputs; } (lines (map (output: "mkdir -p \$${output}") outputs ++ [ script ]));
+  simple = name: package name [ "out" ] "";
+  # A library, which is the host's, with its shared object in one output and its archive in another.
+  library =
     name: outputs: files:
-    run name { inherit outputs; } (
+    package name outputs (
       lines (
-        map (output: "mkdir -p \$${output}") outputs
-        ++ map (file: "mkdir -p $(dirname ${file}); touch ${file}") files
+        map (file: ''
+          mkdir -p $(dirname ${file})
+          ln -s $(cc -print-file-name=$(basename ${file})) ${file}
+        '') files
       )
     );
-  simple = name: package name [ "out" ] [ ];
 
   # A package with one program, a bash script.
   program =
@@ -132,16 +138,16 @@ rec {
   pkgsStatic.busybox = program "busybox" "echo the mock";
 
   elfutils =
-    package "elfutils" [ "bin" "dev" "out" "man" ] [ "$out/lib/libelf.a" "$out/lib/libelf.so" ]
+    library "elfutils" [ "bin" "dev" "out" "man" ] [ "$out/lib/libelf.a" "$out/lib/libelf.so" ]
     // {
       overrideAttrs =
         change: builtins.deepSeq (change { configureFlags = [ "--program-prefix=eu-" ]; }) elfutils;
     };
-  glibc = package "glibc" [ "out" "bin" "dev" "static" ] [ "$out/lib/libc.so" "$static/lib/libc.a" ];
-  zlib = package "zlib" [ "out" "dev" "static" ] [ "$out/lib/libz.so" "$static/lib/libz.a" ];
+  glibc = library "glibc" [ "out" "bin" "dev" "static" ] [ "$out/lib/libc.so" "$static/lib/libc.a" ];
+  zlib = library "zlib" [ "out" "dev" "static" ] [ "$out/lib/libz.so" "$static/lib/libz.a" ];
   llvmPackages = {
     clang = simple "clang-wrapper";
-    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] [ ];
+    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] "";
   };
 
   rustPlatform = {

@@ -178,6 +178,25 @@ mod tests {
         assert_golden(&text, "report/testdata/report.json");
     }
 
+    /// The page has the file of the test above as its example, and a word on every key.
+    #[test]
+    fn the_format_is_documented() {
+        let page = include_str!("../../../docs/report.md");
+        let example = include_str!("testdata/report.json");
+        assert!(
+            page.contains(&format!("```json\n{example}```")),
+            "docs/report.md shows another example"
+        );
+        let keys =
+            example.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
+        for (key, _) in keys {
+            assert!(
+                page.contains(&format!("| `{key}` |")),
+                "docs/report.md says nothing of `{key}`"
+            );
+        }
+    }
+
     #[test]
     fn a_result_is_a_plain_string_for_every_way_a_test_ends() {
         let results = [

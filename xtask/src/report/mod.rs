@@ -2,12 +2,16 @@
 
 pub mod facts;
 mod files;
+mod html;
 mod json;
 mod junit;
 mod logs;
 mod summary;
+mod timeline;
 pub mod words;
 
+#[cfg(test)]
+mod browser;
 #[cfg(test)]
 pub mod sample;
 
@@ -63,7 +67,7 @@ impl RunReport {
 }
 
 /// The reports' names in their directory; the console logs are in `console/` beside them.
-const FILES: [&str; 3] = ["report.json", "junit.xml", "summary.md"];
+const FILES: [&str; 4] = ["report.json", "junit.xml", "summary.md", "report.html"];
 
 /// Makes the directory, shows that files can be written there, and removes an older run's reports, so that none
 /// is taken for this run's should it not come to its end.
@@ -109,6 +113,7 @@ fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<
     staged.add("report.json", json::render(run, &logs)?.as_bytes())?;
     staged.add("junit.xml", junit::render(run, &logs)?.as_bytes())?;
     staged.add("summary.md", summary.as_bytes())?;
+    staged.add("report.html", html::render(run, &logs)?.as_bytes())?;
     staged.commit()?;
     match step_summary {
         Some(path) => append(path, &summary).with_context(|| {

@@ -51,6 +51,14 @@ pub fn run(logs: &Path) -> RunReport {
     with_logs(report(kernels, 28.4), logs)
 }
 
+/// Where [`super::logs`] puts the logs of a run of the above.
+pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
+    let path = |kernel: &KernelReport| {
+        kernel.console_log.is_some().then(|| format!("console/{}.log", kernel.name))
+    };
+    run.kernels.iter().map(path).collect()
+}
+
 /// One kernel whose tests try to break every format, and whose console does too.
 pub fn hostile(logs: &Path) -> RunReport {
     let mut kernel = failing("6.1", "6.1.0<img src=x>", 0.0);
@@ -124,6 +132,12 @@ pub fn complaining(name: &str, release: &str, start_s: f64) -> KernelReport {
     kernel.verdict = Verdict::KernelComplaint;
     kernel.reason = "the tests passed, but the kernel printed a WARNING".into();
     kernel.excerpt = vec!["WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0".into()];
+    kernel.facts = Some(Facts {
+        btf: Some(true),
+        jit: Some(true),
+        trouble: Some("helloworld: it ended with exit status 4 before its ready line".into()),
+        ..Facts::default()
+    });
     kernel.lane = "warm".into();
     kernel.boot_s = Some(0.11);
     kernel.test_s = Some(0.62);

@@ -62,13 +62,14 @@ fn facts_table(run: &RunReport) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let names = facts::COLUMNS.map(|(name, _)| name).join(" | ");
-    let header = format!("| {names} |\n|---|---|---|---|--:|--:|--:|--:|--:|---|\n");
-    let rows = rows.into_iter().map(|[kernel, program, rest @ ..]| {
-        let [btf, jit, insns, xlated, jited, load, event, attach] = rest;
-        [cell(&kernel), cell(&program), btf, jit, insns, xlated, jited, load, event, cell(&attach)]
-    });
-    format!("\n### What the kernels say of the program\n\n{}", table(&header, rows))
+    let names = facts::COLUMNS.map(|column| column.name).join(" | ");
+    let rules = facts::COLUMNS.map(|column| if column.number { "--:" } else { "---" }).join("|");
+    let rows = rows.into_iter().map(|row| row.map(|cell| prose(&cell)));
+    let facts = table(&format!("| {names} |\n|{rules}|\n"), rows);
+    let troubles = facts::troubles(run).into_iter();
+    let troubles: String =
+        troubles.map(|(kernel, why)| format!("\n{}: {}\n", code(&kernel), prose(&why))).collect();
+    format!("\n### What the kernels say of the program\n\n{facts}{troubles}")
 }
 
 fn table<const N: usize>(header: &str, rows: impl Iterator<Item = [String; N]>) -> String {
@@ -83,9 +84,9 @@ fn trouble(kernel: &KernelReport, names: &TestNames) -> String {
         kernel.verdict.word()
     );
     section += &format!("{}\n", prose(&kernel.reason));
-    if words::failures(kernel).next().is_none() && !kernel.excerpt.is_empty() {
-        let lines: Vec<String> = kernel.excerpt.iter().map(|line| text::line(line)).collect();
-        section += &format!("\n{}", fenced(&lines.join("\n")));
+    let excerpt = words::excerpt(kernel);
+    if !excerpt.is_empty() {
+        section += &format!("\n{}", fenced(&excerpt.join("\n")));
     }
     for outcome in words::failures(kernel) {
         section += &failure(outcome, names);
@@ -142,9 +143,21 @@ fn cell(raw: &str) -> String {
 
 /// A sentence of ours, in which the guest may have had a word: nothing in it is markup.
 fn prose(raw: &str) -> String {
-    let escape =
-        |c: char| if "\\`*_[]<>|#&~!@".contains(c) { format!("\\{c}") } else { c.to_string() };
-    text::line(raw).chars().map(escape).collect()
+    let text = text::line(raw);
+    let mut escaped = String::new();
+    let mut chars = text.chars().peekable();
+    let mut before = ' ';
+    while let Some(c) = chars.next() {
+        let after = chars.peek().copied().unwrap_or(' ');
+        // Inside of a word an underscore is no markup, and names are full of them.
+        let inside = c == '_' && before.is_alphanumeric() && after.is_alphanumeric();
+        if "\\`*_[]<>|#&~!@".contains(c) && !inside {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+        before = c;
+    }
+    escaped
 }
 
 fn longest_run_of_backticks(text: &str) -> usize {
@@ -179,6 +192,11 @@ mod tests {
     }
 
     #[test]
+    fn no_word_of_a_guests_is_markup() {
+        assert_eq!(prose("one_line is _not_ <b>|"), "one_line is \\_not\\_ \\<b\\>\\|");
+    }
+
+    #[test]
     fn a_summary_stays_below_what_github_takes() {
         let mut kernel = sample::failing("6.1", "6.1.0", 0.0);
         kernel.tests = vec![kernel.tests[5].clone(); 10];
@@ -186,7 +204,7 @@ mod tests {
         kernel.tests.iter_mut().for_each(|test| test.output = line.repeat(OUTPUT_LINES));
         let page = render(&sample::report(vec![kernel; 8], 1.0));
         assert!(page.len() < 1 << 20, "{}", page.len());
-        assert!(page.ends_with("| `link` |\n"));
+        assert!(page.ends_with("| link |\n"));
         assert!(page.contains("see report.html"));
     }
 }

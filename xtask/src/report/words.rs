@@ -7,7 +7,7 @@ use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::RunReport;
 use crate::text;
-use crate::verdict::{KernelReport, Standing};
+use crate::verdict::{KernelReport, Standing, Verdict};
 
 /// The word for a test that was asked for and has no outcome.
 pub const NOT_RUN: &str = "not-run";
@@ -84,6 +84,14 @@ pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
     kernel.tests.iter().map(|outcome| &outcome.test).chain(&kernel.missing)
 }
 
+/// The lines that show a verdict, but not those of a failed test: its output is shown already.
+pub fn excerpt(kernel: &KernelReport) -> Vec<String> {
+    match kernel.verdict == Verdict::Fail && failures(kernel).next().is_some() {
+        true => Vec::new(),
+        false => kernel.excerpt.iter().map(|line| text::line(line)).collect(),
+    }
+}
+
 /// The tests that did not pass.
 pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
     kernel.tests.iter().filter(|outcome| outcome.result != TestResult::Passed)
@@ -100,6 +108,14 @@ mod tests {
     fn a_signal_is_named() {
         assert_eq!(sentence(&TestResult::Killed { signal: 11 }), "killed by signal 11 (SIGSEGV)");
         assert_eq!(sentence(&TestResult::Killed { signal: 40 }), "killed by signal 40");
+    }
+
+    #[test]
+    fn a_panic_is_shown_also_after_a_test_that_failed() {
+        let mut kernel = sample::panicking("7.3", "7.3.4", 0.0);
+        kernel.tests[0].result = TestResult::TimedOut;
+        assert_eq!(excerpt(&kernel)[0], "Kernel panic - not syncing: sysrq triggered crash");
+        assert!(excerpt(&sample::failing("6.1", "6.1.0", 0.0)).is_empty());
     }
 
     #[test]

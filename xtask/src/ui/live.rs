@@ -1,7 +1,7 @@
 //! Progress on a terminal: one line a kernel that changes in place, gone when the table comes.
 
 use std::fmt::Write;
-use std::sync::Mutex;
+use std::sync::Once;
 use std::time::Duration;
 
 use console::{Alignment, pad_str, style};
@@ -33,7 +33,7 @@ pub struct Live {
 struct Bar {
     progress: ProgressBar,
     name: String,
-    running: Mutex<bool>,
+    running: Once,
 }
 
 impl Live {
@@ -61,7 +61,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        let _ = self.lines.clear();
+        // Not MultiProgress::clear: a line that is dropped afterwards would draw all of them again.
+        self.bars.iter().for_each(|bar| bar.progress.finish_and_clear());
     }
 }
 
@@ -72,18 +73,15 @@ impl Bar {
         progress.set_prefix(pad_str(&name, width, Alignment::Left, None).into_owned());
         progress.set_message("waiting");
         progress.tick();
-        Self { progress, name, running: Mutex::new(false) }
+        Self { progress, name, running: Once::new() }
     }
 
     fn show(&self, message: String) {
-        if let Ok(mut running) = self.running.lock() {
-            if !*running {
-                *running = true;
-                self.progress.reset_elapsed();
-                self.progress.set_style(line_style(RUNNING));
-                self.progress.enable_steady_tick(TICK);
-            }
-        }
+        self.running.call_once(|| {
+            self.progress.reset_elapsed();
+            self.progress.set_style(line_style(RUNNING));
+            self.progress.enable_steady_tick(TICK);
+        });
         self.progress.set_message(message);
     }
 

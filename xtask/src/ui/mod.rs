@@ -72,6 +72,10 @@ impl Screen {
     }
 
     /// Shows what happened to the kernel at this index of the names.
+    ///
+    /// # Panics
+    ///
+    /// There are not that many names.
     pub fn event(&self, index: usize, event: RunEvent) {
         match &self.0 {
             Kind::Live(live) => live.event(index, event),

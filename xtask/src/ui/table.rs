@@ -50,7 +50,7 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
             .map(|k| trouble(k, &names, looks)),
     );
     if facts {
-        parts.push(facts_table(run, looks));
+        parts.push(facts_part(run, looks));
     }
     parts.push(run.sum() + "\n");
     parts.join("\n")
@@ -72,45 +72,43 @@ fn kernels(run: &RunReport, looks: Looks) -> String {
     print(table)
 }
 
-fn facts_table(run: &RunReport, looks: Looks) -> String {
+fn facts_part(run: &RunReport, looks: Looks) -> String {
     let rows = facts::rows(run);
     if rows.is_empty() {
         return "No kernel said anything of the program.\n".into();
     }
-    let mut table = borderless(&facts::COLUMNS.map(|(name, _)| name), looks);
+    let mut table = borderless(&facts::COLUMNS.map(|column| column.name), looks);
     for row in rows {
-        let numbers = 4..9;
-        table.add_row(row.into_iter().enumerate().map(|(column, cell)| {
-            match numbers.contains(&column) {
+        table.add_row(row.into_iter().zip(facts::COLUMNS).map(
+            |(cell, column)| match column.number {
                 true => Cell::new(cell).set_alignment(CellAlignment::Right),
                 false => Cell::new(cell),
-            }
-        }));
+            },
+        ));
     }
-    print(table)
+    let mut part = print(table);
+    for (kernel, trouble) in facts::troubles(run) {
+        part += &(wrap("", &format!("{kernel}: {trouble}"), looks).join("\n") + "\n");
+    }
+    part
 }
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
 fn trouble(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
-    let mut lines = wrap(&text::line(&head), looks);
-    // A failure's excerpt is a part of that test's output, which follows.
-    if words::failures(kernel).next().is_none() {
-        lines.extend(kernel.excerpt.iter().map(|line| quote(&text::line(line), looks)));
-    }
+    let mut lines = wrap("", &text::line(&head), looks);
+    lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));
     for outcome in words::failures(kernel) {
-        lines.push(format!("  {}: {}", names.name(&outcome.test), after(outcome)));
+        let what = format!("{}: {}", names.name(&outcome.test), after(outcome));
+        lines.extend(wrap(INDENT, &what, looks));
         lines.extend(output(outcome, looks));
     }
-    if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
-        lines.push(format!(
-            "  {} of {} tests did not run",
-            kernel.missing.len(),
-            kernel.expected_tests
-        ));
+    let (missing, expected) = (kernel.missing.len(), kernel.expected_tests);
+    if missing > 0 && !kernel.tests.is_empty() {
+        lines.push(format!("{INDENT}{missing} of {expected} tests did not run"));
     }
     if let Some(log) = &kernel.console_log {
-        lines.push(format!("  console: {}", text::line(&log.display().to_string())));
+        lines.push(format!("{INDENT}console: {}", text::line(&log.display().to_string())));
     }
     lines.join("\n") + "\n"
 }
@@ -139,13 +137,15 @@ fn quote(line: &str, looks: Looks) -> String {
     format!("{QUOTE}{}", console::truncate_str(line, width, "…")).trim_end().to_owned()
 }
 
-/// Words of ours, wrapped at the terminal's edge; the second line and those after it stand back.
-fn wrap(text: &str, looks: Looks) -> Vec<String> {
-    let width = looks.width.map(|width| width.saturating_sub(INDENT.len() as u16));
+/// Words of ours behind an indent, wrapped at the terminal's edge; the second line and those after it stand back.
+fn wrap(indent: &str, text: &str, looks: Looks) -> Vec<String> {
+    let margin = u16::try_from(indent.len() + INDENT.len()).unwrap_or(0);
+    let width = looks.width.map(|width| width.saturating_sub(margin));
     let mut table = borderless(&[], Looks { width, ..looks });
     table.add_row([text]);
-    let lines = lines(table).into_iter().enumerate();
-    lines.map(|(index, line)| if index == 0 { line } else { format!("{INDENT}{line}") }).collect()
+    let further = format!("{indent}{INDENT}");
+    let indents = std::iter::once(indent).chain(std::iter::repeat(&*further));
+    lines(table).iter().zip(indents).map(|(line, indent)| format!("{indent}{line}")).collect()
 }
 
 fn borderless(header: &[&str], looks: Looks) -> Table {
@@ -179,9 +179,9 @@ fn print(table: Table) -> String {
 
 fn colour(kernel: &KernelReport) -> Color {
     match kernel.standing() {
-        Standing::Passed if kernel.verdict == Verdict::Pass => Color::Green,
-        Standing::Failed => Color::Red,
-        _ if kernel.tolerated => Color::Yellow,
-        _ => Color::Red,
+        Standing::Passed if kernel.verdict == Verdict::Pass => Color::DarkGreen,
+        Standing::Failed => Color::DarkRed,
+        _ if kernel.tolerated => Color::DarkYellow,
+        _ => Color::DarkRed,
     }
 }
