@@ -75,7 +75,7 @@ pub struct Manifest {
 /// A file as it was fetched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Origin {
-    /// Where it came from.
+    /// Where it is to be had.
     pub url: String,
     /// What it was.
     #[serde(flatten)]
