@@ -261,8 +261,7 @@ mod tests {
         let without = Check::new("nicety", "be nice", false).failed("it is nowhere");
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
         let text = diagnosis.for_people();
-        for part in
-            ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]
+        for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]
         {
             assert!(text.contains(part), "{text}");
         }

@@ -183,7 +183,7 @@ impl Engine<'_> {
             memory_mib: self.metadata.memory_mib,
             kernel_args: &self.metadata.kernel_args,
         };
-        let started = self.lane.start(&spec)?;
+        let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
         let limits = Limits { total: Duration::from_secs_f64(timeout_s) };

@@ -18,8 +18,8 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
+use crate::vm::lanes;
 use crate::vm::rundir::RunDir;
-use crate::vm::vng::Vng;
 
 /// Runs the command.
 ///
@@ -36,7 +36,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let lane = cold_lane()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let lane = lanes::open(flags.warm || flags.isolate, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
     let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
     if flags.list {
@@ -46,8 +47,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         return Ok(exit::OK);
     }
     let engine = Engine {
-        qemu: lane.qemu.clone(),
-        lane: &lane,
+        qemu,
+        lane: &*lane,
         metadata: &metadata,
         payload: &payload,
         accel: flags.vm.accel,
@@ -65,14 +66,6 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::write(dir, &run)?;
     }
     Ok(exit_code(&run, &interrupt))
-}
-
-fn cold_lane() -> Result<Vng> {
-    Ok(Vng {
-        vng: tools::find(Tool::Vng)?,
-        qemu: tools::find(Tool::Qemu)?,
-        busybox: tools::find(Tool::Busybox)?,
-    })
 }
 
 /// Runs every kernel, as many side by side as `jobs`, and shows how it goes.
