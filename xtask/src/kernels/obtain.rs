@@ -115,7 +115,8 @@ pub fn here(pin: &Pin, source: &Source) -> Result<Found, String> {
     }
 }
 
-fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
+/// The pin's directory in the one that `nix develop` names.
+pub fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
     let root = std::env::var_os(NIX_VARIABLE)
         .filter(|root| !root.is_empty())
         .ok_or_else(|| format!("not inside `nix develop` ({NIX_VARIABLE} is not set)"))?;
