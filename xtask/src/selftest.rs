@@ -4,10 +4,10 @@
 mod mutants;
 mod sources;
 
+use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use comfy_table::{Table, presets};
 use vmtest_agent::TestResult;
 
 use crate::engine::{self, Engine};
@@ -30,6 +30,14 @@ struct Row {
     kernel: String,
     outcome: String,
     as_it_should_be: bool,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mutant, kernel, outcome, as_it_should_be } = self;
+        let sign = if *as_it_should_be { "ok" } else { "NOT OK" };
+        write!(f, "{sign:6}  {mutant:20}  {kernel:6}  {outcome}")
+    }
 }
 
 /// Runs the command.
@@ -70,16 +78,15 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
         };
         for target in &targets {
             let row = try_on(&engine, target, name, mutant);
-            println!("{} on {}: {}", row.mutant, row.kernel, row.outcome);
+            println!("{row}");
             rows.push(row);
         }
         if let Some(signal) = interrupt.signal() {
             return Ok(exit::interrupted(signal));
         }
     }
-    println!("\n{}\n", table(&rows));
     let failed = rows.iter().filter(|row| !row.as_it_should_be).count();
-    println!("{} passed, {failed} failed", rows.len() - failed);
+    println!("\n{} passed, {failed} failed", rows.len() - failed);
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
@@ -130,18 +137,6 @@ fn summary(report: &KernelReport) -> String {
         "" => report.verdict.word().to_owned(),
         reason => format!("{}: {reason}", report.verdict.word()),
     }
-}
-
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-    table.set_header(["mutant", "kernel", "", "outcome"]);
-    for row in rows {
-        let sign = if row.as_it_should_be { "ok" } else { "NOT OK" };
-        table.add_row([&row.mutant, &row.kernel, sign, &row.outcome]);
-    }
-    table
 }
 
 #[cfg(test)]
