@@ -1,6 +1,7 @@
 //! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, judge.
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -48,6 +49,8 @@ pub struct Engine<'a> {
     pub started: Instant,
     /// Ctrl-C.
     pub interrupt: &'a Interrupt,
+    /// Whether it was said why KVM is not used.
+    pub accel_note: Once,
 }
 
 /// Where a run's events go.
@@ -160,7 +163,8 @@ impl Engine<'_> {
         let chosen = accel::choose(self.accel, &self.qemu, &kernel.image)
             .map_err(|error| Stopped::host(&error))?;
         if let Some(note) = chosen.note {
-            on(RunEvent::Note(note));
+            // The same for all kernels of a run, so said once.
+            self.accel_note.call_once(|| on(RunEvent::Note(note)));
         }
         Ok(chosen.accel)
     }

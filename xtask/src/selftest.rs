@@ -5,6 +5,7 @@ mod mutants;
 mod sources;
 
 use std::fmt;
+use std::sync::Once;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -75,6 +76,7 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
             logs: logs.clone(),
             started: Instant::now(),
             interrupt: &interrupt,
+            accel_note: Once::new(),
         };
         for target in &targets {
             let row = try_on(&engine, target, name, mutant);

@@ -1,7 +1,7 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
@@ -59,13 +59,14 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         logs: engine::log_dir()?,
         started: Instant::now(),
         interrupt: &interrupt,
+        accel_note: Once::new(),
     };
     let run = matrix(&engine, &targets, jobs(flags.jobs));
-    println!("{}", ui::table(&run, flags.facts));
+    print!("{}", ui::table(&run, flags.facts));
     if let Some(dir) = &flags.report {
         report::write(dir, &run)?;
     }
-    Ok(exit_code(&run, &interrupt))
+    Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
 }
 
 /// Runs every kernel, as many side by side as `jobs`, and shows how it goes.
@@ -89,6 +90,8 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
             });
         }
     });
+    // Its live lines must be gone before anything else is printed.
+    drop(screen);
     RunReport {
         program: engine.metadata.package.clone(),
         started,
@@ -110,18 +113,4 @@ fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Targe
     let Some(partition) = partition else { return targets };
     let (index, count) = (partition.index as usize - 1, partition.count as usize);
     targets.into_iter().skip(index).step_by(count).collect()
-}
-
-/// A failed test outweighs a kernel that could not be run; neither ever looks like success.
-fn exit_code(run: &RunReport, interrupt: &Interrupt) -> u8 {
-    if let Some(signal) = interrupt.signal() {
-        return exit::interrupted(signal);
-    }
-    let codes =
-        || run.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
-    if codes().any(|code| code == exit::FAILED) {
-        exit::FAILED
-    } else {
-        codes().max().unwrap_or(exit::OK)
-    }
 }
