@@ -8,7 +8,7 @@
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
 //! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
-//! states/…                 saved guests, of the warm lane
+//! states/                  saved guests: see [`crate::vm::states`]
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
@@ -37,8 +37,6 @@ const KERNELS: &str = "kernels";
 const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
 const CONFIGS: &str = "configs";
-/// Saved guests, which the warm lane makes: a directory each, with a file `lock` that is locked while in use.
-const STATES: &str = "states";
 
 /// One source's place in the cache.
 #[derive(Debug, Clone)]
@@ -418,25 +416,24 @@ pub enum Kept {
     Failed(anyhow::Error),
 }
 
-/// What can go: kernels and downloads other than those of the entries `needed`, all saved states, and what was
-/// read out of images that no pin names.
+/// What can go: kernels and downloads other than those of the entries `needed`, and what was read out of images
+/// that no pin names. Saved guests are not of this module: see [`crate::vm::states`].
 pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let root = paths::cache()?;
     let mut stale = Vec::new();
     for path in children(&root.join(CONFIGS))? {
         stale.push(Stale { lock: path.clone(), path });
     }
-    for (kind, lock_in) in [(KERNELS, Some(MANIFEST)), (INCOMING, None), (STATES, Some("lock"))] {
+    for kind in [KERNELS, INCOMING] {
         for path in children(&root.join(kind))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if kind != STATES && needed.contains(&name) {
-                continue;
-            }
-            let lock = match lock_in {
-                Some(file) => path.join(file),
-                None => root.join(LOCKS).join(&name),
+            let lock = match kind {
+                KERNELS => path.join(MANIFEST),
+                _ => root.join(LOCKS).join(&name),
             };
-            stale.push(Stale { path, lock });
+            if !needed.contains(&name) {
+                stale.push(Stale { path, lock });
+            }
         }
     }
     Ok(stale)
