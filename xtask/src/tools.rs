@@ -423,7 +423,7 @@ fn archive(file: &str) -> Option<PathBuf> {
     let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
     // What it does not find, the compiler prints as it was given.
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    (path.is_absolute() && path.is_file()).then_some(path)
+    path.is_absolute().then(|| path.canonicalize().ok()).flatten()
 }
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.

@@ -7,6 +7,8 @@
 //!     tree/                what was unpacked
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
+//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
+//! states/…                 saved guests, of the warm lane
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
@@ -34,6 +36,7 @@ const TREE: &str = "tree";
 const KERNELS: &str = "kernels";
 const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
+const CONFIGS: &str = "configs";
 /// Saved guests, which the warm lane makes: a directory each, with a file `lock` that is locked while in use.
 const STATES: &str = "states";
 
@@ -72,7 +75,7 @@ pub struct Manifest {
 /// A file as it was fetched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Origin {
-    /// Where it came from.
+    /// Where it is to be had.
     pub url: String,
     /// What it was.
     #[serde(flatten)]
@@ -169,7 +172,7 @@ impl Entry {
             ensure!(modules.is_dir(), "{} is gone", modules.display());
         }
         let config = match manifest.config {
-            Some(config) => Some(kconfig::read(&dir.join(config))?),
+            Some(config) => Some(self.config(&config)?),
             None => None,
         };
         Ok(Kernel {
@@ -181,6 +184,19 @@ impl Entry {
             config,
             source: source.kind().to_owned(),
         })
+    }
+
+    /// Reads the kernel's configuration, if it is still what was unpacked.
+    fn config(&self, relative: &Path) -> Result<kconfig::Config> {
+        let path = self.dir().join(relative);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let sums = std::fs::read_to_string(self.dir().join(SUMS))
+            .with_context(|| format!("cannot read {SUMS}"))?;
+        let line = format!("{}  {}\n", digest::sha256(text.as_bytes()), relative.display());
+        let known = memchr::memmem::find(sums.as_bytes(), line.as_bytes()).is_some();
+        ensure!(known, "{} is not what was unpacked", path.display());
+        Ok(kconfig::parse(&text))
     }
 
     /// What the entry says of itself.
@@ -248,8 +264,7 @@ impl Entry {
         let manifest = describe(pin, source, &staging, origin)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
-        // Everything must be on disk before the name is, or a power cut leaves an empty kernel under a good name.
-        nix::unistd::syncfs(File::open(&staging)?)?;
+        // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
         remove_all(&self.dir())?;
         std::fs::rename(&staging, self.dir())
             .with_context(|| format!("cannot rename to {}", self.dir().display()))
@@ -347,6 +362,34 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// The configuration inside an image that is not of the cache. Looking for it means decompressing the whole kernel,
+/// so what was found, also nothing, is remembered by the image's hash.
+pub fn config_inside(image: &Path) -> Result<Option<String>> {
+    remembered_config(&paths::cache()?.join(CONFIGS), image)
+}
+
+fn remembered_config(dir: &Path, image: &Path) -> Result<Option<String>> {
+    let hash =
+        digest::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let known = dir.join(hash.as_str());
+    if let Ok(text) = std::fs::read_to_string(&known) {
+        return Ok(Some(text).filter(|text| !text.is_empty()));
+    }
+    let found = image::config(image)?;
+    // A cache that cannot be written costs time, nothing else.
+    let _ = remember(&known, found.as_deref().unwrap_or_default());
+    Ok(found)
+}
+
+fn remember(path: &Path, text: &str) -> Result<()> {
+    let dir = path.parent().context("no directory")?;
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
 /// A directory for a download that has no entry yet; it is removed when it is dropped.
 pub fn scratch(name: &str) -> Result<tempfile::TempDir> {
     let incoming = paths::cache()?.join(INCOMING);
@@ -375,10 +418,14 @@ pub enum Kept {
     Failed(anyhow::Error),
 }
 
-/// What can go: kernels and downloads other than those of the entries `needed`, and all saved states.
+/// What can go: kernels and downloads other than those of the entries `needed`, all saved states, and what was
+/// read out of images that no pin names.
 pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let root = paths::cache()?;
     let mut stale = Vec::new();
+    for path in children(&root.join(CONFIGS))? {
+        stale.push(Stale { lock: path.clone(), path });
+    }
     for (kind, lock_in) in [(KERNELS, Some(MANIFEST)), (INCOMING, None), (STATES, Some("lock"))] {
         for path in children(&root.join(kind))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -451,5 +498,38 @@ pub fn remove_all(path: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake;
+    use super::*;
+
+    #[test]
+    fn what_is_inside_an_image_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (configs, image) = (dir.path().join("configs"), dir.path().join("bzImage"));
+        for inside in [Some("CONFIG_PCI=y\n"), None] {
+            std::fs::write(&image, fake::bzimage("6.1.0", inside)).unwrap();
+            assert_eq!(remembered_config(&configs, &image).unwrap().as_deref(), inside);
+            let known = configs.join(digest::sha256_file(&image).unwrap().as_str());
+            assert_eq!(std::fs::read_to_string(&known).unwrap(), inside.unwrap_or_default());
+            std::fs::write(&known, "CONFIG_FROM=memory\n").unwrap();
+            let again = remembered_config(&configs, &image).unwrap();
+            assert_eq!(again.as_deref(), Some("CONFIG_FROM=memory\n"));
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("bzImage");
+        std::fs::write(&image, fake::bzimage("6.1.0", Some("CONFIG_PCI=y\n"))).unwrap();
+        // A file where the directory should be.
+        let found = remembered_config(&image.join("configs"), &image).unwrap();
+        assert_eq!(found.as_deref(), Some("CONFIG_PCI=y\n"));
     }
 }

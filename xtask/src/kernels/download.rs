@@ -249,11 +249,14 @@ fn explain(error: &ureq::Error) -> Broken {
 }
 
 fn broken_off(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    match (error.kind(), inner) {
+        (io::ErrorKind::TimedOut, _) | (_, Some(ureq::Error::Timeout(_))) => {
+            format!("nothing came for {} s", SILENCE.as_secs())
+        }
+        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => {
             "the connection broke off".to_owned()
         }
-        io::ErrorKind::TimedOut => format!("nothing came for {} s", SILENCE.as_secs()),
         _ => error.to_string(),
     }
 }

@@ -299,7 +299,18 @@ impl<'a> Trial<'a> {
         let (sender, lines) = mpsc::channel();
         forward(qemu.stdout.take(), sender.clone(), Said::Guest);
         forward(qemu.stderr.take(), sender, Said::Qemu);
-        Ok(Life::watch(&lines, deadline))
+        Ok(match Life::watch(&lines, deadline) {
+            Life::Refused(message) => Life::Refused(self.without_own_name(&message)),
+            life => life,
+        })
+    }
+
+    /// QEMU's messages begin with its name.
+    fn without_own_name(&self, message: &str) -> String {
+        let name = self.qemu.file_name().unwrap_or_default().to_string_lossy();
+        let said = message.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(": "));
+        let said = said.unwrap_or(message);
+        said.strip_prefix("error: ").unwrap_or(said).to_owned()
     }
 }
 
@@ -453,7 +464,7 @@ mod tests {
     const COMES_UP: &str =
         "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
-    const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: failed to set MSR' >&2; \
+    const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
 
     #[test]
@@ -471,7 +482,7 @@ mod tests {
     #[test]
     fn a_device_that_qemu_cannot_use_is_dead_for_qemus_reason() {
         let machine = Machine::new(REFUSES, "exit 1");
-        let dead = Kvm::Dead("QEMU cannot use it: qemu: failed to set MSR".into());
+        let dead = Kvm::Dead("QEMU cannot use it: failed to set MSR".into());
         assert_eq!(machine.kvm(Trust::Everything), dead);
         let machine = machine.next_run();
         assert_eq!(machine.kvm(Trust::Everything), dead);
@@ -527,6 +538,20 @@ mod tests {
         // A directory cannot be opened for writing by anyone, root included.
         std::fs::create_dir(machine.dir.path().join("kvm")).unwrap();
         assert!(matches!(machine.kvm(Trust::Everything), Kvm::Dead(why) if why.contains("opened")));
+        assert_eq!(machine.calls(), 0);
+    }
+
+    #[test]
+    fn a_device_that_this_user_may_not_open_is_told_apart() {
+        let machine = Machine::new(COMES_UP, COMES_UP);
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+        std::fs::set_permissions(machine.dir.path().join("kvm"), closed).unwrap();
+        // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
+        let nobody = nix::unistd::Uid::from_raw(65534);
+        let me = nix::unistd::setfsuid(nobody);
+        let kvm = machine.kvm(Trust::Everything);
+        nix::unistd::setfsuid(me);
+        assert_eq!(kvm, Kvm::NotPermitted);
         assert_eq!(machine.calls(), 0);
     }
 

@@ -39,7 +39,11 @@ impl Lane for Vng {
         "cold"
     }
 
-    fn start(&self, spec: &Spec<'_>) -> Result<Started> {
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.cold"
+    }
+
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let dir = spec.run.path();
         let root = dir.join("root");
         guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
