@@ -240,6 +240,9 @@ fn wanted(source: &Source) -> anyhow::Result<Vec<Wanted<'_>>> {
 impl Wanted<'_> {
     /// Downloads the file to `part` from the first address that has it.
     fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
+        if let Some(origin) = self.here(part) {
+            return Ok(origin);
+        }
         let mut failed = Vec::new();
         for address in &self.addresses {
             progress.note(&format!("fetching {}", address.url));
@@ -267,6 +270,13 @@ impl Wanted<'_> {
             failed.push("there is no address to fetch it from".to_owned());
         }
         Err(Failure::Source(failed))
+    }
+
+    /// A whole file that a run left behind when it was killed while unpacking.
+    fn here(&self, part: &Path) -> Option<Origin> {
+        let measured = part.exists().then(|| digest::measure(part).ok())??;
+        let url = self.addresses.first()?.url.to_string();
+        self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
     }
 
     fn get_from(

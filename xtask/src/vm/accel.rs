@@ -542,6 +542,20 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_this_user_may_not_open_is_told_apart() {
+        let machine = Machine::new(COMES_UP, COMES_UP);
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+        std::fs::set_permissions(machine.dir.path().join("kvm"), closed).unwrap();
+        // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
+        let nobody = nix::unistd::Uid::from_raw(65534);
+        let me = nix::unistd::setfsuid(nobody);
+        let kvm = machine.kvm(Trust::Everything);
+        nix::unistd::setfsuid(me);
+        assert_eq!(kvm, Kvm::NotPermitted);
+        assert_eq!(machine.calls(), 0);
+    }
+
+    #[test]
     fn another_boot_or_another_qemu_or_a_damaged_memory_means_another_trial() {
         let machine = Machine::new(COMES_UP, "exit 1").next_run();
         machine.kvm(Trust::Everything);

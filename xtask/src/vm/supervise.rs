@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
+use vmtest_agent::{Event, Facts, Job, OUTPUT_LIMIT, TestId, TestOutcome};
 
 use super::channel::{self, Received};
 use super::console::{self, Console, Notice};
@@ -256,7 +256,8 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 self.observed.running = Some(test);
                 None
             }
-            Event::TestFinished(outcome) => {
+            Event::TestFinished(mut outcome) => {
+                bound(&mut outcome);
                 (self.progress)(Progress::Finished(&outcome));
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
@@ -280,6 +281,18 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
         // When this fails the other end is gone, and its own watcher tells why.
         let _ = channel::send_job(stream, self.job);
         None
+    }
+}
+
+/// The agent keeps to the limit; what speaks in its name may not.
+fn bound(outcome: &mut TestOutcome) {
+    if outcome.output.len() > OUTPUT_LIMIT {
+        let mut end = OUTPUT_LIMIT;
+        while !outcome.output.is_char_boundary(end) {
+            end -= 1;
+        }
+        outcome.dropped_bytes += (outcome.output.len() - end) as u64;
+        outcome.output.truncate(end);
     }
 }
 
@@ -364,4 +377,26 @@ fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
             let _ = sender.send(Seen::Exited(status));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use vmtest_agent::TestResult;
+
+    use super::*;
+
+    #[test]
+    fn output_over_the_limit_is_cut_between_characters() {
+        let mut outcome = TestOutcome {
+            test: TestId { binary: "t".into(), name: "n".into() },
+            result: TestResult::Passed,
+            seconds: 0.0,
+            output: "ä".repeat(OUTPUT_LIMIT),
+            dropped_bytes: 1,
+        };
+        outcome.output.insert(0, 'x');
+        bound(&mut outcome);
+        assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);
+        assert_eq!(outcome.dropped_bytes, 1 + OUTPUT_LIMIT as u64 + 2);
+    }
 }
