@@ -1,6 +1,8 @@
 //! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, judge.
 
-use std::path::PathBuf;
+mod isolate;
+
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +41,8 @@ pub struct Engine<'a> {
     pub timeout_s: Option<f64>,
     /// Whether to ask the kernel about the program after the tests.
     pub facts: bool,
+    /// Whether each test gets a guest of its own.
+    pub isolate: bool,
     /// Whether a kernel's warnings are accepted.
     pub allow_kernel_warnings: bool,
     /// Whether an unavailable kernel is accepted.
@@ -74,18 +78,29 @@ impl Stopped {
 }
 
 impl Engine<'_> {
-    /// Runs every test of the payload on one kernel.
+    /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        self.run_tests(target, &self.payload.tests, on)
+        let tests = &self.payload.tests;
+        let log = self.logs.join(file_name(target.name()));
+        if self.isolate {
+            return isolate::run(self, target, &log, on);
+        }
+        self.run_tests(target, tests, with_suffix(&log, "log"), on)
     }
 
-    /// Runs some of the payload's tests on one kernel. Whatever goes wrong is in the report.
-    pub fn run_tests(&self, target: &Target, tests: &[TestId], on: OnEvent<'_>) -> KernelReport {
+    /// Runs some of the payload's tests in one guest.
+    fn run_tests(
+        &self,
+        target: &Target,
+        tests: &[TestId],
+        log: PathBuf,
+        on: OnEvent<'_>,
+    ) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.lane.name());
         report.start_s = self.started.elapsed().as_secs_f64();
         report.expected_tests = tests.len();
-        if let Err(stopped) = self.attempt(target, tests, &mut report, on) {
+        if let Err(stopped) = self.attempt(target, tests, log, &mut report, on) {
             report.verdict = stopped.verdict;
             report.reason = stopped.reason;
             report.excerpt = stopped.excerpt;
@@ -102,6 +117,7 @@ impl Engine<'_> {
         &self,
         target: &Target,
         tests: &[TestId],
+        log: PathBuf,
         report: &mut KernelReport,
         on: OnEvent<'_>,
     ) -> Result<(), Stopped> {
@@ -120,7 +136,6 @@ impl Engine<'_> {
         on(RunEvent::Preparing);
         let accel = self.choose_accel(&kernel, on)?;
         report.accel = Some(accel.name().into());
-        let log = self.logs.join(format!("{}.log", file_name(target.name())));
         report.console_log = Some(log.clone());
         let timeout_s = self.timeout_s.unwrap_or_else(|| accel.default_timeout().as_secs_f64());
         let seen = self
@@ -175,7 +190,7 @@ impl Engine<'_> {
         accel: Accel,
         timeout_s: f64,
         tests: &[TestId],
-        log: &std::path::Path,
+        log: &Path,
         on: OnEvent<'_>,
     ) -> Result<Observed> {
         let run = RunDir::create()?;
@@ -248,6 +263,14 @@ impl kernels::Progress for Fetch<'_> {
     fn note(&self, text: &str) {
         (self.on)(RunEvent::Note(text.to_owned()));
     }
+}
+
+/// A path with an extension added to whatever dots its name has.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
 }
 
 /// A kernel's name as part of a file's: a path becomes one word.

@@ -71,6 +71,7 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
             accel: flags.vm.accel,
             timeout_s: flags.vm.timeout,
             facts: false,
+            isolate: false,
             allow_kernel_warnings: false,
             allow_unavailable: false,
             logs: logs.clone(),

@@ -1,5 +1,8 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
+mod watch;
+
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -18,8 +21,8 @@ use crate::setup;
 use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
-use crate::vm::lanes;
 use crate::vm::rundir::RunDir;
+use crate::vm::{Lane, lanes};
 
 /// Runs the command.
 ///
@@ -31,6 +34,9 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         setup::ensure()?;
     }
     let metadata = Metadata::load()?;
+    if flags.list {
+        return list(&metadata, flags);
+    }
     let targets = share(kernels::select(&flags.select.kernels)?, flags.partition);
     if let Some(dir) = &flags.report {
         report::prepare(dir)?;
@@ -39,34 +45,60 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
     let qemu = tools::find(Tool::Qemu)?;
     let lane = lanes::open(flags.warm || flags.isolate, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
-    let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
-    if flags.list {
-        for test in &payload.tests {
-            println!("{}", test.name);
-        }
-        return Ok(exit::OK);
+    let session = Session { flags, metadata, targets, interrupt: &interrupt, qemu, lane };
+    if flags.watch {
+        return watch::run(&session);
     }
-    let engine = Engine {
-        qemu,
-        lane: &*lane,
-        metadata: &metadata,
-        payload: &payload,
-        accel: flags.vm.accel,
-        timeout_s: flags.vm.timeout,
-        facts: flags.facts || flags.report.is_some(),
-        allow_kernel_warnings: flags.allow_kernel_warnings,
-        allow_unavailable: flags.allow_unavailable,
-        logs: engine::log_dir()?,
-        started: Instant::now(),
-        interrupt: &interrupt,
-        accel_note: Once::new(),
-    };
-    let run = matrix(&engine, &targets, jobs(flags.jobs));
-    print!("{}", ui::table(&run, flags.facts));
-    if let Some(dir) = &flags.report {
-        report::write(dir, &run)?;
-    }
+    let run = session.round()?;
     Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
+}
+
+fn list(metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
+    for test in &Payload::build(metadata, &Source::here(), &flags.test_args)?.tests {
+        println!("{}", test.name);
+    }
+    Ok(exit::OK)
+}
+
+/// All that stays the same while the program changes.
+struct Session<'a> {
+    flags: &'a flags::Vmtest,
+    metadata: Metadata,
+    targets: Vec<Target>,
+    interrupt: &'a Interrupt,
+    qemu: PathBuf,
+    lane: Box<dyn Lane + 'a>,
+}
+
+impl Session<'_> {
+    /// Builds what has changed, runs every kernel, and shows and writes what came of it.
+    fn round(&self) -> Result<RunReport> {
+        let flags = self.flags;
+        let started = Instant::now();
+        let payload = Payload::build(&self.metadata, &Source::here(), &flags.test_args)?;
+        let engine = Engine {
+            qemu: self.qemu.clone(),
+            lane: &*self.lane,
+            metadata: &self.metadata,
+            payload: &payload,
+            accel: flags.vm.accel,
+            timeout_s: flags.vm.timeout,
+            facts: flags.facts || flags.report.is_some(),
+            isolate: flags.isolate,
+            allow_kernel_warnings: flags.allow_kernel_warnings,
+            allow_unavailable: flags.allow_unavailable,
+            logs: engine::log_dir()?,
+            started,
+            interrupt: self.interrupt,
+            accel_note: Once::new(),
+        };
+        let run = matrix(&engine, &self.targets, jobs(flags.jobs));
+        print!("{}", ui::table(&run, flags.facts));
+        if let Some(dir) = &flags.report {
+            report::write(dir, &run)?;
+        }
+        Ok(run)
+    }
 }
 
 /// Runs every kernel, as many side by side as `jobs`, and shows how it goes.

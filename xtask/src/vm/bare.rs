@@ -41,6 +41,7 @@ impl Lane for Bare {
             memory_mib: spec.memory_mib,
             memory: Memory::Anonymous,
             kernel: &spec.kernel.image,
+            kernel_args: spec.kernel_args,
             dir: spec.run.path(),
             window: None,
             waits: false,

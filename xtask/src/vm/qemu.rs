@@ -48,6 +48,8 @@ pub struct Machine<'a> {
     pub memory: Memory,
     /// The kernel's image; for one that waits the start of it will do.
     pub kernel: &'a Path,
+    /// Further kernel parameters.
+    pub kernel_args: &'a [String],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
     /// How many bytes of memory, [`Handed::payload`], the guest sees as a device: a power of two.
@@ -144,7 +146,8 @@ impl Machine<'_> {
         .collect();
         arguments.extend(["-kernel".into(), self.kernel.into()]);
         if !self.waits {
-            arguments.extend(["-initrd", INITRAMFS, "-append", COMMAND_LINE].map(OsString::from));
+            arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
+            arguments.push(command_line(self.kernel_args).into());
         }
         arguments
     }
@@ -184,6 +187,13 @@ impl Running {
 /// - `panic=-1` reboots at once after a panic, which `-no-reboot` turns into an exit.
 /// - `loglevel=5`: warnings and worse; every line more costs time on an emulated serial port.
 pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5";
+
+fn command_line(further: &[String]) -> String {
+    std::iter::once(COMMAND_LINE)
+        .chain(further.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
 
 /// QEMU's name of the state that a waiting machine is to read.
 pub fn incoming_uri() -> String {

@@ -173,6 +173,7 @@ impl<'a> Guest<'a> {
             memory_mib: self.spec.memory_mib,
             memory,
             kernel,
+            kernel_args: self.spec.kernel_args,
             dir,
             window: Some(self.window),
             waits: false,
