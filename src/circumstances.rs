@@ -3,24 +3,16 @@
 
 use std::fs;
 
-use libbpf_rs::{ErrorKind, ProgramType};
+use libbpf_rs::ErrorKind;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::utsname::uname;
 
 use crate::failure::{Failure, Kind};
 
-/// The capabilities that count, by their numbers in `include/uapi/linux/capability.h`.
-const CAP_DAC_READ_SEARCH: Capability = Capability { name: "CAP_DAC_READ_SEARCH", bit: 2 };
-const CAP_SYS_ADMIN: Capability = Capability { name: "CAP_SYS_ADMIN", bit: 21 };
-const CAP_PERFMON: Capability = Capability { name: "CAP_PERFMON", bit: 38 };
-const CAP_BPF: Capability = Capability { name: "CAP_BPF", bit: 39 };
-const CAP_DAC_OVERRIDE: Capability = Capability { name: "CAP_DAC_OVERRIDE", bit: 1 };
-
-#[derive(Debug, Clone, Copy)]
-struct Capability {
-    name: &'static str,
-    bit: u32,
-}
+/// Capabilities that count, by their numbers in `include/uapi/linux/capability.h`.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
 
 /// What decides whether a process may trace with BPF.
 #[derive(Debug, Clone)]
@@ -35,8 +27,6 @@ pub struct Circumstances {
     pub locked_down: bool,
     /// The soft limit RLIMIT_MEMLOCK in bytes, unless there is none.
     pub memlock: Option<u64>,
-    /// Whether the kernel takes BPF programs for tracepoints.
-    pub tracepoint_programs: bool,
 }
 
 impl Circumstances {
@@ -57,48 +47,83 @@ impl Circumstances {
                 .ok()
                 .map(|(soft, _)| soft)
                 .filter(|soft| *soft != RLIM_INFINITY),
-            tracepoint_programs: ProgramType::Tracepoint.is_supported().unwrap_or(true),
         }
     }
 
-    /// Explains why something was refused.
+    /// Checks the privileges without which every kernel refuses.
     ///
-    /// `what` completes "cannot …", `kind` is what libbpf or the system said, `log` is libbpf's log.
-    pub fn explain(&self, what: &str, kind: ErrorKind, error: &str, log: &str) -> Failure {
-        let release = &self.release;
-        match kind {
-            ErrorKind::PermissionDenied if !self.lacking().is_empty() => self.privileges(what),
-            ErrorKind::PermissionDenied if self.in_user_namespace => Failure::new(
+    /// # Errors
+    ///
+    /// When one is missing.
+    pub fn check_privileges(&self) -> Result<(), Failure> {
+        if self.in_user_namespace {
+            return Err(Failure::new(
                 Kind::Privileges,
-                format!(
-                    "cannot {what}: in a user namespace, such as a rootless container's, capabilities do not count \
-                     for BPF; run it as root outside of it, with sudo"
-                ),
+                "not permitted: this is a user namespace, such as a rootless container's, whose capabilities do not \
+                 count for BPF; run it outside, as root",
+            ));
+        }
+        let lacking = self.lacking();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Kind::Privileges,
+            format!(
+                "not permitted: tracing with BPF needs the capabilities CAP_BPF and CAP_PERFMON (before Linux 5.8 \
+                 CAP_SYS_ADMIN), of which this process lacks {}; run it as root, with sudo",
+                lacking.join(" and ")
             ),
-            ErrorKind::PermissionDenied if self.locked_down => Failure::new(
-                Kind::Lockdown,
-                format!(
-                    "cannot {what}: Linux {release} is locked down at the level `confidentiality`, which forbids \
-                     tracing; boot it with lockdown=integrity (see /sys/kernel/security/lockdown)"
-                ),
+        ))
+    }
+
+    /// Explains why a file of tracefs could not be opened, to do `what`.
+    pub fn explain_tracefs(&self, what: &str, error: &std::io::Error) -> Failure {
+        if error.kind() != std::io::ErrorKind::PermissionDenied {
+            return Failure::other(format!("cannot {what}"), error);
+        }
+        if self.locked_down {
+            return self.lockdown(what);
+        }
+        Failure::new(
+            Kind::Privileges,
+            format!(
+                "cannot {what}: {error}; only root may read tracefs, unless it was mounted otherwise: run it as root, \
+                 with sudo, or with the capability CAP_DAC_READ_SEARCH"
             ),
+        )
+    }
+
+    /// Explains why libbpf could not do `what`.
+    ///
+    /// `takes_tracepoints` is whether the kernel accepts BPF programs for tracepoints at all, and `log` is libbpf's.
+    pub fn explain_libbpf(
+        &self,
+        what: &str,
+        error: &libbpf_rs::Error,
+        takes_tracepoints: bool,
+        log: &str,
+    ) -> Failure {
+        let release = &self.release;
+        match error.kind() {
+            ErrorKind::PermissionDenied if self.locked_down => self.lockdown(what),
             ErrorKind::PermissionDenied if self.memlock_counts() => Failure::new(
                 Kind::Memlock,
                 format!(
                     "cannot {what}: Linux {release} counts BPF memory as locked memory, of which this process may \
-                     have {} bytes; raise the limit with `ulimit -l unlimited`, or run it with CAP_SYS_RESOURCE, \
-                     with which it does so itself",
+                     have {} bytes; raise the limit with `ulimit -l unlimited`, or run it with the capability \
+                     CAP_SYS_RESOURCE, with which it raises the limit itself",
                     self.memlock.unwrap_or_default()
                 ),
             ),
             ErrorKind::Unsupported => Failure::new(
                 Kind::NoBpf,
                 format!(
-                    "cannot {what}: Linux {release} has no bpf() system call; use a kernel built with \
+                    "cannot {what}: Linux {release} has no system call bpf; use a kernel built with \
                      CONFIG_BPF_SYSCALL=y"
                 ),
             ),
-            _ if !self.tracepoint_programs => Failure::new(
+            _ if !takes_tracepoints => Failure::new(
                 Kind::NoBpf,
                 format!(
                     "cannot {what}: Linux {release} takes no BPF programs for tracepoints; use a kernel built with \
@@ -108,41 +133,34 @@ impl Circumstances {
             _ => Failure::new(
                 Kind::Refused,
                 format!(
-                    "{log}cannot {what} on Linux {release}: {error}; libbpf's log with -v has more"
+                    "{log}cannot {what}: Linux {release} refused: {error:#}; its reasons are above"
                 ),
             ),
         }
     }
 
-    fn privileges(&self, what: &str) -> Failure {
-        let lacking: Vec<_> = self.lacking().iter().map(|capability| capability.name).collect();
+    fn lockdown(&self, what: &str) -> Failure {
+        let release = &self.release;
         Failure::new(
-            Kind::Privileges,
+            Kind::Lockdown,
             format!(
-                "cannot {what}: not permitted. This needs CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), \
-                 and CAP_DAC_READ_SEARCH to read tracefs; of these, this process lacks {}. Run it as root, with sudo",
-                lacking.join(", ")
+                "cannot {what}: Linux {release} is locked down to `confidentiality`, which forbids tracing; boot it \
+                 with lockdown=integrity (/sys/kernel/security/lockdown shows the level)"
             ),
         )
     }
 
-    fn has(&self, capability: Capability) -> bool {
-        self.capabilities & (1 << capability.bit) != 0
-    }
-
     /// The capabilities that are needed and not there.
-    fn lacking(&self) -> Vec<Capability> {
-        let mut lacking = Vec::new();
-        if !self.has(CAP_SYS_ADMIN) {
-            lacking.extend([CAP_BPF, CAP_PERFMON].into_iter().filter(|needed| !self.has(*needed)));
+    fn lacking(&self) -> Vec<&'static str> {
+        let has = |capability: u32| self.capabilities & (1 << capability) != 0;
+        if has(CAP_SYS_ADMIN) {
+            return Vec::new();
         }
-        if !self.has(CAP_DAC_OVERRIDE) && !self.has(CAP_DAC_READ_SEARCH) {
-            lacking.push(CAP_DAC_READ_SEARCH);
-        }
-        lacking
+        let needed = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
+        needed.into_iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| name).collect()
     }
 
-    /// Whether the limit on locked memory is one on BPF memory. The kernel charges control groups instead since 5.11;
+    /// Whether the limit on locked memory is one on BPF memory. Since 5.11 the kernel charges control groups instead;
     /// on older ones libbpf lifts the limit, if it may.
     fn memlock_counts(&self) -> bool {
         self.memlock.is_some() && version(&self.release).is_some_and(|version| version < (5, 11))
@@ -168,78 +186,88 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    #![allow(clippy::unwrap_used)]
 
-    const ROOT: u64 = 0x1ff_ffff_ffff;
+    use nix::errno::Errno;
+
+    use super::*;
 
     fn root(release: &str) -> Circumstances {
         Circumstances {
             release: release.into(),
-            capabilities: ROOT,
+            capabilities: 0x1ff_ffff_ffff,
             in_user_namespace: false,
             locked_down: false,
             memlock: None,
-            tracepoint_programs: true,
         }
     }
 
     #[track_caller]
-    fn check(circumstances: Circumstances, error: ErrorKind, kind: Kind, words: &[&str]) {
-        let failure = circumstances.explain("load the program", error, "EXPLANATION", "LOG\n");
+    fn check(failure: Failure, kind: Kind, words: &[&str]) {
         assert_eq!(failure.kind, kind, "{failure}");
-        for word in ["cannot load the program"].iter().chain(words) {
+        for word in words {
             assert!(failure.message.contains(word), "no `{word}` in: {failure}");
         }
-        assert_eq!(failure.message.contains("LOG"), kind == Kind::Refused, "{failure}");
+    }
+
+    fn libbpf(circumstances: &Circumstances, errno: Errno) -> Failure {
+        let error = libbpf_rs::Error::from_raw_os_error(errno as i32);
+        circumstances.explain_libbpf("load the program", &error, true, "libbpf: LOG\n")
     }
 
     #[test]
     fn capabilities_that_are_missing_are_named() {
-        let nobody = Circumstances { capabilities: 0, ..root("6.1.0") };
-        let words = ["lacks CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH.", "sudo"];
-        check(nobody, ErrorKind::PermissionDenied, Kind::Privileges, &words);
-
-        let bpf_only = Circumstances { capabilities: 1 << 39 | 1 << 2, ..root("6.1.0") };
-        check(bpf_only, ErrorKind::PermissionDenied, Kind::Privileges, &["lacks CAP_PERFMON."]);
-    }
-
-    #[test]
-    fn the_capabilities_of_before_5_8_are_enough() {
-        let admin = Circumstances { capabilities: 1 << 21 | 1 << 1, ..root("5.4.0") };
-        assert!(admin.lacking().is_empty());
+        let with = |capabilities| Circumstances { capabilities, ..root("6.1.0") };
+        let failure = with(0).check_privileges().unwrap_err();
+        check(failure, Kind::Privileges, &["lacks CAP_BPF and CAP_PERFMON;", "sudo"]);
+        let failure = with(1 << CAP_BPF).check_privileges().unwrap_err();
+        check(failure, Kind::Privileges, &["lacks CAP_PERFMON;"]);
+        assert_eq!(with(1 << CAP_BPF | 1 << CAP_PERFMON).check_privileges(), Ok(()));
+        assert_eq!(with(1 << CAP_SYS_ADMIN).check_privileges(), Ok(()), "before 5.8");
     }
 
     #[test]
     fn capabilities_of_a_user_namespace_are_none() {
         let contained = Circumstances { in_user_namespace: true, ..root("6.1.0") };
-        check(contained, ErrorKind::PermissionDenied, Kind::Privileges, &["user namespace"]);
+        let failure = contained.check_privileges().unwrap_err();
+        check(failure, Kind::Privileges, &["user namespace"]);
     }
 
     #[test]
     fn lockdown_is_told_from_missing_privileges() {
         let locked = Circumstances { locked_down: true, ..root("6.1.0") };
-        check(locked, ErrorKind::PermissionDenied, Kind::Lockdown, &["6.1.0", "lockdown="]);
+        let words = ["cannot load the program", "6.1.0", "lockdown=integrity"];
+        check(libbpf(&locked, Errno::EPERM), Kind::Lockdown, &words);
+
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        check(locked.explain_tracefs("read it", &denied), Kind::Lockdown, &["cannot read it"]);
+        let failure = root("6.1.0").explain_tracefs("read it", &denied);
+        check(failure, Kind::Privileges, &["cannot read it", "CAP_DAC_READ_SEARCH", "sudo"]);
     }
 
     #[test]
-    fn the_memlock_limit_is_blamed_only_where_it_counts() {
+    fn the_limit_on_locked_memory_is_blamed_only_where_it_counts() {
         let limited = |release| Circumstances { memlock: Some(65536), ..root(release) };
-        let error = ErrorKind::PermissionDenied;
-        check(limited("5.10.0-32-amd64"), error, Kind::Memlock, &["5.10.0", "65536", "ulimit"]);
-        check(limited("5.11.0"), error, Kind::Refused, &["EXPLANATION", "LOG"]);
+        let words = ["5.10.0-32-amd64", "65536 bytes", "ulimit -l", "CAP_SYS_RESOURCE"];
+        check(libbpf(&limited("5.10.0-32-amd64"), Errno::EPERM), Kind::Memlock, &words);
+        check(libbpf(&limited("5.11.0"), Errno::EPERM), Kind::Refused, &[]);
     }
 
     #[test]
     fn a_kernel_without_bpf_is_told_by_its_option() {
-        check(root("6.1.0"), ErrorKind::Unsupported, Kind::NoBpf, &["CONFIG_BPF_SYSCALL"]);
-        let untraceable = Circumstances { tracepoint_programs: false, ..root("6.1.0") };
-        check(untraceable, ErrorKind::InvalidInput, Kind::NoBpf, &["CONFIG_BPF_EVENTS"]);
+        let failure = libbpf(&root("6.1.0"), Errno::ENOSYS);
+        check(failure, Kind::NoBpf, &["6.1.0", "CONFIG_BPF_SYSCALL"]);
+        let error = libbpf_rs::Error::from_raw_os_error(Errno::EINVAL as i32);
+        let failure = root("6.1.0").explain_libbpf("load the program", &error, false, "");
+        check(failure, Kind::NoBpf, &["6.1.0", "CONFIG_BPF_EVENTS"]);
     }
 
     #[test]
     fn a_refusal_by_the_verifier_shows_the_log() {
-        check(root("6.1.0"), ErrorKind::PermissionDenied, Kind::Refused, &["LOG", "EXPLANATION"]);
-        check(root("6.1.0"), ErrorKind::InvalidInput, Kind::Refused, &["LOG", "EXPLANATION"]);
+        for errno in [Errno::EACCES, Errno::EINVAL, Errno::E2BIG] {
+            let words = ["libbpf: LOG\n", "cannot load the program", "6.1.0", errno.desc()];
+            check(libbpf(&root("6.1.0"), errno), Kind::Refused, &words);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct Cli {
     pub follow: bool,
 
     /// Stop after this many seconds
-    #[arg(short, long, value_name = "SECS", value_parser = seconds)]
+    #[arg(short, long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true)]
     pub duration: Option<Duration>,
 
     /// Mount tracefs at /sys/kernel/tracing if it is mounted nowhere; it stays mounted

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::circumstances::Circumstances;
 use crate::cli::Cli;
 use crate::failure::Failure;
 use crate::libbpf_log;
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     // Before anything is attached, so that a signal always finds it ready.
     let signals = stop_signals().map_err(|error| Failure::other("cannot catch signals", error))?;
     libbpf_log::install(cli.verbose);
+    Circumstances::observe().check_privileges()?;
     let tracefs = find_tracefs(cli.mount_tracefs)?;
     let mut object = MaybeUninit::uninit();
     let mut tracer = Tracer::load(&mut object, &tracefs)?;

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
-use libbpf_rs::{ErrorKind, OpenObject};
+use libbpf_rs::{OpenObject, ProgramType};
 
 use crate::circumstances::Circumstances;
 use crate::failure::{Failure, Kind};
@@ -59,25 +59,22 @@ impl<'object> Tracer<'object> {
 fn require_tracepoint(tracefs: &Tracefs, name: &str) -> Result<(), Failure> {
     match tracefs.has_tracepoint(name) {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            let release = Circumstances::observe().release;
-            Err(Failure::new(
-                Kind::NoTracepoint,
-                format!(
-                    "Linux {release} has no tracepoint {name}; use a kernel built with CONFIG_FTRACE_SYSCALLS=y"
-                ),
-            ))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Ok(false) => Err(Failure::new(
+            Kind::NoTracepoint,
+            format!(
+                "Linux {} has no tracepoint {name}; use a kernel built with CONFIG_FTRACE_SYSCALLS=y",
+                Circumstances::observe().release
+            ),
+        )),
+        Err(error) => {
             let what = format!("look for the tracepoint {name}");
-            let kind = ErrorKind::PermissionDenied;
-            Err(Circumstances::observe().explain(&what, kind, &error.to_string(), ""))
+            Err(Circumstances::observe().explain_tracefs(&what, &error))
         }
-        Err(error) => Err(Failure::other(format!("cannot look for the tracepoint {name}"), error)),
     }
 }
 
 fn refused(what: &str, error: &libbpf_rs::Error) -> Failure {
     let log = libbpf_log::take();
-    Circumstances::observe().explain(what, error.kind(), &format!("{error:#}"), &log)
+    let takes_tracepoints = ProgramType::Tracepoint.is_supported().unwrap_or(true);
+    Circumstances::observe().explain_libbpf(what, error, takes_tracepoints, &log)
 }

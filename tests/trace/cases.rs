@@ -126,21 +126,31 @@ fn a_storm_of_execves_is_accounted_for() {
     const WORKERS: usize = 4;
     const EXECVES: usize = 2000;
     let mut buffer = TraceBuffer::open();
+    let others = loaded_programs();
     let tracer = Tracer::start(&[]);
     let lost_before = buffer.lost();
-    let pids = storm::run(WORKERS, EXECVES / WORKERS);
-    assert_eq!(pids.len(), EXECVES);
+    let workers = storm::run(WORKERS, EXECVES / WORKERS);
 
-    let lines = buffer.lines_of_all(&pids.into_iter().collect());
+    let lines: usize = workers.iter().map(|pid| buffer.lines_of(*pid)).sum();
     let lost = buffer.lost() - lost_before;
-    assert!(lines <= EXECVES, "{lines} lines of {EXECVES} execves");
-    assert!(
-        lines + usize::try_from(lost).unwrap() >= EXECVES,
-        "{lines} lines of {EXECVES} execves, and only {lost} lost"
-    );
+    let missed = missed_by(&loaded_programs() - &others);
+    let account =
+        format!("{EXECVES} execves, {lines} lines, {lost} records lost, {missed} runs missed");
+    assert!(lines <= EXECVES, "{account}");
+    assert!(lines + lost + missed >= EXECVES, "{account}");
     // It still works, and ends as it should.
     buffer.wait_for_line_of(execve());
     assert_eq!(tracer.terminate().code(), Some(0));
+}
+
+/// How often the kernel says it did not run the programs, because they were running already. A program that is
+/// preempted is running, for every other process on that CPU, on kernels that do not keep a system call's tracepoint
+/// from being preempted (7.3 is one).
+fn missed_by(programs: BTreeSet<u32>) -> usize {
+    ProgInfoIter::default()
+        .filter(|program| programs.contains(&program.id))
+        .map(|program| usize::try_from(program.recursion_misses).unwrap())
+        .sum()
 }
 
 /// The IDs of the loaded BPF programs that are called as ours is.

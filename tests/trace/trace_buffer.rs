@@ -1,6 +1,5 @@
 //! The kernel's trace buffer, which a test has for itself as long as it holds one of these.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -55,12 +54,6 @@ impl TraceBuffer {
         self.pids.iter().filter(|line| **line == pid).count()
     }
 
-    /// How many lines there are of all these processes together, as [`lines_of`](Self::lines_of).
-    pub fn lines_of_all(&mut self, processes: &HashSet<u32>) -> usize {
-        self.read();
-        self.pids.iter().filter(|pid| processes.contains(pid)).count()
-    }
-
     /// Waits until there is a line of the process, with a deadline.
     pub fn wait_for_line_of(&mut self, pid: u32) {
         let end = Instant::now() + DEADLINE;
@@ -74,7 +67,7 @@ impl TraceBuffer {
     }
 
     /// How many records the kernel says it lost since boot, of whatever origin (`per_cpu/cpu*/stats`).
-    pub fn lost(&self) -> u64 {
+    pub fn lost(&self) -> usize {
         let pipe = self.turn.tracefs.trace_pipe();
         let cpus = std::fs::read_dir(pipe.with_file_name("per_cpu")).expect("tracefs has per_cpu");
         cpus.map(|cpu| lost_on(&cpu.unwrap().path().join("stats"))).sum()
@@ -89,11 +82,11 @@ impl TraceBuffer {
     }
 }
 
-fn lost_on(stats: &Path) -> u64 {
+fn lost_on(stats: &Path) -> usize {
     let text = std::fs::read_to_string(stats).expect("stats can be read");
     ["overrun: ", "commit overrun: ", "dropped events: "]
         .iter()
         .filter_map(|counter| text.lines().find_map(|line| line.strip_prefix(counter)))
-        .map(|number| number.parse::<u64>().expect("a counter is a number"))
+        .map(|number| number.parse::<usize>().expect("a counter is a number"))
         .sum()
 }

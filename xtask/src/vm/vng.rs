@@ -39,7 +39,11 @@ impl Lane for Vng {
         "cold"
     }
 
-    fn start(&self, spec: &Spec<'_>) -> Result<Started> {
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.cold"
+    }
+
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let dir = spec.run.path();
         let root = dir.join("root");
         guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
@@ -85,7 +89,8 @@ impl Vng {
         if spec.accel == Accel::Tcg {
             command.arg("--disable-kvm");
         }
-        for option in KERNEL_OPTIONS {
+        let own = KERNEL_OPTIONS.iter().copied();
+        for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
             command.args(["--append", option]);
         }
         command.args(["--exec", guest_root::AGENT]);

@@ -150,6 +150,17 @@ fn after_a_kill_the_rest_is_fetched() {
     assert_whole(&sandbox, &image);
 }
 
+#[test]
+fn a_whole_download_that_was_left_behind_is_used_without_a_network() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    std::fs::write(sandbox.incoming().pop().unwrap(), &image).unwrap();
+    let before = server.requests().len();
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before);
+}
+
 fn size(path: &std::path::Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }

@@ -1,0 +1,115 @@
+//! The program from outside, as anybody may run it. What needs root is in `tests/trace`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
+
+use assert_cmd::Command;
+use helloworld::failure::Kind;
+use nix::unistd::geteuid;
+use predicates::prelude::*;
+use predicates::str::contains;
+use tempfile::TempDir;
+
+/// The user that may do nothing.
+const NOBODY: u32 = 65534;
+
+fn helloworld() -> Command {
+    Command::cargo_bin("helloworld").unwrap()
+}
+
+/// The program without privileges, also if root runs the test.
+struct Unprivileged {
+    /// Holds a copy: where it was built may be out of that user's reach.
+    directory: TempDir,
+}
+
+impl Unprivileged {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::copy(helloworld().get_program(), directory.path().join("helloworld")).unwrap();
+        Self { directory }
+    }
+
+    fn command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(self.directory.path().join("helloworld"));
+        if geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+}
+
+#[test]
+fn help_names_every_option_and_exit_code() {
+    let mut help = helloworld().arg("--help").assert().code(0).stderr("");
+    for option in ["--follow", "--duration <SECS>", "--mount-tracefs", "--verbose", "--version"] {
+        help = help.stdout(contains(option));
+    }
+    for kind in Kind::ALL {
+        let line = format!("\n  {:>2}  {}\n", kind.exit_code(), kind.description());
+        help = help.stdout(contains(line));
+    }
+}
+
+#[test]
+fn the_short_help_fits_a_screen() {
+    let fits =
+        |text: &str| text.lines().count() <= 40 && text.lines().all(|line| line.len() <= 100);
+    helloworld().arg("-h").assert().code(0).stdout(predicate::function(fits)).stderr("");
+}
+
+#[test]
+fn version_is_the_packages() {
+    let version = format!("helloworld {}\n", env!("CARGO_PKG_VERSION"));
+    helloworld().arg("--version").assert().code(0).stdout(version).stderr("");
+}
+
+#[test]
+fn wrong_usage_is_told_and_has_its_exit_code() {
+    for (arguments, message) in [
+        (&["--folow"][..], "unexpected argument '--folow'"),
+        (&["extra"], "unexpected argument 'extra'"),
+        (&["--duration"], "a value is required for '--duration <SECS>'"),
+        (&["--duration", "0"], "expected a number of seconds above 0"),
+        (&["--duration", "-1"], "expected a number of seconds above 0"),
+        (&["--duration", "inf"], "expected a number of seconds above 0"),
+        (&["--duration", "soon"], "expected a number of seconds above 0"),
+        (&["-d", "1", "-d", "2"], "cannot be used multiple times"),
+    ] {
+        let usage = i32::from(Kind::Usage.exit_code());
+        helloworld().args(arguments).assert().code(usage).stdout("").stderr(contains(message));
+    }
+}
+
+#[test]
+fn missing_privileges_are_named_whatever_else_is_missing() {
+    let program = Unprivileged::new();
+    for arguments in [&[][..], &["--follow"], &["--mount-tracefs"], &["-v", "-d", "1"]] {
+        let mut command = program.command();
+        command.args(arguments);
+        Command::from_std(command)
+            .assert()
+            .code(i32::from(Kind::Privileges.exit_code()))
+            .stdout("")
+            .stderr(contains("CAP_BPF").and(contains("CAP_PERFMON")).and(contains("CAP_SYS_ADMIN")))
+            .stderr(contains("sudo"))
+            .stderr(predicate::function(|text: &str| text.lines().count() == 1));
+    }
+}
+
+#[test]
+fn a_closed_stderr_does_not_change_the_exit_code() {
+    let program = Unprivileged::new();
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    let stderr = OwnedFd::from(writer);
+    let status = program.command().stdin(Stdio::null()).stderr(stderr).status().unwrap();
+    assert_eq!(status.code(), Some(Kind::Privileges.exit_code().into()));
+}
