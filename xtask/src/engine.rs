@@ -145,6 +145,7 @@ impl Engine<'_> {
             kernel: &kernel,
             tests,
             timeout_s,
+            memory_mib: self.metadata.memory_mib,
             allow_kernel_warnings: self.allow_kernel_warnings,
         };
         record(report, case.judge(&seen), seen);
