@@ -34,6 +34,7 @@ fn build() -> Result<()> {
     let clang = find_clang()?;
     let mut arguments = vec![OsString::from("-Wall"), OsString::from("-Werror")];
     arguments.extend(system_includes(&clang)?);
+    remove_objects(&out)?;
     for (name, source) in sources()? {
         SkeletonBuilder::new()
             .source(&source)
@@ -41,6 +42,17 @@ fn build() -> Result<()> {
             .clang(&clang)
             .clang_args(&arguments)
             .build_and_generate(out.join(format!("{name}.skel.rs")))?;
+    }
+    Ok(())
+}
+
+/// Removes the objects of an earlier build, whose sources may be gone.
+fn remove_objects(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "o") {
+            fs::remove_file(path)?;
+        }
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use cargo_metadata::Message;
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{Artifact, Message};
 
 use crate::metadata::Metadata;
 use crate::static_build::StaticBuild;
@@ -17,16 +17,56 @@ pub fn run() -> Result<u8> {
 
 /// Builds the program as one static executable and returns its path.
 pub fn executable() -> Result<PathBuf> {
+    let (package, messages) = build()?;
+    let executable =
+        own_artifacts(&package, &messages).find_map(|artifact| artifact.executable.clone());
+    Ok(executable.with_context(|| format!("{package} has no executable of that name"))?.into())
+}
+
+/// Builds the program and returns the BPF objects that its build script made: whatever is called `*.bpf.o` where the
+/// script puts its output.
+pub fn bpf_objects() -> Result<Vec<PathBuf>> {
+    let (package, messages) = build()?;
+    let id = own_artifacts(&package, &messages).map(|artifact| &artifact.package_id).next();
+    let directory = messages.iter().find_map(|message| match message {
+        Message::BuildScriptExecuted(script) if Some(&script.package_id) == id => {
+            Some(script.out_dir.as_std_path())
+        }
+        _ => None,
+    });
+    let directory = directory.with_context(|| format!("{package} has no build script"))?;
+    let cannot_read = || format!("cannot read {}", directory.display());
+    let mut objects = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(cannot_read)? {
+        let entry = entry.with_context(cannot_read)?;
+        if entry.file_name().to_string_lossy().ends_with(".bpf.o") {
+            objects.push(entry.path());
+        }
+    }
+    if objects.is_empty() {
+        bail!("the build script of {package} made no *.bpf.o in {}", directory.display());
+    }
+    objects.sort();
+    Ok(objects)
+}
+
+/// Builds the program for a guest; returns the package's name and what cargo reports.
+fn build() -> Result<(String, Vec<Message>)> {
     let Metadata { package, features, .. } = Metadata::load()?;
     let mut build = cargo::command("build");
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));
     let messages = cargo::messages(StaticBuild::detect()?.apply(&mut build))?;
-    let executable = messages.into_iter().find_map(|message| match message {
-        Message::CompilerArtifact(artifact) if artifact.target.name == package => {
-            artifact.executable
-        }
+    Ok((package, messages))
+}
+
+/// What was made of the package's targets of its own name: its library, its executable.
+fn own_artifacts<'a>(
+    package: &'a str,
+    messages: &'a [Message],
+) -> impl Iterator<Item = &'a Artifact> {
+    messages.iter().filter_map(move |message| match message {
+        Message::CompilerArtifact(artifact) if artifact.target.name == package => Some(artifact),
         _ => None,
-    });
-    Ok(executable.context("cargo built no executable")?.into())
+    })
 }

@@ -13,7 +13,7 @@ use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Silent};
 use crate::paths;
-use crate::tools::{self, Need, Spec, TOOLS, Tool, Unusable};
+use crate::tools::{self, Need, Problem, Spec, TOOLS, Tool};
 use crate::vm::accel::{self, Kvm};
 
 /// Runs the command.
@@ -55,6 +55,9 @@ struct Check {
     problem: Option<String>,
     /// What to do about it.
     remedy: Option<String>,
+    /// A tool that is nowhere; getting it is the remedy.
+    #[serde(skip)]
+    not_found: Option<Tool>,
 }
 
 impl Diagnosis {
@@ -85,15 +88,22 @@ impl Diagnosis {
                 Cell::new(check.detail()),
             ]
         });
-        let troubles = self.checks.iter().filter_map(|check| {
+        let troubles = self.checks.iter().filter(|check| check.not_found.is_none());
+        let troubles = troubles.filter_map(|check| {
             let problem = check.problem.as_ref()?;
             let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
-            let text = format!("{problem}{}", remedy.unwrap_or_default());
-            Some(vec![Cell::new(&check.name), Cell::new(text)])
+            Some(vec![
+                Cell::new(&check.name),
+                Cell::new(format!("{problem}{}", remedy.unwrap_or_default())),
+            ])
         });
+        let not_found: Vec<Tool> = self.checks.iter().filter_map(|check| check.not_found).collect();
+        let to_get = (!not_found.is_empty())
+            .then(|| vec![Cell::new("not found"), Cell::new(tools::how_to_get(&not_found))]);
         let mut text = table(rows) + "\n";
-        if self.checks.iter().any(|check| !check.ok) {
-            text += &(table(troubles) + "\n");
+        let troubles: Vec<_> = troubles.chain(to_get).collect();
+        if !troubles.is_empty() {
+            text += &(table(troubles.into_iter()) + "\n");
         }
         let missing = self.checks.iter().filter(|check| check.needed && !check.ok).count();
         text + &match missing {
@@ -124,6 +134,7 @@ impl Check {
             path: None,
             problem: None,
             remedy: None,
+            not_found: None,
         }
     }
 
@@ -141,6 +152,7 @@ impl Check {
 
     fn detail(&self) -> String {
         match (&self.problem, &self.path) {
+            (Some(_), _) if self.not_found.is_some() => "not found".into(),
             (Some(_), _) => "see below".into(),
             (None, Some(path)) => short(path),
             (None, None) => String::new(),
@@ -158,8 +170,9 @@ fn tool(spec: &Spec) -> Check {
     match tools::check(spec.tool()) {
         Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
         Err(unusable) => {
+            let not_found = (unusable.problem == Problem::Missing).then_some(unusable.tool);
             let remedy = Some(unusable.remedy());
-            Check { remedy, ..check.failed(unusable.what()) }
+            Check { remedy, not_found, ..check.failed(unusable.what()) }
         }
     }
 }

@@ -13,6 +13,14 @@ pub struct Xtask {
     pub command: Command,
 }
 
+const KERNELS_HELP: &str = "\
+Environment:
+  VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
+  VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
+  VMTEST_KERNELS_TOML    another list of pins than vm/kernels.toml
+  VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
+  http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
+
 /// One variant a command, one module a variant.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -25,7 +33,7 @@ pub enum Command {
     /// Show what the host needs, whether it works, and what to do
     Doctor(Doctor),
     /// The pinned kernels: list, fetch, verify, add, prune
-    #[command(subcommand)]
+    #[command(subcommand, after_help = KERNELS_HELP)]
     Kernels(Kernels),
     /// An interactive shell in a kernel
     Shell(Shell),

@@ -173,7 +173,7 @@ pub const TOOLS: &[Spec] = &[
     },
     Spec {
         tool: Tool::Certificates,
-        name: "CA certificates",
+        name: "CA bundle",
         purpose: "fetch kernels over https",
         need: Need::Boot,
         place: Place::File {
@@ -522,20 +522,29 @@ impl Unusable {
         if let Some(env) = self.named_by() {
             return format!("correct {env}, or unset it");
         }
-        if self.tool == Tool::Vng {
-            return "run `cargo xtask setup`, which installs it under target/".into();
+        how_to_get(&[self.tool])
+    }
+}
+
+/// What to do to get these tools, as the rest of a sentence.
+pub fn how_to_get(tools: &[Tool]) -> String {
+    let mut packages: Vec<&str> = Vec::new();
+    for package in tools.iter().flat_map(|tool| tool.spec().packages) {
+        if !packages.contains(package) {
+            packages.push(package);
         }
-        let packages = spec.packages.join(" ");
-        if !setup::has_apt() {
-            return format!(
-                "install it (Debian has it in {packages}), or work inside `nix develop`"
-            );
+    }
+    let packages = packages.join(" ");
+    let by_setup = tools.iter().all(|tool| tool.spec().need != Need::Local);
+    match (packages.is_empty(), setup::has_apt(), by_setup) {
+        (true, _, _) => "run `cargo xtask setup`, which installs it under target/".into(),
+        (_, false, _) => {
+            format!("install what Debian has in {packages}, or work inside `nix develop`")
         }
-        let install = format!("apt-get install {packages}");
-        match spec.need {
-            Need::Local => format!("run `{install}` as root"),
-            _ => format!("run `cargo xtask setup`, or `sudo {install}`"),
+        (_, true, true) => {
+            format!("run `cargo xtask setup`, or `sudo apt-get install {packages}`")
         }
+        (_, true, false) => format!("run `apt-get install {packages}` as root"),
     }
 }
 

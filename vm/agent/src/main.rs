@@ -9,17 +9,18 @@ mod entropy;
 mod facts;
 mod job;
 mod machine;
-mod modules;
 mod mounts;
 mod output;
 mod process;
 mod run_tests;
 mod unpack;
+mod window;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use channel::Channel;
+use machine::Machine;
 use vmtest_agent::CHANNEL_DEVICE;
 
 /// Told this, the program does nothing: something to execute that is there in any guest.
@@ -32,9 +33,9 @@ fn main() -> ExitCode {
     // Whatever outlives its parent in a test becomes a child of this process, to be ended by it.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let is_init = std::process::id() == 1;
-    let troubles = if is_init { machine::bring_up() } else { machine::complete() };
+    let machine = if is_init { Machine::bring_up() } else { Machine::complete() };
     let served = Channel::open(Path::new(CHANNEL_DEVICE))
-        .and_then(|mut channel| job::serve(&mut channel, &troubles));
+        .and_then(|mut channel| job::serve(&mut channel, &machine));
     let code = match &served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

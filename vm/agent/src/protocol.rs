@@ -45,10 +45,8 @@ pub struct Job {
 pub enum Payload {
     /// It is there already, below this directory.
     Directory(String),
-    /// It is a tar archive of this many bytes, at the start of a block device.
-    Disk {
-        /// The block device, `/dev/vda`.
-        device: String,
+    /// It is a tar archive in the memory of a PCI device, QEMU's `ivshmem-plain`.
+    Memory {
         /// The archive's length in bytes.
         bytes: u64,
     },

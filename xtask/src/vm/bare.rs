@@ -30,7 +30,7 @@ impl Lane for Bare {
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
-        let initramfs = Contents::gather(spec.kernel, &self.busybox, &spec.payload.agent)?
+        let initramfs = Contents::gather(&self.busybox, &spec.payload.agent)?
             .with_payload(spec.payload)?
             .build()?;
         let path = spec.run.path().join(INITRAMFS);
@@ -43,7 +43,7 @@ impl Lane for Bare {
             kernel: &spec.kernel.image,
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
-            disk: false,
+            window: None,
             waits: false,
         };
         Ok(machine

@@ -12,15 +12,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::guest_root;
-use crate::kernels::Kernel;
-use crate::kernels::modules::{self, Module};
 use crate::payload::Payload;
-
-/// Where the agent finds modules, and `order`, the list of them in loading order.
-const MODULES_DIR: &str = "modules";
-
-/// What a guest needs to see the payload's disk, where it is not built in.
-const NEEDED_MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
 
 /// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
 /// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)
@@ -32,28 +24,26 @@ pub struct Contents {
     agent: Vec<u8>,
     busybox: Vec<u8>,
     applets: Vec<String>,
-    modules: Vec<Module>,
     payload: Vec<u8>,
 }
 
 impl Contents {
-    /// The agent, busybox, and the modules that this kernel needs for them.
+    /// The agent and busybox. Nothing of it depends on the kernel.
     ///
     /// # Errors
-    /// When a file cannot be read, or a module is missing.
-    pub fn gather(kernel: &Kernel, busybox: &Path, agent: &Path) -> Result<Self> {
+    /// When a file cannot be read.
+    pub fn gather(busybox: &Path, agent: &Path) -> Result<Self> {
         let read =
             |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(Self {
             agent: read(agent)?,
             busybox: read(busybox)?,
             applets: guest_root::applets(busybox)?,
-            modules: modules::resolve(kernel, NEEDED_MODULES)?,
             payload: Vec::new(),
         })
     }
 
-    /// The payload too, for a guest without a disk.
+    /// The payload too, for a guest that is to have it from the start.
     ///
     /// # Errors
     /// When a file of it cannot be read.
@@ -82,20 +72,8 @@ impl Contents {
         for applet in &self.applets {
             archive.symlink(&format!("bin/{applet}"), "busybox")?;
         }
-        self.add_modules(&mut archive)?;
         self.add_payload(&mut archive)?;
         archive.finish()
-    }
-
-    fn add_modules(&self, archive: &mut Archive) -> Result<()> {
-        archive.directory(MODULES_DIR)?;
-        let mut order = String::new();
-        for module in &self.modules {
-            let name = format!("{}.ko", module.name);
-            archive.file(&format!("{MODULES_DIR}/{name}"), 0o644, &module.bytes)?;
-            order += &format!("{name}\n");
-        }
-        archive.file(&format!("{MODULES_DIR}/order"), 0o644, order.as_bytes())
     }
 
     fn add_payload(&self, archive: &mut Archive) -> Result<()> {
@@ -186,13 +164,10 @@ mod tests {
             header.set_mode(0o755);
             tar.append_data(&mut header, name, text.as_bytes()).unwrap();
         }
-        let module =
-            |name: &str| Module { name: name.into(), path: "x".into(), bytes: name.into() };
         Contents {
             agent: b"agent".to_vec(),
             busybox: b"busybox".to_vec(),
             applets: vec!["sh".into(), "true".into()],
-            modules: vec![module("virtio"), module("virtio_blk")],
             payload: tar.into_inner().unwrap(),
         }
     }
@@ -214,12 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_is_init_and_modules_are_listed_in_loading_order() {
+    fn the_agent_is_init_and_busybox_has_its_names() {
         let all = entries(&contents(&[]).build().unwrap());
         let find = |name: &str| all.iter().find(|entry| entry.0 == name).unwrap();
         assert_eq!(find("init"), &("init".into(), 0o100755, "agent".into()));
-        assert_eq!(find("modules/order").2, "virtio.ko\nvirtio_blk.ko\n");
-        assert_eq!(find("modules/virtio_blk.ko").2, "virtio_blk");
         assert_eq!(find("bin/sh"), &("bin/sh".into(), 0o120777, "busybox".into()));
         assert_eq!(find("dev/console").1, 0o020666);
     }

@@ -26,7 +26,7 @@ use super::{Link, Started};
 const CONSOLE_FD: i32 = 10;
 const CHANNEL_FD: i32 = 11;
 const MONITOR_FD: i32 = 12;
-const DISK_FD: i32 = 13;
+const PAYLOAD_FD: i32 = 13;
 const LOCK_FD: i32 = 14;
 const STATE_FD: i32 = 15;
 
@@ -52,8 +52,8 @@ pub struct Machine<'a> {
     pub kernel_args: &'a [String],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
-    /// Whether it has a disk, [`Handed::disk`].
-    pub disk: bool,
+    /// How many bytes of memory, [`Handed::payload`], the guest sees as a device: a power of two.
+    pub window: Option<u64>,
     /// Whether it waits for a saved state, [`Handed::state`], instead of booting.
     pub waits: bool,
 }
@@ -61,8 +61,8 @@ pub struct Machine<'a> {
 /// What a machine is given to read from, and to keep open as long as it lives.
 #[derive(Debug, Default)]
 pub struct Handed {
-    /// What the guest sees as `/dev/vda`.
-    pub disk: Option<File>,
+    /// The memory that the guest sees as a device.
+    pub payload: Option<File>,
     /// Where a saved state is to be read from.
     pub state: Option<OwnedFd>,
     /// A lock on what the machine uses.
@@ -115,7 +115,7 @@ impl Machine<'_> {
             (CONSOLE_FD, Some(its_console.into())),
             (CHANNEL_FD, Some(its_channel.into())),
             (MONITOR_FD, Some(its_monitor.into())),
-            (DISK_FD, handed.disk.map(OwnedFd::from)),
+            (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
             (LOCK_FD, handed.lock.map(OwnedFd::from)),
             (STATE_FD, handed.state),
         ];
@@ -137,7 +137,7 @@ impl Machine<'_> {
             serial_port("console", CONSOLE_FD),
             serial_port("channel", CHANNEL_FD),
             monitor(),
-            if self.disk { disk() } else { Vec::new() },
+            self.window.map(|bytes| window(bytes, self.memory)).unwrap_or_default(),
             if self.waits { waiting() } else { Vec::new() },
         ]
         .concat()
@@ -227,19 +227,29 @@ fn acceleration(accel: Accel) -> Vec<String> {
 }
 
 fn memory(memory: Memory, mib: u32) -> Vec<String> {
-    let share = match memory {
-        Memory::Anonymous => return strings(["-m", &format!("{mib}M")]),
-        Memory::File => "on",
-        Memory::CopyOfFile => "off",
-    };
+    let size = format!("{mib}M");
+    if memory == Memory::Anonymous {
+        return strings(["-m", &size]);
+    }
+    let share = share(memory);
     strings([
         "-m",
-        &format!("{mib}M"),
+        &size,
         "-object",
-        &format!("memory-backend-file,id=ram,mem-path={RAM},size={mib}M,share={share}"),
+        &format!("memory-backend-file,id=ram,mem-path={RAM},size={size},share={share}"),
         "-machine",
         "memory-backend=ram",
     ])
+}
+
+/// Memory that is shared when a guest is saved stays out of its state, but must be at the same
+/// address when it is taken up, which a device's is not yet at that time; memory that is private
+/// then may be anywhere.
+fn share(memory: Memory) -> &'static str {
+    match memory {
+        Memory::CopyOfFile => "off",
+        Memory::File | Memory::Anonymous => "on",
+    }
 }
 
 /// The n-th of them is the guest's `/dev/ttyS<n-1>`. A socket that is connected already.
@@ -256,17 +266,20 @@ fn monitor() -> Vec<String> {
     ])
 }
 
-/// A disk that is only read. Opening it again by way of /proc gives QEMU a descriptor with the
-/// access mode that it wants; a lock on it would be of no use, since nobody else can get at it.
-fn disk() -> Vec<String> {
+/// Memory that the guest sees as a PCI device, which holds the payload.
+///
+/// It is named by way of /proc since only memory with a file's name is left out of a saved state,
+/// as the guest's own is. Being the `master` is what allows it to be saved at all.
+fn window(bytes: u64, memory: Memory) -> Vec<String> {
+    let share = share(memory);
     strings([
-        "-blockdev",
+        "-object",
         &format!(
-            "driver=raw,node-name=payload,read-only=on,\
-             file.driver=file,file.locking=off,file.filename=/proc/self/fd/{DISK_FD}"
+            "memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},\
+             size={bytes},share={share}"
         ),
         "-device",
-        "virtio-blk-pci,drive=payload",
+        "ivshmem-plain,memdev=payload,master=on",
     ])
 }
 
@@ -275,14 +288,14 @@ fn waiting() -> Vec<String> {
     strings(["-incoming", "defer"])
 }
 
-/// A file of this length without a name, full of zeros.
+/// Memory with a descriptor, full of zeros.
 ///
 /// # Errors
-/// When the kernel refuses, for lack of memory.
-pub fn blank_disk(bytes: u64) -> Result<File> {
+/// When the kernel refuses.
+pub fn blank_memory(bytes: u64) -> Result<File> {
     let file = memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)
         .map(File::from)
-        .context("cannot make a disk in memory")?;
-    file.set_len(bytes).context("cannot make a disk in memory")?;
+        .context("cannot make memory for the payload")?;
+    file.set_len(bytes).context("cannot make memory for the payload")?;
     Ok(file)
 }

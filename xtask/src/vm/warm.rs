@@ -4,8 +4,8 @@
 //! A guest's memory is a file. It is written once, by the guest that is saved; the guests that are
 //! restored map it privately, so that what they never touch is never read, and what they change is
 //! theirs alone. Only the state of the devices goes through QEMU's migration stream (its capability
-//! `x-ignore-shared`), which is a few hundred kilobytes. The payload comes on a disk that was there,
-//! unread, when the guest was saved.
+//! `x-ignore-shared`), which is a few hundred kilobytes. The payload is in other memory, that of a
+//! device, which the guest had mapped, unread, when it was saved.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,11 +33,8 @@ use crate::interrupt::Interrupt;
 /// Counts changes of how guests are saved that nothing else of the key shows.
 const LAYOUT: u32 = 1;
 
-/// The payload's disk is at least this long. Its length is part of a saved guest.
-const SMALLEST_DISK: u64 = 64 << 20;
-
-/// How the guest's kernel names the payload's disk: it has no other.
-const DISK: &str = "/dev/vda";
+/// The payload's memory is at least so many bytes. How many is part of a saved guest.
+const SMALLEST_WINDOW: u64 = 64 << 20;
 
 /// How long QEMU may take to take up a saved guest, however busy the host is.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
@@ -88,8 +85,8 @@ struct Guest<'a> {
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
     kernel: Vec<u8>,
-    disk: File,
-    disk_bytes: u64,
+    archive: File,
+    window: u64,
     payload: vmtest_agent::Payload,
 }
 
@@ -97,19 +94,19 @@ impl<'a> Guest<'a> {
     fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let image = &spec.kernel.image;
         let kernel = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
-        let contents = Contents::gather(spec.kernel, &warm.busybox, &spec.payload.agent)?;
-        let mut disk = qemu::blank_disk(0)?;
-        let bytes = spec.payload.write_tar(&mut disk)?;
-        let disk_bytes = bytes.next_power_of_two().max(SMALLEST_DISK);
-        disk.set_len(disk_bytes).context("no memory for the payload's disk")?;
+        let contents = Contents::gather(&warm.busybox, &spec.payload.agent)?;
+        let mut archive = qemu::blank_memory(0)?;
+        let bytes = spec.payload.write_tar(&mut archive)?;
+        let window = bytes.next_power_of_two().max(SMALLEST_WINDOW);
+        archive.set_len(window).context("no memory for the payload")?;
         Ok(Self {
             warm,
             spec,
             initramfs: contents.build()?,
             kernel,
-            disk,
-            disk_bytes,
-            payload: vmtest_agent::Payload::Disk { device: DISK.into(), bytes },
+            archive,
+            window,
+            payload: vmtest_agent::Payload::Memory { bytes },
         })
     }
 
@@ -135,7 +132,7 @@ impl<'a> Guest<'a> {
         let dir = self.spec.run.path();
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
-        Ok(machine.start(self.with_disk()?)?.into_started(self.payload.clone()))
+        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone()))
     }
 
     fn restore(&self, saved: Saved) -> Result<Started> {
@@ -145,7 +142,7 @@ impl<'a> Guest<'a> {
         let handed = Handed {
             state: Some(piped(saved.state)?),
             lock: Some(saved.lock),
-            ..self.with_disk()?
+            ..self.with_payload()?
         };
         let mut running = machine.start(handed)?;
         if let Err(error) = take_up(&running.monitor) {
@@ -160,8 +157,8 @@ impl<'a> Guest<'a> {
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         write(&dir.join(KERNEL_HEADER), header_of(&self.kernel))?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
-        let disk = Some(qemu::blank_disk(self.disk_bytes)?);
-        let running = machine.start(Handed { disk, ..Handed::default() })?;
+        let payload = Some(qemu::blank_memory(self.window)?);
+        let running = machine.start(Handed { payload, ..Handed::default() })?;
         let ready = self.wait_until_ready(&running)?;
         leave(&running.monitor)?;
         running.process.kill()?;
@@ -178,14 +175,14 @@ impl<'a> Guest<'a> {
             kernel,
             kernel_args: self.spec.kernel_args,
             dir,
-            disk: true,
+            window: Some(self.window),
             waits: false,
         }
     }
 
-    fn with_disk(&self) -> Result<Handed> {
-        let disk = self.disk.try_clone().context("cannot hand the disk to QEMU")?;
-        Ok(Handed { disk: Some(disk), ..Handed::default() })
+    fn with_payload(&self) -> Result<Handed> {
+        let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
+        Ok(Handed { payload: Some(payload), ..Handed::default() })
     }
 
     /// Everything that a saved guest depends on.
@@ -199,7 +196,6 @@ impl<'a> Guest<'a> {
             "protocol": PROTOCOL,
             "kernel": states::sha256(&self.kernel),
             "initramfs": states::sha256(&self.initramfs),
-            "disk_bytes": self.disk_bytes,
             "qemu": program_identity(&self.warm.qemu)?,
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,

@@ -28,7 +28,7 @@ fn a_missing_tool_is_named() {
     for name in ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"] {
         let machine = Machine::complete();
         machine.remove(name);
-        check_trouble(&machine, name, &[name, "was not found"], "install it");
+        check_trouble(&machine, name, &[name, "was not found"], "install what Debian has");
     }
 }
 
@@ -86,7 +86,7 @@ fn vng_without_its_python_is_broken() {
 fn an_old_qemu_is_refused() {
     let machine = Machine::complete();
     machine.tool("qemu-system-x86_64", "echo 'QEMU emulator version 5.2.0 (Debian)'");
-    check_trouble(&machine, "qemu-system-x86_64", &["version 5.2.0, and 6.0"], "install it");
+    check_trouble(&machine, "qemu-system-x86_64", &["version 5.2.0, and 6.0"], "install what Debian has");
 }
 
 #[test]

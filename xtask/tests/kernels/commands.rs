@@ -158,8 +158,11 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
     assert!(sandbox.run(&["prune"], 0).contains("in use, kept"));
     assert!(entry.exists() && state.exists());
     drop(held);
+    // What a prune that was killed has left.
+    let left = sandbox.cache().join("kernels/.5.4-0123.removed");
+    std::fs::create_dir(&left).unwrap();
     assert!(sandbox.run(&["prune"], 0).contains("removed"));
-    assert!(!entry.exists() && !state.exists());
+    assert!(!entry.exists() && !state.exists() && !left.exists());
 }
 
 #[test]
