@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::accel::Accel;
@@ -48,6 +50,7 @@ impl Lane for Vng {
         let root = dir.join("root");
         guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
         spec.payload.stage(&root.join(&PAYLOAD_DIR[1..]))?;
+        guest_root::open_to_all(&root)?;
         stage_kernel(spec.kernel, &dir.join("kernel"))?;
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
@@ -95,12 +98,26 @@ impl Vng {
         }
         command.args(["--exec", guest_root::AGENT]);
         command.args(qemu_options(spec.accel).iter().map(|opts| format!("--qemu-opts={opts}")));
+        limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Ok(command)
+    }
+}
+
+/// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
+/// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
+const LONGEST_FILE: u64 = 64 << 20;
+
+fn limit_files(command: &mut Command) {
+    // SAFETY: one system call and no allocation between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into)
+        });
     }
 }
 
@@ -174,4 +191,22 @@ fn path_with(program: &Path) -> Result<OsString> {
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
         .context("PATH has an entry with a colon in it")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_file_becomes_longer_than_the_limit_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = GuardedCommand::new("sh").unwrap();
+        command.args(["-c", "sh -c 'head -c 100m /dev/zero > file'"]).current_dir(dir.path());
+        command.stderr(Stdio::null());
+        limit_files(&mut command);
+        let status = Guarded::spawn(command).unwrap().wait().unwrap();
+        assert!(!status.success());
+        assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), LONGEST_FILE);
+    }
 }
