@@ -86,7 +86,12 @@ fn vng_without_its_python_is_broken() {
 fn an_old_qemu_is_refused() {
     let machine = Machine::complete();
     machine.tool("qemu-system-x86_64", "echo 'QEMU emulator version 5.2.0 (Debian)'");
-    check_trouble(&machine, "qemu-system-x86_64", &["version 5.2.0, and 6.0"], "install what Debian has");
+    check_trouble(
+        &machine,
+        "qemu-system-x86_64",
+        &["version 5.2.0, and 6.0"],
+        "install what Debian has",
+    );
 }
 
 #[test]
