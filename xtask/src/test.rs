@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::cargo;
 use crate::exit;
 use crate::flags;
 use crate::local;
@@ -98,6 +99,7 @@ impl Step {
         // Options go right after the command's name: the end may be behind a `--`.
         let mut command = Command::new(self.program.path()?);
         command.current_dir(paths::workspace()).args(name).args(options).args(rest);
+        command.env(cargo::TARGET_DIR, cargo::plain_target(&paths::target())?);
         let status = command
             .status()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
