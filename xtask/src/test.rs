@@ -192,9 +192,8 @@ impl Step {
         let mut command = Command::new(program);
         command.current_dir(paths::workspace()).args(name).args(options).args(rest);
         command.env(cargo::TARGET_DIR, cargo::plain_target(&paths::target())?);
-        let status = command
-            .status()
-            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let status =
+            command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
         if !status.success() {
             bail!("{status}");
         }

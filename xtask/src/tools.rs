@@ -542,7 +542,6 @@ impl Unusable {
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        let spec = self.tool.spec();
         if let Some(env) = self.named_by() {
             return format!("correct {env}, or unset it");
         }
