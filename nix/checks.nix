@@ -69,11 +69,11 @@ in
     in
     runCommand "kconfig-${pin.name}" { } ''
       if [ -e ${config} ]; then
-        awk -f ${./kconfig.awk} ${config} ${lists} > $out
+        awk -f ${./kconfig.awk} ${config} ${lists} > report || (cat report && false)
       else
-        echo "the configuration of ${pin.name} is not known" > $out
+        echo "the configuration of ${pin.name} is not known" > report
       fi
-      cat $out
+      mv report $out
     ''
   );
 

@@ -17,13 +17,13 @@ FILENAME == ARGV[1] {
   value = option[1] in set ? set[option[1]] : "n"
   count = split(option[2], accepted, "|")
   for (i = 1; i <= count; i++) if (value == accepted[i]) next
-  print $0 " is needed, it is " value ":" why > "/dev/stderr"
+  print $0 " is needed, it is " value ":" why
   failed = 1
 }
 
 END {
   if (!needed) {
-    print "no list says what is needed" > "/dev/stderr"
+    print "no list says what is needed"
     failed = 1
   }
   if (!failed) print needed " options are as they must be"

@@ -1,6 +1,7 @@
 # virtme-ng, which boots the kernels; nixpkgs 25.05 has none.
 {
   busybox-static,
+  file,
   kmod,
   lib,
   python3Packages,
@@ -40,6 +41,7 @@ python3Packages.buildPythonApplication rec {
     ":"
     (lib.makeBinPath [
       busybox-static
+      file
       kmod
       qemu_kvm
     ])

@@ -1,6 +1,7 @@
 # What boots kernels: the programs that xtask runs, and where it finds the pins.
 {
   busybox-static,
+  file,
   kernels,
   kmod,
   qemu_kvm,
@@ -10,6 +11,7 @@
 {
   tools = [
     busybox-static
+    file
     kmod
     qemu_kvm
     virtme-ng

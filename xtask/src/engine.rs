@@ -1,6 +1,9 @@
 //! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, judge.
 
-use std::path::PathBuf;
+mod isolate;
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -13,6 +16,7 @@ use crate::judge::{Case, Judgement};
 use crate::kernels::kconfig::{self, Checked};
 use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
+use crate::paths;
 use crate::payload::Payload;
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
@@ -37,6 +41,8 @@ pub struct Engine<'a> {
     pub timeout_s: Option<f64>,
     /// Whether to ask the kernel about the program after the tests.
     pub facts: bool,
+    /// Whether each test gets a guest of its own.
+    pub isolate: bool,
     /// Whether a kernel's warnings are accepted.
     pub allow_kernel_warnings: bool,
     /// Whether an unavailable kernel is accepted.
@@ -47,6 +53,8 @@ pub struct Engine<'a> {
     pub started: Instant,
     /// Ctrl-C.
     pub interrupt: &'a Interrupt,
+    /// Whether it was said why KVM is not used.
+    pub accel_note: Once,
 }
 
 /// Where a run's events go.
@@ -56,29 +64,46 @@ pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 struct Stopped {
     verdict: Verdict,
     reason: String,
+    excerpt: Vec<String>,
 }
 
 impl Stopped {
+    fn because(verdict: Verdict, reason: String) -> Self {
+        Self { verdict, reason, excerpt: Vec::new() }
+    }
+
     fn host(error: &anyhow::Error) -> Self {
-        Self { verdict: Verdict::HostError, reason: format!("{error:#}") }
+        Self::because(Verdict::HostError, format!("{error:#}"))
     }
 }
 
 impl Engine<'_> {
-    /// Runs every test of the payload on one kernel.
+    /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        self.run_tests(target, &self.payload.tests, on)
+        let tests = &self.payload.tests;
+        let log = self.logs.join(file_name(target.name()));
+        if self.isolate {
+            return isolate::run(self, target, &log, on);
+        }
+        self.run_tests(target, tests, with_suffix(&log, "log"), on)
     }
 
-    /// Runs some of the payload's tests on one kernel. Whatever goes wrong is in the report.
-    pub fn run_tests(&self, target: &Target, tests: &[TestId], on: OnEvent<'_>) -> KernelReport {
+    /// Runs some of the payload's tests in one guest.
+    fn run_tests(
+        &self,
+        target: &Target,
+        tests: &[TestId],
+        log: PathBuf,
+        on: OnEvent<'_>,
+    ) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.lane.name());
         report.start_s = self.started.elapsed().as_secs_f64();
         report.expected_tests = tests.len();
-        if let Err(stopped) = self.attempt(target, tests, &mut report, on) {
+        if let Err(stopped) = self.attempt(target, tests, log, &mut report, on) {
             report.verdict = stopped.verdict;
             report.reason = stopped.reason;
+            report.excerpt = stopped.excerpt;
         }
         let outcomes = &report.tests;
         let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
@@ -92,24 +117,25 @@ impl Engine<'_> {
         &self,
         target: &Target,
         tests: &[TestId],
+        log: PathBuf,
         report: &mut KernelReport,
         on: OnEvent<'_>,
     ) -> Result<(), Stopped> {
         let begun = Instant::now();
         let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Stopped {
             verdict: Verdict::Unavailable,
-            reason: unavailable.to_string(),
+            reason: unavailable.reason,
+            excerpt: unavailable.attempts,
         })?;
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
         self.check_config(&kernel, on)?;
         if self.interrupt.signal().is_some() {
-            return Err(Stopped { verdict: Verdict::HostError, reason: "interrupted".into() });
+            return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
         let accel = self.choose_accel(&kernel, on)?;
         report.accel = Some(accel.name().into());
-        let log = self.logs.join(format!("{}.log", file_name(target.name())));
         report.console_log = Some(log.clone());
         let timeout_s = self.timeout_s.unwrap_or_else(|| accel.default_timeout().as_secs_f64());
         let seen = self
@@ -119,6 +145,7 @@ impl Engine<'_> {
             kernel: &kernel,
             tests,
             timeout_s,
+            memory_mib: self.metadata.memory_mib,
             allow_kernel_warnings: self.allow_kernel_warnings,
         };
         record(report, case.judge(&seen), seen);
@@ -126,8 +153,9 @@ impl Engine<'_> {
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
-        let checked = kconfig::check(kernel, &self.metadata.kconfig_paths())
-            .map_err(|error| Stopped::host(&error))?;
+        let mut fragments = self.metadata.kconfig_paths();
+        fragments.push(paths::workspace().join(self.lane.kconfig()));
+        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
         match checked {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
@@ -140,7 +168,8 @@ impl Engine<'_> {
                 let options: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 Err(Stopped {
                     verdict: Verdict::Unsupported,
-                    reason: format!("the kernel was built without {}", options.join("; ")),
+                    reason: "the kernel was built without options that are needed".into(),
+                    excerpt: options,
                 })
             }
         }
@@ -150,7 +179,8 @@ impl Engine<'_> {
         let chosen = accel::choose(self.accel, &self.qemu, &kernel.image)
             .map_err(|error| Stopped::host(&error))?;
         if let Some(note) = chosen.note {
-            on(RunEvent::Note(note));
+            // The same for all kernels of a run, so said once.
+            self.accel_note.call_once(|| on(RunEvent::Note(note)));
         }
         Ok(chosen.accel)
     }
@@ -161,7 +191,7 @@ impl Engine<'_> {
         accel: Accel,
         timeout_s: f64,
         tests: &[TestId],
-        log: &std::path::Path,
+        log: &Path,
         on: OnEvent<'_>,
     ) -> Result<Observed> {
         let run = RunDir::create()?;
@@ -171,8 +201,9 @@ impl Engine<'_> {
             run: &run,
             accel,
             memory_mib: self.metadata.memory_mib,
+            kernel_args: &self.metadata.kernel_args,
         };
-        let started = self.lane.start(&spec)?;
+        let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
         let limits = Limits { total: Duration::from_secs_f64(timeout_s) };
@@ -181,7 +212,7 @@ impl Engine<'_> {
             let current = match progress {
                 Progress::Testing => None,
                 Progress::Started(test) => Some(test.name.clone()),
-                Progress::Finished(_) => {
+                Progress::Finished => {
                     done += 1;
                     None
                 }
@@ -235,6 +266,14 @@ impl kernels::Progress for Fetch<'_> {
     }
 }
 
+/// A path with an extension added to whatever dots its name has.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
 /// A kernel's name as part of a file's: a path becomes one word.
 fn file_name(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
@@ -253,7 +292,7 @@ fn random_hex(bytes: usize) -> Result<String> {
 /// When it cannot be created.
 pub fn log_dir() -> Result<PathBuf> {
     const KEPT: usize = 20;
-    let logs = crate::paths::target().join("vmtest/logs");
+    let logs = paths::target().join("vmtest/logs");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let own = logs.join(format!("{}-{}", now.as_millis(), std::process::id()));
     std::fs::create_dir_all(&own)

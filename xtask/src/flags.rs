@@ -13,6 +13,14 @@ pub struct Xtask {
     pub command: Command,
 }
 
+const KERNELS_HELP: &str = "\
+Environment:
+  VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
+  VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
+  VMTEST_KERNELS_TOML    another list of pins than vm/kernels.toml
+  VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
+  http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
+
 /// One variant a command, one module a variant.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -25,7 +33,7 @@ pub enum Command {
     /// Show what the host needs, whether it works, and what to do
     Doctor(Doctor),
     /// The pinned kernels: list, fetch, verify, add, prune
-    #[command(subcommand)]
+    #[command(subcommand, after_help = KERNELS_HELP)]
     Kernels(Kernels),
     /// An interactive shell in a kernel
     Shell(Shell),
@@ -155,10 +163,13 @@ impl std::str::FromStr for Partition {
     }
 }
 
+/// The longest time limit that can be asked for, in seconds: a day.
+pub const LONGEST_S: f64 = 86_400.0;
+
 fn positive_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
-        _ => Err("expected a number of seconds above 0".into()),
+        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST_S => Ok(seconds),
+        _ => Err(format!("expected a number of seconds above 0 and up to {LONGEST_S}")),
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+/// How long those who run a VM may take to end it, and to say what came of it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 type Callback = Box<dyn FnMut() + Send>;
 
@@ -29,8 +33,9 @@ pub struct Subscription<'a> {
 }
 
 impl Interrupt {
-    /// Catches SIGINT, SIGTERM and SIGHUP from now on. A second signal ends the program at once;
-    /// the guards of its children see to the rest.
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on. Where nobody runs a VM, during a build or a
+    /// download, the program ends at once; so it does at a second signal, and when those who run one take
+    /// longer than [`PATIENCE`]. The guards of its children see to the rest.
     ///
     /// # Errors
     /// When the system refuses to register a handler.
@@ -41,10 +46,14 @@ impl Interrupt {
         let told = interrupt.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                if told.signal().is_some() {
+                if told.signal().is_some() || told.is_alone() {
                     std::process::exit(128 + signal);
                 }
                 told.raise(signal);
+                std::thread::spawn(move || {
+                    std::thread::sleep(PATIENCE);
+                    std::process::exit(128 + signal);
+                });
             }
         });
         Ok(interrupt)
@@ -65,6 +74,10 @@ impl Interrupt {
         state.next += 1;
         state.subscribers.insert(id, Box::new(callback));
         Subscription { interrupt: self, id }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.lock().subscribers.is_empty()
     }
 
     fn raise(&self, signal: i32) {

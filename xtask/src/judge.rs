@@ -1,6 +1,8 @@
 //! From what was seen of a guest to a verdict: pure, so that every case is a test.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
@@ -10,6 +12,8 @@ use crate::vm::supervise::{End, Observed};
 
 /// How many lines of evidence are shown.
 const EXCERPT: usize = 12;
+/// How much of a reason is kept, in characters: part of it may be the guest's own words.
+const REASON: usize = 1000;
 
 /// A verdict and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Case<'a> {
     pub tests: &'a [TestId],
     /// Seconds that the guest was given.
     pub timeout_s: f64,
+    /// The guest's memory in MiB.
+    pub memory_mib: u32,
     /// Whether a kernel's warnings are accepted.
     pub allow_kernel_warnings: bool,
 }
@@ -48,12 +54,7 @@ impl Case<'_> {
 
     fn panic(&self, seen: &Observed) -> Option<Judgement> {
         let words = seen.console.panic.as_ref()?;
-        let when = match (&seen.running, &seen.ready) {
-            (Some(test), _) => format!("while `{}` ran", test.name),
-            (None, Some(_)) => "between two tests".into(),
-            (None, None) => "before the agent was up".into(),
-        };
-        let reason = format!("the kernel panicked {when}: {words}");
+        let reason = format!("the kernel panicked {}: {words}", self.when(seen));
         Some(judgement(Verdict::Panic, reason, first(&seen.console.context)))
     }
 
@@ -76,46 +77,60 @@ impl Case<'_> {
 
     fn cut_short(&self, seen: &Observed) -> Option<Judgement> {
         let tail = || last(&seen.console.tail);
-        let running = match &seen.running {
-            Some(test) => format!("while `{}` ran", test.name),
-            None if seen.outcomes.is_empty() => "before the first test ended".into(),
-            None => format!("after {} of {} tests", seen.outcomes.len(), self.tests.len()),
-        };
+        let when = self.when(seen);
         let (verdict, reason) = match (&seen.end, &seen.ready) {
             (End::Finished | End::Panicked, _) => return None,
             (End::Interrupted, _) => (Verdict::HostError, "interrupted".to_owned()),
-            (End::ProcessExited(status), _) => (
-                Verdict::HostError,
-                format!("the virtual machine's process ended by itself: {status}; see its log"),
-            ),
+            (End::ProcessExited { program, status, qemu_ran }, _) => {
+                (Verdict::HostError, how_it_exited(program, *status, *qemu_ran, &when))
+            }
             (End::Deadline, None) => (
                 Verdict::NoBoot,
                 format!(
                     "nothing was heard of the agent within {} s; {}",
                     self.timeout_s,
-                    how_far(seen)
+                    self.how_far(seen)
                 ),
             ),
             (End::GuestShutdown, None) => (
                 Verdict::NoBoot,
-                format!("the guest shut down before the agent was up; {}", how_far(seen)),
+                format!("the guest shut down before the agent was up; {}", self.how_far(seen)),
             ),
             (End::AgentFailed(why), _) => {
                 (Verdict::HostError, format!("the agent could not do its job: {why}"))
             }
             (End::Garbage(what), _) => (
                 Verdict::Fail,
-                format!("someone other than the agent wrote on the agent's line {running}: {what}"),
+                format!("someone other than the agent wrote on the agent's line {when}: {what}"),
             ),
             (End::Deadline, Some(_)) => (
                 Verdict::Hang,
-                format!("not finished within {} s: the guest hung {running}", self.timeout_s),
+                format!("not finished within {} s: the guest hung {when}", self.timeout_s),
             ),
             (End::GuestShutdown, Some(_)) => {
-                (Verdict::Fail, format!("the guest shut down, or its agent was killed, {running}"))
+                (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
             }
         };
         Some(judgement(verdict, reason, tail()))
+    }
+
+    fn when(&self, seen: &Observed) -> String {
+        match (&seen.running, &seen.ready) {
+            (Some(test), _) => format!("while `{}` ran", test.name),
+            (None, None) => "before the agent was up".into(),
+            (None, Some(_)) if seen.outcomes.is_empty() => "before the first test".into(),
+            (None, Some(_)) => {
+                format!("after {} of {} tests", seen.outcomes.len(), self.tests.len())
+            }
+        }
+    }
+
+    fn how_far(&self, seen: &Observed) -> String {
+        let memory = format!("the guest has {} MiB of memory", self.memory_mib);
+        match seen.console.tail.last() {
+            Some(line) => format!("the kernel got as far as: {line} ({memory})"),
+            None => format!("the kernel printed nothing at all ({memory})"),
+        }
     }
 
     fn failed_tests(&self, seen: &Observed) -> Option<Judgement> {
@@ -158,24 +173,34 @@ fn how_it_failed(outcome: &TestOutcome) -> String {
         TestResult::Passed => "passed".into(),
         TestResult::Failed { code: 101 } => "failed".into(),
         TestResult::Failed { code } => format!("failed with exit status {code}"),
-        TestResult::Killed { signal } => {
-            let name = nix::sys::signal::Signal::try_from(*signal);
-            let name = name.map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
-            format!("was killed by {name}")
-        }
+        TestResult::Killed { signal } => format!("was killed by {}", signal_name(*signal)),
         TestResult::TimedOut => format!("was still running after {:.0} s", outcome.seconds),
         TestResult::NotStarted { reason } => format!("did not run: {reason}"),
     }
 }
 
-fn how_far(seen: &Observed) -> String {
-    match seen.console.tail.last() {
-        Some(line) => format!("the kernel got as far as: {line}"),
-        None => "the kernel printed nothing at all".into(),
+/// Which of the host's programs is to blame. Whatever ends QEMU also ends `vng`, which then exits.
+fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) -> String {
+    match status.signal() {
+        Some(signal) => format!("{program} was killed by {} {when}", signal_name(signal)),
+        None if qemu_ran => format!(
+            "QEMU died {when}, and not because the guest wanted it to: it crashed, was killed, or \
+             the host has no memory left ({program}: {status})"
+        ),
+        None => format!("{program} ended before QEMU was up: {status}"),
     }
 }
 
-fn judgement(verdict: Verdict, reason: String, excerpt: Vec<String>) -> Judgement {
+fn signal_name(number: i32) -> String {
+    let signal = nix::sys::signal::Signal::try_from(number);
+    signal.map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
+}
+
+fn judgement(verdict: Verdict, mut reason: String, excerpt: Vec<String>) -> Judgement {
+    if let Some((end, _)) = reason.char_indices().nth(REASON) {
+        reason.truncate(end);
+        reason.push('…');
+    }
     Judgement { verdict, reason, excerpt }
 }
 
@@ -190,9 +215,7 @@ fn last(lines: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::process::ExitStatusExt;
     use std::path::PathBuf;
-    use std::process::ExitStatus;
 
     use vmtest_agent::PROTOCOL;
 
@@ -240,7 +263,14 @@ mod tests {
             source: "path".into(),
         };
         let tests = [id("a"), id("b")];
-        Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, allow_kernel_warnings }.judge(seen)
+        let case = Case {
+            kernel: &kernel,
+            tests: &tests,
+            timeout_s: 60.0,
+            memory_mib: 512,
+            allow_kernel_warnings,
+        };
+        case.judge(seen)
     }
 
     #[track_caller]
@@ -308,6 +338,7 @@ mod tests {
         let silent = Observed { ready: None, outcomes: vec![], console, ..passed() };
         let deadline = Observed { end: End::Deadline, ..silent };
         check(&deadline, Verdict::NoBoot, "got as far as: tsc: Fast TSC calibration failed");
+        check(&deadline, Verdict::NoBoot, "512 MiB");
         check(
             &Observed { end: End::GuestShutdown, ..deadline },
             Verdict::NoBoot,
@@ -330,15 +361,30 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ended_by_itself_is_the_hosts_fault() {
-        let end = End::ProcessExited(ExitStatus::from_raw(9));
-        check(&Observed { end, ..passed() }, Verdict::HostError, "signal: 9");
+    fn a_program_of_the_hosts_that_ended_is_named_with_its_end() {
+        for (status, qemu_ran, words) in [
+            (9, true, "vng was killed by SIGKILL while `b` ran"),
+            (0xff00, true, "QEMU died while `b` ran"),
+            (0x0100, false, "vng ended before QEMU was up: exit status: 1"),
+        ] {
+            let status = ExitStatus::from_raw(status);
+            let end = End::ProcessExited { program: "vng".into(), status, qemu_ran };
+            let seen = Observed { end, running: Some(id("b")), ..passed() };
+            check(&seen, Verdict::HostError, words);
+        }
     }
 
     #[test]
     fn a_stranger_on_the_channel_is_no_pass_even_when_all_tests_passed() {
         let end = End::Garbage("a message without this run's token".into());
         check(&Observed { end, ..passed() }, Verdict::Fail, "someone other than the agent");
+    }
+
+    #[test]
+    fn a_reason_in_the_guests_words_stays_short() {
+        let end = End::AgentFailed("ä".repeat(100_000));
+        let judgement = judge_with(false, &Observed { end, ..passed() });
+        assert_eq!(judgement.reason.chars().count(), REASON + 1);
     }
 
     #[test]

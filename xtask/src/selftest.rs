@@ -1,10 +1,194 @@
-//! `cargo xtask selftest`.
+//! `cargo xtask selftest`: who tests the tests. Mutants of the program are made, one change each;
+//! every one must be caught, by the test that is meant to catch it.
 
-use anyhow::{Result, bail};
+mod mutants;
+mod sources;
 
+use std::fmt;
+use std::sync::Once;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use vmtest_agent::TestResult;
+
+use crate::engine::{self, Engine};
+use crate::exit;
 use crate::flags;
+use crate::interrupt::Interrupt;
+use crate::kernels::{self, Target};
+use crate::metadata::Metadata;
+use crate::paths;
+use crate::payload::{Payload, Source};
+use crate::tools::{self, Tool};
+use crate::verdict::{KernelReport, Verdict};
+use crate::vm::lanes;
+use crate::vm::rundir::RunDir;
+use mutants::Mutant;
+
+/// What came of one program on one kernel.
+struct Row {
+    mutant: String,
+    kernel: String,
+    outcome: String,
+    as_it_should_be: bool,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mutant, kernel, outcome, as_it_should_be } = self;
+        let sign = if *as_it_should_be { "ok" } else { "NOT OK" };
+        write!(f, "{sign:6}  {mutant:20}  {kernel:6}  {outcome}")
+    }
+}
 
 /// Runs the command.
-pub fn run(_flags: &flags::Selftest) -> Result<u8> {
-    bail!("not built yet")
+///
+/// # Errors
+/// When a mutant cannot be made or does not compile, and when a tool is missing. A mutant that
+/// lives is no error: it makes the exit code 1.
+pub fn run(flags: &flags::Selftest) -> Result<u8> {
+    let metadata = Metadata::load()?;
+    let mutants = mutants::load()?;
+    let targets = kernels::select(&flags.select.kernels)?;
+    let interrupt = Interrupt::install()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let lane = lanes::open(true, &qemu, &interrupt)?;
+    RunDir::clear_abandoned();
+    let logs = engine::log_dir()?;
+    let sources = sources::Copy::make(&paths::target().join("vmtest/selftest"))?;
+
+    let mut rows = Vec::new();
+    let original = None;
+    for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
+        let name = mutant.map_or("(none)", |mutant| &mutant.name);
+        let payload = build(&metadata, &sources, mutant)
+            .with_context(|| format!("mutant `{name}` cannot be made"))?;
+        let engine = Engine {
+            lane: &*lane,
+            qemu: qemu.clone(),
+            metadata: &metadata,
+            payload: &payload,
+            accel: flags.vm.accel,
+            timeout_s: flags.vm.timeout,
+            facts: false,
+            isolate: false,
+            allow_kernel_warnings: false,
+            allow_unavailable: false,
+            logs: logs.clone(),
+            started: Instant::now(),
+            interrupt: &interrupt,
+            accel_note: Once::new(),
+        };
+        for target in &targets {
+            let row = try_on(&engine, target, name, mutant);
+            println!("{row}");
+            rows.push(row);
+        }
+        if let Some(signal) = interrupt.signal() {
+            return Ok(exit::interrupted(signal));
+        }
+    }
+    let failed = rows.iter().filter(|row| !row.as_it_should_be).count();
+    println!("\n{} passed, {failed} failed", rows.len() - failed);
+    Ok(if failed == 0 { exit::OK } else { exit::FAILED })
+}
+
+fn build(metadata: &Metadata, sources: &sources::Copy, mutant: Option<&Mutant>) -> Result<Payload> {
+    sources.restore()?;
+    if let Some(mutant) = mutant {
+        mutant.apply(sources.workspace())?;
+    }
+    let source = Source {
+        workspace: sources.workspace().to_owned(),
+        // Not this workspace's own: a run of the real program beside this one must not find a mutant.
+        target: sources.target().to_owned(),
+    };
+    Payload::build(metadata, &source, &[])
+}
+
+fn try_on(engine: &Engine<'_>, target: &Target, name: &str, mutant: Option<&Mutant>) -> Row {
+    let report = engine.run(target, &|_| {});
+    let (as_it_should_be, outcome) = match mutant {
+        None => (report.verdict == Verdict::Pass, summary(&report)),
+        Some(mutant) => caught(&report, mutant),
+    };
+    Row { mutant: name.to_owned(), kernel: target.name().to_owned(), outcome, as_it_should_be }
+}
+
+/// Whether the tests that are meant to catch a mutant did.
+fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
+    let failed: Vec<&str> = report
+        .tests
+        .iter()
+        .filter(|outcome| outcome.result != TestResult::Passed)
+        .map(|outcome| outcome.test.name.as_str())
+        .collect();
+    let missed: Vec<&str> =
+        mutant.caught_by.iter().map(String::as_str).filter(|test| !failed.contains(test)).collect();
+    if report.verdict != Verdict::Fail || !report.missing.is_empty() {
+        return (false, format!("not caught: {}", summary(report)));
+    }
+    if missed.is_empty() {
+        (true, format!("caught by {}", failed.join(", ")))
+    } else {
+        (false, format!("not caught by {}, only by {}", missed.join(", "), failed.join(", ")))
+    }
+}
+
+fn summary(report: &KernelReport) -> String {
+    match report.reason.as_str() {
+        "" => report.verdict.word().to_owned(),
+        reason => format!("{}: {reason}", report.verdict.word()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmtest_agent::{TestId, TestOutcome};
+
+    use super::*;
+
+    fn report(verdict: Verdict, results: &[(&str, TestResult)]) -> KernelReport {
+        let mut report = KernelReport::unknown("6.1", "warm");
+        report.verdict = verdict;
+        report.tests = results
+            .iter()
+            .map(|(name, result)| TestOutcome {
+                test: TestId { binary: "tests/t".into(), name: (*name).into() },
+                result: result.clone(),
+                seconds: 0.1,
+                output: String::new(),
+                dropped_bytes: 0,
+            })
+            .collect();
+        report
+    }
+
+    fn mutant() -> Mutant {
+        Mutant {
+            name: "m".into(),
+            file: "f".into(),
+            find: "x".into(),
+            replace: "y".into(),
+            caught_by: vec!["a".into()],
+        }
+    }
+
+    #[test]
+    fn a_mutant_is_caught_by_its_own_test_only() {
+        let failed = TestResult::Failed { code: 101 };
+        let by_a = report(Verdict::Fail, &[("a", failed.clone()), ("b", TestResult::Passed)]);
+        assert!(caught(&by_a, &mutant()).0);
+        let by_b = report(Verdict::Fail, &[("a", TestResult::Passed), ("b", failed)]);
+        let (as_it_should_be, outcome) = caught(&by_b, &mutant());
+        assert!(!as_it_should_be);
+        assert_eq!(outcome, "not caught by a, only by b");
+    }
+
+    #[test]
+    fn a_mutant_that_lives_or_whose_guest_died_is_not_caught() {
+        assert!(!caught(&report(Verdict::Pass, &[("a", TestResult::Passed)]), &mutant()).0);
+        let failed = TestResult::Failed { code: 101 };
+        assert!(!caught(&report(Verdict::HostError, &[("a", failed)]), &mutant()).0);
+    }
 }

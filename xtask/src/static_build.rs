@@ -63,6 +63,8 @@ impl StaticBuild {
         }
         let mut rustflags =
             vec!["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+        // So that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
+        rustflags.extend(["--cfg", "vmtest"]);
         if found.iter().any(|path| path.ends_with("libelf.a") && needs_zstd(path)) {
             match find(ZSTD.file)? {
                 Some(path) => found.push(path),

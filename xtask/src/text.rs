@@ -19,9 +19,12 @@ pub fn block(raw: &str) -> String {
     lines.split('\n').map(visible).collect::<Vec<_>>().join("\n")
 }
 
-/// As [`block`], on one line.
+/// As [`block`], on one line; of further lines the indent is dropped.
 pub fn line(raw: &str) -> String {
-    block(raw.trim_end()).replace('\n', " ")
+    let text = block(raw.trim_end());
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.fold(first, |line, next| line + " " + next.trim())
 }
 
 /// The last `count` lines of what a guest wrote, without trailing blank ones, and how many lines were left out.
@@ -114,6 +117,8 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         assert_eq!(line("6.1\n4 passed, 0 failed\n"), "6.1 4 passed, 0 failed");
+        assert_eq!(line("  left: 49"), "  left: 49");
+        assert_eq!(line("no source has it\n  nix: not here\n"), "no source has it nix: not here");
     }
 
     #[test]

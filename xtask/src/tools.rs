@@ -51,6 +51,10 @@ pub enum Tool {
     Python,
     /// `sudo`.
     Sudo,
+    /// `nix`.
+    Nix,
+    /// Chromium.
+    Chromium,
 }
 
 /// What a tool is needed for.
@@ -62,6 +66,8 @@ pub enum Need {
     Build,
     /// To install virtme-ng, and no more once that is there.
     Install,
+    /// To run those tests of `cargo xtask test` that are about this.
+    Test,
     /// To run the program on this machine as root.
     Local,
 }
@@ -173,7 +179,7 @@ pub const TOOLS: &[Spec] = &[
     },
     Spec {
         tool: Tool::Certificates,
-        name: "CA certificates",
+        name: "CA bundle",
         purpose: "fetch kernels over https",
         need: Need::Boot,
         place: Place::File {
@@ -277,6 +283,24 @@ pub const TOOLS: &[Spec] = &[
         place: Place::Program { env: "", names: &["sudo"] },
         version: None,
         packages: &["sudo"],
+    },
+    Spec {
+        tool: Tool::Nix,
+        name: "nix",
+        purpose: "check the flake",
+        need: Need::Test,
+        place: Place::Program { env: "", names: &["nix"] },
+        version: None,
+        packages: &["nix-bin"],
+    },
+    Spec {
+        tool: Tool::Chromium,
+        name: "Chromium",
+        purpose: "check report.html",
+        need: Need::Test,
+        place: Place::Program { env: "", names: &["chromium"] },
+        version: None,
+        packages: &["chromium"],
     },
 ];
 
@@ -423,7 +447,7 @@ fn archive(file: &str) -> Option<PathBuf> {
     let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
     // What it does not find, the compiler prints as it was given.
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    (path.is_absolute() && path.is_file()).then_some(path)
+    path.is_absolute().then(|| path.canonicalize().ok()).flatten()
 }
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.
@@ -518,24 +542,32 @@ impl Unusable {
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        let spec = self.tool.spec();
         if let Some(env) = self.named_by() {
             return format!("correct {env}, or unset it");
         }
-        if self.tool == Tool::Vng {
-            return "run `cargo xtask setup`, which installs it under target/".into();
+        how_to_get(&[self.tool])
+    }
+}
+
+/// What to do to get these tools, as the rest of a sentence.
+pub fn how_to_get(tools: &[Tool]) -> String {
+    let mut packages: Vec<&str> = Vec::new();
+    for package in tools.iter().flat_map(|tool| tool.spec().packages) {
+        if !packages.contains(package) {
+            packages.push(package);
         }
-        let packages = spec.packages.join(" ");
-        if !setup::has_apt() {
-            return format!(
-                "install it (Debian has it in {packages}), or work inside `nix develop`"
-            );
+    }
+    let packages = packages.join(" ");
+    let by_setup = tools.iter().all(|tool| !matches!(tool.spec().need, Need::Local | Need::Test));
+    match (packages.is_empty(), setup::has_apt(), by_setup) {
+        (true, _, _) => "run `cargo xtask setup`, which installs it under target/".into(),
+        (_, false, _) => {
+            format!("install what Debian has in {packages}, or work inside `nix develop`")
         }
-        let install = format!("apt-get install {packages}");
-        match spec.need {
-            Need::Local => format!("run `{install}` as root"),
-            _ => format!("run `cargo xtask setup`, or `sudo {install}`"),
+        (_, true, true) => {
+            format!("run `cargo xtask setup`, or `sudo apt-get install {packages}`")
         }
+        (_, true, false) => format!("run `apt-get install {packages}` as root"),
     }
 }
 
@@ -560,7 +592,7 @@ mod tests {
             assert_eq!(spec.tool as usize, index, "{}", spec.name);
             assert_eq!(spec.tool.spec().name, spec.name);
         }
-        assert_eq!(TOOLS.len(), Tool::Sudo as usize + 1);
+        assert_eq!(TOOLS.len(), Tool::Chromium as usize + 1);
     }
 
     #[test]

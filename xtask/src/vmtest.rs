@@ -1,7 +1,10 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
+mod watch;
+
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
@@ -19,7 +22,7 @@ use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
 use crate::vm::rundir::RunDir;
-use crate::vm::vng::Vng;
+use crate::vm::{Lane, lanes};
 
 /// Runs the command.
 ///
@@ -31,48 +34,71 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         setup::ensure()?;
     }
     let metadata = Metadata::load()?;
+    if flags.list {
+        return list(&metadata, flags);
+    }
     let targets = share(kernels::select(&flags.select.kernels)?, flags.partition);
     if let Some(dir) = &flags.report {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let lane = cold_lane()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let lane = lanes::open(flags.warm || flags.isolate, &qemu, &interrupt)?;
     RunDir::clear_abandoned();
-    let payload = Payload::build(&metadata, &Source::here(), &flags.test_args)?;
-    if flags.list {
-        for test in &payload.tests {
-            println!("{}", test.name);
-        }
-        return Ok(exit::OK);
+    let session = Session { flags, metadata, targets, interrupt: &interrupt, qemu, lane };
+    if flags.watch {
+        return watch::run(&session);
     }
-    let engine = Engine {
-        qemu: lane.qemu.clone(),
-        lane: &lane,
-        metadata: &metadata,
-        payload: &payload,
-        accel: flags.vm.accel,
-        timeout_s: flags.vm.timeout,
-        facts: flags.facts || flags.report.is_some(),
-        allow_kernel_warnings: flags.allow_kernel_warnings,
-        allow_unavailable: flags.allow_unavailable,
-        logs: engine::log_dir()?,
-        started: Instant::now(),
-        interrupt: &interrupt,
-    };
-    let run = matrix(&engine, &targets, jobs(flags.jobs));
-    println!("{}", ui::table(&run, flags.facts));
-    if let Some(dir) = &flags.report {
-        report::write(dir, &run)?;
-    }
-    Ok(exit_code(&run, &interrupt))
+    let run = session.round()?;
+    Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
 }
 
-fn cold_lane() -> Result<Vng> {
-    Ok(Vng {
-        vng: tools::find(Tool::Vng)?,
-        qemu: tools::find(Tool::Qemu)?,
-        busybox: tools::find(Tool::Busybox)?,
-    })
+fn list(metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
+    for test in &Payload::build(metadata, &Source::here(), &flags.test_args)?.tests {
+        println!("{}", test.name);
+    }
+    Ok(exit::OK)
+}
+
+/// All that stays the same while the program changes.
+struct Session<'a> {
+    flags: &'a flags::Vmtest,
+    metadata: Metadata,
+    targets: Vec<Target>,
+    interrupt: &'a Interrupt,
+    qemu: PathBuf,
+    lane: Box<dyn Lane + 'a>,
+}
+
+impl Session<'_> {
+    /// Builds what has changed, runs every kernel, and shows and writes what came of it.
+    fn round(&self) -> Result<RunReport> {
+        let flags = self.flags;
+        let started = Instant::now();
+        let payload = Payload::build(&self.metadata, &Source::here(), &flags.test_args)?;
+        let engine = Engine {
+            qemu: self.qemu.clone(),
+            lane: &*self.lane,
+            metadata: &self.metadata,
+            payload: &payload,
+            accel: flags.vm.accel,
+            timeout_s: flags.vm.timeout,
+            facts: flags.facts || flags.report.is_some(),
+            isolate: flags.isolate,
+            allow_kernel_warnings: flags.allow_kernel_warnings,
+            allow_unavailable: flags.allow_unavailable,
+            logs: engine::log_dir()?,
+            started,
+            interrupt: self.interrupt,
+            accel_note: Once::new(),
+        };
+        let run = matrix(&engine, &self.targets, jobs(flags.jobs));
+        print!("{}", ui::table(&run, flags.facts));
+        if let Some(dir) = &flags.report {
+            report::write(dir, &run)?;
+        }
+        Ok(run)
+    }
 }
 
 /// Runs every kernel, as many side by side as `jobs`, and shows how it goes.
@@ -96,6 +122,8 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
             });
         }
     });
+    // Its live lines must be gone before anything else is printed.
+    drop(screen);
     RunReport {
         program: engine.metadata.package.clone(),
         started,
@@ -117,18 +145,4 @@ fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Targe
     let Some(partition) = partition else { return targets };
     let (index, count) = (partition.index as usize - 1, partition.count as usize);
     targets.into_iter().skip(index).step_by(count).collect()
-}
-
-/// A failed test outweighs a kernel that could not be run; neither ever looks like success.
-fn exit_code(run: &RunReport, interrupt: &Interrupt) -> u8 {
-    if let Some(signal) = interrupt.signal() {
-        return exit::interrupted(signal);
-    }
-    let codes =
-        || run.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
-    if codes().any(|code| code == exit::FAILED) {
-        exit::FAILED
-    } else {
-        codes().max().unwrap_or(exit::OK)
-    }
 }

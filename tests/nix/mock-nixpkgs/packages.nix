@@ -122,6 +122,7 @@ rec {
   cargo = simple "cargo";
   clippy = simple "clippy";
   deadnix = simple "deadnix";
+  file = program "file" "echo the mock";
   gnumake = simple "gnumake";
   nixfmt-rfc-style = simple "nixfmt-rfc-style";
   pkg-config = simple "pkg-config";

@@ -7,18 +7,18 @@ use anyhow::{Context, Result, anyhow};
 use vmtest_agent::{Event, Job, PROTOCOL};
 
 use crate::channel::Channel;
+use crate::machine::Machine;
 use crate::run_tests::Runner;
 use crate::{clock, entropy, facts, unpack};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
-/// whatever else goes wrong is reported to the host, together with `troubles`, what went wrong
-/// while the guest came up.
-pub fn serve(channel: &mut Channel, troubles: &[String]) -> Result<()> {
+/// whatever else goes wrong is reported to the host.
+pub fn serve(channel: &mut Channel, machine: &Machine) -> Result<()> {
     channel.send(ready()?)?;
-    let done = channel.receive_job().and_then(|job| perform(&job, channel));
+    let done = channel.receive_job().and_then(|job| perform(&job, machine, channel));
     let last = match done {
         Ok(()) => Event::Finished,
-        Err(error) => Event::Failed { reason: explain(&error, troubles) },
+        Err(error) => Event::Failed { reason: explain(&error, &machine.troubles) },
     };
     channel.send(last)?;
     channel.drain()
@@ -33,10 +33,10 @@ fn ready() -> Result<Event> {
     })
 }
 
-fn perform(job: &Job, channel: &mut Channel) -> Result<()> {
+fn perform(job: &Job, machine: &Machine, channel: &mut Channel) -> Result<()> {
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
-    let payload = unpack::directory(&job.payload)?;
+    let payload = unpack::directory(&job.payload, machine.window.as_ref())?;
     run(job, &payload, channel)
 }
 

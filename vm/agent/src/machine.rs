@@ -1,27 +1,41 @@
 //! The guest as a whole: up, complete, off.
 
-use std::path::Path;
-
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, umask};
+use vmtest_agent::PAYLOAD_DIR;
 
-use crate::{modules, mounts};
+use crate::mounts;
+use crate::window::Window;
 
-/// Where the harness puts the modules in its initramfs.
-const MODULES: &str = "/modules";
-
-/// Brings the guest up as its process 1. Returns what went wrong: none of it need matter to the
-/// job, and all of it is worth reading when the job fails.
-pub fn bring_up() -> Vec<String> {
-    umask(Mode::from_bits_truncate(0o022));
-    let mut troubles = mounts::all();
-    troubles.extend(modules::load(Path::new(MODULES)));
-    troubles
+/// The guest, as the agent has made or found it.
+pub struct Machine {
+    /// What went wrong meanwhile. None of it need matter to the job; all of it is worth reading when
+    /// the job fails.
+    pub troubles: Vec<String>,
+    /// Where the payload comes through, in a guest that was brought up to wait for one.
+    pub window: Option<Window>,
 }
 
-/// Adds what tests need to a guest that something else brought up.
-pub fn complete() -> Vec<String> {
-    mounts::missing()
+impl Machine {
+    /// Brings the guest up, as its process 1. A guest may be saved after this, so whatever can be
+    /// done before there is a job is done here.
+    pub fn bring_up() -> Self {
+        umask(Mode::from_bits_truncate(0o022));
+        let mut troubles = mounts::all();
+        let window = Window::open().unwrap_or_else(|error| {
+            troubles.push(format!("{error:#}"));
+            None
+        });
+        if window.is_some() {
+            troubles.extend(mounts::tmpfs(PAYLOAD_DIR).err());
+        }
+        Self { troubles, window }
+    }
+
+    /// Adds what tests need to a guest that something else brought up.
+    pub fn complete() -> Self {
+        Self { troubles: mounts::missing(), window: None }
+    }
 }
 
 /// Switches the guest off. Returns only when the kernel refuses.

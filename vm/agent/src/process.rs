@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -125,8 +125,21 @@ fn wait(output: Option<&File>, ended: &OwnedFd, deadline: Instant) -> io::Result
 }
 
 /// A descriptor that becomes readable when process `pid`, a child of ours, has ended. It stays to
-/// be waited for. (A pidfd does the same, from Linux 5.3 on.)
+/// be waited for.
 fn end_of(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: it takes two integers, and returns a descriptor of ours.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    if let Ok(fd @ 0..) = i32::try_from(pidfd) {
+        // SAFETY: as above.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOSYS) => end_of_before_5_3(pid),
+        error => Err(error),
+    }
+}
+
+fn end_of_before_5_3(pid: Pid) -> io::Result<OwnedFd> {
     let (ended, sign) = pipe2(OFlag::O_CLOEXEC)?;
     thread::Builder::new().stack_size(64 * 1024).spawn(move || {
         while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
@@ -140,12 +153,8 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
 /// Kills and reaps every other child of this process: as the first process of the guest, or as a
 /// subreaper, it inherits whoever outlives their parent, in whatever process group they are.
 fn kill_strays(deadline: Instant) {
-    while Instant::now() < deadline {
-        let strays = children();
-        if strays.is_empty() {
-            return;
-        }
-        for stray in strays {
+    while has_children() && Instant::now() < deadline {
+        for stray in children() {
             let _ = kill(stray, Signal::SIGKILL);
             let gone = end_of(stray).and_then(|ended| wait(None, &ended, deadline));
             if matches!(gone, Ok(Wake::Ended)) {
@@ -153,6 +162,12 @@ fn kill_strays(deadline: Instant) {
             }
         }
     }
+}
+
+/// Whether this process has any children. Looking through /proc for them takes longer.
+fn has_children() -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, look) != Err(nix::Error::ECHILD)
 }
 
 /// The processes whose parent is this one.

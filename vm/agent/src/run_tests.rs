@@ -60,8 +60,10 @@ impl Runner<'_> {
         capture: &mut Capture,
     ) -> io::Result<TestResult> {
         let mut command = self.command(&test.binary);
-        // It is asked for by its full name, so it runs even if it is ignored by default.
+        // It is asked for by its full name, so it runs even if it is ignored by default. There is no
+        // other test that a second thread could run.
         command.args(["--exact", &test.name, "--include-ignored", "--nocapture"]);
+        command.arg("--test-threads=1");
         let mut process = Watched::start(command)?;
         let stop = process.follow(started + self.timeout, |bytes| {
             capture.push(bytes);
@@ -157,7 +159,10 @@ mod tests {
         let outcome = payload.run(60);
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
         let mut lines = outcome.output.lines();
-        assert_eq!(lines.next(), Some("--exact name --include-ignored --nocapture"));
+        assert_eq!(
+            lines.next(),
+            Some("--exact name --include-ignored --nocapture --test-threads=1")
+        );
         assert_eq!(lines.next(), payload.directory.to_str());
         assert!(outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
         assert!(outcome.output.contains("PATH=/usr/sbin:"), "{outcome:?}");

@@ -1,44 +1,106 @@
 //! Getting at the payload.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, ensure};
 use vmtest_agent::{PAYLOAD_DIR, Payload};
 
-use crate::mounts;
-
-// BLKFLSBUF of include/uapi/linux/fs.h is _IO(0x12, 97).
-nix::ioctl_none!(flush_buffers, 0x12, 97);
+use crate::window::Window;
 
 /// The directory with the payload's files, which are unpacked there if need be.
-pub fn directory(payload: &Payload) -> Result<PathBuf> {
+pub fn directory(payload: &Payload, window: Option<&Window>) -> Result<PathBuf> {
     match payload {
         Payload::Directory(path) => Ok(path.into()),
-        Payload::Disk { device, bytes } => {
-            mounts::tmpfs(PAYLOAD_DIR).map_err(|reason| anyhow!(reason))?;
-            from_disk(Path::new(device), *bytes, Path::new(PAYLOAD_DIR))
-                .with_context(|| format!("cannot unpack the payload from {device}"))?;
+        Payload::Memory { bytes } => {
+            let window = window.context("the payload's memory was not found")?;
+            // SAFETY: the host has written the payload before it sent the job.
+            let archive = unsafe { window.bytes(*bytes) }?;
+            untar(archive, Path::new(PAYLOAD_DIR)).context("cannot unpack the payload")?;
             Ok(PAYLOAD_DIR.into())
         }
     }
 }
 
-fn from_disk(device: &Path, bytes: u64, directory: &Path) -> Result<()> {
-    let disk = File::open(device)?;
-    // The kernel looked for partitions when it found the disk. In a restored guest that was
-    // another disk's content, and must not be taken for this one's.
-    // SAFETY: this request takes no argument.
-    unsafe { flush_buffers(disk.as_raw_fd()) }.context("cannot flush the disk's buffers")?;
-    untar(disk.take(bytes), directory)
+/// Unpacks regular files, straight from where they are: the kernel copies each once, into the file.
+fn untar(archive: &[u8], directory: &Path) -> Result<()> {
+    for entry in tar::Archive::new(archive).entries()? {
+        let entry = entry?;
+        let name = entry.path()?;
+        let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+        ensure!(plain && entry.header().entry_type().is_file(), "odd entry {}", name.display());
+        let path = directory.join(&name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let start = usize::try_from(entry.raw_file_position())?;
+        let content = archive[start..].get(..usize::try_from(entry.size())?);
+        let mode = entry.header().mode()? & 0o777;
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&path)
+            .and_then(|mut file| file.write_all(content.unwrap_or_default()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
-fn untar(archive: impl Read, directory: &Path) -> Result<()> {
-    let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_mtime(false);
-    archive.set_preserve_permissions(true);
-    archive.unpack(directory)?;
-    Ok(())
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, kind, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            // As it is, for a name that the library would refuse.
+            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_size(text.len() as u64);
+            header.set_mode(0o750);
+            header.set_cksum();
+            archive.append(&header, text.as_bytes()).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+
+    fn temporary(name: &str) -> PathBuf {
+        let directory =
+            std::env::temp_dir().join(format!("vmtest-agent-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        directory
+    }
+
+    #[test]
+    fn files_are_unpacked_with_their_modes_below_their_directories() {
+        let long = "x".repeat(100_000);
+        let file = tar::EntryType::Regular;
+        let archive = archive(&[("bin/one", file, &long), ("tests/deep/two", file, "two")]);
+        let directory = temporary("unpack");
+        untar(&archive, &directory).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("bin/one")).unwrap(), long);
+        let two = directory.join("tests/deep/two");
+        assert_eq!(fs::read_to_string(&two).unwrap(), "two");
+        assert_eq!(two.metadata().unwrap().permissions().mode() & 0o777, 0o750);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_leads_elsewhere_and_what_is_no_file_is_refused() {
+        let (file, link) = (tar::EntryType::Regular, tar::EntryType::Symlink);
+        let directory = temporary("refuse");
+        for entry in [("../out", file, "x"), ("/out", file, "x"), ("link", link, "")] {
+            assert!(untar(&archive(&[entry]), &directory).is_err(), "{entry:?} was taken");
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
 }

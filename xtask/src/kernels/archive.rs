@@ -23,12 +23,12 @@ pub fn unpack(file: &Path, into: &Path) -> Result<()> {
     let mut start = Vec::new();
     File::open(file)?.take(8).read_to_end(&mut start)?;
     if start.starts_with(b"!<arch>\n") {
-        return unpack_deb(file, into).context("broken .deb");
+        return unpack_deb(file, into).context("cannot unpack the .deb");
     }
     match Compression::of(&start) {
         Some(compression) => {
             let reader = compression.decoder(BufReader::new(File::open(file)?))?;
-            Unpacker::new(into, &[]).tar(reader).context("broken tar archive")
+            Unpacker::new(into, &[]).tar(reader).context("cannot unpack the tar archive")
         }
         None => {
             super::image::inspect(file)?;

@@ -45,23 +45,40 @@ fn archive() -> Result<Url> {
     Ok(url)
 }
 
-/// The roots of the Debian mirrors in apt's sources, in apt's order; none on a host without apt.
+/// The roots of the mirrors in apt's sources, in apt's order; none on a host without apt.
 fn mirrors() -> Vec<Address> {
-    // What `apt-get update` would fetch, asked of apt itself: one-line and deb822 sources alike. The origin is
-    // known only once that ran; it tells Debian from the others.
-    let format = "$(ORIGIN) $(REPO_URI)";
-    let Some(listing) = output("apt-get", &["indextargets", "--format", format]) else {
-        return Vec::new();
+    let everything = index_targets(&["--no-release-info"]);
+    let identified = index_targets(&[]);
+    pick(&everything, &identified).into_iter().flat_map(mirrors_at).collect()
+}
+
+/// What `apt-get update` would fetch from, asked of apt itself, so that one-line and deb822 sources are understood
+/// alike: lines of an origin, where it is known, and a URI.
+fn index_targets(options: &[&str]) -> String {
+    let format = ["indextargets", "--format", "$(ORIGIN) $(REPO_URI)"];
+    output("apt-get", &[&format, options].concat()).unwrap_or_default()
+}
+
+/// Every URI once, without those known to be another distribution's, unless none is known to be Debian's: a
+/// company's mirror may call itself anything, and the hash decides in the end.
+///
+/// Apt knows a source's origin only after an update, and leaves out the sources it does not know unless it is told to
+/// say nothing of origins: hence two listings.
+fn pick<'a>(everything: &'a str, identified: &str) -> Vec<&'a str> {
+    let identified: Vec<_> = identified.lines().filter_map(|line| line.rsplit_once(' ')).collect();
+    let has_debian = identified.iter().any(|(origin, _)| *origin == "Debian");
+    let foreign = |uri: &str| {
+        let mut of_this = identified.iter().filter(|(_, known)| *known == uri);
+        // Apt leaves the name of a field as it is where a source does not have it.
+        has_debian && of_this.any(|(origin, _)| !["Debian", "$(ORIGIN)", ""].contains(origin))
     };
-    let mut roots = Vec::new();
-    for line in listing.lines() {
-        let Some((origin, root)) = line.rsplit_once(' ') else { continue };
-        let ours = origin.is_empty() || origin == "Debian";
-        if ours && !roots.contains(&root) {
-            roots.push(root);
+    let mut uris = Vec::new();
+    for uri in everything.lines().filter_map(|line| line.split_whitespace().last()) {
+        if !foreign(uri) && !uris.contains(&uri) {
+            uris.push(uri);
         }
     }
-    roots.into_iter().flat_map(mirrors_at).collect()
+    uris
 }
 
 /// What a URI of apt's sources stands for: itself, or the mirrors listed in a file (apt-transport-mirror(1)).
@@ -102,4 +119,39 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
         Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
     let output = output.ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What apt 2.6 prints, the hosts aside.
+    const EVERYTHING: &str = "$(ORIGIN) http://a.example/debian/\n$(ORIGIN) http://a.example/debian/\n\
+        $(ORIGIN) http://b.example/debian-security/\n$(ORIGIN) https://c.example/node/\n\
+        $(ORIGIN) https://d.example/new/\n$(ORIGIN) https://e.example/plain/\n";
+    const IDENTIFIED: &str = "Debian http://a.example/debian/\n\
+        Debian http://b.example/debian-security/\n. nodistro https://c.example/node/\n\
+        $(ORIGIN) https://e.example/plain/\n";
+
+    #[test]
+    fn other_distributions_are_not_asked() {
+        let expected = [
+            "http://a.example/debian/",
+            "http://b.example/debian-security/",
+            "https://d.example/new/",
+            "https://e.example/plain/",
+        ];
+        assert_eq!(pick(EVERYTHING, IDENTIFIED), expected);
+    }
+
+    #[test]
+    fn before_the_first_update_every_source_may_be_debians() {
+        assert_eq!(pick(EVERYTHING, "").len(), 5);
+    }
+
+    #[test]
+    fn where_nothing_is_called_debian_everything_may_be_its_mirror() {
+        let company = "Ours http://a.example/debian/\n";
+        assert_eq!(pick(EVERYTHING, company).len(), 5);
+    }
 }

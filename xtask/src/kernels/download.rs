@@ -84,8 +84,9 @@ pub fn download(
         return copy(address, part);
     }
     let agent = agent(address).map_err(DownloadError::Local)?;
-    let mut fruitless = 0;
-    for attempt in 1.. {
+    let (mut attempt, mut fruitless) = (0, 0);
+    loop {
+        attempt += 1;
         let before = size_of(part);
         let message = match transfer(&agent, address, part, progress) {
             Ok(()) => return Ok(()),
@@ -98,9 +99,9 @@ pub fn download(
             return Err(DownloadError::Remote(format!("{message} (tried {attempt} times)")));
         }
         progress.note(&format!("{message} after {after} bytes; taking it up again"));
+        // A server that gave something is asked at once, one that did not gets time to come back.
         std::thread::sleep(Duration::from_millis(200) * fruitless);
     }
-    unreachable!("the loop above returns")
 }
 
 /// A mirror in a directory, or a pinned file of the user's own.
@@ -249,11 +250,14 @@ fn explain(error: &ureq::Error) -> Broken {
 }
 
 fn broken_off(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    match (error.kind(), inner) {
+        (io::ErrorKind::TimedOut, _) | (_, Some(ureq::Error::Timeout(_))) => {
+            format!("nothing came for {} s", SILENCE.as_secs())
+        }
+        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => {
             "the connection broke off".to_owned()
         }
-        io::ErrorKind::TimedOut => format!("nothing came for {} s", SILENCE.as_secs()),
         _ => error.to_string(),
     }
 }

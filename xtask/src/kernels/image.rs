@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn the_configuration_is_found_in_every_compression() {
         let text = "CONFIG_BPF=y\n".repeat(1000);
-        let packers: [(&str, fn(&[u8]) -> Vec<u8>); 4] =
+        type Pack = fn(&[u8]) -> Vec<u8>;
+        let packers: [(&str, Pack); 4] =
             [("gzip", fake::gzip), ("xz", fake::xz), ("zstd", fake::zstd), ("lzma", lzma)];
         for (name, pack) in packers {
             let file = written(&fake::bzimage_packed("6.1.0", Some(&text), pack));
@@ -294,8 +295,10 @@ mod tests {
             let error = inspect(written(bytes).path()).unwrap_err().to_string();
             assert!(error.contains(finding), "{error}");
         }
-        let mut image = fake::bzimage("6.1.0", None);
-        image[0x1fe] = 0;
-        assert!(inspect(written(&image).path()).is_err());
+        for signature in [header::BOOT_FLAG, header::MAGIC] {
+            let mut image = fake::bzimage("6.1.0", None);
+            image[signature] = 0;
+            assert!(inspect(written(&image).path()).is_err(), "{signature:#x}");
+        }
     }
 }

@@ -227,7 +227,8 @@ mod tests {
     fn a_path_is_a_kernel_or_wrong_usage() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("bzImage");
-        std::fs::write(&image, fake::bzimage("6.9.0-mine", Some("CONFIG_PCI=y\n"))).unwrap();
+        std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
+        std::fs::write(dir.path().join(".config"), "CONFIG_PCI=y\n").unwrap();
         let chosen = |path: &Path| select(&[path.to_str().unwrap().to_owned()]);
         for path in [&image, &dir.path().to_owned()] {
             let target = chosen(path).unwrap().remove(0);

@@ -115,7 +115,8 @@ pub fn here(pin: &Pin, source: &Source) -> Result<Found, String> {
     }
 }
 
-fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
+/// The pin's directory in the one that `nix develop` names.
+pub fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
     let root = std::env::var_os(NIX_VARIABLE)
         .filter(|root| !root.is_empty())
         .ok_or_else(|| format!("not inside `nix develop` ({NIX_VARIABLE} is not set)"))?;
@@ -164,7 +165,7 @@ pub fn from_tree(
 fn config_of(found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
     match &found.config {
         Some(path) => kconfig::read(path).map(Some),
-        None => Ok(image::config(&found.image)?.as_deref().map(kconfig::parse)),
+        None => Ok(cache::config_inside(&found.image)?.as_deref().map(kconfig::parse)),
     }
 }
 
@@ -239,6 +240,9 @@ fn wanted(source: &Source) -> anyhow::Result<Vec<Wanted<'_>>> {
 impl Wanted<'_> {
     /// Downloads the file to `part` from the first address that has it.
     fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
+        if let Some(origin) = self.here(part) {
+            return Ok(origin);
+        }
         let mut failed = Vec::new();
         for address in &self.addresses {
             progress.note(&format!("fetching {}", address.url));
@@ -266,6 +270,13 @@ impl Wanted<'_> {
             failed.push("there is no address to fetch it from".to_owned());
         }
         Err(Failure::Source(failed))
+    }
+
+    /// A whole file that a run left behind when it was killed while unpacking.
+    fn here(&self, part: &Path) -> Option<Origin> {
+        let measured = part.exists().then(|| digest::measure(part).ok())??;
+        let url = self.addresses.first()?.url.to_string();
+        self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
     }
 
     fn get_from(

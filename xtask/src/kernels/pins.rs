@@ -1,6 +1,6 @@
 //! `vm/kernels.toml`: the pins, read and checked.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use url::Url;
 
 use super::Expected;
 use super::digest::{Pinned, Sha1Hex, Sha256Hex};
+use super::obtain;
 use crate::{exit::Exit, paths};
 
 /// One pinned kernel.
@@ -115,7 +116,17 @@ pub fn load() -> Result<Vec<Pin>> {
     let path = file();
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read the pins in {}", path.display()))?;
-    parse(&text, &path)
+    let mut pins = parse(&text, &path)?;
+    pins.iter_mut().for_each(prefer_nix);
+    Ok(pins)
+}
+
+/// Inside `nix develop` every pin is at hand, also one whose kernel the flake did not take from nixpkgs.
+fn prefer_nix(pin: &mut Pin) {
+    let listed = pin.sources.iter().any(|source| source.place == Place::Nix);
+    if !listed && obtain::nix_directory(pin).is_ok() {
+        pin.sources.insert(0, Source { place: Place::Nix, release: None, arch: None });
+    }
 }
 
 /// Reads pins from `text`, which is the content of `path`.
@@ -232,11 +243,11 @@ impl RawSource {
 }
 
 fn check(raw: RawFile) -> Result<Vec<Pin>, Problem> {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut pins = Vec::with_capacity(raw.kernel.len());
     for pin in raw.kernel {
         let name = &pin.get_ref().name;
-        if seen.insert(name.get_ref().clone(), ()).is_some() {
+        if !seen.insert(name.get_ref().clone()) {
             let message = format!("the name {:?} is taken by a pin above", name.get_ref());
             return Err(Problem::new(name, message));
         }

@@ -61,7 +61,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        let _ = self.lines.clear();
+        // Not MultiProgress::clear: a line that is dropped afterwards would draw all of them again.
+        self.bars.iter().for_each(|bar| bar.progress.finish_and_clear());
     }
 }
 

@@ -110,6 +110,8 @@ fn live_lines_are_gone_when_the_screen_is() {
     let term = InMemoryTerm::new(10, 80);
     let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
     live.event(0, RunEvent::Booting);
+    live.event(1, RunEvent::Finished(Box::new(sample::passing("6.1", "6.1.0", 0.0))));
+    assert!(term.contents().contains("✓ 6.1 pass 8/8"));
     drop(live);
     assert_eq!(term.contents(), "");
 }

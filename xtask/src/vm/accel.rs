@@ -265,7 +265,7 @@ impl<'a> Trial<'a> {
             }
             Life::None(last_words) => last_words,
         };
-        let kernel = kernel_image.file_name().unwrap_or_default().display();
+        let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
         let seconds = self.kvm_deadline.as_secs_f64();
         let dead = Kvm::Dead(format!(
             "{kernel} does not come up under it within {seconds} s {last_words}"
@@ -299,7 +299,18 @@ impl<'a> Trial<'a> {
         let (sender, lines) = mpsc::channel();
         forward(qemu.stdout.take(), sender.clone(), Said::Guest);
         forward(qemu.stderr.take(), sender, Said::Qemu);
-        Ok(Life::watch(&lines, deadline))
+        Ok(match Life::watch(&lines, deadline) {
+            Life::Refused(message) => Life::Refused(self.without_own_name(&message)),
+            life => life,
+        })
+    }
+
+    /// QEMU's messages begin with its name.
+    fn without_own_name(&self, message: &str) -> String {
+        let name = self.qemu.file_name().unwrap_or_default().to_string_lossy();
+        let said = message.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(": "));
+        let said = said.unwrap_or(message);
+        said.strip_prefix("error: ").unwrap_or(said).to_owned()
     }
 }
 
@@ -453,7 +464,7 @@ mod tests {
     const COMES_UP: &str =
         "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
-    const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: failed to set MSR' >&2; \
+    const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
 
     #[test]
@@ -471,7 +482,7 @@ mod tests {
     #[test]
     fn a_device_that_qemu_cannot_use_is_dead_for_qemus_reason() {
         let machine = Machine::new(REFUSES, "exit 1");
-        let dead = Kvm::Dead("QEMU cannot use it: qemu: failed to set MSR".into());
+        let dead = Kvm::Dead("QEMU cannot use it: failed to set MSR".into());
         assert_eq!(machine.kvm(Trust::Everything), dead);
         let machine = machine.next_run();
         assert_eq!(machine.kvm(Trust::Everything), dead);
@@ -531,20 +542,38 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_this_user_may_not_open_is_told_apart() {
+        let machine = Machine::new(COMES_UP, COMES_UP);
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+        std::fs::set_permissions(machine.dir.path().join("kvm"), closed).unwrap();
+        // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
+        let nobody = nix::unistd::Uid::from_raw(65534);
+        let me = nix::unistd::setfsuid(nobody);
+        let kvm = machine.kvm(Trust::Everything);
+        nix::unistd::setfsuid(me);
+        assert_eq!(kvm, Kvm::NotPermitted);
+        assert_eq!(machine.calls(), 0);
+    }
+
+    #[test]
     fn another_boot_or_another_qemu_or_a_damaged_memory_means_another_trial() {
         let machine = Machine::new(COMES_UP, "exit 1").next_run();
         machine.kvm(Trust::Everything);
         let memory = machine.dir.path().join("cache/kvm.json");
-        let good = std::fs::read_to_string(&memory).unwrap();
-        let boot_id = recall(&memory).unwrap().boot_id;
+        let good = recall(&memory).unwrap();
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let qemu = machine.dir.path().join("qemu").metadata().unwrap();
+        assert_eq!((&*good.boot_id, good.qemu_modified), (boot_id.trim(), qemu.mtime()));
+        let text = |answer: &Remembered| serde_json::to_string(answer).unwrap();
         let mut machine = machine;
-        for (calls, damaged) in [
-            (2, good.replace(&boot_id, "another")),
-            (3, good.replace("/qemu", "/other")),
-            (4, good[..good.len() / 2].to_owned()),
-            (4, good),
+        for (calls, found) in [
+            (2, text(&Remembered { boot_id: "another".into(), ..good.clone() })),
+            (3, text(&Remembered { qemu: "/another/qemu".into(), ..good.clone() })),
+            (4, text(&Remembered { qemu_modified: 1, ..good.clone() })),
+            (5, text(&good)[1..].to_owned()),
+            (5, text(&good)),
         ] {
-            std::fs::write(&memory, damaged).unwrap();
+            std::fs::write(&memory, found).unwrap();
             machine = machine.next_run();
             assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
             assert_eq!(machine.calls(), calls);

@@ -8,19 +8,28 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::kernels::Kernel;
 use crate::payload::Payload;
 
 pub mod accel;
+pub mod bare;
 pub mod channel;
 pub mod console;
 mod guard;
 pub mod guest_root;
+pub mod host_root;
+pub mod initramfs;
+pub mod lanes;
 pub mod process;
+pub mod qemu;
+pub mod qmp;
 pub mod rundir;
+pub mod states;
 pub mod supervise;
 pub mod vng;
+pub mod warm;
 
 pub use guard::become_guard_if_asked;
 
@@ -33,11 +42,15 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
-    /// Starts a guest and returns at once; nothing is known of it yet but that its process runs.
+    /// Lists the kernel options that only this way needs; relative to the workspace.
+    fn kconfig(&self) -> &'static str;
+
+    /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
+    /// `note` is told of what a person should know.
     ///
     /// # Errors
     /// When the host cannot do it: a tool missing, no space, no permission.
-    fn start(&self, spec: &Spec<'_>) -> Result<Started>;
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started>;
 }
 
 /// What a guest is made of.
@@ -53,6 +66,8 @@ pub struct Spec<'a> {
     pub accel: Accel,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
+    /// Further kernel parameters, each one word without quotes or anything else that a shell reads.
+    pub kernel_args: &'a [String],
 }
 
 /// A guest that was started.
@@ -81,7 +96,7 @@ pub enum Link {
 }
 
 /// What the agent says of the guest once it is up.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// [`vmtest_agent::PROTOCOL`] of the agent.
     pub protocol: u32,
@@ -93,7 +108,7 @@ pub struct Ready {
 
 impl Link {
     /// Something that, when dropped, ends a wait for QEMU to connect.
-    fn closer(&self) -> Option<Closer> {
+    pub fn closer(&self) -> Option<Closer> {
         match self {
             Self::Connected(_) => None,
             Self::Listening(listener) => listener.try_clone().ok().map(Closer),
@@ -101,7 +116,8 @@ impl Link {
     }
 }
 
-struct Closer(UnixListener);
+/// See [`Link::closer`].
+pub struct Closer(UnixListener);
 
 impl Drop for Closer {
     fn drop(&mut self) {

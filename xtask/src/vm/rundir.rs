@@ -25,6 +25,7 @@ impl RunDir {
     pub fn create() -> Result<Self> {
         let runs = runs();
         fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
+        let _gate = gate(&runs, FlockArg::LockShared)?;
         let path = tempfile::Builder::new()
             .prefix("run-")
             .tempdir_in(&runs)
@@ -41,12 +42,15 @@ impl RunDir {
 
     /// Removes what killed runs left behind.
     pub fn clear_abandoned() {
-        let Ok(entries) = fs::read_dir(runs()) else { return };
+        let runs = runs();
+        // Behind the gate no directory is about to be locked: one that is not is abandoned.
+        let Ok(_gate) = gate(&runs, FlockArg::LockExclusive) else { return };
+        let Ok(entries) = fs::read_dir(&runs) else { return };
         for entry in entries.flatten() {
-            // A lock that can be had means that nobody lives there any more. One that is too
-            // young to be locked yet is spared: it has no lock file.
-            if let Ok(Some(_lock)) = existing_lock(&entry.path()) {
-                let _ = fs::remove_dir_all(entry.path());
+            let path = entry.path();
+            match existing_lock(&path) {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => drop(fs::remove_dir_all(path)),
             }
         }
     }
@@ -64,6 +68,13 @@ impl Drop for RunDir {
 
 fn runs() -> PathBuf {
     paths::target().join("vmtest/runs")
+}
+
+/// Held, shared, from making a directory until it is locked.
+fn gate(runs: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let failed = || format!("cannot lock {}", runs.display());
+    let dir = File::open(runs).with_context(failed)?;
+    Flock::lock(dir, how).map_err(|(_, error)| error).with_context(failed)
 }
 
 fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
@@ -88,11 +99,14 @@ mod tests {
         let abandoned = runs().join(format!("run-abandoned-{}", std::process::id()));
         fs::create_dir_all(&abandoned).unwrap();
         File::create(abandoned.join("lock")).unwrap();
+        let just_made = runs().join(format!("run-just-made-{}", std::process::id()));
+        fs::create_dir_all(&just_made).unwrap();
 
         RunDir::clear_abandoned();
 
         assert!(living.path().is_dir());
         assert!(!abandoned.exists());
+        assert!(!just_made.exists(), "killed before it was locked");
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());

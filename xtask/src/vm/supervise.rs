@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
+use vmtest_agent::{Event, Facts, Job, OUTPUT_LIMIT, TestId, TestOutcome};
 
 use super::channel::{self, Received};
 use super::console::{self, Console, Notice};
@@ -68,7 +68,14 @@ pub enum End {
     /// The guest shut down or rebooted by itself.
     GuestShutdown,
     /// The VM's process ended, and not because the guest wanted it to.
-    ProcessExited(ExitStatus),
+    ProcessExited {
+        /// The program that was started: `vng`, or QEMU itself.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Whether QEMU was up.
+        qemu_ran: bool,
+    },
     /// What came over the channel was not the agent's.
     Garbage(String),
     /// The user, or the system, asked this program to stop.
@@ -83,13 +90,14 @@ pub enum Progress<'a> {
     /// A test has begun.
     Started(&'a TestId),
     /// A test has ended.
-    Finished(&'a TestOutcome),
+    Finished,
 }
 
 enum Seen {
     Channel(Received),
     Connected(UnixStream),
     Console(Notice),
+    QemuUp,
     GuestShutdown,
     Exited(ExitStatus),
     Interrupted,
@@ -137,8 +145,10 @@ pub fn run(
         stream: None,
         job_sent: None,
         panicked: false,
+        qemu_up: false,
         guest_shutdown: false,
         exited: None,
+        program: file_name(process.program()),
         subscription: Some(subscription),
         progress,
         observed: Observed::new(ready.clone()),
@@ -176,8 +186,10 @@ struct Watch<'a, P> {
     stream: Option<UnixStream>,
     job_sent: Option<Instant>,
     panicked: bool,
+    qemu_up: bool,
     guest_shutdown: bool,
     exited: Option<ExitStatus>,
+    program: String,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription<'a>>,
     progress: P,
@@ -205,7 +217,9 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
         match self.exited.take() {
             _ if self.panicked => End::Panicked,
             Some(_) if self.guest_shutdown => End::GuestShutdown,
-            Some(status) => End::ProcessExited(status),
+            Some(status) => {
+                End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up }
+            }
             None => End::Deadline,
         }
     }
@@ -228,6 +242,10 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 None
             }
             Seen::Console(Notice::PanicEnd) => self.panicked.then_some(End::Panicked),
+            Seen::QemuUp => {
+                self.qemu_up = true;
+                None
+            }
             Seen::GuestShutdown => {
                 self.guest_shutdown = true;
                 None
@@ -256,8 +274,9 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 self.observed.running = Some(test);
                 None
             }
-            Event::TestFinished(outcome) => {
-                (self.progress)(Progress::Finished(&outcome));
+            Event::TestFinished(mut outcome) => {
+                bound(&mut outcome);
+                (self.progress)(Progress::Finished);
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.
@@ -275,11 +294,32 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
 
     fn send_job(&mut self) -> Option<End> {
         let Some(stream) = &self.stream else { return None };
-        self.job_sent = Some(Instant::now());
+        let now = Instant::now();
+        self.job_sent = Some(now);
         (self.progress)(Progress::Testing);
-        // When this fails the other end is gone, and its own watcher tells why.
+        let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+        // When this fails the other end is gone, and its own watcher tells why, or it does not read:
+        // then the time is up.
+        let _ = stream.set_write_timeout(Some(left));
         let _ = channel::send_job(stream, self.job);
         None
+    }
+}
+
+fn file_name(program: &str) -> String {
+    let name = Path::new(program).file_name();
+    name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The agent keeps to the limit; what speaks in its name may not.
+fn bound(outcome: &mut TestOutcome) {
+    if outcome.output.len() > OUTPUT_LIMIT {
+        let mut end = OUTPUT_LIMIT;
+        while !outcome.output.is_char_boundary(end) {
+            end -= 1;
+        }
+        outcome.dropped_bytes += (outcome.output.len() - end) as u64;
+        outcome.output.truncate(end);
     }
 }
 
@@ -342,6 +382,7 @@ fn watch_qmp(link: Link, sender: Sender<Seen>) {
     }
     std::thread::spawn(move || {
         let Ok(mut stream) = channel::connect(link) else { return };
+        let _ = sender.send(Seen::QemuUp);
         // Events are only sent once the greeting was answered.
         let hello = b"{\"execute\":\"qmp_capabilities\"}\n";
         if std::io::Write::write_all(&mut stream, hello).is_err() {
@@ -364,4 +405,79 @@ fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
             let _ = sender.send(Seen::Exited(status));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
+    use vmtest_agent::{PROTOCOL, TestResult};
+
+    use super::*;
+    use crate::vm::process::GuardedCommand;
+
+    /// A panic is reported within 2 s of its line: no wait that follows one may be longer.
+    const _: () = assert!(PANIC_GRACE.as_millis() + DRAIN.as_millis() < 2000);
+
+    fn job() -> Job {
+        Job {
+            protocol: PROTOCOL,
+            token: "secret".into(),
+            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            clock_ns: 0,
+            entropy: String::new(),
+            env: std::collections::BTreeMap::new(),
+            tests: vec![TestId { binary: "t".into(), name: "n".into() }],
+            test_timeout_s: 60.0,
+            facts: None,
+        }
+    }
+
+    #[test]
+    fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
+        let (mut guest, channel) = UnixStream::pair().unwrap();
+        guest
+            .write_all(
+                br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}
+"#,
+            )
+            .unwrap();
+        // More than fits into the socket.
+        let env = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(8 << 20))]);
+        let mut command = GuardedCommand::new("sleep").unwrap();
+        command.arg("1000");
+        let started = Started {
+            process: Guarded::spawn(command).unwrap(),
+            console: Vec::new(),
+            channel: Link::Connected(channel),
+            qmp: None,
+            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            ready: None,
+        };
+        let limits = Limits { total: Duration::from_millis(500) };
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let job = Job { env, ..job() };
+
+        let interrupt = Interrupt::default();
+        let seen = run(started, &job, limits, log.path(), &interrupt, |_| {}).unwrap();
+
+        assert_eq!(seen.end, End::Deadline);
+        assert_eq!(seen.ready.unwrap().release, "6.1.0");
+    }
+
+    #[test]
+    fn output_over_the_limit_is_cut_between_characters() {
+        let mut outcome = TestOutcome {
+            test: TestId { binary: "t".into(), name: "n".into() },
+            result: TestResult::Passed,
+            seconds: 0.0,
+            output: "ä".repeat(OUTPUT_LIMIT),
+            dropped_bytes: 1,
+        };
+        outcome.output.insert(0, 'x');
+        bound(&mut outcome);
+        assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);
+        assert_eq!(outcome.dropped_bytes, 1 + OUTPUT_LIMIT as u64 + 2);
+    }
 }

@@ -33,7 +33,13 @@ fn flip(path: &Path) {
 #[test]
 fn a_damaged_kernel_is_fetched_again() {
     type Damage = fn(&Sandbox);
-    let damages: [(&str, Damage); 4] = [
+    let damages: [(&str, Damage); 6] = [
+        ("config cut short", |sandbox| {
+            std::fs::write(sandbox.entry().join("tree/boot/config-6.1.9-test"), "").unwrap();
+        }),
+        ("no list of files", |sandbox| {
+            std::fs::remove_file(sandbox.entry().join("SHA256SUMS")).unwrap();
+        }),
         ("a bit flipped", |sandbox| flip(&image(sandbox))),
         ("cut short", |sandbox| std::fs::write(image(sandbox), b"half").unwrap()),
         ("image gone", |sandbox| std::fs::remove_file(image(sandbox)).unwrap()),

@@ -85,7 +85,8 @@ fn add_pins_an_address_and_keeps_what_is_written() {
     }
     sandbox.run(&["fetch", "6.14"], 0);
     assert_eq!(server.requests().len(), 1, "it was fetched twice");
-    assert!(sandbox.incoming().is_empty());
+    let left = std::fs::read_dir(sandbox.cache().join("incoming")).unwrap().count();
+    assert_eq!(left, 0, "something is left of the download");
 }
 
 #[test]
@@ -157,8 +158,11 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
     assert!(sandbox.run(&["prune"], 0).contains("in use, kept"));
     assert!(entry.exists() && state.exists());
     drop(held);
+    // What a prune that was killed has left.
+    let left = sandbox.cache().join("kernels/.5.4-0123.removed");
+    std::fs::create_dir(&left).unwrap();
     assert!(sandbox.run(&["prune"], 0).contains("removed"));
-    assert!(!entry.exists() && !state.exists());
+    assert!(!entry.exists() && !state.exists() && !left.exists());
 }
 
 #[test]

@@ -155,6 +155,21 @@ fn nix_is_first_when_it_is_there() {
 }
 
 #[test]
+fn nix_may_have_a_kernel_that_no_source_takes_from_it() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.path("nix/6.1")).unwrap();
+    std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    let hash = "0".repeat(64);
+    sandbox.pins(&pin(&format!(
+        "kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\""
+    )));
+    let mut list = sandbox.kernels(&["list", "--json"]);
+    list.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
+    let rows: serde_json::Value = serde_json::from_slice(&list.output().unwrap().stdout).unwrap();
+    assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
+}
+
+#[test]
 fn a_kernel_of_another_release_is_not_taken() {
     let server = Server::https();
     let image = fake::bzimage("6.2.0", None);

@@ -80,8 +80,10 @@ fn a_server_without_ranges_starts_over() {
     let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
     sandbox.run(&["fetch"], 3);
     server.at("/bzImage", Answer::WholeFile(image.clone()));
+    let before = server.requests().len();
     sandbox.run(&["fetch"], 0);
     assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before + 1, "the whole was put behind the beginning");
 }
 
 #[test]
@@ -148,6 +150,17 @@ fn after_a_kill_the_rest_is_fetched() {
     sandbox.run(&["fetch"], 0);
     assert_eq!(server.requests(), [whole, rest]);
     assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn a_whole_download_that_was_left_behind_is_used_without_a_network() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    std::fs::write(sandbox.incoming().pop().unwrap(), &image).unwrap();
+    let before = server.requests().len();
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before);
 }
 
 fn size(path: &std::path::Path) -> u64 {

@@ -116,7 +116,9 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
     progress.note("unpacking");
     let origin = vec![Origin { url: address.url.to_string(), measured }];
-    entry.make(&pin, &source, &[part], origin)?;
+    let made = entry.make(&pin, &source, &[part], origin);
+    cache::remove_all(&entry.incoming())?;
+    made?;
     let manifest = entry.manifest()?;
     match manifest.release {
         Some(release) => Ok((release, source, manifest.size)),

@@ -21,8 +21,8 @@ pub struct Line {
 }
 
 const DURING: &str =
-    "{prefix} {bar:24} {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}  {msg}";
-const BETWEEN: &str = "{prefix} {spinner} {msg}";
+    "{prefix} {bar:24} {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}  {wide_msg}";
+const BETWEEN: &str = "{prefix} {spinner} {wide_msg}";
 
 impl Board {
     /// For kernels with these names; shown on standard error, so that results can be piped.

@@ -7,17 +7,21 @@
 //!     tree/                what was unpacked
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
+//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
+//! states/                  saved guests: see [`crate::vm::states`]
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+mod configs;
+mod in_use;
+mod stale;
+mod sums;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -26,16 +30,17 @@ use super::pins::{Pin, Source};
 use super::{Kernel, archive, image, kconfig, tree};
 use crate::paths;
 
+pub use configs::config_inside;
+pub use stale::{Kept, Stale, discard, size_of, stale};
+pub use sums::listing;
+
 /// Counts changes of what an entry looks like on disk; part of every entry's name.
 const LAYOUT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
-const SUMS: &str = "SHA256SUMS";
 const TREE: &str = "tree";
 const KERNELS: &str = "kernels";
 const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
-/// Saved guests, which the warm lane makes: a directory each, with a file `lock` that is locked while in use.
-const STATES: &str = "states";
 
 /// One source's place in the cache.
 #[derive(Debug, Clone)]
@@ -72,7 +77,7 @@ pub struct Manifest {
 /// A file as it was fetched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Origin {
-    /// Where it came from.
+    /// Where it is to be had.
     pub url: String,
     /// What it was.
     #[serde(flatten)]
@@ -158,7 +163,7 @@ impl Entry {
 
     fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
         let dir = self.dir();
-        hold(File::open(dir.join(MANIFEST)).context("it has no manifest")?);
+        in_use::hold(&dir, File::open(dir.join(MANIFEST)).context("it has no manifest")?)?;
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
         let found = digest::sha256_file(&image)
@@ -169,7 +174,7 @@ impl Entry {
             ensure!(modules.is_dir(), "{} is gone", modules.display());
         }
         let config = match manifest.config {
-            Some(config) => Some(kconfig::read(&dir.join(config))?),
+            Some(config) => Some(self.config(&config)?),
             None => None,
         };
         Ok(Kernel {
@@ -181,6 +186,16 @@ impl Entry {
             config,
             source: source.kind().to_owned(),
         })
+    }
+
+    /// Reads the kernel's configuration, if it is still what was unpacked.
+    fn config(&self, relative: &Path) -> Result<kconfig::Config> {
+        let path = self.dir().join(relative);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let known = sums::contains(&self.dir(), relative, &digest::sha256(text.as_bytes()))?;
+        ensure!(known, "{} is not what was unpacked", path.display());
+        Ok(kconfig::parse(&text))
     }
 
     /// What the entry says of itself.
@@ -197,37 +212,12 @@ impl Entry {
     ///
     /// Names what is missing, changed, or should not be there.
     pub fn verify(&self) -> Result<usize> {
-        let dir = self.dir();
-        let manifest = self.manifest()?;
-        let text = std::fs::read(dir.join(SUMS)).with_context(|| format!("cannot read {SUMS}"))?;
-        ensure!(digest::sha256(&text) == manifest.sums_sha256, "{SUMS} is not what was written");
-        let listed = String::from_utf8(text)?;
-        let listed: BTreeMap<&str, &str> =
-            listed.lines().filter_map(|line| line.split_once("  ")).map(|(h, p)| (p, h)).collect();
-        let mut files = Vec::new();
-        walk(&dir.join(TREE), &mut files)?;
-        let mut wrong = Vec::new();
-        for path in &files {
-            let name = path.strip_prefix(&dir)?.to_string_lossy().into_owned();
-            match (listed.get(name.as_str()), digest::sha256_file(path)) {
-                (Some(pinned), Ok(found)) if *pinned == found.as_str() => {}
-                (Some(_), Ok(_)) => wrong.push(format!("{name} is not what was unpacked")),
-                (None, _) => wrong.push(format!("{name} should not be there")),
-                (_, Err(error)) => wrong.push(format!("{name}: {error}")),
-            }
-        }
-        let lost = listed.keys().find(|name| !dir.join(name).is_file());
-        wrong.extend(lost.map(|name| format!("{name} is gone")));
-        match wrong.as_slice() {
-            [] => Ok(files.len()),
-            [one] => bail!("{one}"),
-            [first, others @ ..] => bail!("{first}, and {} more", others.len()),
-        }
+        sums::verify(&self.dir(), &self.manifest()?.sums_sha256)
     }
 
     /// Removes the entry; the caller holds the lock.
     pub fn remove(&self) -> Result<()> {
-        remove_all(&self.dir())
+        remove_at_once(&self.dir())
     }
 
     /// Makes the entry of what was downloaded; the caller holds the lock.
@@ -248,28 +238,11 @@ impl Entry {
         let manifest = describe(pin, source, &staging, origin)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
-        // Everything must be on disk before the name is, or a power cut leaves an empty kernel under a good name.
-        nix::unistd::syncfs(File::open(&staging)?)?;
-        remove_all(&self.dir())?;
+        // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
+        self.remove()?;
         std::fs::rename(&staging, self.dir())
             .with_context(|| format!("cannot rename to {}", self.dir().display()))
     }
-}
-
-/// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
-pub fn listing(dir: &Path) -> Result<Option<Vec<(PathBuf, String)>>> {
-    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
-        return Ok(None);
-    };
-    let path = entry.join(SUMS);
-    let sums = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let prefix = format!("{}/", dir.strip_prefix(entry)?.display());
-    let file = |line: &str| {
-        let (hash, path) = line.split_once("  ")?;
-        Some((PathBuf::from(path.strip_prefix(&prefix)?), hash.to_owned()))
-    };
-    Ok(Some(sums.lines().filter_map(file).collect()))
 }
 
 fn cannot_write(dir: &Path) -> String {
@@ -294,7 +267,7 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
         Some(config) => Some(config),
         None => extract_config(&found.image, &staging.join(TREE))?,
     };
-    let (size, sums_sha256) = write_sums(staging)?;
+    let (size, sums_sha256) = sums::write(staging)?;
     Ok(Manifest {
         pin: pin.name.clone(),
         source: source.kind().to_owned(),
@@ -317,126 +290,16 @@ fn extract_config(image: &Path, root: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-/// Writes `SHA256SUMS`; returns the bytes in all files and the hash of the list.
-fn write_sums(staging: &Path) -> Result<(u64, Sha256Hex)> {
-    let mut files = Vec::new();
-    walk(&staging.join(TREE), &mut files)?;
-    files.sort();
-    let (mut text, mut size) = (String::new(), 0);
-    for file in files {
-        let path = file.strip_prefix(staging)?.to_str().context("a name that is not UTF-8")?;
-        text += &format!("{}  {path}\n", digest::sha256_file(&file)?);
-        size += file.metadata()?.len();
-    }
-    let mut file = File::create(staging.join(SUMS))?;
-    file.write_all(text.as_bytes())?;
-    Ok((size, digest::sha256(text.as_bytes())))
-}
-
-/// Every regular file below `dir`; links are not followed.
-fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            walk(&entry.path(), files)?;
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
-}
-
 /// A directory for a download that has no entry yet; it is removed when it is dropped.
 pub fn scratch(name: &str) -> Result<tempfile::TempDir> {
     let incoming = paths::cache()?.join(INCOMING);
     let make = || {
         std::fs::create_dir_all(&incoming)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
-        hold(File::open(dir.path())?);
-        Ok::<_, std::io::Error>(dir)
+        in_use::hold(dir.path(), File::open(dir.path())?)?;
+        Ok::<_, anyhow::Error>(dir)
     };
     make().with_context(|| cannot_write(&incoming))
-}
-
-/// Something in the cache that is of no use any more.
-pub struct Stale {
-    /// What would be removed.
-    pub path: PathBuf,
-    /// A file that is locked as long as it is in use.
-    lock: PathBuf,
-}
-
-/// Why something was not removed.
-pub enum Kept {
-    /// A run uses it.
-    InUse,
-    /// It could not be removed.
-    Failed(anyhow::Error),
-}
-
-/// What can go: kernels and downloads other than those of the entries `needed`, and all saved states.
-pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
-    let root = paths::cache()?;
-    let mut stale = Vec::new();
-    for (kind, lock_in) in [(KERNELS, Some(MANIFEST)), (INCOMING, None), (STATES, Some("lock"))] {
-        for path in children(&root.join(kind))? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if kind != STATES && needed.contains(&name) {
-                continue;
-            }
-            let lock = match lock_in {
-                Some(file) => path.join(file),
-                None => root.join(LOCKS).join(&name),
-            };
-            stale.push(Stale { path, lock });
-        }
-    }
-    Ok(stale)
-}
-
-/// Removes what is stale, unless it is in use; with `dry_run`, only finds out whether it would.
-pub fn discard(stale: &Stale, dry_run: bool) -> Result<(), Kept> {
-    // A directory can be locked as well, which is what is left when the file is not there.
-    let file = File::open(&stale.lock).or_else(|_| File::open(&stale.path));
-    let file = file.map_err(|error| Kept::Failed(error.into()))?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Kept::InUse)?;
-    match dry_run {
-        true => Ok(()),
-        false => remove_all(&stale.path).map_err(Kept::Failed),
-    }
-}
-
-/// Bytes on disk of all files below `path`.
-pub fn size_of(path: &Path) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
-    let below = match metadata.is_dir() {
-        true => children(path).unwrap_or_default().iter().map(|path| size_of(path)).sum(),
-        false => 0,
-    };
-    // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
-    below + 512 * std::os::unix::fs::MetadataExt::blocks(&metadata)
-}
-
-/// A directory's entries, sorted; none when it is not there.
-fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// Keeps what `file` stands for from being pruned as long as this process lives.
-fn hold(file: File) {
-    static HELD: Mutex<Vec<Flock<File>>> = Mutex::new(Vec::new());
-    // Where a file system has no locks there is no protection either, and nothing else is lost.
-    if let Ok(lock) = Flock::lock(file, FlockArg::LockSharedNonblock) {
-        HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(lock);
-    }
 }
 
 /// Removes a file or directory if it is there.
@@ -451,5 +314,18 @@ pub fn remove_all(path: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Removes a directory so that nobody ever finds half of it: it loses its name first.
+fn remove_at_once(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // What a killed run left of an earlier one goes too; `kernels prune` finds it as well.
+    let going = path.with_file_name(format!(".{name}.removed"));
+    remove_all(&going)?;
+    match std::fs::rename(path, &going) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+        Ok(()) => remove_all(&going),
     }
 }

@@ -1,0 +1,119 @@
+//! A copy of the workspace's sources, in which mutants are made and compiled.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::paths;
+
+/// What is never part of the sources.
+const LEFT_OUT: &[&str] = &["target", ".git", "result"];
+
+/// The copy. It is kept between runs, so that cargo compiles only what a mutant changes.
+pub struct Copy {
+    workspace: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    /// Makes the copy, or brings an old one up to date.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn make(dir: &Path) -> Result<Self> {
+        let copy = Self { workspace: dir.join("workspace"), target: dir.join("target") };
+        copy.restore()?;
+        Ok(copy)
+    }
+
+    /// The copy's root.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// Where cargo puts what it builds of the copy.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Undoes every change. Files that are as they should be are left alone, since cargo looks at
+    /// their times.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn restore(&self) -> Result<()> {
+        mirror(paths::workspace(), &self.workspace, LEFT_OUT)
+    }
+}
+
+fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    remove_strangers(from, to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let name = entry.file_name();
+        if left_out.iter().any(|left_out| name == *left_out) {
+            continue;
+        }
+        let (source, copy) = (entry.path(), to.join(&name));
+        let kind =
+            entry.file_type().with_context(|| format!("cannot read {}", source.display()))?;
+        if kind.is_dir() {
+            mirror(&source, &copy, &[])?;
+        } else if kind.is_file() {
+            copy_if_different(&source, &copy)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_strangers(from: &Path, to: &Path) -> Result<()> {
+    for entry in
+        fs::read_dir(to).with_context(|| format!("cannot read {}", to.display()))?.flatten()
+    {
+        let path = entry.path();
+        if from.join(entry.file_name()).exists() {
+            continue;
+        }
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
+    let wanted = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    fs::write(to, wanted).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_copy_is_restored_file_by_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("src")).unwrap();
+        fs::create_dir_all(from.join("target")).unwrap();
+        fs::write(from.join("src/a"), "a").unwrap();
+        fs::write(from.join("b"), "b").unwrap();
+        mirror(&from, &to, LEFT_OUT).unwrap();
+        let untouched = fs::metadata(to.join("b")).unwrap().modified().unwrap();
+        fs::write(to.join("src/a"), "mutated").unwrap();
+        fs::write(to.join("src/stranger"), "").unwrap();
+
+        mirror(&from, &to, LEFT_OUT).unwrap();
+
+        assert_eq!(fs::read_to_string(to.join("src/a")).unwrap(), "a");
+        assert_eq!(fs::metadata(to.join("b")).unwrap().modified().unwrap(), untouched);
+        assert!(!to.join("src/stranger").exists());
+        assert!(!to.join("target").exists());
+    }
+}

@@ -1,0 +1,144 @@
+//! What goes wrong inside of a guest.
+
+use crate::support::{Ended, Run, Scene};
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_panics_at_boot() {
+    let scene = Scene::new().metadata("kernel-args = ['rdinit=/nonexistent']");
+    let words = "before the agent was up: Kernel panic - not syncing: VFS: Unable to mount root fs";
+    Run::whole(&scene, scene.vmtest("contained::")).expect("panic", 3, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_panics_during_a_test() {
+    let words =
+        "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
+    let scene = Scene::new();
+    let verdict = run(&scene, "fatal::panics_the_kernel").expect("panic", 1, words);
+    let excerpt = verdict.kernel["excerpt"].to_string();
+    assert!(excerpt.contains("Call Trace"), "{excerpt}");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_guest_hangs_before_the_agent() {
+    let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
+    let scene = Scene::new().metadata(args).timeout(60);
+    let words =
+        "nothing was heard of the agent within 60 s; the kernel got as far as: Waiting 10000 sec";
+    run(&scene, "contained::").expect("no-boot", 3, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_guest_hangs_in_a_test() {
+    let scene = Scene::new().timeout(60);
+    let words = "not finished within 60 s: the guest hung while `fatal::stops_the_agent` ran";
+    run(&scene, "fatal::stops_the_agent").expect("hang", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_guest_has_too_little_memory_to_boot() {
+    let scene = Scene::new().metadata("memory-mib = 40");
+    let verdict = run(&scene, "contained::").expect("no-boot", 3, "before the agent was up");
+    assert!(verdict.reason.contains("40 MiB of memory"), "{}", verdict.reason);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_agent_is_killed() {
+    let words = "its agent was killed, while `fatal::kills_the_agent` ran";
+    run(&Scene::new(), "fatal::kills_the_agent").expect("fail", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_guest_is_switched_off() {
+    let words =
+        "the guest shut down, or its agent was killed, while `fatal::switches_the_guest_off` ran";
+    run(&Scene::new(), "fatal::switches_the_guest_off").expect("fail", 1, words);
+}
+
+/// How each test of `failing` ends: `result`, and the key and value that say more of it.
+const FAILING: &[(&str, &str, &str, i64)] = &[
+    ("failing::aborts", "killed", "signal", 6),
+    ("failing::claims_to_have_passed_and_fails", "failed", "exit_code", 101),
+    ("failing::exits_with_a_status", "failed", "exit_code", 7),
+    ("failing::is_terminated", "killed", "signal", 15),
+    ("failing::segfaults", "killed", "signal", 11),
+];
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn tests_fail_in_every_way_and_each_is_told() {
+    let scene = Scene::new().metadata("test-timeout-s = 5.0");
+    let words = "`failing::aborts` was killed by SIGABRT, and 7 more of 8 tests";
+    let verdict = run(&scene, "failing::").expect("fail", 1, words);
+    for (name, result, key, value) in FAILING {
+        let test = verdict.test(name);
+        assert_eq!(
+            (&test["result"], &test[key]),
+            (&(*result).into(), &(*value).into()),
+            "{test:#}"
+        );
+    }
+    assert_eq!(verdict.test("failing::hangs")["result"], "timed-out");
+    for name in ["failing::exits_as_if_it_had_passed", "failing::claims_to_have_passed_and_exits"] {
+        let test = verdict.test(name);
+        assert_eq!(test["result"], "not-started", "{test:#}");
+        let reason = test["reason"].as_str().unwrap();
+        assert!(reason.contains("exited with 0 before it had finished"), "{reason}");
+    }
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_test_forges_an_outcome_and_knows_no_token() {
+    let words = "someone other than the agent wrote on the agent's line while \
+                 `fatal::forges_an_outcome_without_a_token` ran: a message without this run's token";
+    run(&Scene::new(), "fatal::forges_an_outcome_without_a_token").expect("fail", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_test_forges_an_outcome_and_guesses_the_token() {
+    let words = "a message without this run's token";
+    run(&Scene::new(), "fatal::forges_an_outcome_with_a_guess").expect("fail", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_test_scribbles_on_the_agents_line() {
+    let words = "not a message of the agent's";
+    run(&Scene::new(), "fatal::scribbles_on_the_agents_line").expect("fail", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_complains_and_the_tests_pass() {
+    let scene = Scene::new();
+    let words = "the tests passed, but the kernel complained: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
+    let verdict =
+        run(&scene, "fatal::makes_the_kernel_complain").expect("kernel-complaint", 1, words);
+    assert_eq!(verdict.test("fatal::makes_the_kernel_complain")["result"], "passed");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_complains_and_that_is_allowed() {
+    let scene = Scene::new();
+    let mut vmtest = scene.xtask();
+    scene.vmtest_args(
+        &mut vmtest,
+        &["--allow-kernel-warnings"],
+        "fatal::makes_the_kernel_complain",
+    );
+    Run::whole(&scene, vmtest).expect("pass", 0, "");
+}
+
+fn run<'a>(scene: &'a Scene, tests: &str) -> Ended<'a> {
+    Run::whole(scene, scene.vmtest(tests))
+}

@@ -1,0 +1,80 @@
+//! The processes that a run started, wherever they have gone since.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A variable that every process of a scene has inherited in its environment.
+pub const MARK: &str = "VMTEST_FAULT";
+
+/// One living process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: Pid,
+    /// Its arguments, separated by spaces.
+    pub command: String,
+}
+
+impl Process {
+    /// All that carry this mark.
+    pub fn marked(mark: &str) -> Vec<Self> {
+        let wanted = format!("{MARK}={mark}");
+        let pids = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid: i32| {
+            // It may end meanwhile. What has ended and was not collected has no environment any more.
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let marked =
+                environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
+            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let command =
+                String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
+            marked.then_some(Self { pid: Pid::from_raw(pid), command })
+        })
+        .collect()
+    }
+
+    /// The one of which the command starts like this.
+    pub fn find(mark: &str, start: &str) -> Self {
+        let all = Self::marked(mark);
+        let found = all.iter().find(|process| process.command.starts_with(start));
+        found.unwrap_or_else(|| panic!("no process {start:?} among {all:#?}")).clone()
+    }
+
+    pub fn directory(&self) -> PathBuf {
+        fs::read_link(format!("/proc/{}/cwd", self.pid)).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).unwrap();
+    }
+
+    /// Waits for the end of all that carry this mark.
+    pub fn wait_for_all(mark: &str, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = Self::marked(mark);
+            let Some(process) = left.first() else { return };
+            let Ok(end) = pidfd_open(process.pid) else { continue };
+            let mut fds = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+            let time = deadline.saturating_duration_since(Instant::now());
+            let seen = poll(&mut fds, PollTimeout::try_from(time).unwrap());
+            assert_ne!(seen, Ok(0), "still there after {patience:?}: {left:#?}");
+        }
+    }
+}
+
+fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just opened it for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) })
+}

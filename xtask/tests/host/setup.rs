@@ -1,0 +1,234 @@
+//! `cargo xtask setup`: what is missing is installed, and nothing is left half-done.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Output, Stdio};
+
+use super::machine::{Machine, text};
+
+/// Notes how it was called, as root would see it, and brings the tool that the test took away.
+fn apt_get(brings: &str) -> String {
+    format!(
+        "echo \"$DEBIAN_FRONTEND $*\" >> \"$0.calls\"
+         case \"$*\" in *install*) PATH=$REAL_PATH; ln -sf \"$(readlink \"${{0%/*}}/make\")\" \"${{0%/*}}/{brings}\";; esac"
+    )
+}
+
+/// Makes an environment, and in it a vng that works once pip is through.
+const PYTHON: &str = r#"
+echo "$*" >> "$0.calls"
+case "$*" in
+    --version) echo 'Python 3.11.2' ;;
+    "-m venv --clear "*)
+        PATH=$REAL_PATH
+        rm -rf "$4" && mkdir -p "$4/bin"
+        ln -s "$(readlink "$0")" "$4/bin/python3"
+        cp "$0.pip" "$4/bin/python3.sh"
+        ;;
+esac
+"#;
+const PIP: &str = r#"
+echo "$*" >> "$PIP_CALLS"
+PATH=$REAL_PATH
+ln -s "$(readlink "$0")" "${0%/*}/vng"
+echo 'echo virtme-ng 1.42' > "${0%/*}/vng.sh"
+"#;
+
+/// A machine without vng, with a Python that can make environments; `pip` is what its pip does.
+fn without_vng(pip: &str) -> Machine {
+    let machine = Machine::complete();
+    machine.remove("vng");
+    machine.tool("python3", PYTHON);
+    std::fs::write(machine.path("bin/python3.pip"), pip).unwrap();
+    machine
+}
+
+fn setup(machine: &Machine, args: &[&str]) -> Output {
+    let args = [&["setup"], args].concat();
+    machine.xtask(&args).env("PIP_CALLS", machine.path("bin/pip.calls")).output().unwrap()
+}
+
+#[track_caller]
+fn check_success(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}", text(output));
+    assert!(text(output).ends_with("Everything that is needed is here.\n"), "{}", text(output));
+}
+
+#[test]
+fn a_complete_machine_is_left_alone() {
+    let machine = Machine::complete();
+    machine.tool("dpkg", "");
+    machine.tool("apt-get", &apt_get("none"));
+    check_success(&setup(&machine, &[]));
+    assert!(machine.calls("apt-get").is_empty());
+    assert!(text(&setup(&machine, &["--dry-run"])).contains("Nothing to do"));
+}
+
+#[test]
+fn packages_are_installed_without_questions_and_announced() {
+    let machine = Machine::debian_without("file");
+    machine.tool("apt-get", &apt_get("file"));
+    let output = setup(&machine, &[]);
+    check_success(&output);
+    let calls = machine.calls("apt-get");
+    let install = calls.last().unwrap();
+    let words = "install --yes --no-install-recommends file";
+    assert!(install.starts_with("noninteractive ") && install.ends_with(words), "{calls:?}");
+    assert!(text(&output).contains(words), "{}", text(&output));
+}
+
+#[test]
+fn a_dry_run_only_says_what_would_be_done() {
+    let machine = Machine::debian_without("file");
+    machine.tool("apt-get", &apt_get("file"));
+    machine.remove("vng");
+    machine.remove("python3");
+    let output = setup(&machine, &["--dry-run"]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in
+        ["packages: python3 python3-venv file", "install virtme-ng into", "target/vmtest/venv"]
+    {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+    assert!(machine.calls("apt-get").is_empty());
+    assert!(!machine.path("target/vmtest/venv").exists());
+}
+
+#[test]
+fn when_the_package_lists_are_stale_they_are_updated() {
+    let machine = Machine::debian_without("file");
+    // Refuses to install until it has updated.
+    let code = "case \"$*\" in
+        *update*) echo > \"$0.updated\" ;;
+        *install*) [ -e \"$0.updated\" ] || exit 100 ;;
+    esac\n";
+    machine.tool("apt-get", &format!("{code}{}", apt_get("file")));
+    check_success(&setup(&machine, &[]));
+    let calls = machine.calls("apt-get").join("\n");
+    assert!(calls.contains("update") && calls.contains("install"), "{calls}");
+}
+
+#[test]
+fn a_failing_apt_get_ends_it() {
+    let machine = Machine::debian_without("file");
+    machine.tool("apt-get", "echo \"E: no network\" >&2; exit 100");
+    let output = setup(&machine, &[]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output).contains("`apt-get update` failed"), "{}", text(&output));
+}
+
+#[test]
+fn where_there_is_no_apt_the_list_is_printed() {
+    let machine = Machine::complete();
+    machine.remove("file");
+    machine.remove("clang");
+    let output = setup(&machine, &[]);
+    assert_eq!(output.status.code(), Some(3));
+    for part in
+        ["still missing", "\n  file was not found", "\n  clang was not found", "nix develop"]
+    {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+}
+
+#[test]
+fn virtme_ng_is_installed_as_pinned_and_found() {
+    let machine = without_vng(PIP);
+    check_success(&setup(&machine, &[]));
+    let pip = machine.calls("pip").join("\n");
+    for part in ["-m pip install", "--require-hashes", "--only-binary :all:"] {
+        assert!(pip.contains(part), "{pip}");
+    }
+    let vng = machine.doctor("vng");
+    assert_eq!(vng["path"], machine.path("target/vmtest/venv/bin/vng").to_str().unwrap());
+    // And again: nothing to do.
+    check_success(&setup(&machine, &[]));
+    assert_eq!(machine.calls("pip").len(), 1);
+}
+
+#[test]
+fn an_environment_that_was_not_finished_does_not_count_and_is_made_again() {
+    // Its vng is there already, and then something goes wrong.
+    let machine = without_vng(&format!("{PIP} exit 1"));
+    let output = setup(&machine, &[]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output).contains("installing virtme-ng failed"), "{}", text(&output));
+    assert!(machine.path("target/vmtest/venv/bin/vng").exists());
+    assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
+    std::fs::write(machine.path("bin/python3.pip"), PIP).unwrap();
+    check_success(&setup(&machine, &[]));
+}
+
+#[test]
+fn an_environment_of_other_pins_does_not_count() {
+    let machine = without_vng(PIP);
+    check_success(&setup(&machine, &[]));
+    let marker = machine.path("target/vmtest/venv/vmtest-complete");
+    let pins = std::fs::read_to_string(&marker).unwrap();
+    std::fs::write(&marker, pins.replace("1.42", "1.41")).unwrap();
+    assert_eq!(machine.doctor("vng")["ok"], false);
+    check_success(&setup(&machine, &[]));
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), pins);
+}
+
+/// A setup that was started, with its output to be read line by line.
+struct Running {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(machine: &Machine) -> Self {
+        let mut command = machine.xtask(&["setup"]);
+        command.env("PIP_CALLS", machine.path("bin/pip.calls")).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    /// Reads up to a line that begins so.
+    fn read_to(&mut self, beginning: &str) {
+        let mut line = String::new();
+        while !line.starts_with(beginning) {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "no line {beginning:?}");
+        }
+    }
+}
+
+/// A pip that waits for the test before it does anything.
+fn waiting_pip(machine: &Machine) -> String {
+    let gate = machine.path("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    format!("echo pip is here; read go < '{}'\n{PIP}", gate.display())
+}
+
+#[test]
+fn two_setups_at_once_do_the_work_once() {
+    let machine = without_vng("");
+    std::fs::write(machine.path("bin/python3.pip"), waiting_pip(&machine)).unwrap();
+    let mut first = Running::start(&machine);
+    first.read_to("pip is here");
+    let mut second = Running::start(&machine);
+    second.read_to("Waiting for another setup");
+    std::fs::write(machine.path("gate"), "go\n").unwrap();
+    for running in [&mut first, &mut second] {
+        running.read_to("Everything that is needed is here.");
+        assert!(running.child.wait().unwrap().success());
+    }
+    assert_eq!(machine.calls("pip").len(), 1);
+}
+
+#[test]
+fn a_setup_that_is_killed_leaves_no_process_and_the_next_one_succeeds() {
+    let machine = without_vng("");
+    std::fs::write(machine.path("bin/python3.pip"), waiting_pip(&machine)).unwrap();
+    let mut running = Running::start(&machine);
+    running.read_to("pip is here");
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    // The pipe ends when the last process that holds it has ended.
+    running.output.read_to_string(&mut String::new()).unwrap();
+    assert_eq!(machine.doctor("vng")["ok"], false);
+    std::fs::write(machine.path("bin/python3.pip"), PIP).unwrap();
+    check_success(&setup(&machine, &[]));
+}

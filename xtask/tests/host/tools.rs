@@ -1,0 +1,149 @@
+//! A tool that is missing, too old or not what it seems is one message that says which and what to do.
+
+use super::machine::{Machine, diagnosis};
+
+#[track_caller]
+fn check_trouble(machine: &Machine, name: &str, problem: &[&str], remedy: &str) {
+    let check = machine.doctor(name);
+    assert_eq!(check["ok"], false, "{check}");
+    assert_eq!(check["needed"], true, "{check}");
+    let said = check["problem"].as_str().unwrap();
+    assert!(problem.iter().all(|part| said.contains(part)), "{said}");
+    assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check}");
+}
+
+#[test]
+fn a_complete_machine_is_fine() {
+    let machine = Machine::complete();
+    let vng = machine.doctor("vng");
+    assert_eq!((&vng["ok"], &vng["version"]), (&true.into(), &"1.42".into()), "{vng}");
+    let busybox = machine.doctor("busybox");
+    assert_eq!(busybox["path"], machine.path("bin/busybox").to_str().unwrap());
+    // Nothing is left to be installed with it.
+    assert!(machine.doctor("python3").is_null());
+}
+
+#[test]
+fn a_missing_tool_is_named() {
+    for name in ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"] {
+        let machine = Machine::complete();
+        machine.remove(name);
+        check_trouble(&machine, name, &[name, "was not found"], "install what Debian has");
+    }
+}
+
+#[test]
+fn the_packages_are_named_where_apt_is() {
+    let machine = Machine::debian_without("busybox");
+    machine.tool("apt-get", "");
+    check_trouble(&machine, "busybox", &["not found"], "apt-get install busybox-static");
+}
+
+#[test]
+fn a_missing_archive_is_named() {
+    let machine = Machine::complete();
+    std::fs::remove_file(machine.path("lib/libelf.a")).unwrap();
+    check_trouble(&machine, "libelf.a", &["libelf.a was not found"], "libelf-dev");
+}
+
+#[test]
+fn without_vng_there_is_a_command_that_installs_it() {
+    let machine = Machine::complete();
+    machine.remove("vng");
+    check_trouble(&machine, "vng", &["vng was not found"], "cargo xtask setup");
+}
+
+#[test]
+fn vng_may_be_too_old_or_something_else_or_broken() {
+    for (code, said) in [
+        ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
+        ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
+        ("printf '\\033[31mred\\n'", "printed \"\\u{1b}[31mred\""),
+        ("exit 0", "printed \"\""),
+        ("echo Traceback >&2; echo 'ImportError: no virtme' >&2; exit 1", "ImportError: no virtme"),
+        ("echo 'virtme-ng 1.42'; exit 4", "virtme-ng 1.42"),
+        ("kill -9 $$", "signal: 9"),
+    ] {
+        let machine = Machine::complete();
+        machine.tool("vng", code);
+        let path = machine.path("bin/vng");
+        check_trouble(&machine, "vng", &[path.to_str().unwrap(), said], "cargo xtask setup");
+    }
+}
+
+#[test]
+fn vng_without_its_python_is_broken() {
+    let machine = Machine::complete();
+    machine.remove("vng");
+    std::fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(machine.path("script"), mode).unwrap();
+    std::os::unix::fs::symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
+    check_trouble(&machine, "vng", &["does not work", "No such file"], "cargo xtask setup");
+}
+
+#[test]
+fn an_old_qemu_is_refused() {
+    let machine = Machine::complete();
+    machine.tool("qemu-system-x86_64", "echo 'QEMU emulator version 5.2.0 (Debian)'");
+    check_trouble(
+        &machine,
+        "qemu-system-x86_64",
+        &["version 5.2.0, and 6.0"],
+        "install what Debian has",
+    );
+}
+
+#[test]
+fn busybox_must_be_static() {
+    let machine = Machine::complete();
+    machine.remove("busybox");
+    machine.dynamic_executable("busybox");
+    let problem = ["bin/busybox is not a static executable"];
+    check_trouble(&machine, "busybox", &problem, "busybox-static");
+    // Another one that is will do.
+    machine.static_executable("busybox-static");
+    assert_eq!(machine.doctor("busybox")["ok"], true);
+}
+
+#[test]
+fn an_environment_variable_comes_first_and_must_be_right() {
+    let machine = Machine::complete();
+    machine.tool_at(&machine.path("mine"), "echo 'virtme-ng 1.50'");
+    let doctor = |value: &str| {
+        let mut command = machine.xtask(&["doctor", "--json"]);
+        diagnosis(&command.env("VMTEST_VNG", value).output().unwrap(), "vng")
+    };
+    assert_eq!(doctor(machine.path("mine").to_str().unwrap())["version"], "1.50");
+    let wrong = doctor("/nonexistent/vng");
+    assert!(wrong["problem"].as_str().unwrap().contains("VMTEST_VNG is set to /nonexistent/vng"));
+    assert!(wrong["remedy"].as_str().unwrap().contains("VMTEST_VNG"));
+    assert_eq!(doctor("")["version"], "1.42", "empty is unset");
+}
+
+#[test]
+fn a_program_is_asked_for_its_version_once_until_it_changes() {
+    let machine = Machine::complete();
+    machine.tool("vng", "echo x >> \"$0.calls\"; echo 'virtme-ng 1.42'");
+    for _ in 0..2 {
+        assert_eq!(machine.doctor("vng")["version"], "1.42");
+    }
+    assert_eq!(machine.calls("vng").len(), 1);
+
+    machine.replace("vng", "echo x >> \"$0.calls\"; echo 'virtme-ng 1.43'");
+    for _ in 0..2 {
+        assert_eq!(machine.doctor("vng")["version"], "1.43");
+    }
+    assert_eq!(machine.calls("vng").len(), 2);
+
+    // A damaged memory is none.
+    std::fs::write(machine.path("target/vmtest/versions.json"), "{").unwrap();
+    assert_eq!(machine.doctor("vng")["version"], "1.43");
+    assert_eq!(machine.calls("vng").len(), 3);
+}
+
+#[test]
+fn kvm_is_no_reason_to_fail() {
+    let kvm = Machine::complete().doctor("KVM");
+    assert_eq!(kvm["needed"], false);
+}

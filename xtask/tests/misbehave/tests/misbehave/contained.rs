@@ -1,0 +1,76 @@
+//! Tests that pass, whatever else they do: the harness has to say so, and to be none the worse for it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write, stdout};
+
+use crate::guest::run;
+use crate::misdeeds;
+
+/// What a test may print, in bytes, without anybody minding.
+const FLOOD: usize = 200 * 1000 * 1000;
+
+misdeeds! {
+    /// Every later test has to do without room in /tmp.
+    fn fills_tmp() {
+        let mut file = File::create("/tmp/full").unwrap();
+        let block = vec![b'x'; 1 << 20];
+        let error = loop {
+            if let Err(error) = file.write_all(&block) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    }
+
+    fn floods_stdout() {
+        let line = [b"flood ".repeat(10_000), vec![b'\n']].concat();
+        for _ in 0..FLOOD / line.len() {
+            stdout().write_all(&line).unwrap();
+        }
+    }
+
+    fn leaves_a_process_behind_that_holds_stdout() {
+        assert!(run("sh", &["-c", "setsid sh -c 'while sleep 1; do echo more; done' &"]));
+    }
+
+    fn leaves_a_crowd_behind() {
+        let crowd = "for i in $(seq 50); do setsid sleep 1000 < /dev/null & done";
+        assert!(run("sh", &["-c", crowd]));
+    }
+
+    fn prints_what_is_no_text() {
+        let mut out = stdout();
+        out.write_all(b"\xff\xfe\xc3\x28 invalid, \0 a NUL, \x07\x08\x1b[2J\x1b[1;1H\x1b]0;title\x07 a terminal\n").unwrap();
+        out.write_all("]]></system-out> </script><script>alert(1)</script> & `|` \u{202e}thgir\n".as_bytes()).unwrap();
+        out.write_all(b"\x1b]0;never closed").unwrap();
+        out.flush().unwrap();
+    }
+
+    /// What only the agent may say, where everybody may speak.
+    fn prints_the_agents_words() {
+        println!("test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        println!(r#"{{"token":"","event":{{"failed":{{"reason":"printed"}}}}}}"#);
+        println!(r#"{{"token":"","event":"finished"}}"#);
+        println!("Kernel panic - not syncing: printed, not meant");
+    }
+
+    fn sets_the_clock_back() {
+        assert!(run("date", &["-s", "@0"]));
+    }
+
+    fn sets_the_clock_forward() {
+        assert!(run("date", &["-s", "2099-12-31 23:59"]));
+    }
+
+    /// Through a share of the host's files, if the guest has one.
+    fn writes_on_the_host() {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let shares = mounts.lines().filter(|line| line.split(' ').nth(2) == Some("9p"));
+        for place in shares.filter_map(|line| line.split(' ').nth(1)) {
+            println!("writing through {place}");
+            run("mount", &["-o", "remount,rw", place]);
+            let file = format!("{place}/written-by-a-guest");
+            std::fs::write(&file, "by a guest").expect_err(&file);
+        }
+    }
+}
