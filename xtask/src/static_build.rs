@@ -107,7 +107,7 @@ pub fn target_triple() -> Option<&'static str> {
 }
 
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
-fn find(file: &str) -> Result<Option<PathBuf>> {
+pub fn find(file: &str) -> Result<Option<PathBuf>> {
     let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
     let listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
     if let Some(path) = listed.into_iter().find(|path| path.is_file()) {
