@@ -265,7 +265,7 @@ impl<'a> Trial<'a> {
             }
             Life::None(last_words) => last_words,
         };
-        let kernel = kernel_image.file_name().unwrap_or_default().display();
+        let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
         let seconds = self.kvm_deadline.as_secs_f64();
         let dead = Kvm::Dead(format!(
             "{kernel} does not come up under it within {seconds} s {last_words}"
@@ -560,16 +560,20 @@ mod tests {
         let machine = Machine::new(COMES_UP, "exit 1").next_run();
         machine.kvm(Trust::Everything);
         let memory = machine.dir.path().join("cache/kvm.json");
-        let good = std::fs::read_to_string(&memory).unwrap();
-        let boot_id = recall(&memory).unwrap().boot_id;
+        let good = recall(&memory).unwrap();
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let qemu = machine.dir.path().join("qemu").metadata().unwrap();
+        assert_eq!((&*good.boot_id, good.qemu_modified), (boot_id.trim(), qemu.mtime()));
+        let text = |answer: &Remembered| serde_json::to_string(answer).unwrap();
         let mut machine = machine;
-        for (calls, damaged) in [
-            (2, good.replace(&boot_id, "another")),
-            (3, good.replace("/qemu", "/other")),
-            (4, good[..good.len() / 2].to_owned()),
-            (4, good),
+        for (calls, found) in [
+            (2, text(&Remembered { boot_id: "another".into(), ..good.clone() })),
+            (3, text(&Remembered { qemu: "/another/qemu".into(), ..good.clone() })),
+            (4, text(&Remembered { qemu_modified: 1, ..good.clone() })),
+            (5, text(&good)[1..].to_owned()),
+            (5, text(&good)),
         ] {
-            std::fs::write(&memory, damaged).unwrap();
+            std::fs::write(&memory, found).unwrap();
             machine = machine.next_run();
             assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
             assert_eq!(machine.calls(), calls);
