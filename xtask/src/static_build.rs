@@ -10,8 +10,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
-
 /// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
 
@@ -108,13 +106,8 @@ pub fn target_triple() -> Option<&'static str> {
     }
 }
 
-/// The directory in which cargo leaves the executables of a release build.
-pub fn output_dir() -> PathBuf {
-    paths::target().join(target_triple().unwrap_or_default()).join("release")
-}
-
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
-fn find(file: &str) -> Result<Option<PathBuf>> {
+pub fn find(file: &str) -> Result<Option<PathBuf>> {
     let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
     let listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
     if let Some(path) = listed.into_iter().find(|path| path.is_file()) {

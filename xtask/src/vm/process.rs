@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use command_fds::CommandFdExt;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, pipe2};
 
 use super::guard::{self, Report};
 
@@ -40,7 +40,7 @@ impl GuardedCommand {
     /// Runs `program`, looked up on `PATH` if it has no slash.
     pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
         let program = program.as_ref();
-        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let writer = fcntl(&writer, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))
             .context("cannot have a descriptor above 255: see `ulimit -n`")?;
         // SAFETY: fcntl just made it, for nobody else.
@@ -52,7 +52,7 @@ impl GuardedCommand {
         Ok(Self {
             command,
             program: program.to_string_lossy().into_owned(),
-            report: (reader.into(), writer),
+            report: (reader, writer),
         })
     }
 }

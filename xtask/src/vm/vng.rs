@@ -79,8 +79,9 @@ impl Vng {
             .current_dir(dir)
             // virtme-ng reads a configuration there, and that of the user must not matter.
             .env("HOME", dir)
-            // It makes its initramfs there; a full /tmp must not matter either.
-            .env("TMPDIR", dir)
+            // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
+            // so the directory is called something plain. And a full /tmp must not matter either.
+            .env("TMPDIR", "/proc/self/cwd")
             .env("PATH", path_with(&self.vng)?)
             .env_remove("KBUILD_OUTPUT")
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
@@ -97,7 +98,7 @@ impl Vng {
             command.args(["--append", option]);
         }
         command.args(["--exec", guest_root::AGENT]);
-        command.args(qemu_options(spec.accel).iter().map(|opts| format!("--qemu-opts={opts}")));
+        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS]));
         limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
@@ -125,22 +126,27 @@ fn limit_files(command: &mut Command) {
 /// serial line: warnings and worse are enough.
 const KERNEL_OPTIONS: &[&str] = &["loglevel=5"];
 
-/// Later options override virtme-ng's own.
-fn qemu_options(accel: Accel) -> Vec<String> {
-    vec![
-        format!("-cpu {}", accel.cpu()),
-        // The guest's second serial port is the agent's line.
-        "-chardev socket,id=vmtest-channel,path=channel".into(),
-        "-serial chardev:vmtest-channel".into(),
-        // QEMU's monitor tells whether it was the guest that wanted to stop.
-        "-chardev socket,id=vmtest-qmp,path=qmp".into(),
-        "-mon chardev=vmtest-qmp,mode=control".into(),
-    ]
+/// The guest's second serial port is the agent's line.
+pub(super) const CHANNEL_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
+
+/// QEMU's monitor tells whether it was the guest that wanted to stop.
+const QMP_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
+
+/// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
+pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
+    let cpu = format!("-cpu {}", accel.cpu());
+    let further = further.concat().into_iter().map(str::to_owned);
+    std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
 }
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
 /// modprobe what to load. It finds there only what it needs.
-fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// When a module is missing, or something cannot be written.
+pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz"))
         .with_context(|| format!("cannot link {}", kernel.image.display()))?;
@@ -156,7 +162,7 @@ fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     depmod(dir, release.as_ref())
 }
 
-fn depmod(dir: &Path, release: &Path) -> Result<()> {
+pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     // It complains of modules.order and modules.builtin, which only matter to those who load
     // modules by alias.
     let output = Command::new("depmod")
@@ -172,7 +178,7 @@ fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", path.display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let parent = path.parent().with_context(failed)?;
@@ -185,7 +191,10 @@ fn listen(path: &Path) -> Result<UnixListener> {
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-fn path_with(program: &Path) -> Result<OsString> {
+///
+/// # Errors
+/// When `PATH` cannot be put together again.
+pub fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
