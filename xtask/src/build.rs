@@ -53,7 +53,7 @@ pub fn bpf_objects() -> Result<Vec<PathBuf>> {
 /// Builds the program for a guest; returns the package's name and what cargo reports.
 fn build() -> Result<(String, Vec<Message>)> {
     let Metadata { package, features, .. } = Metadata::load()?;
-    let mut build = cargo::command("build");
+    let mut build = cargo::command("build")?;
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));
     let messages = cargo::messages(StaticBuild::detect()?.apply(&mut build))?;

@@ -70,6 +70,7 @@ impl Diagnosis {
                 Need::Install => !vng_works,
                 Need::Local => !geteuid().is_root(),
                 Need::Boot | Need::Build | Need::Fetch => true,
+                Need::Test => false,
             })
             .map(tool)
             .collect();

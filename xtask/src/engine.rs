@@ -212,7 +212,7 @@ impl Engine<'_> {
             let current = match progress {
                 Progress::Testing => None,
                 Progress::Started(test) => Some(test.name.clone()),
-                Progress::Finished(_) => {
+                Progress::Finished => {
                     done += 1;
                     None
                 }

@@ -235,12 +235,12 @@ impl Artifacts {
 const AGENT: &str = "vmtest-agent";
 
 fn cargo_build(metadata: &Metadata, source: &Source) -> Result<Command> {
-    let mut command = cargo::command("build");
+    let mut command = cargo::command("build")?;
     command
         .current_dir(&source.workspace)
         .args(["--quiet", "--release"])
         .args(["--package", &metadata.package, "--package", AGENT, "--bins"])
-        .env("CARGO_TARGET_DIR", &source.target)
+        .env(cargo::TARGET_DIR, cargo::plain_target(&source.target)?)
         .stdin(Stdio::null());
     for test in &metadata.tests {
         command.args(["--test", test]);

@@ -45,12 +45,26 @@ pub fn run(flags: &flags::Setup) -> Result<u8> {
 /// # Errors
 /// As [`run`].
 pub fn ensure() -> Result<()> {
-    if Plan::make().is_empty() {
+    ensure_with(&[])
+}
+
+/// As [`ensure`], and what only `cargo xtask test` needs, where that can be installed: a step that
+/// lacks its tool says so.
+///
+/// # Errors
+/// As [`run`].
+pub fn ensure_for_tests() -> Result<()> {
+    ensure_with(&[Need::Test])
+}
+
+fn ensure_with(further: &[Need]) -> Result<()> {
+    let plan = || Plan::make().with(further);
+    if plan().is_empty() {
         return Ok(());
     }
     let _lock = lock()?;
     // Another setup may have done it meanwhile.
-    let plan = Plan::make();
+    let plan = plan();
     if !plan.packages.is_empty() {
         Apt::find()?.install(&plan.packages)?;
     }
@@ -101,6 +115,17 @@ impl Plan {
             }
         }
         plan
+    }
+
+    fn with(mut self, further: &[Need]) -> Self {
+        if has_apt() {
+            for spec in TOOLS.iter().filter(|spec| further.contains(&spec.need)) {
+                if tools::check(spec.tool()).is_err() {
+                    self.add(spec.packages);
+                }
+            }
+        }
+        self
     }
 
     fn need_python(&mut self) {

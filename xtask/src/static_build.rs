@@ -10,8 +10,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
-
 /// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
 
@@ -106,11 +104,6 @@ pub fn target_triple() -> Option<&'static str> {
         ("aarch64", true) => Some("aarch64-unknown-linux-musl"),
         _ => None,
     }
-}
-
-/// The directory in which cargo leaves the executables of a release build.
-pub fn output_dir() -> PathBuf {
-    paths::target().join(target_triple().unwrap_or_default()).join("release")
 }
 
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.

@@ -2,15 +2,18 @@
 
 use std::ffi::OsString;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::cargo;
 use crate::exit;
 use crate::flags;
 use crate::local;
 use crate::paths;
 use crate::setup;
+use crate::tools::{self, Tool};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
@@ -19,11 +22,16 @@ const FEWEST_KERNELS: usize = 3;
 /// One kernel that is enough where one is.
 const ONE_KERNEL: &str = "6.12";
 
+/// Where the reports of the two matrices go, below the workspace.
+const REPORT: &str = "target/vmtest/report";
+
 /// One step: what it is, and what is run for it.
 struct Step {
     name: &'static str,
     program: Program,
     args: &'static [&'static str],
+    /// Without it the step is not run, which is said, and is no failure.
+    needs: Option<Tool>,
     /// Looked at when the program has succeeded.
     then: fn() -> Result<()>,
 }
@@ -32,10 +40,8 @@ struct Step {
 enum Program {
     /// Cargo itself.
     Cargo,
-    /// This program.
-    Xtask,
     /// This program, with the options that say how VMs run.
-    Vm,
+    Xtask,
 }
 
 const STEPS: &[Step] = &[
@@ -43,23 +49,80 @@ const STEPS: &[Step] = &[
         name: "tests that need no VM",
         program: Program::Cargo,
         args: &["test", "--workspace", "--quiet"],
+        needs: None,
         then: nothing,
     },
     Step {
-        name: "the tests on every kernel at hand",
-        program: Program::Vm,
+        name: "the tests on every kernel at hand, booted",
+        program: Program::Xtask,
         args: &["vmtest", "--allow-unavailable", "--report", REPORT],
+        needs: None,
+        then: enough_kernels,
+    },
+    Step {
+        name: "the tests on every kernel at hand, restored",
+        program: Program::Xtask,
+        args: &["vmtest", "--warm", "--allow-unavailable", "--report", REPORT],
+        needs: None,
         then: enough_kernels,
     },
     Step {
         name: "the long tests, on one kernel",
-        program: Program::Vm,
-        args: &["vmtest", "-k", ONE_KERNEL, "--", "--ignored"],
+        program: Program::Xtask,
+        args: &["vmtest", "--warm", "-k", ONE_KERNEL, "--", "--ignored"],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "mutants of the program, on one kernel",
+        program: Program::Xtask,
+        args: &["selftest", "-k", ONE_KERNEL],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "faults: programs, guests and hosts that misbehave",
+        program: Program::Cargo,
+        args: &["test", "--quiet", "--package", "xtask", "--test", "faults", "--", "--ignored"],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "a program of one's own, as its page says",
+        program: Program::Cargo,
+        args: &["test", "--quiet", "--package", "xtask", "--test", "fork", "--", "--ignored"],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "the workflow",
+        program: Program::Cargo,
+        args: &["test", "--quiet", "-p", "xtask", "--test", "github_workflow", "--", "--ignored"],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "the flake, against a mock of nixpkgs",
+        program: Program::Cargo,
+        args: &["test", "--quiet", "--package", "xtask", "--test", "nix_flake", "--", "--ignored"],
+        needs: Some(Tool::Nix),
+        then: nothing,
+    },
+    Step {
+        name: "report.html in a browser",
+        program: Program::Cargo,
+        args: &["test", "--quiet", "-p", "xtask", "--bins", "in_chromium", "--", "--ignored"],
+        needs: Some(Tool::Chromium),
         then: nothing,
     },
 ];
 
-const REPORT: &str = "target/vmtest/report";
+/// How a step ended.
+enum End {
+    Passed,
+    Failed,
+    NotRun,
+}
 
 /// Runs the command.
 ///
@@ -67,55 +130,74 @@ const REPORT: &str = "target/vmtest/report";
 /// When what the steps need cannot be installed. A failing step is no error: the others still run.
 pub fn run(flags: &flags::Test) -> Result<u8> {
     if flags.setup {
-        setup::ensure()?;
+        setup::ensure_for_tests()?;
     }
     if flags.local {
         return local::run();
     }
-    let mut failed = Vec::new();
+    // Asked once: cargo may replace the file while this program runs.
+    let xtask = std::env::current_exe().context("cannot find this program")?;
+    let mut ends = Vec::new();
     for step in STEPS {
         println!("\n== {}", step.name);
-        if let Err(error) = step.run(flags).and_then(|()| (step.then)()) {
-            eprintln!("error: {}: {error:#}", step.name);
-            failed.push(step.name);
+        let begun = Instant::now();
+        let end = step.run(&xtask.clone().into(), flags);
+        println!("== {} after {:.0} s", end.word(), begun.elapsed().as_secs_f64());
+        ends.push(end);
+    }
+    let count = |word: &str| ends.iter().filter(|end| end.word() == word).count();
+    println!();
+    for (step, end) in STEPS.iter().zip(&ends) {
+        println!("{:8}  {}", end.word(), step.name);
+    }
+    let (passed, failed, not_run) = (count("passed"), count("failed"), count("not run"));
+    println!("\n{passed} passed, {failed} failed, {not_run} skipped");
+    Ok(if failed == 0 { exit::OK } else { exit::FAILED })
+}
+
+impl End {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NotRun => "not run",
         }
     }
-    println!();
-    for name in &failed {
-        println!("failed: {name}");
-    }
-    println!("{} passed, {} failed", STEPS.len() - failed.len(), failed.len());
-    Ok(if failed.is_empty() { exit::OK } else { exit::FAILED })
 }
 
 impl Step {
-    fn run(&self, flags: &flags::Test) -> Result<()> {
+    fn run(&self, xtask: &OsString, flags: &flags::Test) -> End {
+        if let Some(Err(missing)) = self.needs.map(tools::find) {
+            println!("{missing:#}");
+            return End::NotRun;
+        }
+        match self.succeed(xtask, flags).and_then(|()| (self.then)()) {
+            Ok(()) => End::Passed,
+            Err(error) => {
+                eprintln!("error: {}: {error:#}", self.name);
+                End::Failed
+            }
+        }
+    }
+
+    fn succeed(&self, xtask: &OsString, flags: &flags::Test) -> Result<()> {
         let (name, rest) = self.args.split_at(1);
-        let options = match self.program {
-            Program::Vm => vm_options(&flags.vm),
-            Program::Cargo | Program::Xtask => Vec::new(),
+        let (program, options) = match self.program {
+            Program::Cargo => {
+                (std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), Vec::new())
+            }
+            Program::Xtask => (xtask.clone(), vm_options(&flags.vm)),
         };
         // Options go right after the command's name: the end may be behind a `--`.
-        let mut command = Command::new(self.program.path()?);
+        let mut command = Command::new(program);
         command.current_dir(paths::workspace()).args(name).args(options).args(rest);
-        let status = command
-            .status()
-            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        command.env(cargo::TARGET_DIR, cargo::plain_target(&paths::target())?);
+        let status =
+            command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
         if !status.success() {
             bail!("{status}");
         }
         Ok(())
-    }
-}
-
-impl Program {
-    fn path(self) -> Result<OsString> {
-        match self {
-            Self::Cargo => Ok(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
-            Self::Xtask | Self::Vm => {
-                Ok(std::env::current_exe().context("cannot find this program")?.into())
-            }
-        }
     }
 }
 

@@ -51,6 +51,10 @@ pub enum Tool {
     Python,
     /// `sudo`.
     Sudo,
+    /// `nix`.
+    Nix,
+    /// Chromium.
+    Chromium,
 }
 
 /// What a tool is needed for.
@@ -64,6 +68,8 @@ pub enum Need {
     Fetch,
     /// To install virtme-ng, and no more once that is there.
     Install,
+    /// To run those tests of `cargo xtask test` that are about this.
+    Test,
     /// To run the program on this machine as root.
     Local,
 }
@@ -270,6 +276,24 @@ pub const TOOLS: &[Spec] = &[
         place: Place::Program { env: "", names: &["sudo"] },
         version: None,
         packages: &["sudo"],
+    },
+    Spec {
+        tool: Tool::Nix,
+        name: "nix",
+        purpose: "check the flake",
+        need: Need::Test,
+        place: Place::Program { env: "", names: &["nix"] },
+        version: None,
+        packages: &["nix-bin"],
+    },
+    Spec {
+        tool: Tool::Chromium,
+        name: "Chromium",
+        purpose: "check report.html",
+        need: Need::Test,
+        place: Place::Program { env: "", names: &["chromium"] },
+        version: None,
+        packages: &["chromium"],
     },
 ];
 
@@ -556,7 +580,7 @@ pub fn how_to_get(tools: &[Tool]) -> String {
         }
     }
     let packages = packages.join(" ");
-    let by_setup = tools.iter().all(|tool| tool.spec().need != Need::Local);
+    let by_setup = tools.iter().all(|tool| !matches!(tool.spec().need, Need::Local | Need::Test));
     match (packages.is_empty(), setup::has_apt(), by_setup) {
         (true, _, _) => "run `cargo xtask setup`, which installs it under target/".into(),
         (_, false, _) => {
@@ -590,7 +614,7 @@ mod tests {
             assert_eq!(spec.tool as usize, index, "{}", spec.name);
             assert_eq!(spec.tool.spec().name, spec.name);
         }
-        assert_eq!(TOOLS.len(), Tool::Sudo as usize + 1);
+        assert_eq!(TOOLS.len(), Tool::Chromium as usize + 1);
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn what_nixpkgs_does_not_have_is_refused() {
         ("vm/kernels.toml", "\"linux_5_4\"", "\"linux_5_44\"", "'linux_5_44' missing"),
         ("vm/kernels.toml", "kind = \"nix\"", "kind = \"nixpkgs\"", "'nixpkgs' missing"),
         // A file of the workspace.
-        ("nix/cargo-job.nix", "../Cargo.lock\n", "../Cargo.lok\n", "Cargo.lok"),
+        ("nix/cargo-job.nix", "../flake.lock", "../flake.lok", "flake.lok"),
     ];
     for (file, right, wrong, message) in mistakes {
         let bench = Bench::new();

@@ -27,21 +27,29 @@ rec {
 
   licenses.gpl2Only.spdxId = "GPL-2.0-only";
 
-  # A file set is a list of paths here. Like nixpkgs', it refuses a path that does not exist.
-  fileset = {
-    unions = map (
-      path: if builtins.pathExists path then path else throw "lib.fileset.unions: no ${toString path}"
-    );
-    toSource =
-      { root, fileset }:
-      builtins.path {
-        name = "source";
-        path = root;
-        filter =
-          path: _:
-          builtins.any (
-            member: startsWith "${toString member}/" "${path}/" || startsWith "${path}/" "${toString member}/"
-          ) fileset;
-      };
-  };
+  # A file set is a path, which like with nixpkgs must exist, or a function that says of a path whether it is in.
+  fileset =
+    let
+      has =
+        set:
+        if builtins.isFunction set then
+          set
+        else if builtins.pathExists set then
+          path: startsWith "${toString set}/" "${path}/"
+        else
+          throw "lib.fileset: ${toString set} does not exist";
+    in
+    {
+      unions = sets: path: builtins.any (set: has set path) sets;
+      difference =
+        set: without: path:
+        has set path && !has without path;
+      toSource =
+        { root, fileset }:
+        builtins.path {
+          name = "source";
+          path = root;
+          filter = path: type: type == "directory" || has fileset path;
+        };
+    };
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vmtest_agent::{Event, Frame, Job, PROTOCOL};
 
 /// The longest job that is read, in bytes. A real one is a few kilobytes.
@@ -38,9 +40,20 @@ impl Channel {
 
     /// Reports one event.
     pub fn send(&mut self, event: Event) -> Result<()> {
-        let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
+        self.send_line(&Frame { token: self.token.clone(), event })
+    }
+
+    /// Sends one message of any kind.
+    pub fn send_line(&mut self, message: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         self.port.write_all(&line).context("cannot write to the channel")
+    }
+
+    /// Waits for one message of any kind.
+    pub fn receive_line<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let line = read_line(&mut self.port)?;
+        serde_json::from_slice(&line).context("cannot read what came over the channel")
     }
 
     /// Waits for the job, for as long as it takes: a guest is saved while it waits here. From now

@@ -6,6 +6,7 @@ mod bpf;
 mod channel;
 mod clock;
 mod entropy;
+mod exec;
 mod facts;
 mod job;
 mod machine;
@@ -19,6 +20,7 @@ mod window;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use channel::Channel;
 use machine::Machine;
 use vmtest_agent::CHANNEL_DEVICE;
@@ -27,8 +29,14 @@ use vmtest_agent::CHANNEL_DEVICE;
 const DO_NOTHING: &str = "do-nothing";
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == DO_NOTHING) {
+    let argument = std::env::args_os().nth(1);
+    if argument.as_ref().is_some_and(|argument| argument == DO_NOTHING) {
         return ExitCode::SUCCESS;
+    }
+    if argument.is_some_and(|argument| argument == exec::ARGUMENT) {
+        let served = Channel::open(Path::new(CHANNEL_DEVICE))
+            .and_then(|mut channel| exec::serve(&mut channel));
+        return conclude(served);
     }
     // Whatever outlives its parent in a test becomes a child of this process, to be ended by it.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -36,7 +44,11 @@ fn main() -> ExitCode {
     let machine = if is_init { Machine::bring_up() } else { Machine::complete() };
     let served = Channel::open(Path::new(CHANNEL_DEVICE))
         .and_then(|mut channel| job::serve(&mut channel, &machine));
-    let code = match &served {
+    conclude(served)
+}
+
+fn conclude(served: Result<()>) -> ExitCode {
+    let code = match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The channel is what failed, so the console is all that is left to say it on.

@@ -182,3 +182,44 @@ pub struct ProgramFacts {
     /// How it is attached: `link` (a `bpf_link` refers to it) or `ioctl`.
     pub attached: Option<String>,
 }
+
+/// What `cargo xtask exec` asks for: the host's one line to an agent that was started as `exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecJob {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Where it runs.
+    pub cwd: String,
+    /// All of its environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What such an agent says: one `Ready`, any number of outputs, one of the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecEvent {
+    /// The guest is up and waits for the command.
+    Ready {
+        /// `uname -r`.
+        release: String,
+    },
+    /// Some bytes of standard output, in base64.
+    Stdout(String),
+    /// Some bytes of standard error, in base64.
+    Stderr(String),
+    /// The command ended by itself.
+    Exited {
+        /// Its exit status.
+        code: i32,
+    },
+    /// A signal ended the command.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The command could not be started.
+    NotStarted {
+        /// Why, for a person.
+        reason: String,
+    },
+}

@@ -295,8 +295,10 @@ mod tests {
             let error = inspect(written(bytes).path()).unwrap_err().to_string();
             assert!(error.contains(finding), "{error}");
         }
-        let mut image = fake::bzimage("6.1.0", None);
-        image[0x1fe] = 0;
-        assert!(inspect(written(&image).path()).is_err());
+        for signature in [header::BOOT_FLAG, header::MAGIC] {
+            let mut image = fake::bzimage("6.1.0", None);
+            image[signature] = 0;
+            assert!(inspect(written(&image).path()).is_err(), "{signature:#x}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `vm/kernels.toml`: the pins, read and checked.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -243,11 +243,11 @@ impl RawSource {
 }
 
 fn check(raw: RawFile) -> Result<Vec<Pin>, Problem> {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut pins = Vec::with_capacity(raw.kernel.len());
     for pin in raw.kernel {
         let name = &pin.get_ref().name;
-        if seen.insert(name.get_ref().clone(), ()).is_some() {
+        if !seen.insert(name.get_ref().clone()) {
             let message = format!("the name {:?} is taken by a pin above", name.get_ref());
             return Err(Problem::new(name, message));
         }

@@ -1,14 +1,16 @@
 //! Asking a program for its version, and remembering the answer as long as the program stays the same.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use super::Probe;
@@ -81,12 +83,12 @@ fn telling_line(printed: &str, status: ExitStatus) -> String {
 }
 
 fn run(path: &Path, argument: &str) -> Result<(ExitStatus, String), String> {
-    let start = || -> anyhow::Result<(Guarded, io::PipeReader)> {
-        let (reader, writer) = io::pipe()?;
+    let start = || -> anyhow::Result<(Guarded, File)> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         let mut command = GuardedCommand::new(path)?;
         command.arg(argument).stdin(Stdio::null());
         command.stdout(writer.try_clone()?).stderr(writer);
-        Ok((Guarded::spawn(command)?, reader))
+        Ok((Guarded::spawn(command)?, reader.into()))
     };
     let (program, reader) = start().map_err(|error| error.root_cause().to_string())?;
     let (sender, output) = mpsc::channel();

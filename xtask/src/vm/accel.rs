@@ -265,7 +265,7 @@ impl<'a> Trial<'a> {
             }
             Life::None(last_words) => last_words,
         };
-        let kernel = kernel_image.file_name().unwrap_or_default().display();
+        let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
         let seconds = self.kvm_deadline.as_secs_f64();
         let dead = Kvm::Dead(format!(
             "{kernel} does not come up under it within {seconds} s {last_words}"

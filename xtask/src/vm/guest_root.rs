@@ -3,8 +3,8 @@
 //! There is no udev (with it, a guest spends seconds probing drivers) and no shared library.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -62,6 +62,56 @@ pub fn stage(root: &Path, busybox: &Path, agent: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives everyone in the guest what the owner may do, except for writing, whatever the umask was: tests run programs
+/// as ordinary users.
+///
+/// # Errors
+/// When a file cannot be looked at or changed.
+pub fn open_to_all(path: &Path) -> Result<()> {
+    let failed = || format!("cannot make {} readable", path.display());
+    let metadata = fs::symlink_metadata(path).with_context(failed)?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    let mode = metadata.permissions().mode();
+    let opened = mode | (mode >> 3 & 0o050) | (mode >> 6 & 0o005);
+    fs::set_permissions(path, Permissions::from_mode(opened)).with_context(failed)?;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).with_context(failed)? {
+            open_to_all(&entry.with_context(failed)?.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn create_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_strict_umask_closed_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("bin")).unwrap();
+        for (name, mode) in [("bin/program", 0o700), ("bin/text", 0o600), ("bin", 0o700)] {
+            let file = path(name);
+            if !file.exists() {
+                fs::write(&file, "").unwrap();
+            }
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        }
+        symlink("/nonexistent", path("link")).unwrap();
+
+        open_to_all(dir.path()).unwrap();
+
+        for (name, mode) in [("bin/program", 0o755), ("bin/text", 0o644), ("bin", 0o755)] {
+            let now = fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(now, mode, "{name}: {now:o}");
+        }
+    }
 }

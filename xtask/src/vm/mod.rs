@@ -19,6 +19,7 @@ pub mod channel;
 pub mod console;
 mod guard;
 pub mod guest_root;
+pub mod host_root;
 pub mod initramfs;
 pub mod lanes;
 pub mod process;
@@ -107,7 +108,7 @@ pub struct Ready {
 
 impl Link {
     /// Something that, when dropped, ends a wait for QEMU to connect.
-    fn closer(&self) -> Option<Closer> {
+    pub fn closer(&self) -> Option<Closer> {
         match self {
             Self::Connected(_) => None,
             Self::Listening(listener) => listener.try_clone().ok().map(Closer),
@@ -115,7 +116,8 @@ impl Link {
     }
 }
 
-struct Closer(UnixListener);
+/// See [`Link::closer`].
+pub struct Closer(UnixListener);
 
 impl Drop for Closer {
     fn drop(&mut self) {

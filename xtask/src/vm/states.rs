@@ -434,3 +434,220 @@ pub fn sha256(bytes: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Fixture {
+        states: States,
+        _root: tempfile::TempDir,
+    }
+
+    fn fixture() -> Fixture {
+        let root = tempfile::tempdir().unwrap();
+        Fixture { states: States { root: root.path().into(), limit: LIMIT }, _root: root }
+    }
+
+    fn ready() -> Ready {
+        Ready { protocol: 1, release: "6.12".into(), uptime_s: 1.5 }
+    }
+
+    /// What a guest leaves: a page of memory between two that are zero.
+    fn leave(dir: &Path) -> Result<Ready> {
+        let mut ram = vec![0; 3 * 4096];
+        ram[4096..2 * 4096].fill(b'm');
+        fs::write(dir.join(RAM), ram)?;
+        fs::write(dir.join(STATE), "devices")?;
+        Ok(ready())
+    }
+
+    impl Fixture {
+        fn make(&self, ingredients: &Value) -> Saved {
+            self.states.make("kernel", ingredients.clone(), leave).unwrap()
+        }
+
+        fn has(&self, ingredients: &Value) -> bool {
+            self.states.find(&Key::of(ingredients)).unwrap().is_some()
+        }
+
+        fn why_damaged(&self, ingredients: &Value) -> String {
+            format!("{:#}", self.states.find(&Key::of(ingredients)).unwrap_err())
+        }
+    }
+
+    /// A test beside this one that starts a process has every lock open for a moment, in that
+    /// process, before it executes its program.
+    fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            if std::time::Instant::now() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    #[test]
+    fn what_was_made_is_found_and_not_made_again() {
+        let fixture = fixture();
+        let ingredients = json!({ "kernel": "a", "cpu": 1 });
+        assert!(!fixture.has(&ingredients));
+        let made = fixture.make(&ingredients);
+        assert_eq!((&*made.state, &made.ready), (&b"devices"[..], &ready()));
+        assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
+        assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
+        let again = fixture.states.make("kernel", ingredients, |_| panic!("made again")).unwrap();
+        assert_eq!(again.dir, made.dir);
+    }
+
+    #[test]
+    fn one_that_several_want_is_made_once() {
+        let fixture = fixture();
+        let made = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let make = |dir: &Path| {
+                        made.fetch_add(1, Ordering::Relaxed);
+                        leave(dir)
+                    };
+                    fixture.states.make("kernel", json!(1), make).unwrap();
+                });
+            }
+        });
+        assert_eq!(made.into_inner(), 1);
+    }
+
+    #[test]
+    fn damage_is_seen_named_and_repaired() {
+        let damages: [(&str, fn(&Path)); 6] = [
+            ("devices are not", |dir| fs::write(dir.join(STATE), "devicez").unwrap()),
+            ("devices cannot be read", |dir| fs::remove_file(dir.join(STATE)).unwrap()),
+            ("memory was changed", |dir| {
+                let ram = File::options().write(true).open(dir.join(RAM)).unwrap();
+                ram.write_at(b"x", 5000).unwrap();
+            }),
+            ("memory was changed", |dir| {
+                File::options().write(true).open(dir.join(RAM)).unwrap().set_len(4096).unwrap();
+            }),
+            ("memory cannot be read", |dir| fs::remove_file(dir.join(RAM)).unwrap()),
+            ("manifest is damaged", |dir| fs::write(dir.join(MANIFEST), "{\"kernel\":").unwrap()),
+        ];
+        let fixture = fixture();
+        for (what, damage) in damages {
+            let made = fixture.make(&json!(1));
+            damage(&made.dir);
+            assert!(fixture.why_damaged(&json!(1)).contains(what), "{what}");
+            fixture.make(&json!(1));
+            assert!(fixture.has(&json!(1)), "{what}: not repaired");
+        }
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing() {
+        let fixture = fixture();
+        let fail = |dir: &Path| {
+            leave(dir)?;
+            anyhow::bail!("no boot")
+        };
+        assert!(fixture.states.make("kernel", json!(1), fail).is_err());
+        assert!(!fixture.has(&json!(1)));
+        assert_eq!(fixture.states.list().len(), 0);
+    }
+
+    #[test]
+    fn memory_keeps_its_content_and_loses_its_zeros() {
+        let fixture = fixture();
+        let dir = fixture.make(&json!(1)).dir;
+        let ram = File::options().read(true).write(true).open(dir.join(RAM)).unwrap();
+        assert_eq!(next_data(&ram, 0).unwrap(), Some(4096), "zeros take space");
+        assert_eq!(next_data(&ram, 2 * 4096).unwrap(), None, "zeros take space");
+        assert_eq!(ram.metadata().unwrap().len(), 3 * 4096);
+        assert!(verify_ram(&dir).unwrap());
+        // As a disk damages it: without a trace.
+        let modified = ram.metadata().unwrap().modified().unwrap();
+        ram.write_at(b"n", 5000).unwrap();
+        ram.set_modified(modified).unwrap();
+        assert!(fixture.has(&json!(1)));
+        assert!(!verify_ram(&dir).unwrap());
+    }
+
+    #[test]
+    fn one_in_use_is_not_removed() {
+        let fixture = fixture();
+        let in_use = fixture.make(&json!(1));
+        drop(fixture.make(&json!(2)));
+        let all = fixture.states.list();
+        assert_eq!(all.len(), 2);
+        for listed in all {
+            if listed.dir == in_use.dir {
+                assert!(!fixture.states.prune(&listed).unwrap());
+            } else {
+                assert!(eventually(|| fixture.states.prune(&listed).unwrap()));
+            }
+        }
+        let listed = &fixture.states.list()[0];
+        assert_eq!(listed.dir, in_use.dir);
+        drop(in_use);
+        assert!(eventually(|| fixture.states.prune(listed).unwrap()));
+        assert_eq!(fixture.states.list().len(), 0);
+    }
+
+    #[test]
+    fn a_lock_lasts_as_long_as_a_process_that_inherited_it() {
+        let fixture = fixture();
+        let lock = fixture.make(&json!(1)).lock;
+        // It waits for the end of its input, and holds the lock as its error output.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stderr(lock)
+            .spawn()
+            .unwrap();
+        let listed = &fixture.states.list()[0];
+        assert!(!fixture.states.prune(listed).unwrap());
+        child.wait().unwrap();
+        assert!(eventually(|| fixture.states.prune(listed).unwrap()));
+    }
+
+    #[test]
+    fn beyond_the_limit_the_one_used_least_recently_goes() {
+        let mut fixture = fixture();
+        for number in 1..=3 {
+            let lock = fixture.make(&json!(number)).lock;
+            let long_ago = SystemTime::now() - Duration::from_secs(3600 * (4 - number));
+            lock.set_modified(long_ago).unwrap();
+        }
+        // Using one is what counts, not making it.
+        assert!(fixture.has(&json!(1)));
+        fixture.states.limit = 2 * fixture.states.list()[0].bytes;
+        let shrunk = |fixture: &Fixture| {
+            fixture.states.shrink();
+            fixture.states.list().len() == 2
+        };
+        assert!(eventually(|| shrunk(&fixture)));
+        assert!(fixture.has(&json!(1)) && fixture.has(&json!(3)));
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_cleared_and_what_a_living_one_makes_is_not() {
+        let fixture = fixture();
+        let left = fixture.states.root.join("new-left");
+        fs::create_dir(&left).unwrap();
+        File::create(left.join(LOCK)).unwrap();
+        let living = New::create(&fixture.states.root).unwrap();
+        let cleared = || {
+            fixture.states.clear_abandoned();
+            !left.exists()
+        };
+        assert!(eventually(cleared));
+        assert!(living.path.exists());
+    }
+}

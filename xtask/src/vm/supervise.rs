@@ -90,7 +90,7 @@ pub enum Progress<'a> {
     /// A test has begun.
     Started(&'a TestId),
     /// A test has ended.
-    Finished(&'a TestOutcome),
+    Finished,
 }
 
 enum Seen {
@@ -276,7 +276,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             }
             Event::TestFinished(mut outcome) => {
                 bound(&mut outcome);
-                (self.progress)(Progress::Finished(&outcome));
+                (self.progress)(Progress::Finished);
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.

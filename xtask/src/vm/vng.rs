@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
 use vmtest_agent::PAYLOAD_DIR;
 
 use super::accel::Accel;
@@ -48,6 +50,7 @@ impl Lane for Vng {
         let root = dir.join("root");
         guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
         spec.payload.stage(&root.join(&PAYLOAD_DIR[1..]))?;
+        guest_root::open_to_all(&root)?;
         stage_kernel(spec.kernel, &dir.join("kernel"))?;
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
@@ -94,7 +97,8 @@ impl Vng {
             command.args(["--append", option]);
         }
         command.args(["--exec", guest_root::AGENT]);
-        command.args(qemu_options(spec.accel).iter().map(|opts| format!("--qemu-opts={opts}")));
+        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS]));
+        limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
             .stdin(Stdio::null())
@@ -104,26 +108,44 @@ impl Vng {
     }
 }
 
+/// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
+/// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
+const LONGEST_FILE: u64 = 64 << 20;
+
+fn limit_files(command: &mut Command) {
+    // SAFETY: one system call and no allocation between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into)
+        });
+    }
+}
+
 /// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
 /// serial line: warnings and worse are enough.
 const KERNEL_OPTIONS: &[&str] = &["loglevel=5"];
 
-/// Later options override virtme-ng's own.
-fn qemu_options(accel: Accel) -> Vec<String> {
-    vec![
-        format!("-cpu {}", accel.cpu()),
-        // The guest's second serial port is the agent's line.
-        "-chardev socket,id=vmtest-channel,path=channel".into(),
-        "-serial chardev:vmtest-channel".into(),
-        // QEMU's monitor tells whether it was the guest that wanted to stop.
-        "-chardev socket,id=vmtest-qmp,path=qmp".into(),
-        "-mon chardev=vmtest-qmp,mode=control".into(),
-    ]
+/// The guest's second serial port is the agent's line.
+pub(super) const CHANNEL_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
+
+/// QEMU's monitor tells whether it was the guest that wanted to stop.
+const QMP_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
+
+/// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
+pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
+    let cpu = format!("-cpu {}", accel.cpu());
+    let further = further.concat().into_iter().map(str::to_owned);
+    std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
 }
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
 /// modprobe what to load. It finds there only what it needs.
-fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// When a module is missing, or something cannot be written.
+pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz"))
         .with_context(|| format!("cannot link {}", kernel.image.display()))?;
@@ -139,7 +161,7 @@ fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     depmod(dir, release.as_ref())
 }
 
-fn depmod(dir: &Path, release: &Path) -> Result<()> {
+pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     // It complains of modules.order and modules.builtin, which only matter to those who load
     // modules by alias.
     let output = Command::new("depmod")
@@ -155,7 +177,7 @@ fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", path.display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let parent = path.parent().with_context(failed)?;
@@ -168,10 +190,31 @@ fn listen(path: &Path) -> Result<UnixListener> {
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-fn path_with(program: &Path) -> Result<OsString> {
+///
+/// # Errors
+/// When `PATH` cannot be put together again.
+pub fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
         .context("PATH has an entry with a colon in it")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_file_becomes_longer_than_the_limit_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = GuardedCommand::new("sh").unwrap();
+        command.args(["-c", "sh -c 'head -c 100m /dev/zero > file'"]).current_dir(dir.path());
+        command.stderr(Stdio::null());
+        limit_files(&mut command);
+        let status = Guarded::spawn(command).unwrap().wait().unwrap();
+        assert!(!status.success());
+        assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), LONGEST_FILE);
+    }
 }

@@ -1,9 +1,10 @@
 //! Hosts that lack something, or are shared.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Run, Scene, Verdict};
+use crate::support::{Ended, Run, Scene, Verdict, target, tool};
 
 /// A test that passes at once.
 const QUICK: &str = "contained::prints_the_agents_words";
@@ -11,41 +12,187 @@ const QUICK: &str = "contained::prints_the_agents_words";
 const SHORT: &str = "kernel-args = ['rdinit=/nonexistent']";
 const PANIC: &str = "Kernel panic - not syncing: VFS";
 
-/// Runs a shell script with mounts of its own, then `xtask`. Needs root.
-fn with_mounts(scene: &Scene, script: &str) -> Command {
+/// Runs a shell script with mounts of its own, which needs root, and then `xtask`.
+fn with_mounts<'a>(scene: &'a Scene, script: &str, options: &[&str]) -> Ended<'a> {
     let script = format!("set -e; {script}; exec \"$@\"");
     let mut command = scene.xtask_under("unshare", &["--mount", "sh", "-c", &script, "sh"]);
-    scene.vmtest_args(&mut command, &[], QUICK);
-    command
+    scene.vmtest_args(&mut command, options, QUICK);
+    command.env("VMTEST_CACHE_DIR", scene.cache());
+    Run::whole(scene, command)
 }
 
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
 fn tmp_is_full() {
-    let scene = Scene::new();
     let full =
         "mount -t tmpfs -o size=64k tmpfs /tmp; ! head -c 1m /dev/zero > /tmp/full 2> /dev/null";
-    Run::whole(&scene, with_mounts(&scene, full)).expect("pass", 0, "");
+    with_mounts(&Scene::new(), full, &[]).expect("pass", 0, "");
 }
 
 #[test]
 fn the_report_directory_cannot_be_written_to() {
     let scene = Scene::new();
     fs::write(scene.reports(), "a file").unwrap();
-    Run::whole(&scene, scene.vmtest(QUICK)).expect_error(3, "report");
+    Run::whole(&scene, scene.vmtest(QUICK)).expect_error(3, "cannot create");
+}
+
+/// A `/dev` of its own, with `/dev/kvm` as it is made by a command.
+fn with_kvm(kvm: &str) -> String {
+    format!(
+        "mkdir -p /run/vmtest-fault; mount -t tmpfs tmpfs /run/vmtest-fault; cd /run/vmtest-fault; \
+         mkdir dev nodev; mount -t tmpfs tmpfs dev; mount -t tmpfs -o nodev tmpfs nodev; \
+         for node in null zero full random urandom tty; do cp -a /dev/$node dev; done; \
+         ln -s /proc/self/fd dev/fd; {kvm}; mount --rbind dev /dev; cd /"
+    )
+}
+
+const NO_KVM: &str = "true";
+/// Not even root can open a device through a file system that is mounted without devices.
+const FORBIDDEN_KVM: &str =
+    "mknod nodev/kvm c 10 232; touch dev/kvm; mount --bind nodev/kvm dev/kvm";
+/// It opens, and knows nothing of what it is asked.
+const DEAD_KVM: &str = "mknod -m 666 dev/kvm c 1 3";
+
+fn auto_ends_on_tcg(kvm: &str, why: &str) {
+    let scene = Scene::new().metadata(SHORT);
+    let ended = with_mounts(&scene, &with_kvm(kvm), &[]);
+    let verdict = ended.expect("panic", 3, PANIC);
+    assert_eq!(verdict.kernel["accel"], "tcg");
+    let note = format!("emulating, since KVM does not work here: {why}");
+    assert!(ended.printed.contains(&note), "{}", ended.printed);
+}
+
+fn who_insists_is_told_why_not(kvm: &str, why: &str) {
+    let scene = Scene::new();
+    let why = format!("KVM does not work here: {why}");
+    with_mounts(&scene, &with_kvm(kvm), &["--accel", "kvm"]).expect("host-error", 3, &why);
 }
 
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
 fn there_is_no_kvm() {
-    let scene = Scene::new().metadata(SHORT);
-    // Everything of /dev but kvm.
-    let hide = "mkdir -p /run/vmtest-dev; mount -t tmpfs -o mode=755 tmpfs /run/vmtest-dev; \
-                for node in null zero full random urandom tty; do cp -a /dev/$node /run/vmtest-dev; done; \
-                ln -s /proc/self/fd /run/vmtest-dev/fd; mount --move /run/vmtest-dev /dev";
-    let ended = Run::whole(&scene, with_mounts(&scene, hide));
-    let verdict = ended.expect("panic", 3, PANIC);
-    assert_eq!(verdict.kernel["accel"], "tcg");
-    let words = "emulating, since KVM does not work here: there is no /dev/kvm";
-    assert!(ended.printed.contains(words), "{}", ended.printed);
+    auto_ends_on_tcg(NO_KVM, "there is no /dev/kvm");
+    who_insists_is_told_why_not(NO_KVM, "there is no /dev/kvm");
+}
+
+#[test]
+#[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
+fn kvm_may_not_be_used() {
+    auto_ends_on_tcg(FORBIDDEN_KVM, "this user may not open /dev/kvm");
+    who_insists_is_told_why_not(FORBIDDEN_KVM, "this user may not open /dev/kvm");
+}
+
+#[test]
+#[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
+fn kvm_is_dead() {
+    auto_ends_on_tcg(DEAD_KVM, "/dev/kvm is there, but QEMU cannot use it");
+    who_insists_is_told_why_not(DEAD_KVM, "/dev/kvm is there, but QEMU cannot use it");
+}
+
+#[test]
+#[ignore = "boots VMs: `cargo xtask test` runs it"]
+fn two_matrices_run_at_once() {
+    let scenes = [Scene::new(), Scene::new()].map(|scene| scene.kernels("5.10,6.1"));
+    let runs = scenes.each_ref().map(|scene| Run::start(scene, scene.vmtest(QUICK)));
+    for (run, scene) in runs.into_iter().zip(&scenes) {
+        run.end().expect("pass", 0, "");
+        let second = Verdict::read(&scene.reports(), 1).unwrap();
+        assert_eq!(second.word, "pass", "{}", second.reason);
+    }
+}
+
+/// The user namespace maps whoever runs this to an ordinary user, who owns the checkout and can do no more than that.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn an_ordinary_user_runs_it() {
+    let scene = Scene::new();
+    let check = "test $(id -u) = 1000 && grep -q 'CapEff:.0000000000000000' /proc/self/status && exec \"$@\"";
+    let user = ["--user", "--map-user=1000", "--map-group=1000", "sh", "-c", check, "sh"];
+    let mut command = scene.xtask_under("unshare", &user);
+    scene.vmtest_args(&mut command, &[], QUICK);
+    Run::whole(&scene, command).expect("pass", 0, "");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn everything_is_below_a_path_with_spaces_and_more() {
+    let scene = Scene::new();
+    let odd = scene.path("zwei Wörter, $HOME & 'ein \"drittes\"' ☃");
+    copy_builds(&odd);
+    let mut vmtest = scene.vmtest(QUICK);
+    vmtest.env("CARGO_TARGET_DIR", &odd).env("VMTEST_CACHE_DIR", scene.cache());
+    vmtest.env("VMTEST_VNG", vng());
+    Run::whole(&scene, vmtest).expect("pass", 0, "");
+    assert!(odd.join("vmtest/logs").is_dir());
+}
+
+/// So that not everything has to be built once more.
+fn copy_builds(to: &Path) {
+    fs::create_dir(to).unwrap();
+    for dir in ["release", "x86_64-unknown-linux-gnu"] {
+        let from = target().join(dir);
+        assert!(Command::new("cp").arg("-a").args([&from, to]).status().unwrap().success());
+    }
+}
+
+/// The one that `setup` has installed below the target directory, or the one that is there anyway.
+fn vng() -> PathBuf {
+    let installed = target().join("vmtest/venv/bin/vng");
+    if installed.exists() { installed } else { tool("VMTEST_VNG", "vng") }
+}
+
+#[test]
+fn a_tool_is_missing() {
+    for variable in ["VMTEST_VNG", "VMTEST_QEMU", "VMTEST_BUSYBOX"] {
+        let scene = Scene::new();
+        let mut vmtest = scene.vmtest(QUICK);
+        vmtest.env(variable, "/nonexistent/tool");
+        let words = format!("{variable} is set to /nonexistent/tool");
+        Run::whole(&scene, vmtest).expect_error(3, &words);
+    }
+}
+
+/// A program that says of itself that it is a certain version, and does something else when it is used.
+fn impostor(version: &str, does: &str) -> String {
+    format!("case $1 in --version) echo '{version}' ;; *) {does} ;; esac")
+}
+
+fn with_tool<'a>(scene: &'a Scene, variable: &str, script: &str) -> Ended<'a> {
+    let mut command = scene.xtask();
+    scene.vmtest_args(&mut command, &["--accel", "tcg"], QUICK);
+    command.env(variable, scene.script("tool", script));
+    Run::whole(scene, command)
+}
+
+#[test]
+#[ignore = "needs a kernel: `cargo xtask test` runs it"]
+fn vng_prints_nonsense_and_ends() {
+    let vng = impostor("virtme-ng 1.42", "echo 'la la la'; exit 0");
+    let words = "tool ended before QEMU was up: exit status: 0";
+    let scene = Scene::new();
+    let verdict = with_tool(&scene, "VMTEST_VNG", &vng).expect("host-error", 3, words);
+    assert!(verdict.kernel["excerpt"].to_string().contains("la la la"), "{:#}", verdict.kernel);
+}
+
+#[test]
+#[ignore = "needs a kernel: `cargo xtask test` runs it"]
+fn vng_prints_nonsense_and_does_not_end() {
+    let vng = impostor("virtme-ng 1.42", "exec yes 'la la la'");
+    let words = "nothing was heard of the agent within 10 s; the kernel got as far as: la la la";
+    let scene = Scene::new().timeout(10);
+    with_tool(&scene, "VMTEST_VNG", &vng).expect("no-boot", 3, words);
+}
+
+#[test]
+#[ignore = "needs a kernel: `cargo xtask test` runs it"]
+fn qemu_ends_at_once() {
+    let qemu = impostor("QEMU emulator version 7.2.0", "echo 'cannot do that' >&2; exit 1");
+    let scene = Scene::new();
+    let words = "vng ended before QEMU was up";
+    let verdict = with_tool(&scene, "VMTEST_QEMU", &qemu).expect("host-error", 3, words);
+    assert!(
+        verdict.kernel["excerpt"].to_string().contains("cannot do that"),
+        "{:#}",
+        verdict.kernel
+    );
 }

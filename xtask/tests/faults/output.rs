@@ -14,7 +14,8 @@ const OUTPUT: usize = 64 * 1024;
 fn tests_misbehave_and_pass() {
     let scene = Scene::new();
     let qemu = scene.qemu_with("-rtc base=1970-01-02");
-    let mut vmtest = scene.vmtest("contained::");
+    let mut vmtest = scene.xtask();
+    scene.vmtest_args(&mut vmtest, &["--accel", "tcg"], "contained::");
     vmtest.env("VMTEST_QEMU", qemu);
 
     let (ended, peak) = Run::start(&scene, vmtest).end_with_peak();

@@ -80,8 +80,10 @@ fn a_server_without_ranges_starts_over() {
     let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
     sandbox.run(&["fetch"], 3);
     server.at("/bzImage", Answer::WholeFile(image.clone()));
+    let before = server.requests().len();
     sandbox.run(&["fetch"], 0);
     assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before + 1, "the whole was put behind the beginning");
 }
 
 #[test]

@@ -8,5 +8,5 @@ mod verdict;
 
 pub use process::Process;
 pub use run::{Ended, Run};
-pub use scene::Scene;
+pub use scene::{Scene, target, tool};
 pub use verdict::Verdict;

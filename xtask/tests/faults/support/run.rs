@@ -83,7 +83,7 @@ impl<'a> Run<'a> {
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
     fn read_all(&mut self) {

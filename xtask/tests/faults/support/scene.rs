@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -126,6 +127,21 @@ impl Scene {
         path
     }
 
+    /// A cache with the kernels that are at hand, and nothing else.
+    pub fn cache(&self) -> PathBuf {
+        let usual = match std::env::var_os("VMTEST_CACHE_DIR") {
+            Some(dir) => PathBuf::from(dir),
+            None => {
+                let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+                std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("vmtest")
+            }
+        };
+        let cache = self.path("cache");
+        fs::create_dir(&cache).unwrap();
+        symlink(usual.join("kernels"), cache.join("kernels")).unwrap();
+        cache
+    }
+
     /// A QEMU that is started with further arguments.
     pub fn qemu_with(&self, args: &str) -> PathBuf {
         let qemu = tool("VMTEST_QEMU", "qemu-system-x86_64");
@@ -149,9 +165,8 @@ pub fn tool(variable: &str, name: &str) -> PathBuf {
     candidates.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not on PATH"))
 }
 
-/// Where the harness keeps the directories of its runs.
-pub fn runs() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    target.unwrap_or_else(|| workspace.join("target")).join("vmtest/runs")
+/// Where cargo has put what it built.
+pub fn target() -> &'static Path {
+    // The directory for the files of tests is one in it.
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
 }

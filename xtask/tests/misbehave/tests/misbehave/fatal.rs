@@ -1,6 +1,8 @@
 //! Tests that the guest, or the run, does not survive, and two after which the run is no pass.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 
 use crate::guest::{AGENTS_LINE, agent, kill, run, wait_for_the_end};
 use crate::misdeeds;
@@ -25,6 +27,18 @@ misdeeds! {
     fn switches_the_guest_off() {
         assert!(run("poweroff", &["-f"]));
         wait_for_the_end();
+    }
+
+    /// Through the port on which virtme-ng expects an exit code, and which QEMU has connected to a file.
+    fn fills_the_hosts_disk() {
+        let ports = fs::read_dir("/sys/class/virtio-ports").unwrap().map(|entry| entry.unwrap().path());
+        let names = ports.map(|port| (fs::read_to_string(port.join("name")).unwrap(), port));
+        let (_, port) = names.into_iter().find(|(name, _)| name.trim() == "virtme.ret").unwrap();
+        let mut file = File::create(Path::new("/dev").join(port.file_name().unwrap())).unwrap();
+        let block = vec![b'x'; 1 << 20];
+        for _ in 0..1000 {
+            file.write_all(&block).unwrap();
+        }
     }
 
     fn forges_an_outcome_without_a_token() {
