@@ -33,6 +33,7 @@ fn build() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     let clang = find_clang()?;
     let mut arguments = vec![OsString::from("-Wall"), OsString::from("-Werror")];
+    arguments.push(relative_paths()?);
     arguments.extend(system_includes(&clang)?);
     remove_objects(&out)?;
     for (name, source) in sources()? {
@@ -68,6 +69,16 @@ fn sources() -> Result<Vec<(String, PathBuf)>> {
         }
     }
     Ok(sources)
+}
+
+/// Makes clang write the sources' paths, which end up in the object's BTF, relative to this directory, so that the object
+/// is the same wherever it is compiled.
+fn relative_paths() -> Result<OsString> {
+    let here = env::var_os("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?;
+    let mut argument = OsString::from("-ffile-prefix-map=");
+    argument.push(here);
+    argument.push("=.");
+    Ok(argument)
 }
 
 /// A clang that compiles for BPF: `$CLANG`, which must be one if it is set, else the first on `PATH`.

@@ -143,7 +143,10 @@ pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
 /// modprobe what to load. It finds there only what it needs.
-fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// When a module is missing, or something cannot be written.
+pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz"))
         .with_context(|| format!("cannot link {}", kernel.image.display()))?;
@@ -188,7 +191,10 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener> {
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-pub(super) fn path_with(program: &Path) -> Result<OsString> {
+///
+/// # Errors
+/// When `PATH` cannot be put together again.
+pub fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -1,0 +1,163 @@
+//! What was measured, as a table and as JSON.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use serde::Serialize;
+
+/// The floor's name.
+pub const FLOOR: &str = "bare";
+
+/// Everything measured on one kernel.
+#[derive(Debug)]
+pub struct Measured {
+    /// The pin's name, or the path.
+    pub kernel: String,
+    /// `kvm` or `tcg`.
+    pub accel: &'static str,
+    /// One for each way.
+    pub series: Vec<Series>,
+}
+
+/// How long one way took, again and again.
+#[derive(Debug)]
+pub struct Series {
+    name: &'static str,
+    seconds: Vec<f64>,
+    hopeless: bool,
+}
+
+/// The medians, in seconds.
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    kernel: &'a str,
+    accel: &'a str,
+    floor_s: Option<f64>,
+    cold_s: Option<f64>,
+    warm_s: Option<f64>,
+    vng_s: Option<f64>,
+    vmtest_s: Option<f64>,
+}
+
+impl Series {
+    /// Nothing measured yet.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, seconds: Vec::new(), hopeless: false }
+    }
+
+    /// Takes a time, if it is one that counts.
+    pub fn add(&mut self, counts: bool, time: Duration) {
+        if counts {
+            self.seconds.push(time.as_secs_f64());
+            self.seconds.sort_by(f64::total_cmp);
+        }
+    }
+
+    /// This way does not work on this kernel.
+    pub fn give_up(&mut self) {
+        self.hopeless = true;
+        self.seconds.clear();
+    }
+
+    /// Whether it was given up.
+    pub fn is_hopeless(&self) -> bool {
+        self.hopeless
+    }
+
+    /// The time in the middle, or between the two that are.
+    fn median(&self) -> Option<f64> {
+        let (low, high) = (self.seconds.len().checked_sub(1)? / 2, self.seconds.len() / 2);
+        Some((self.seconds[low] + self.seconds[high]) / 2.0)
+    }
+
+    fn row(&self, floor: Option<f64>) -> Vec<Cell> {
+        let number = |value: Option<&f64>| match value {
+            Some(value) => format!("{value:.2}"),
+            None => "-".into(),
+        };
+        let median = self.median();
+        let ratio = median.zip(floor).map(|(median, floor)| median / floor);
+        let right = |text| Cell::new(text).set_alignment(CellAlignment::Right);
+        vec![
+            Cell::new(self.name),
+            right(number(median.as_ref())),
+            right(number(self.seconds.first())),
+            right(number(self.seconds.last())),
+            right(number(ratio.as_ref())),
+            right(self.seconds.len().to_string()),
+        ]
+    }
+}
+
+impl Measured {
+    /// One object on one line.
+    pub fn json(&self) -> String {
+        let medians: BTreeMap<_, _> = self.series.iter().map(|it| (it.name, it.median())).collect();
+        let median = |name| medians.get(name).copied().flatten();
+        let json = Json {
+            kernel: &self.kernel,
+            accel: self.accel,
+            floor_s: median(FLOOR),
+            cold_s: median("cold"),
+            warm_s: median("warm"),
+            vng_s: median("vng"),
+            vmtest_s: median("vmtest"),
+        };
+        // It has nothing that JSON has not.
+        serde_json::to_string(&json).unwrap_or_default()
+    }
+
+    /// For a person.
+    pub fn text(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')));
+        table.force_no_tty();
+        table.set_header(["way", "median s", "least", "most", "x floor", "runs"]);
+        let floor = self.series.iter().find(|it| it.name == FLOOR).and_then(Series::median);
+        table.add_rows(self.series.iter().map(|series| series.row(floor)));
+        format!("{} ({})\n{table}", self.kernel, self.accel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn series(name: &'static str, milliseconds: &[u64]) -> Series {
+        let mut series = Series::new(name);
+        // The first round is not one that counts.
+        series.add(false, Duration::from_secs(1000));
+        milliseconds.iter().for_each(|&ms| series.add(true, Duration::from_millis(ms)));
+        series
+    }
+
+    fn measured() -> Measured {
+        let mut vng = series("vng", &[9000]);
+        vng.give_up();
+        let series =
+            vec![series(FLOOR, &[3000, 2000, 2500]), series("warm", &[400, 500, 900, 100]), vng];
+        Measured { kernel: "6.12".into(), accel: "tcg", series }
+    }
+
+    #[test]
+    fn json_has_medians_and_null_for_what_was_not_measured() {
+        assert_eq!(
+            measured().json(),
+            r#"{"kernel":"6.12","accel":"tcg","floor_s":2.5,"cold_s":null,"warm_s":0.45,"vng_s":null,"vmtest_s":null}"#
+        );
+    }
+
+    #[test]
+    fn the_table_has_spread_and_ratio() {
+        let text = measured().text();
+        let row = |name: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.trim().starts_with(name)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(row("bare"), ["bare", "2.50", "2.00", "3.00", "1.00", "3"]);
+        assert_eq!(row("warm"), ["warm", "0.45", "0.10", "0.90", "0.18", "4"]);
+        assert_eq!(row("vng"), ["vng", "-", "-", "-", "-", "0"]);
+    }
+}
