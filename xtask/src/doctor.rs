@@ -69,7 +69,7 @@ impl Diagnosis {
                 // Only of interest as long as there is something left to install.
                 Need::Install => !vng_works,
                 Need::Local => !geteuid().is_root(),
-                Need::Boot | Need::Build => true,
+                Need::Boot | Need::Build | Need::Fetch => true,
                 Need::Test => false,
             })
             .map(tool)

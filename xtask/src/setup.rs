@@ -164,7 +164,8 @@ impl Plan {
 
 /// Everything that booting and building need and that is not here.
 fn missing() -> Vec<Unusable> {
-    let needed = TOOLS.iter().filter(|spec| matches!(spec.need, Need::Boot | Need::Build));
+    let needed =
+        TOOLS.iter().filter(|spec| matches!(spec.need, Need::Boot | Need::Build | Need::Fetch));
     needed.filter_map(|spec| tools::check(spec.tool()).err()).collect()
 }
 
@@ -172,8 +173,7 @@ fn still_missing(missing: &[Unusable]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let list: String = missing.iter().map(|unusable| format!("\n  {unusable}")).collect();
-    bail!("this is still missing:{list}");
+    bail!("{}", tools::list(missing));
 }
 
 /// One setup at a time in this checkout; apt-get sees to its own.

@@ -117,7 +117,7 @@ fn listed_directories() -> Vec<PathBuf> {
 }
 
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
-fn find(file: &str) -> Result<Option<PathBuf>> {
+pub fn find(file: &str) -> Result<Option<PathBuf>> {
     let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
     if let Some(path) = listed.find(|path| path.is_file()) {
         return Ok(Some(path));

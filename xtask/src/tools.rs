@@ -5,15 +5,15 @@ mod version;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::unistd::{AccessFlags, access};
 use object::Endianness;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::setup;
+use crate::static_build;
 use version::Asked;
 
 /// Something on the host, by the name that the code uses.
@@ -64,6 +64,8 @@ pub enum Need {
     Boot,
     /// To build what runs in them.
     Build,
+    /// To fetch kernels that are not at hand.
+    Fetch,
     /// To install virtme-ng, and no more once that is there.
     Install,
     /// To run those tests of `cargo xtask test` that are about this.
@@ -95,10 +97,10 @@ enum Place {
     Program { env: &'static str, names: &'static [&'static str] },
     /// A program that is linked statically, found likewise.
     StaticProgram { env: &'static str, names: &'static [&'static str] },
-    /// A static library that the C compiler finds, or that is in the directories of `LIBBPF_SYS_LIBRARY_PATH`.
+    /// A static library.
     Archive(&'static str),
-    /// A file: what an environment variable names, else the first of these.
-    File { env: &'static str, paths: &'static [&'static str] },
+    /// Certificates: the file that an environment variable names, else wherever systems are known to have them.
+    Certificates { env: &'static str },
 }
 
 /// How a program says its version.
@@ -181,17 +183,8 @@ pub const TOOLS: &[Spec] = &[
         tool: Tool::Certificates,
         name: "CA bundle",
         purpose: "fetch kernels over https",
-        need: Need::Boot,
-        place: Place::File {
-            env: "SSL_CERT_FILE",
-            // Debian and its kin, Fedora and its kin, openSUSE, NixOS.
-            paths: &[
-                "/etc/ssl/certs/ca-certificates.crt",
-                "/etc/pki/tls/certs/ca-bundle.crt",
-                "/etc/ssl/ca-bundle.pem",
-                "/etc/ssl/certs/ca-bundle.crt",
-            ],
-        },
+        need: Need::Fetch,
+        place: Place::Certificates { env: "SSL_CERT_FILE" },
         version: None,
         packages: &["ca-certificates"],
     },
@@ -326,6 +319,41 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
     Ok(check(tool)?.path)
 }
 
+/// Checks every program that is needed for one of these.
+///
+/// Libraries are not looked for: that takes running the C compiler, and the build says which is missing.
+///
+/// # Errors
+/// One message that names each that is missing, what it is for, and how to get it.
+pub fn require(needs: &[Need]) -> Result<()> {
+    let programs = TOOLS.iter().filter(|spec| !matches!(spec.place, Place::Archive(_)));
+    let needed = programs.filter(|spec| needs.contains(&spec.need));
+    let unusable: Vec<Unusable> = needed.filter_map(|spec| check(spec.tool).err()).collect();
+    match <[Unusable; 1]>::try_from(unusable) {
+        Ok([only]) => Err(only.into()),
+        Err(none) if none.is_empty() => Ok(()),
+        Err(several) => bail!("{}", list(&several)),
+    }
+}
+
+/// Several unusable tools, a line each, and how to get those that are nowhere.
+pub fn list(unusable: &[Unusable]) -> String {
+    let mut text = "tools are missing, or do not work:".to_owned();
+    let mut not_found = Vec::new();
+    for one in unusable {
+        let purpose = one.tool.spec().purpose;
+        text += &format!("\n  {}; it is needed to {purpose}", one.what());
+        match one.problem {
+            Problem::Missing => not_found.push(one.tool),
+            _ => text += &format!(": {}", one.remedy()),
+        }
+    }
+    if !not_found.is_empty() {
+        text += &format!("\nto get what was not found, {}", how_to_get(&not_found));
+    }
+    text
+}
+
 /// A tool that works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -360,11 +388,12 @@ fn locate(spec: &Spec) -> Result<PathBuf, Problem> {
         Place::Program { env, names } => program(spec.tool, env, names, |_| true),
         Place::StaticProgram { env, names } => program(spec.tool, env, names, is_static),
         Place::Archive(file) => archive(file).ok_or(Problem::Missing),
-        Place::File { env, paths } => match named_by(env) {
+        Place::Certificates { env } => match named_by(env) {
             Some(path) if path.is_file() => Ok(path),
             Some(path) => Err(Problem::Misnamed { env, path }),
             None => {
-                paths.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or(Problem::Missing)
+                let known = openssl_probe::probe();
+                known.cert_file.into_iter().chain(known.cert_dir).next().ok_or(Problem::Missing)
             }
         },
     }
@@ -439,15 +468,8 @@ fn is_static(path: &Path) -> bool {
 }
 
 fn archive(file: &str) -> Option<PathBuf> {
-    let listed = std::env::var_os("LIBBPF_SYS_LIBRARY_PATH").unwrap_or_default();
-    let mut listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
-    if let Some(path) = listed.find(|path| path.is_file()) {
-        return Some(path);
-    }
-    let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
-    // What it does not find, the compiler prints as it was given.
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    path.is_absolute().then(|| path.canonicalize().ok()).flatten()
+    let path = static_build::find(file).ok().flatten()?;
+    path.canonicalize().ok()
 }
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.
@@ -510,7 +532,7 @@ impl Unusable {
     fn named_by(&self) -> Option<&'static str> {
         let (Place::Program { env, .. }
         | Place::StaticProgram { env, .. }
-        | Place::File { env, .. }) = self.tool.spec().place
+        | Place::Certificates { env }) = self.tool.spec().place
         else {
             return None;
         };

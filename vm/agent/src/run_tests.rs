@@ -1,13 +1,16 @@
 //! Running tests, one process each.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use crate::output::Capture;
@@ -16,6 +19,10 @@ use crate::process::{Stop, Watched};
 /// What every program of a job gets, unless the job says otherwise.
 const ENVIRONMENT: [(&str, &str); 3] =
     [("HOME", "/root"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TMPDIR", "/tmp")];
+
+/// What libtest says first (since Rust 1.86) when it is told where to log; of no interest to anyone who reads
+/// what a test printed.
+const LOGFILE_WARNING: &str = "warning: `--logfile` is deprecated\n";
 
 /// How tests are run.
 pub struct Runner<'a> {
@@ -37,11 +44,12 @@ impl Runner<'_> {
         });
         let seconds = started.elapsed().as_secs_f64();
         let output = capture.finish();
+        let printed = output.text.strip_prefix(LOGFILE_WARNING).unwrap_or(&output.text);
         TestOutcome {
             test: test.clone(),
             result,
             seconds,
-            output: output.text,
+            output: printed.to_owned(),
             dropped_bytes: output.dropped_bytes,
         }
     }
@@ -64,41 +72,75 @@ impl Runner<'_> {
         // other test that a second thread could run.
         command.args(["--exact", &test.name, "--include-ignored", "--nocapture"]);
         command.arg("--test-threads=1");
+        let log = Log::create()?;
+        command.args(["--logfile", &log.path()]);
         let mut process = Watched::start(command)?;
         let stop = process.follow(started + self.timeout, |bytes| {
             capture.push(bytes);
             ControlFlow::Continue(())
         })?;
         let status = process.finish(|bytes| capture.push(bytes))?;
+        let log = log.read()?;
+        if log.contains(SUMMARY) {
+            // What libtest-mimic writes there it does not print.
+            capture.push(log.as_bytes());
+        }
         Ok(match (stop, status) {
-            (Stop::Ended, Some(status)) => judge(status, capture, test),
+            (Stop::Ended, Some(status)) => judge(status, &log, test),
             _ => TestResult::TimedOut,
         })
     }
 }
 
-fn judge(status: ExitStatus, capture: &Capture, test: &TestId) -> TestResult {
+/// What the test binary itself says of the test, and not what is printed while the test runs: there anyone
+/// may say that it has passed. It is a file in memory that the binary inherits.
+struct Log(File);
+
+/// The most of a log that is read, in bytes. libtest writes a line, libtest-mimic what it would print.
+const LOG_LIMIT: u64 = 16 * 1024;
+
+impl Log {
+    fn create() -> io::Result<Self> {
+        // Inherited, since it is not closed on exec.
+        Ok(Self(memfd_create(c"log", MFdFlags::empty())?.into()))
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
+    fn read(self) -> io::Result<String> {
+        let mut text = Vec::new();
+        // The binary has opened it anew, so the position here is still the beginning.
+        self.0.take(LOG_LIMIT).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn judge(status: ExitStatus, log: &str, test: &TestId) -> TestResult {
     match (status.code(), status.signal()) {
-        (Some(0), _) => judge_summary(&capture.end(), test),
+        (Some(0), _) => judge_log(log, test),
         (Some(code), _) => TestResult::Failed { code },
         (None, signal) => TestResult::Killed { signal: signal.unwrap_or_default() },
     }
 }
 
-/// What a test binary's exit with 0 is worth. libtest and libtest-mimic end with the line
-/// `test result: ok. 1 passed; 0 failed; …`; they exit with 0 just as well when the binary has no
-/// test of that name, and a test that calls `exit(0)` half-way leaves no such line.
-fn judge_summary(end: &str, test: &TestId) -> TestResult {
-    let summary = end.lines().rev().find_map(|line| line.strip_prefix("test result: "));
+/// How the last line of libtest-mimic's log begins.
+const SUMMARY: &str = "test result: ";
+
+/// What a test binary's exit with 0 is worth: it exits so just as well when it has no test of that name, and
+/// when the test calls `exit(0)` half-way. libtest logs `ok NAME`, libtest-mimic ends its log with the line
+/// `test result: ok. 1 passed; 0 failed; …`.
+fn judge_log(log: &str, test: &TestId) -> TestResult {
+    let logged = format!("ok {}", test.name);
+    let summary = log.lines().rev().find_map(|line| line.strip_prefix(SUMMARY));
     let reason = match summary {
+        None if log.lines().any(|line| line == logged) => return TestResult::Passed,
         Some(summary) if summary.starts_with("ok. 1 passed; 0 failed;") => {
             return TestResult::Passed;
         }
-        Some(summary) if summary.starts_with("ok. 0 passed; 0 failed;") => {
-            format!("{} ran no test named {}: {summary}", test.binary, test.name)
-        }
-        Some(summary) => format!("it exited with 0, but says: {summary}"),
-        None => "it exited with 0 before it had finished the test".into(),
+        Some(summary) => format!("{} exited with 0, but says: {summary}", test.binary),
+        None => "it exited with 0 before it had finished the test, or there is no such test".into(),
     };
     TestResult::NotStarted { reason }
 }
@@ -151,7 +193,8 @@ mod tests {
         }
     }
 
-    const PASSED: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
+    /// What libtest does at the end: $7 is the log.
+    const PASSED: &str = "echo 'ok name' > $7";
 
     #[test]
     fn a_test_is_called_by_its_name_in_the_payload_with_the_job_s_environment() {
@@ -159,10 +202,9 @@ mod tests {
         let outcome = payload.run(60);
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
         let mut lines = outcome.output.lines();
-        assert_eq!(
-            lines.next(),
-            Some("--exact name --include-ignored --nocapture --test-threads=1")
-        );
+        let arguments =
+            "--exact name --include-ignored --nocapture --test-threads=1 --logfile /proc/self/fd/";
+        assert!(lines.next().unwrap().starts_with(arguments), "{outcome:?}");
         assert_eq!(lines.next(), payload.directory.to_str());
         assert!(outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
         assert!(outcome.output.contains("PATH=/usr/sbin:"), "{outcome:?}");
@@ -183,19 +225,32 @@ mod tests {
     }
 
     #[test]
-    fn exit_0_alone_is_no_pass() {
-        for script in [
-            "true",
-            "echo 'running 1 test'",
-            "echo 'test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out'",
-            "echo 'test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out'",
-            "echo 'test result: FAILED. 0 passed; 1 failed'",
-            "echo 'not the test result: ok. 1 passed; 0 failed; 0 ignored'",
+    fn only_the_log_says_that_a_test_has_passed() {
+        const SUMMARY: &str =
+            "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
+        for (script, passed) in [
+            ("true", false),
+            // Anyone can print that.
+            (&*format!("echo; echo 'ok name'; echo '{SUMMARY}'"), false),
+            ("echo 'ok name' > $7", true),
+            ("echo 'ok name_of_another' > $7", false),
+            ("echo 'failed name' > $7", false),
+            (&format!("(echo 'test name ... ok'; echo; echo '{SUMMARY}') > $7"), true),
+            ("echo 'test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured' > $7", false),
+            ("(echo 'ok name'; echo 'test result: FAILED. 0 passed; 1 failed') > $7", false),
         ] {
             let outcome = Payload::new(script).run(60);
-            let not_started = matches!(outcome.result, TestResult::NotStarted { .. });
-            assert!(not_started, "{script}: {outcome:?}");
+            assert_eq!(outcome.result == TestResult::Passed, passed, "{script}: {outcome:?}");
         }
+    }
+
+    #[test]
+    fn what_a_harness_logs_instead_of_printing_is_part_of_the_output() {
+        let script = "echo 'warning: `--logfile` is deprecated'; echo printed; \
+                      (echo 'failures:'; echo 'test result: FAILED. 0 passed; 1 failed') > $7; exit 101";
+        let outcome = Payload::new(script).run(60);
+        let output = "printed\nfailures:\ntest result: FAILED. 0 passed; 1 failed\n";
+        assert_eq!(outcome.output, output);
     }
 
     #[test]

@@ -79,8 +79,9 @@ impl Vng {
             .current_dir(dir)
             // virtme-ng reads a configuration there, and that of the user must not matter.
             .env("HOME", dir)
-            // It makes its initramfs there; a full /tmp must not matter either.
-            .env("TMPDIR", dir)
+            // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
+            // so the directory is called something plain. And a full /tmp must not matter either.
+            .env("TMPDIR", "/proc/self/cwd")
             .env("PATH", path_with(&self.vng)?)
             .env_remove("KBUILD_OUTPUT")
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])

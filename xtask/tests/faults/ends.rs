@@ -26,7 +26,7 @@ fn qemu_is_killed() {
     let scene = scene();
     let run = endless(&scene);
     Process::find(&scene.mark(), "./qemu ").signal(Signal::SIGKILL);
-    run.end().expect("host-error", 3, "QEMU died while `failing::hangs` ran");
+    run.end().expect("host-error", 3, "QEMU died");
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn vng_is_killed() {
         process.command.contains("/vng --run") && !process.command.starts_with("vmtest-guard")
     });
     vng.unwrap().signal(Signal::SIGKILL);
-    run.end().expect("host-error", 3, "vng was killed by SIGKILL while `failing::hangs` ran");
+    run.end().expect("host-error", 3, "vng was killed by SIGKILL");
 }
 
 #[test]

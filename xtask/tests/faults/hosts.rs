@@ -33,7 +33,7 @@ fn tmp_is_full() {
 fn the_report_directory_cannot_be_written_to() {
     let scene = Scene::new();
     fs::write(scene.reports(), "a file").unwrap();
-    Run::whole(&scene, scene.vmtest(QUICK)).expect_error(3, "cannot create");
+    Run::whole(&scene, scene.vmtest(QUICK)).expect_error(3, "no reports can be written to");
 }
 
 /// A `/dev` of its own, with `/dev/kvm` as it is made by a command.

@@ -123,8 +123,7 @@ fn where_there_is_no_apt_the_list_is_printed() {
     machine.remove("clang");
     let output = setup(&machine, &[]);
     assert_eq!(output.status.code(), Some(3));
-    for part in
-        ["still missing", "\n  file was not found", "\n  clang was not found", "nix develop"]
+    for part in ["are missing", "\n  file was not found", "\n  clang was not found", "nix develop"]
     {
         assert!(text(&output).contains(part), "{}", text(&output));
     }
