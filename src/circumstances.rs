@@ -107,15 +107,18 @@ impl Circumstances {
         let release = &self.release;
         match error.kind() {
             ErrorKind::PermissionDenied if self.locked_down => self.lockdown(what),
-            ErrorKind::PermissionDenied if self.memlock_counts() => Failure::new(
-                Kind::Memlock,
-                format!(
-                    "cannot {what}: Linux {release} counts BPF memory as locked memory, of which this process may \
+            // EINVAL where the limit made libbpf believe that the kernel has no maps for global data.
+            ErrorKind::PermissionDenied | ErrorKind::InvalidInput if self.memlock_counts() => {
+                Failure::new(
+                    Kind::Memlock,
+                    format!(
+                        "cannot {what}: Linux {release} counts BPF memory as locked memory, of which this process may \
                      have {} bytes; raise the limit with `ulimit -l unlimited`, or run it with the capability \
                      CAP_SYS_RESOURCE, with which it raises the limit itself",
-                    self.memlock.unwrap_or_default()
-                ),
-            ),
+                        self.memlock.unwrap_or_default()
+                    ),
+                )
+            }
             ErrorKind::Unsupported => Failure::new(
                 Kind::NoBpf,
                 format!(
@@ -249,7 +252,9 @@ mod tests {
     fn the_limit_on_locked_memory_is_blamed_only_where_it_counts() {
         let limited = |release| Circumstances { memlock: Some(65536), ..root(release) };
         let words = ["5.10.0-32-amd64", "65536 bytes", "ulimit -l", "CAP_SYS_RESOURCE"];
-        check(libbpf(&limited("5.10.0-32-amd64"), Errno::EPERM), Kind::Memlock, &words);
+        for errno in [Errno::EPERM, Errno::EINVAL] {
+            check(libbpf(&limited("5.10.0-32-amd64"), errno), Kind::Memlock, &words);
+        }
         check(libbpf(&limited("5.11.0"), Errno::EPERM), Kind::Refused, &[]);
     }
 

@@ -31,8 +31,8 @@ impl TracePipe {
     ///
     /// # Errors
     ///
-    /// When another process has it open, which the kernel refuses since 6.6, and for every other reason for which a
-    /// file cannot be opened.
+    /// When another process has it open, which the kernel refuses since 6.6 and in late releases of older series, and
+    /// for every other reason for which a file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let file = File::options()
             .read(true)

@@ -4,11 +4,15 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
+mod libelf;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::paths;
 
 /// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
@@ -20,15 +24,17 @@ struct Archive {
     fedora: &'static str,
 }
 
+const LIBELF: &str = "libelf.a";
+
 const ARCHIVES: &[Archive] = &[
     Archive { file: "libc.a", debian: "libc6-dev", fedora: "glibc-static" },
-    Archive { file: "libelf.a", debian: "libelf-dev", fedora: "elfutils-libelf-devel-static" },
+    Archive { file: LIBELF, debian: "libelf-dev", fedora: "elfutils-libelf-devel-static" },
     Archive { file: "libz.a", debian: "zlib1g-dev", fedora: "zlib-ng-compat-static" },
 ];
 
-/// libelf decompresses sections with zstd since 0.189 where it was built so; its archive then needs this one.
-const ZSTD: Archive =
-    Archive { file: "libzstd.a", debian: "libzstd-dev", fedora: "libzstd-static" };
+/// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
+const RUSTFLAGS: &[&str] =
+    &["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
 
 /// How to build static executables on this machine.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ pub struct StaticBuild {
     /// Directories with the archives, `:` between them, as libbpf-sys wants them.
     library_path: OsString,
     /// What rustc has to be told.
-    rustflags: Vec<&'static str>,
+    rustflags: Vec<String>,
 }
 
 impl StaticBuild {
@@ -53,37 +59,16 @@ impl StaticBuild {
                 std::env::consts::ARCH
             );
         }
-        let mut found = Vec::new();
-        let mut missing = Vec::new();
-        for archive in ARCHIVES {
-            match find(archive.file)? {
-                Some(path) => found.push(path),
-                None => missing.push(archive),
+        let found = find_all()?;
+        let mut rustflags: Vec<String> = RUSTFLAGS.iter().map(|&flag| flag.to_owned()).collect();
+        if let Some(libelf) = found.iter().find(|path| path.ends_with(LIBELF)) {
+            let script = paths::target().join("vmtest/libelf.ld");
+            if libelf::write_linker_script(libelf, &script)? {
+                let script = script.to_str().context("the target directory's name is not UTF-8")?;
+                rustflags.extend(["-C".into(), format!("link-arg={script}")]);
             }
         }
-        let mut rustflags =
-            vec!["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-        // So that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
-        rustflags.extend(["--cfg", "vmtest"]);
-        if found.iter().any(|path| path.ends_with("libelf.a") && needs_zstd(path)) {
-            match find(ZSTD.file)? {
-                Some(path) => found.push(path),
-                None => missing.push(&ZSTD),
-            }
-            // As an argument of the linker it comes after libelf, which is where it has to be.
-            rustflags.extend(["-C", "link-arg=-lzstd"]);
-        }
-        if !missing.is_empty() {
-            bail!(missing_message(&missing));
-        }
-        // What the user named stays in front.
-        let mut directories = listed_directories();
-        for directory in found.iter().filter_map(|path| path.parent()) {
-            if !directories.iter().any(|known| known == directory) {
-                directories.push(directory.to_owned());
-            }
-        }
-        let library_path = std::env::join_paths(directories)
+        let library_path = std::env::join_paths(search_path(&found))
             .context("a library directory's name has a colon in it")?;
         Ok(Self { library_path, rustflags })
     }
@@ -91,10 +76,10 @@ impl StaticBuild {
     /// Makes `cargo build` or `cargo test` produce static executables: adds `--target` and the environment. The
     /// features of the packages are the caller's.
     pub fn apply<'a>(&self, cargo: &'a mut Command) -> &'a mut Command {
-        let (name, flags) = rustflags(&self.rustflags, |name| std::env::var(name).ok());
+        let flags = encoded_rustflags(&self.rustflags, |name| std::env::var(name).ok());
         cargo
             .args(["--target", target_triple().unwrap_or_default()])
-            .env(name, flags)
+            .env("CARGO_ENCODED_RUSTFLAGS", flags)
             .env(LIBRARY_PATH, &self.library_path)
     }
 }
@@ -110,10 +95,16 @@ pub fn target_triple() -> Option<&'static str> {
     }
 }
 
-/// The directories in [`LIBRARY_PATH`].
-fn listed_directories() -> Vec<PathBuf> {
-    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
-    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
+fn find_all() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for archive in ARCHIVES {
+        match find(archive.file)? {
+            Some(path) => found.push(path),
+            None => missing.push(archive),
+        }
+    }
+    if missing.is_empty() { Ok(found) } else { bail!(missing_message(&missing)) }
 }
 
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
@@ -131,11 +122,21 @@ pub fn find(file: &str) -> Result<Option<PathBuf>> {
     Ok(path.is_absolute().then_some(path))
 }
 
-/// Whether an archive of libelf refers to zstd.
-fn needs_zstd(libelf: &Path) -> bool {
-    const SYMBOL: &[u8] = b"ZSTD_";
-    std::fs::read(libelf)
-        .is_ok_and(|bytes| bytes.windows(SYMBOL.len()).any(|window| window == SYMBOL))
+/// The directories in [`LIBRARY_PATH`].
+fn listed_directories() -> Vec<PathBuf> {
+    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
+}
+
+/// The directories in which the linker has to look. What the user listed stays in front.
+fn search_path(found: &[PathBuf]) -> Vec<PathBuf> {
+    let mut directories = listed_directories();
+    for directory in found.iter().filter_map(|path| path.parent()).map(Path::to_owned) {
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    directories
 }
 
 fn missing_message(missing: &[&Archive]) -> String {
@@ -152,22 +153,18 @@ fn missing_message(missing: &[&Archive]) -> String {
     )
 }
 
-/// The environment variable that takes rustc's flags, and its value with ours added. Of the variables that cargo
-/// knows only the first that is set counts, so ours join it.
+/// The value of CARGO_ENCODED_RUSTFLAGS: of the places where cargo takes flags from the first, and the one whose flags
+/// may have spaces in them. The user's flags from the environment are kept.
 /// <https://doc.rust-lang.org/cargo/reference/config.html#buildrustflags>
-fn rustflags(ours: &[&str], var: impl Fn(&str) -> Option<String>) -> (String, String) {
-    let triple = target_triple().unwrap_or_default().to_uppercase().replace('-', "_");
-    let of_target = format!("CARGO_TARGET_{triple}_RUSTFLAGS");
-    let (name, separator) = if var("CARGO_ENCODED_RUSTFLAGS").is_some() {
-        ("CARGO_ENCODED_RUSTFLAGS", "\x1f")
-    } else if var("RUSTFLAGS").is_some() {
-        ("RUSTFLAGS", " ")
-    } else {
-        (of_target.as_str(), " ")
-    };
-    let theirs = var(name).filter(|flags| !flags.is_empty());
-    let flags: Vec<&str> = theirs.as_deref().into_iter().chain(ours.iter().copied()).collect();
-    (name.to_owned(), flags.join(separator))
+fn encoded_rustflags(ours: &[String], var: impl Fn(&str) -> Option<String>) -> String {
+    const SEPARATOR: &str = "\x1f";
+    let encoded = var("CARGO_ENCODED_RUSTFLAGS").filter(|flags| !flags.is_empty());
+    let theirs = encoded.or_else(|| {
+        let words = var("RUSTFLAGS")?;
+        let words: Vec<&str> = words.split_whitespace().collect();
+        (!words.is_empty()).then(|| words.join(SEPARATOR))
+    });
+    theirs.into_iter().chain(ours.iter().cloned()).collect::<Vec<_>>().join(SEPARATOR)
 }
 
 #[cfg(test)]
@@ -175,33 +172,28 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(set: &[(&str, &str)], name: &str, value: &str) {
+    fn check(set: &[(&str, &str)], expected: &str) {
         let var = |name: &str| {
             set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())
         };
-        assert_eq!(rustflags(&["-C", "x"], var), (name.into(), value.into()));
+        assert_eq!(encoded_rustflags(&["-C".into(), "x y".into()], var), expected);
     }
 
     #[test]
-    fn our_flags_join_the_variable_that_cargo_would_obey() {
-        let of_target = format!(
-            "CARGO_TARGET_{}_RUSTFLAGS",
-            target_triple().unwrap_or_default().to_uppercase().replace('-', "_")
-        );
-        check(&[], &of_target, "-C x");
-        check(&[("RUSTFLAGS", "-D warnings")], "RUSTFLAGS", "-D warnings -C x");
-        check(&[("RUSTFLAGS", "")], "RUSTFLAGS", "-C x");
+    fn our_flags_join_the_users() {
+        check(&[], "-C\x1fx y");
+        check(&[("RUSTFLAGS", "")], "-C\x1fx y");
+        check(&[("RUSTFLAGS", " -D  warnings")], "-D\x1fwarnings\x1f-C\x1fx y");
         check(
             &[("RUSTFLAGS", "-g"), ("CARGO_ENCODED_RUSTFLAGS", "-D\x1fwarnings")],
-            "CARGO_ENCODED_RUSTFLAGS",
-            "-D\x1fwarnings\x1f-C\x1fx",
+            "-D\x1fwarnings\x1f-C\x1fx y",
         );
     }
 
     #[test]
     fn a_missing_archive_is_named_with_its_package() {
-        let message = missing_message(&[&ARCHIVES[1], &ZSTD]);
-        for part in ["libelf.a libzstd.a", "apt install libelf-dev libzstd-dev", LIBRARY_PATH] {
+        let message = missing_message(&[&ARCHIVES[1], &ARCHIVES[2]]);
+        for part in ["libelf.a libz.a", "apt install libelf-dev zlib1g-dev", LIBRARY_PATH] {
             assert!(message.contains(part), "{message}");
         }
     }
