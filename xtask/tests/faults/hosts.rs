@@ -113,6 +113,30 @@ fn two_matrices_run_at_once() {
     }
 }
 
+/// Both find nothing saved; one saves the guest, and both restore it.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn two_runs_want_the_same_saved_guest_at_once() {
+    let scenes = [Scene::new(), Scene::new()];
+    let cache = scenes[0].cache();
+    let runs = scenes.each_ref().map(|scene| {
+        let mut vmtest = scene.xtask();
+        scene.vmtest_args(&mut vmtest, &["--warm"], QUICK);
+        vmtest.env("VMTEST_CACHE_DIR", &cache);
+        Run::start(scene, vmtest)
+    });
+    let notes = runs.map(|run| {
+        let ended = run.end();
+        ended.expect("pass", 0, "");
+        ended.printed.matches("booting it once, to save it").count()
+    });
+    assert!(notes.iter().sum::<usize>() >= 1, "the state was there");
+    let states =
+        fs::read_dir(cache.join("states")).unwrap().map(|entry| entry.unwrap().file_name());
+    let states: Vec<_> = states.filter(|name| name != "locks").collect();
+    assert_eq!(states.len(), 1, "{states:?}");
+}
+
 /// The user namespace maps whoever runs this to an ordinary user, who owns the checkout and can do no more than that.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
