@@ -77,6 +77,17 @@ impl Lane for Warm<'_> {
             }
         }
     }
+
+    fn blame(&self, spec: &Spec<'_>) -> Result<Option<String>> {
+        let key = Key::of(&Guest::new(self, spec)?.ingredients()?);
+        match self.states.find(&key)? {
+            Some(saved) if !states::verify_ram(&saved.dir)? => {
+                self.states.discard(&key)?;
+                Ok(Some("the memory of its saved guest was damaged".into()))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// A guest of one run.
