@@ -148,6 +148,14 @@ fn the_kernel_complains_and_that_is_allowed() {
     run_warm(&scene, &allow, "fatal::makes_the_kernel_complain").expect("pass", 0, "");
 }
 
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_complains_where_nobody_sees_it() {
+    let words = "there was a warning (taint flag W)";
+    let scene = Scene::new();
+    run_warm(&scene, &[], "fatal::hides_a_complaint").expect("kernel-complaint", 1, words);
+}
+
 /// Of the files that virtme-ng and QEMU have open, the guest can reach one.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]

@@ -90,6 +90,18 @@ fn kvm_is_dead() {
 }
 
 #[test]
+#[ignore = "needs a kernel: `cargo xtask test` runs it"]
+fn the_kernel_lacks_an_option() {
+    let scene = Scene::new();
+    let fragment = scene.path("kconfig");
+    fs::write(&fragment, "CONFIG_NOT_INVENTED_YET=y  # it is not\n").unwrap();
+    let scene = scene.metadata(&format!("kconfig = ['{}']", fragment.display()));
+    let words = "built without options that are needed";
+    let verdict = Run::whole(&scene, scene.vmtest(QUICK)).expect("unsupported", 3, words);
+    assert!(verdict.kernel["excerpt"].to_string().contains("CONFIG_NOT_INVENTED_YET"));
+}
+
+#[test]
 #[ignore = "boots VMs: `cargo xtask test` runs it"]
 fn two_matrices_run_at_once() {
     let scenes = [Scene::new(), Scene::new()].map(|scene| scene.kernels("5.10,6.1"));
