@@ -37,11 +37,11 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let mut tracer = Tracer::load(&mut object, &tracefs)?;
     let mut pipe = if cli.follow { Some(fresh_pipe(&tracefs)?) } else { None };
     tracer.attach()?;
-    let stopped = match announce(cli.follow, &tracefs) {
-        Ok(()) => wait(&signals, pipe.as_mut(), cli.duration),
-        Err(stopped) => Err(stopped),
-    };
+    let mut dots = Dots::new();
+    let stopped = announce(cli.follow, &tracefs)
+        .and_then(|()| wait(&signals, pipe.as_mut(), cli.duration, &mut dots));
     tracer.detach();
+    let stopped = stopped.and_then(|()| print_rest(pipe.as_mut(), &mut dots));
     match stopped {
         Err(Stopped::Failure(failure)) => Err(failure),
         Ok(()) | Err(Stopped::StdoutClosed) => Ok(()),
@@ -53,6 +53,12 @@ enum Stopped {
     /// Nobody reads stdout any more.
     StdoutClosed,
     Failure(Failure),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
 }
 
 impl Stopped {
@@ -85,8 +91,7 @@ fn find_tracefs(mount: bool) -> Result<Tracefs, Failure> {
 fn fresh_pipe(tracefs: &Tracefs) -> Result<TracePipe, Failure> {
     let path = tracefs.trace_pipe();
     let mut pipe = TracePipe::open(&path)?;
-    pipe.discard()
-        .map_err(|error| Failure::other(format!("cannot read {}", path.display()), error))?;
+    pipe.read_rest().map_err(reading)?;
     Ok(pipe)
 }
 
@@ -117,11 +122,11 @@ fn wait(
     signals: &UnixStream,
     mut pipe: Option<&mut TracePipe>,
     duration: Option<Duration>,
+    dots: &mut Dots,
 ) -> Result<(), Stopped> {
     let begin = Instant::now();
     // A time too far away to be a time is no end at all.
     let end = duration.and_then(|duration| begin.checked_add(duration));
-    let mut dots = Dots { next: begin + DOT_INTERVAL, open: false };
     loop {
         let now = Instant::now();
         if end.is_some_and(|end| now >= end) {
@@ -130,12 +135,12 @@ fn wait(
         dots.print_if_due(now);
         let wake = end.map_or(dots.next, |end| end.min(dots.next));
         let ready = poll_all(signals, pipe.as_deref(), wake.saturating_duration_since(now))
-            .map_err(|errno| Stopped::Failure(Failure::other("cannot wait for events", errno)))?;
+            .map_err(|errno| Failure::other("cannot wait for events", errno))?;
         if ready.stop {
             return Ok(());
         }
         if let Some(pipe) = pipe.as_deref_mut().filter(|_| ready.pipe) {
-            print_records(pipe, &mut dots)?;
+            print_records(&pipe.read().map_err(reading)?.unwrap_or_default(), dots)?;
         }
         if ready.stdout_closed {
             return Err(Stopped::StdoutClosed);
@@ -174,26 +179,35 @@ fn poll_all(
     Ok(Ready { stop: happened(0), stdout_closed: happened(1), pipe: happened(2) })
 }
 
+/// Prints what was written until the program was detached.
+fn print_rest(pipe: Option<&mut TracePipe>, dots: &mut Dots) -> Result<(), Stopped> {
+    match pipe.map(TracePipe::read_rest) {
+        Some(records) => print_records(&records.map_err(reading)?, dots),
+        None => Ok(()),
+    }
+}
+
 /// Prints the lines of this program, and says so when the kernel lost some that may have been ours.
-fn print_records(pipe: &mut TracePipe, dots: &mut Dots) -> Result<(), Stopped> {
-    let records = pipe
-        .take()
-        .map_err(|error| Stopped::Failure(Failure::other("cannot read trace_pipe", error)))?;
+fn print_records(records: &[String], dots: &mut Dots) -> Result<(), Stopped> {
     let mut stdout = io::stdout().lock();
     for record in records {
-        match Record::parse(&record) {
+        match Record::parse(record) {
             Record::Hello(_) => {
                 dots.end_line();
                 writeln!(stdout, "{record}").map_err(Stopped::writing)?;
             }
             Record::Lost(_) => {
                 dots.end_line();
-                note(&record);
+                note(record);
             }
             Record::Other => {}
         }
     }
     stdout.flush().map_err(Stopped::writing)
+}
+
+fn reading(error: io::Error) -> Failure {
+    Failure::other("cannot read trace_pipe", error)
 }
 
 /// The row of dots on stderr.
@@ -204,6 +218,10 @@ struct Dots {
 }
 
 impl Dots {
+    fn new() -> Self {
+        Self { next: Instant::now() + DOT_INTERVAL, open: false }
+    }
+
     fn print_if_due(&mut self, now: Instant) {
         if now >= self.next {
             self.next = now + DOT_INTERVAL;

@@ -16,8 +16,8 @@ use crate::trace_line::Splitter;
 /// More than the kernel gives at once, which is a page.
 const CHUNK: usize = 16 * 1024;
 
-/// How long old records are thrown away before it is clear that somebody else keeps the buffer full.
-const DISCARD_LIMIT: Duration = Duration::from_secs(1);
+/// How long it may take to empty the buffer.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// An open `trace_pipe`. It becomes readable, in the sense of poll(2), when there are records.
 #[derive(Debug)]
@@ -42,45 +42,40 @@ impl TracePipe {
         Ok(Self { file, splitter: Splitter::default() })
     }
 
-    /// Takes the records that are there now, without waiting.
+    /// Reads once, without waiting: the records that are complete, or none when the buffer is empty.
     ///
     /// # Errors
     ///
     /// When reading fails.
-    pub fn take(&mut self) -> io::Result<Vec<String>> {
-        let mut records = Vec::new();
-        while let Some(bytes) = self.read()? {
-            records.extend(self.splitter.push(&bytes));
-        }
-        Ok(records)
-    }
-
-    /// Throws away the records that are there now.
-    ///
-    /// # Errors
-    ///
-    /// When reading fails.
-    pub fn discard(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + DISCARD_LIMIT;
-        while self.read()?.is_some() && Instant::now() < deadline {}
-        self.splitter = Splitter::default();
-        Ok(())
-    }
-
-    /// One read; none when the buffer is empty.
-    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut chunk = vec![0; CHUNK];
+    pub fn read(&mut self) -> io::Result<Option<Vec<String>>> {
+        let mut chunk = [0; CHUNK];
         match self.file.read(&mut chunk) {
             // Nothing, while `tracing_on` is 0.
             Ok(0) => Ok(None),
-            Ok(length) => {
-                chunk.truncate(length);
-                Ok(Some(chunk))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Some(Vec::new())),
-            Err(error) => Err(error),
+            Ok(length) => Ok(Some(self.splitter.push(&chunk[..length]))),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(None),
+                io::ErrorKind::Interrupted => Ok(Some(Vec::new())),
+                _ => Err(error),
+            },
         }
+    }
+
+    /// Reads until the buffer is empty, but not for ever: somebody else may keep it full.
+    ///
+    /// # Errors
+    ///
+    /// When reading fails.
+    pub fn read_rest(&mut self) -> io::Result<Vec<String>> {
+        let end = Instant::now() + LIMIT;
+        let mut rest = Vec::new();
+        while let Some(records) = self.read()? {
+            rest.extend(records);
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Ok(rest)
     }
 }
 

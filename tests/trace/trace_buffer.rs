@@ -44,7 +44,7 @@ impl TraceBuffer {
     pub fn open() -> Self {
         let turn = Turn::take();
         let mut pipe = TracePipe::open(&turn.tracefs.trace_pipe()).expect("trace_pipe opens");
-        pipe.discard().expect("trace_pipe can be read");
+        pipe.read_rest().expect("trace_pipe can be read");
         Self { pipe, pids: Vec::new(), turn }
     }
 
@@ -74,7 +74,7 @@ impl TraceBuffer {
     }
 
     fn read(&mut self) {
-        for record in self.pipe.take().expect("trace_pipe can be read") {
+        for record in self.pipe.read_rest().expect("trace_pipe can be read") {
             if let Record::Hello(hello) = Record::parse(&record) {
                 self.pids.push(hello.pid);
             }

@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::metadata::Metadata;
 use crate::paths;
 use crate::static_build::StaticBuild;
+use crate::tools::{self, Need};
 
 /// Built once, used for every kernel.
 #[derive(Debug, Clone)]
@@ -51,9 +52,10 @@ impl Payload {
     /// Builds what is out of date and lists the tests that `test_args` select.
     ///
     /// # Errors
-    /// When something does not compile (the compiler's own words go to stderr), or when no test
-    /// is selected.
+    /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when no
+    /// test is selected.
     pub fn build(metadata: &Metadata, source: &Source, test_args: &[String]) -> Result<Self> {
+        tools::require(&[Need::Build])?;
         let built = Artifacts::build(metadata, source)?;
         let mut files = BTreeMap::new();
         let mut env = guest_env();

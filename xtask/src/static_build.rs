@@ -76,9 +76,13 @@ impl StaticBuild {
         if !missing.is_empty() {
             bail!(missing_message(&missing));
         }
-        let mut directories: Vec<&Path> = found.iter().filter_map(|path| path.parent()).collect();
-        directories.sort_unstable();
-        directories.dedup();
+        // What the user named stays in front.
+        let mut directories = listed_directories();
+        for directory in found.iter().filter_map(|path| path.parent()) {
+            if !directories.iter().any(|known| known == directory) {
+                directories.push(directory.to_owned());
+            }
+        }
         let library_path = std::env::join_paths(directories)
             .context("a library directory's name has a colon in it")?;
         Ok(Self { library_path, rustflags })
@@ -106,11 +110,16 @@ pub fn target_triple() -> Option<&'static str> {
     }
 }
 
+/// The directories in [`LIBRARY_PATH`].
+fn listed_directories() -> Vec<PathBuf> {
+    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
+}
+
 /// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
 pub fn find(file: &str) -> Result<Option<PathBuf>> {
-    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
-    let listed = std::env::split_paths(&listed).map(|directory| directory.join(file));
-    if let Some(path) = listed.into_iter().find(|path| path.is_file()) {
+    let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
+    if let Some(path) = listed.find(|path| path.is_file()) {
         return Ok(Some(path));
     }
     let output = Command::new("cc")

@@ -25,43 +25,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid, setsid};
 
 /// The first argument that makes `xtask` a guard: `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`.
+///
+/// To the report descriptor it writes one `i32`: 0 once the program runs, or the errno of not being able to run it.
 pub const ARGUMENT: &str = "__guard";
 
 /// The exit code of a guard that could not do its work; the reason is on its standard error.
 const GUARD_FAILED: i32 = 125;
-
-/// What the guard writes to its report descriptor once: how starting the program went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
-    /// The program runs under this pid.
-    Started(i32),
-    /// It could not be started: an errno.
-    Failed(i32),
-}
-
-impl Report {
-    /// Bytes on the wire.
-    pub const SIZE: usize = 8;
-
-    fn to_bytes(self) -> [u8; Self::SIZE] {
-        let (pid, errno) = match self {
-            Self::Started(pid) => (pid, 0),
-            Self::Failed(errno) => (0, errno),
-        };
-        let mut bytes = [0; Self::SIZE];
-        bytes[..4].copy_from_slice(&pid.to_ne_bytes());
-        bytes[4..].copy_from_slice(&errno.to_ne_bytes());
-        bytes
-    }
-
-    /// Reads what [`become_guard_if_asked`]'s process wrote.
-    pub fn from_bytes([a, b, c, d, e, f, g, h]: [u8; Self::SIZE]) -> Self {
-        match i32::from_ne_bytes([e, f, g, h]) {
-            0 => Self::Started(i32::from_ne_bytes([a, b, c, d])),
-            errno => Self::Failed(errno),
-        }
-    }
-}
 
 /// Is this process to be a guard? Then it is one, and this never returns. To be called first thing in `main`.
 pub fn become_guard_if_asked() {
@@ -95,11 +64,11 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 
     let program = match start(&program, args) {
         Ok(pid) => {
-            send(report, Report::Started(pid.as_raw()))?;
+            send(report, 0)?;
             pid
         }
         Err(error) => {
-            send(report, Report::Failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
+            send(report, error.raw_os_error().unwrap_or(libc::EIO))?;
             return Ok(ExitStatus::from_raw(GUARD_FAILED << 8));
         }
     };
@@ -117,19 +86,16 @@ fn number(arg: Option<OsString>) -> io::Result<i32> {
         .ok_or_else(|| io::Error::other("expected `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`"))
 }
 
+/// Takes over a descriptor that was inherited for this, and keeps it from the program.
 fn take_report_fd(raw: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl does not touch memory; should the number be of no open descriptor, it says so.
-    let raw = Errno::result(unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) }).map(|new| {
-        // SAFETY: as above; whoever started the guard handed this number over and nothing else here uses it.
-        unsafe { libc::close(raw) };
-        new
-    })?;
-    // SAFETY: fcntl just made it, for nobody else.
+    // SAFETY: touches no memory; should the number be of no open descriptor, it says so.
+    Errno::result(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and nothing else in this process knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn send(report: OwnedFd, message: Report) -> io::Result<()> {
-    match File::from(report).write_all(&message.to_bytes()) {
+fn send(report: OwnedFd, errno: i32) -> io::Result<()> {
+    match File::from(report).write_all(&errno.to_ne_bytes()) {
         // Nobody reads it any more: xtask died, which the watch is about to see.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
@@ -358,12 +324,5 @@ mod tests {
     fn this_process_is_among_the_processes() {
         let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
         assert_eq!(me.parent, getppid());
-    }
-
-    #[test]
-    fn reports_survive_the_wire() {
-        for report in [Report::Started(4_194_303), Report::Failed(libc::ENOENT)] {
-            assert_eq!(Report::from_bytes(report.to_bytes()), report);
-        }
     }
 }

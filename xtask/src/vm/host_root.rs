@@ -54,11 +54,12 @@ impl HostRoot {
             .chain(["--force-9p", "--disable-microvm"])
             .map(str::to_owned)
             .collect();
-        if self.accel == Accel::Tcg {
-            arguments.push("--disable-kvm".into());
-        }
         let further: &[&[&str]] = if channel { &[CHANNEL_OPTIONS] } else { &[] };
         arguments.extend(qemu_options(self.accel, further));
+        if self.accel == Accel::Tcg {
+            // The host's programs may be compiled for more than the quick, plain CPU of the tests.
+            arguments.extend(["--disable-kvm".into(), "--qemu-opts=-cpu max".into()]);
+        }
         arguments
     }
 

@@ -4,9 +4,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid, pipe2};
 
-use super::guard::{self, Report};
+use super::guard;
 
 /// The lowest number for the guard's own descriptor, so that it is in nobody's way.
 const FIRST_OWN_FD: i32 = 256;
@@ -77,14 +77,11 @@ impl DerefMut for GuardedCommand {
 /// [`wait`](Self::wait) while another calls [`kill`](Self::kill).
 #[derive(Debug)]
 pub struct Guarded {
-    /// The pipe to the program, if its standard input was made one.
-    pub stdin: Option<ChildStdin>,
     /// The pipe from the program, if its standard output was made one.
     pub stdout: Option<ChildStdout>,
     /// The pipe from the program, if its standard error was made one.
     pub stderr: Option<ChildStderr>,
     program: String,
-    pid: u32,
     guard_pid: Pid,
     guard_exit: OwnedFd,
     guard: Mutex<Child>,
@@ -109,25 +106,18 @@ impl Guarded {
                 return Err(error).with_context(failed);
             }
         };
-        let mut guarded = Self {
-            stdin: guard.stdin.take(),
+        let guarded = Self {
             stdout: guard.stdout.take(),
             stderr: guard.stderr.take(),
             program: program.clone(),
-            pid: 0,
             guard_pid,
             guard_exit,
             guard: Mutex::new(guard),
         };
-        let mut bytes = [0; Report::SIZE];
-        match File::from(reader).read_exact(&mut bytes).map(|()| Report::from_bytes(bytes)) {
-            Ok(Report::Started(pid)) => {
-                guarded.pid = pid.unsigned_abs();
-                Ok(guarded)
-            }
-            Ok(Report::Failed(errno)) => {
-                Err(io::Error::from_raw_os_error(errno)).with_context(failed)
-            }
+        let mut errno = [0; size_of::<i32>()];
+        match File::from(reader).read_exact(&mut errno).map(|()| i32::from_ne_bytes(errno)) {
+            Ok(0) => Ok(guarded),
+            Ok(errno) => Err(io::Error::from_raw_os_error(errno)).with_context(failed),
             Err(_) => {
                 let status = guarded.wait()?;
                 bail!("{}: its guard ended first ({status})", failed())
@@ -138,16 +128,6 @@ impl Guarded {
     /// The program, as it was named when it was started.
     pub fn program(&self) -> &str {
         &self.program
-    }
-
-    /// The program's process id; meaningless once it has ended.
-    pub fn id(&self) -> u32 {
-        self.pid
-    }
-
-    /// Becomes readable (poll) once everything has ended; then [`wait`](Self::wait) returns at once.
-    pub fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.guard_exit.as_fd()
     }
 
     /// Waits until the program and all it started have ended; the status is the program's, and always the same.
@@ -342,9 +322,10 @@ mod tests {
         let mut command = GuardedCommand::new("sh").unwrap();
         command.args(["-c", "cat; echo \"$A\" >&2; pwd; exit 7"]);
         command.env("A", "é b").current_dir("/");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut guarded = Guarded::spawn(command).unwrap();
-        guarded.stdin.take().unwrap().write_all(b"in\n").unwrap();
+        File::from(writer).write_all(b"in\n").unwrap();
         assert_eq!(read_to_end(guarded.stdout.take().unwrap()), "in\n/\n");
         assert_eq!(read_to_end(guarded.stderr.take().unwrap()), "é b\n");
         assert_eq!(guarded.wait().unwrap().code(), Some(7));
@@ -470,18 +451,7 @@ mod tests {
         let guarded = Guarded::spawn(command).unwrap();
         assert_eq!(read_to_end(&ours), "through\n", "the end comes although it still runs");
         assert_eq!(guarded.wait_timeout(Duration::ZERO).unwrap(), None);
-    }
-
-    #[test]
-    fn exit_fd_tells_of_the_end() {
-        let mut command = GuardedCommand::new("cat").unwrap();
-        command.stdin(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
-        let mut fds = [PollFd::new(guarded.exit_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
-        drop(guarded.stdin.take());
-        let mut fds = [PollFd::new(guarded.exit_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, poll_timeout(Some(DEADLINE))), Ok(1));
-        assert_eq!(guarded.wait_timeout(Duration::ZERO).unwrap().unwrap().code(), Some(0));
+        guarded.kill().unwrap();
+        assert!(guarded.wait_timeout(Duration::ZERO).unwrap().is_some());
     }
 }

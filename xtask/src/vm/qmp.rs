@@ -100,11 +100,6 @@ impl Qmp {
         }
     }
 
-    /// Gives the connection to someone else, who sees every message from here on.
-    pub fn into_stream(self) -> UnixStream {
-        self.reader.into_inner()
-    }
-
     fn read(&mut self) -> Result<Message> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -23,6 +23,14 @@ fn the_kernel_panics_during_a_test() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_panics_during_a_test_in_a_saved_guest() {
+    let words =
+        "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
+    run_warm(&Scene::new(), &[], "fatal::panics_the_kernel").expect("panic", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_before_the_agent() {
     let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
     let scene = Scene::new().metadata(args).timeout(60);
@@ -76,7 +84,9 @@ const FAILING: &[(&str, &str, &str, i64)] = &[
 fn tests_fail_in_every_way_and_each_is_told() {
     let scene = Scene::new().metadata("test-timeout-s = 5.0");
     let words = "`failing::aborts` was killed by SIGABRT, and 7 more of 8 tests";
-    let verdict = run(&scene, "failing::").expect("fail", 1, words);
+    let ended = run_warm(&scene, &[], "failing::");
+    let verdict = ended.expect("fail", 1, words);
+    assert!(!ended.printed.contains(['\0', '\x1b', '\x07', '\u{202e}']), "{:?}", ended.printed);
     for (name, result, key, value) in FAILING {
         let test = verdict.test(name);
         assert_eq!(
@@ -99,21 +109,22 @@ fn tests_fail_in_every_way_and_each_is_told() {
 fn a_test_forges_an_outcome_and_knows_no_token() {
     let words = "someone other than the agent wrote on the agent's line while \
                  `fatal::forges_an_outcome_without_a_token` ran: a message without this run's token";
-    run(&Scene::new(), "fatal::forges_an_outcome_without_a_token").expect("fail", 1, words);
+    run_warm(&Scene::new(), &[], "fatal::forges_an_outcome_without_a_token")
+        .expect("fail", 1, words);
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_test_forges_an_outcome_and_guesses_the_token() {
     let words = "a message without this run's token";
-    run(&Scene::new(), "fatal::forges_an_outcome_with_a_guess").expect("fail", 1, words);
+    run_warm(&Scene::new(), &[], "fatal::forges_an_outcome_with_a_guess").expect("fail", 1, words);
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_test_scribbles_on_the_agents_line() {
     let words = "not a message of the agent's";
-    run(&Scene::new(), "fatal::scribbles_on_the_agents_line").expect("fail", 1, words);
+    run_warm(&Scene::new(), &[], "fatal::scribbles_on_the_agents_line").expect("fail", 1, words);
 }
 
 #[test]
@@ -121,8 +132,11 @@ fn a_test_scribbles_on_the_agents_line() {
 fn the_kernel_complains_and_the_tests_pass() {
     let scene = Scene::new();
     let words = "the tests passed, but the kernel complained: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
-    let verdict =
-        run(&scene, "fatal::makes_the_kernel_complain").expect("kernel-complaint", 1, words);
+    let verdict = run_warm(&scene, &[], "fatal::makes_the_kernel_complain").expect(
+        "kernel-complaint",
+        1,
+        words,
+    );
     assert_eq!(verdict.test("fatal::makes_the_kernel_complain")["result"], "passed");
 }
 
@@ -130,15 +144,27 @@ fn the_kernel_complains_and_the_tests_pass() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_kernel_complains_and_that_is_allowed() {
     let scene = Scene::new();
-    let mut vmtest = scene.xtask();
-    scene.vmtest_args(
-        &mut vmtest,
-        &["--allow-kernel-warnings"],
-        "fatal::makes_the_kernel_complain",
-    );
-    Run::whole(&scene, vmtest).expect("pass", 0, "");
+    let allow = ["--allow-kernel-warnings"];
+    run_warm(&scene, &allow, "fatal::makes_the_kernel_complain").expect("pass", 0, "");
+}
+
+/// Of the files that virtme-ng and QEMU have open, the guest can reach one.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_test_fills_the_hosts_disk() {
+    // A kernel that has virtio ports without a module.
+    let scene = Scene::new().kernels("6.12").metadata("test-timeout-s = 20.0");
+    let words = "`fatal::fills_the_hosts_disk` was still running";
+    run(&scene, "fatal::fills_the_hosts_disk").expect("fail", 1, words);
 }
 
 fn run<'a>(scene: &'a Scene, tests: &str) -> Ended<'a> {
     Run::whole(scene, scene.vmtest(tests))
+}
+
+/// In a guest that was saved, for what does not depend on how a guest came to be.
+fn run_warm<'a>(scene: &'a Scene, options: &[&str], tests: &str) -> Ended<'a> {
+    let mut command = scene.xtask();
+    scene.vmtest_args(&mut command, &[&["--warm"], options].concat(), tests);
+    Run::whole(scene, command)
 }

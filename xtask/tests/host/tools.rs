@@ -154,6 +154,9 @@ fn without_a_tool_vmtest_says_so_before_it_does_anything() {
         ("qemu-system-x86_64", "run kernels"),
         ("vng", "boot kernels through virtme-ng"),
         ("busybox", "give the guest its few commands"),
+        ("file", "let virtme-ng read a kernel's version"),
+        ("make", "build libbpf"),
+        ("clang", "compile for BPF"),
     ] {
         let machine = Machine::complete();
         machine.remove(name);
@@ -162,6 +165,27 @@ fn without_a_tool_vmtest_says_so_before_it_does_anything() {
         let said = text(&output);
         let beginning = format!("error: {name} was not found; it is needed to {purpose}");
         assert!(said.starts_with(&beginning) && said.lines().count() == 1, "{said}");
-        assert!(!machine.path("target/release").exists());
+        let built = std::fs::read_dir(machine.path("target")).unwrap();
+        let built = built.map(|entry| entry.unwrap().file_name()).filter(|name| name != "vmtest");
+        assert_eq!(built.collect::<Vec<_>>(), [""; 0], "something was built");
+    }
+}
+
+#[test]
+fn several_missing_tools_are_one_message() {
+    let machine = Machine::complete();
+    machine.remove("file");
+    machine.remove("busybox");
+    machine.tool("vng", "echo 'virtme-ng 1.9'");
+    let output = machine.xtask(&["vmtest", "-k", "6.12"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    for part in [
+        "error: tools are missing, or do not work:\n",
+        "bin/vng is version 1.9, and 1.42 or newer is needed",
+        "\n  busybox was not found; it is needed to give",
+        "\n  file was not found; it is needed to let",
+        "\nto get what was not found, install what Debian has in busybox-static file",
+    ] {
+        assert!(text(&output).contains(part), "{}", text(&output));
     }
 }
