@@ -38,16 +38,6 @@ impl Capture {
         self.tail.extend(rest);
     }
 
-    /// The last of what was printed, up to [`TAIL`] bytes, as text.
-    pub fn end(&self) -> String {
-        let mut bytes: Vec<u8> = self.tail.iter().copied().collect();
-        if bytes.len() < TAIL {
-            let missing = (TAIL - bytes.len()).min(self.head.len());
-            bytes.splice(..0, self.head[self.head.len() - missing..].iter().copied());
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
     /// What was kept, as text.
     pub fn finish(self) -> Output {
         let mut head = self.head;

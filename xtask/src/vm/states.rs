@@ -528,7 +528,8 @@ mod tests {
 
     #[test]
     fn damage_is_seen_named_and_repaired() {
-        let damages: [(&str, fn(&Path)); 6] = [
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 6] = [
             ("devices are not", |dir| fs::write(dir.join(STATE), "devicez").unwrap()),
             ("devices cannot be read", |dir| fs::remove_file(dir.join(STATE)).unwrap()),
             ("memory was changed", |dir| {

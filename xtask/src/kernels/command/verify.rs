@@ -7,6 +7,7 @@ use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{Target, select};
+use crate::vm::states::{self, States};
 
 /// Hashing is bound by the disk or by a core each.
 const AT_ONCE: usize = 4;
@@ -41,7 +42,29 @@ pub fn run(names: &[String]) -> Result<u8> {
         board.result(&format!("{} ({}): {text}", cached.pin.name, cached.source.kind()));
         good
     });
-    Ok(if all_good && good.into_iter().all(|good| good) { exit::OK } else { exit::NOT_RUN })
+    all_good &= good.into_iter().all(|good| good);
+    if names.is_empty() {
+        all_good &= saved_guests()?;
+    }
+    Ok(if all_good { exit::OK } else { exit::NOT_RUN })
+}
+
+/// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
+fn saved_guests() -> Result<bool> {
+    let states = States::in_cache()?;
+    let mut all_good = true;
+    for listed in states.list() {
+        let Some(kernel) = &listed.kernel else { continue };
+        if states::verify_ram(&listed.dir)? {
+            println!("{kernel} (saved guest): good");
+        } else {
+            all_good = false;
+            let removed = states.prune(&listed)?;
+            let what = if removed { "removed" } else { "in use, so it was left" };
+            println!("{kernel} (saved guest): its memory is not what was saved; {what}");
+        }
+    }
+    Ok(all_good)
 }
 
 fn of_pin(pin: &Pin) -> Result<Vec<Cached<'_>>> {
