@@ -57,6 +57,25 @@ impl GuardedCommand {
     }
 }
 
+impl GuardedCommand {
+    /// Runs what `command` runs, with its arguments, environment and directory; not with its standard descriptors, which
+    /// nobody can ask it for.
+    pub fn like(command: &Command) -> Result<Self> {
+        let mut guarded = Self::new(command.get_program())?;
+        guarded.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => guarded.env(name, value),
+                None => guarded.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            guarded.current_dir(directory);
+        }
+        Ok(guarded)
+    }
+}
+
 impl Deref for GuardedCommand {
     type Target = Command;
 

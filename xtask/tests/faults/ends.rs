@@ -80,6 +80,38 @@ fn xtask_is_terminated() {
     assert!(!dir.exists(), "{} is left", dir.display());
 }
 
+/// A cargo that is busy for long, and its compiler.
+const BUSY: &str = "sh -c 'echo compiling >&2; sleep 1000' & wait";
+
+fn building(scene: &Scene) -> Run<'_> {
+    let mut vmtest = scene.vmtest("failing::hangs");
+    vmtest.env("CARGO", scene.script("cargo", BUSY));
+    let mut run = Run::start(scene, vmtest);
+    run.wait_for("compiling");
+    run
+}
+
+#[test]
+#[ignore = "needs what a VM needs: `cargo xtask test` runs it"]
+fn xtask_is_interrupted_while_it_builds() {
+    let scene = scene();
+    let run = building(&scene);
+    run.signal(Signal::SIGINT);
+    let ended = run.end();
+    Process::wait_for_all(&scene.mark(), PATIENCE);
+    ended.expect_exit(128 + 2);
+}
+
+#[test]
+#[ignore = "needs what a VM needs: `cargo xtask test` runs it"]
+fn xtask_is_killed_while_it_builds() {
+    let scene = scene();
+    let run = building(&scene);
+    run.signal(Signal::SIGKILL);
+    run.end();
+    Process::wait_for_all(&scene.mark(), PATIENCE);
+}
+
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn xtask_is_killed_and_the_next_run_clears_what_it_left() {
