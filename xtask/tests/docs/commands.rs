@@ -29,13 +29,19 @@ fn every_command_is_accepted() {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
-/// The picture's title is the command that it shows.
+/// A picture of a run has the command that it shows for a title.
 #[test]
-fn the_pictures_command_is_accepted() {
-    let picture = std::fs::read_to_string(workspace().join("docs/run.svg")).unwrap();
-    let title = picture.split("</title>").next().unwrap().rsplit('>').next().unwrap();
-    let command = xtask_command(title).unwrap_or_else(|| panic!("no command: {title:?}"));
-    assert_eq!(refusal(command, true), None, "{command}");
+fn the_pictures_commands_are_accepted() {
+    for entry in std::fs::read_dir(workspace().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "svg") {
+            continue;
+        }
+        let picture = std::fs::read_to_string(&path).unwrap();
+        let title = picture.split("</title>").next().unwrap().rsplit('>').next().unwrap();
+        let command = xtask_command(title).unwrap_or_else(|| panic!("no command: {title:?}"));
+        assert_eq!(refusal(command, true), None, "{}: {command}", path.display());
+    }
 }
 
 /// The part of a line of code that is a command of ours, without what a shell sees in the rest.
