@@ -47,15 +47,14 @@ pub const ALL: &[Case] = cases![
 fn an_execve_prints_hello_under_its_own_pid() {
     let mut buffer = TraceBuffer::open();
     let _tracer = Tracer::start(&[]);
-    buffer.wait_for_line_of(execve());
+    buffer.assert_lines_of(execve(), 1);
 }
 
 fn one_line_for_each_execve() {
     let mut buffer = TraceBuffer::open();
     let _tracer = Tracer::start(&[]);
     for _ in 0..50 {
-        let pid = execve();
-        assert_eq!(buffer.lines_of(pid), 1, "lines of the process {pid}, which called execve once");
+        buffer.assert_lines_of(execve(), 1);
     }
 }
 
@@ -68,15 +67,13 @@ fn after_sigterm_no_line_is_printed_and_no_program_is_left() {
 
     let status = tracer.terminate();
     assert_eq!(status.code(), Some(0), "{status}");
-    let pid = execve();
-    assert_eq!(buffer.lines_of(pid), 0, "lines of an execve after the tracer's end");
+    buffer.assert_lines_of(execve(), 0);
     wait_until("the program is unloaded", || loaded_programs().is_disjoint(&ours));
 }
 
 fn without_the_tracer_no_line_is_printed() {
     let mut buffer = TraceBuffer::open();
-    let pid = execve();
-    assert_eq!(buffer.lines_of(pid), 0, "lines without a tracer; does another one run?");
+    buffer.assert_lines_of(execve(), 0);
 }
 
 fn an_unprivileged_user_is_told_what_is_missing() {
@@ -118,8 +115,7 @@ fn duration_ends_in_time() {
 fn two_tracers_print_two_lines() {
     let mut buffer = TraceBuffer::open();
     let _tracers = [Tracer::start(&[]), Tracer::start(&[])];
-    let pid = execve();
-    assert_eq!(buffer.lines_of(pid), 2);
+    buffer.assert_lines_of(execve(), 2);
 }
 
 fn a_storm_of_execves_is_accounted_for() {
@@ -139,7 +135,7 @@ fn a_storm_of_execves_is_accounted_for() {
     assert!(lines <= EXECVES, "{account}");
     assert!(lines + lost + missed >= EXECVES, "{account}");
     // It still works, and ends as it should.
-    buffer.wait_for_line_of(execve());
+    buffer.assert_lines_of(execve(), 1);
     assert_eq!(tracer.terminate().code(), Some(0));
 }
 

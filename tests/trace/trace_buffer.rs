@@ -1,17 +1,12 @@
 //! The kernel's trace buffer, which a test has for itself as long as it holds one of these.
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::Instant;
 
 use helloworld::trace_line::Record;
 use helloworld::trace_pipe::TracePipe;
 use helloworld::tracefs::Tracefs;
 use nix::fcntl::{Flock, FlockArg};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::tracer::DEADLINE;
 
 /// The right to use the buffer. Tests run in threads, or in processes (cargo nextest), at the same time, and there is
 /// one buffer, which reading empties.
@@ -34,8 +29,8 @@ impl Turn {
 /// The buffer, read by the test itself.
 pub struct TraceBuffer {
     pipe: TracePipe,
-    /// The PIDs of all lines of ours that were read.
-    pids: Vec<u32>,
+    /// What was read, of whatever origin.
+    records: Vec<String>,
     turn: Turn,
 }
 
@@ -45,25 +40,24 @@ impl TraceBuffer {
         let turn = Turn::take();
         let mut pipe = TracePipe::open(&turn.tracefs.trace_pipe()).expect("trace_pipe opens");
         pipe.read_rest().expect("trace_pipe can be read");
-        Self { pipe, pids: Vec::new(), turn }
+        Self { pipe, records: Vec::new(), turn }
     }
 
-    /// How many lines there are of the process, now, without waiting: all that it caused before.
+    /// How many lines of ours there are under the process's PID. There is nothing to wait for: an execve leaves its
+    /// line before it does anything else.
     pub fn lines_of(&mut self, pid: u32) -> usize {
-        self.read();
-        self.pids.iter().filter(|line| **line == pid).count()
+        self.records.extend(self.pipe.read_rest().expect("trace_pipe can be read"));
+        let ours = |record: &&String| matches!(Record::parse(record), Record::Hello(hello) if hello.pid == pid);
+        self.records.iter().filter(ours).count()
     }
 
-    /// Waits until there is a line of the process, with a deadline.
-    pub fn wait_for_line_of(&mut self, pid: u32) {
-        let end = Instant::now() + DEADLINE;
-        while self.lines_of(pid) == 0 {
-            let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no line of {pid} came; there were lines of {:?}", self.pids);
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, timeout).expect("trace_pipe can be polled");
-        }
+    /// Checks the number of lines of ours under the process's PID; shows what else was read when it is another.
+    #[track_caller]
+    pub fn assert_lines_of(&mut self, pid: u32, expected: usize) {
+        const SHOWN: usize = 10;
+        let lines = self.lines_of(pid);
+        let last = &self.records[self.records.len().saturating_sub(SHOWN)..];
+        assert_eq!(lines, expected, "lines of process {pid}; trace_pipe said last: {last:#?}");
     }
 
     /// How many records the kernel says it lost since boot, of whatever origin (`per_cpu/cpu*/stats`).
@@ -71,14 +65,6 @@ impl TraceBuffer {
         let pipe = self.turn.tracefs.trace_pipe();
         let cpus = std::fs::read_dir(pipe.with_file_name("per_cpu")).expect("tracefs has per_cpu");
         cpus.map(|cpu| lost_on(&cpu.unwrap().path().join("stats"))).sum()
-    }
-
-    fn read(&mut self) {
-        for record in self.pipe.read_rest().expect("trace_pipe can be read") {
-            if let Record::Hello(hello) = Record::parse(&record) {
-                self.pids.push(hello.pid);
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The longest wait for anything. Nothing takes that long unless something is broken, however slow the machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the program says when it is attached.
 const READY: &str = "Successfully started!";

@@ -186,7 +186,9 @@ impl Running {
 ///
 /// - `panic=-1` reboots at once after a panic, which `-no-reboot` turns into an exit.
 /// - `loglevel=5`: warnings and worse; every line more costs time on an emulated serial port.
-pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5";
+/// - `no_timer_check`: QEMU's timers work, but on a busy host an emulated CPU may be too late for the
+///   kernel to notice, which then panics.
+pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 no_timer_check";
 
 fn command_line(further: &[String]) -> String {
     std::iter::once(COMMAND_LINE)
