@@ -50,7 +50,8 @@ impl Warm {
 
     /// The directories of saved guests, and of those that were begun.
     fn saved(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.cache.join("states")).unwrap();
+        // A run that is killed early has not even made the directory.
+        let entries = fs::read_dir(self.cache.join("states")).into_iter().flatten();
         let dirs = entries.map(|entry| entry.unwrap().path());
         dirs.filter(|dir| !dir.ends_with("locks")).collect()
     }
