@@ -14,7 +14,7 @@ import sys
 import time
 from html import escape
 
-COLUMNS, ROWS = 110, 40
+COLUMNS, ROWS = 90, 40
 # Of a character, in the picture's units. textLength below makes every font fit.
 WIDTH, HEIGHT, SIZE, MARGIN = 7.8, 18, 13, 16
 SOCKET = "vmtest-picture"

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Message;
 
 use crate::paths;
+use crate::vm::process::{Guarded, GuardedCommand};
 use crate::vm::states::sha256;
 
 /// The variable that says where cargo puts what it builds.
@@ -69,18 +70,21 @@ fn is_plain(path: &OsStr) -> bool {
     path.to_str().is_some_and(|path| path.chars().all(plain))
 }
 
-/// Runs a build and returns its messages. What the compiler says goes to stderr as usual.
+/// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
 ///
 /// # Errors
 ///
 /// When the build fails.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
-    cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
-    let mut child = cargo.spawn().context("cannot run cargo")?;
-    let stdout = child.stdout.take().context("cargo has no stdout")?;
+    let mut cargo = GuardedCommand::like(cargo)?;
+    cargo
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut cargo = Guarded::spawn(cargo)?;
+    let stdout = cargo.stdout.take().context("cargo has no stdout")?;
     let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();
-    let status = child.wait().context("cannot wait for cargo")?;
-    if !status.success() {
+    if !cargo.wait()?.success() {
         bail!("the build failed: see the messages above");
     }
     messages.context("cannot read cargo's messages")

@@ -1,5 +1,6 @@
 //! `cargo xtask doctor`: each thing the host needs, whether it works, and what to do.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -22,11 +23,12 @@ use crate::vm::accel::{self, Kvm};
 /// None that is about the host: what is wrong with it is what this command shows.
 pub fn run(flags: &flags::Doctor) -> Result<u8> {
     let diagnosis = Diagnosis::make();
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&diagnosis)?);
-    } else {
-        print!("{}", diagnosis.for_people());
-    }
+    let text = match flags.json {
+        true => serde_json::to_string_pretty(&diagnosis)? + "\n",
+        false => diagnosis.for_people(),
+    };
+    // Without a reader (`| head`) there is nothing to complain of.
+    let _ = write!(std::io::stdout(), "{text}");
     Ok(if diagnosis.ok { exit::OK } else { exit::NOT_RUN })
 }
 

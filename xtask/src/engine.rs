@@ -138,18 +138,41 @@ impl Engine<'_> {
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
         let timeout_s = self.timeout_s.unwrap_or_else(|| accel.default_timeout().as_secs_f64());
-        let seen = self
-            .boot(&kernel, accel, timeout_s, tests, &log, on)
+        let (judgement, seen) = self
+            .judged(&kernel, accel, timeout_s, tests, &log, on)
             .map_err(|error| Stopped::host(&error))?;
+        record(report, judgement, seen);
+        Ok(())
+    }
+
+    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound.
+    fn judged(
+        &self,
+        kernel: &Kernel,
+        accel: Accel,
+        timeout_s: f64,
+        tests: &[TestId],
+        log: &Path,
+        on: OnEvent<'_>,
+    ) -> Result<(Judgement, Observed)> {
         let case = Case {
-            kernel: &kernel,
+            kernel,
             tests,
             timeout_s,
             memory_mib: self.metadata.memory_mib,
             allow_kernel_warnings: self.allow_kernel_warnings,
         };
-        record(report, case.judge(&seen), seen);
-        Ok(())
+        let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
+        let judgement = case.judge(&seen);
+        if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {
+            return Ok((judgement, seen));
+        }
+        let Some(why) = self.lane.blame(&self.spec(kernel, accel, &RunDir::create()?))? else {
+            return Ok((judgement, seen));
+        };
+        on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
+        let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
+        Ok((case.judge(&seen), seen))
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
@@ -195,14 +218,7 @@ impl Engine<'_> {
         on: OnEvent<'_>,
     ) -> Result<Observed> {
         let run = RunDir::create()?;
-        let spec = Spec {
-            kernel,
-            payload: self.payload,
-            run: &run,
-            accel,
-            memory_mib: self.metadata.memory_mib,
-            kernel_args: &self.metadata.kernel_args,
-        };
+        let spec = self.spec(kernel, accel, &run);
         let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
@@ -219,6 +235,17 @@ impl Engine<'_> {
             };
             on(RunEvent::Testing { done, total, current });
         })
+    }
+
+    fn spec<'s>(&'s self, kernel: &'s Kernel, accel: Accel, run: &'s RunDir) -> Spec<'s> {
+        Spec {
+            kernel,
+            payload: self.payload,
+            run,
+            accel,
+            memory_mib: self.metadata.memory_mib,
+            kernel_args: &self.metadata.kernel_args,
+        }
     }
 
     fn job(&self, payload: vmtest_agent::Payload, tests: &[TestId]) -> Result<Job> {

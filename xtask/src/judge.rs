@@ -157,7 +157,7 @@ impl Case<'_> {
     }
 
     fn complaint(&self, seen: &Observed) -> Option<Judgement> {
-        let words = seen.console.complaints.first()?;
+        let words = seen.console.complaints.first().cloned().or_else(|| unspoken(seen.tainted))?;
         if self.allow_kernel_warnings {
             return None;
         }
@@ -166,6 +166,23 @@ impl Case<'_> {
         );
         Some(judgement(Verdict::KernelComplaint, reason, first(&seen.console.context)))
     }
+}
+
+/// Taint flags that a kernel sets when something is wrong with it: bit, letter, meaning
+/// (Documentation/admin-guide/tainted-kernels.rst). The others tell of modules and settings.
+const TROUBLES: &[(u32, char, &str)] = &[
+    (4, 'M', "the processor reported a machine check"),
+    (5, 'B', "a bad page was found"),
+    (7, 'D', "there was an oops or a BUG"),
+    (9, 'W', "there was a warning"),
+    (14, 'L', "there was a soft lockup"),
+];
+
+/// A complaint that did not reach the console: its level can be changed.
+fn unspoken(tainted: u64) -> Option<String> {
+    let trouble = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
+    let (_, letter, meaning) = trouble;
+    Some(format!("{meaning} (taint flag {letter}), of which its console shows nothing"))
 }
 
 fn how_it_failed(outcome: &TestOutcome) -> String {
@@ -247,6 +264,7 @@ mod tests {
             outcomes: vec![outcome("a", TestResult::Passed), outcome("b", TestResult::Passed)],
             running: None,
             facts: None,
+            tainted: 0,
             console: Console::default(),
             end: End::Finished,
         }
@@ -393,6 +411,15 @@ mod tests {
         let seen = Observed { console, ..passed() };
         check(&seen, Verdict::KernelComplaint, "kernel/bpf/core.c:1");
         assert_eq!(judge_with(true, &seen).verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
+        const OUT_OF_TREE_MODULE: u64 = 1 << 12;
+        let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
+        check(&seen, Verdict::KernelComplaint, "there was a warning (taint flag W)");
+        assert_eq!(judge_with(true, &seen).verdict, Verdict::Pass);
+        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
     }
 
     #[test]

@@ -48,7 +48,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "tests that need no VM",
         program: Program::Cargo,
-        args: &["test", "--workspace", "--quiet"],
+        args: &["test", "--workspace", "--quiet", "--no-fail-fast"],
         needs: None,
         then: nothing,
     },

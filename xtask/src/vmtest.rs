@@ -2,6 +2,7 @@
 
 mod watch;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
@@ -55,7 +56,7 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
 
 fn list(metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
     for test in &Payload::build(metadata, &Source::here(), &flags.test_args)?.tests {
-        println!("{}", test.name);
+        let _ = writeln!(io::stdout(), "{}", test.name);
     }
     Ok(exit::OK)
 }
@@ -93,7 +94,8 @@ impl Session<'_> {
             accel_note: Once::new(),
         };
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
-        print!("{}", ui::table(&run, flags.facts));
+        // A reader that went away is no reason to give no reports and no exit code.
+        let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));
         if let Some(dir) = &flags.report {
             report::write(dir, &run)?;
         }

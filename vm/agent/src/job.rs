@@ -9,7 +9,7 @@ use vmtest_agent::{Event, Job, PROTOCOL};
 use crate::channel::Channel;
 use crate::machine::Machine;
 use crate::run_tests::Runner;
-use crate::{clock, entropy, facts, unpack};
+use crate::{clock, entropy, facts, taint, unpack};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
 /// whatever else goes wrong is reported to the host.
@@ -44,6 +44,7 @@ fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     let timeout = Duration::try_from_secs_f64(job.test_timeout_s)
         .map_err(|_| anyhow!("{} is no time limit for a test", job.test_timeout_s))?;
     let runner = Runner { payload, env: &job.env, timeout };
+    let tainted_before = taint::flags();
     for test in &job.tests {
         channel.send(Event::TestStarted(test.clone()))?;
         channel.send(Event::TestFinished(runner.run(test)))?;
@@ -51,7 +52,10 @@ fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     if let Some(request) = &job.facts {
         channel.send(Event::Facts(facts::collect(request, &runner)))?;
     }
-    Ok(())
+    match taint::flags() & !tainted_before {
+        0 => Ok(()),
+        flags => channel.send(Event::Tainted { flags }),
+    }
 }
 
 fn explain(error: &anyhow::Error, troubles: &[String]) -> String {

@@ -14,6 +14,7 @@ mod mounts;
 mod output;
 mod process;
 mod run_tests;
+mod taint;
 mod unpack;
 mod window;
 

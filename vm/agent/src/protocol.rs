@@ -98,6 +98,11 @@ pub enum Event {
     TestFinished(TestOutcome),
     /// What the kernel says of the program.
     Facts(Facts),
+    /// The kernel has tainted itself since the job came. Not sent when it has not.
+    Tainted {
+        /// The bits of `/proc/sys/kernel/tainted` that are new.
+        flags: u64,
+    },
     /// The whole job is done; nothing follows.
     Finished,
     /// The job could not be done; nothing follows.

@@ -27,6 +27,7 @@ use anyhow::Result;
 
 use crate::exit::Exit;
 
+pub use digest::sha256_file;
 pub use obtain::Unavailable;
 pub use pins::Pin;
 pub use progress::{Progress, Silent};

@@ -180,6 +180,7 @@ pub fn pump(mut from: impl Read, mut on: impl FnMut(&[u8])) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn console(text: &str) -> (Console, Vec<Notice>) {
@@ -229,6 +230,18 @@ mod tests {
             "[    0.1] ACPI: PM-Timer IO Port: 0x608\n",
         ));
         assert_eq!((console.complaints.len(), notices.len()), (0, 0), "{console:?}");
+    }
+
+    #[test]
+    fn a_file_of_a_console_has_an_end_and_says_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut recorder = record(file.path()).unwrap();
+        for _ in 0..40 {
+            recorder.write(&[b'x'; 1 << 20]);
+        }
+        let text = std::fs::read(file.path()).unwrap();
+        assert!(text.ends_with(b"xxx\n[the rest of this console was not kept]\n"));
+        assert!(text.len() as u64 <= FILE_LIMIT + 64, "{}", text.len());
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub trait Lane: Sync {
     /// # Errors
     /// When the host cannot do it: a tool missing, no space, no permission.
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started>;
+
+    /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away
+    /// what is not: then it says what was wrong, and the run is worth nothing.
+    ///
+    /// # Errors
+    /// When it cannot look.
+    fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// What a guest is made of.

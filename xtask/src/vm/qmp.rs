@@ -1,6 +1,6 @@
 //! QEMU's monitor: commands in, answers and events out, in JSON (docs/interop/qmp-spec.txt).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -107,12 +107,83 @@ impl Qmp {
         }
         self.reader.get_ref().set_read_timeout(Some(left))?;
         let mut line = Vec::new();
-        let length = self.reader.read_until(b'\n', &mut line).context("it took too long")?;
-        if length == 0 {
-            bail!("it is gone");
+        match self.reader.read_until(b'\n', &mut line) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("it took too long"),
+            // Reset, when it went without having read all.
+            Ok(0) | Err(_) => bail!("it is gone"),
+            Ok(_) => {}
         }
         serde_json::from_slice(&line).with_context(|| {
             format!("its monitor says something strange: {}", String::from_utf8_lossy(&line))
         })
+    }
+}
+
+impl Drop for Qmp {
+    fn drop(&mut self) {
+        // The time limit is the socket's, and so that of every other descriptor of it.
+        let _ = self.reader.get_ref().set_read_timeout(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    const GREETING: &str = r#"{"QMP": {"version": {}, "capabilities": []}}"#;
+    const DONE: &str = r#"{"return": {}}"#;
+
+    /// A monitor that says all this at once, whatever it is told.
+    fn monitor(lines: &[&str]) -> (UnixStream, Result<Qmp>) {
+        let (mut qemu, stream) = UnixStream::pair().unwrap();
+        qemu.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        (qemu, Qmp::connect(stream, Instant::now() + Duration::from_secs(60)))
+    }
+
+    #[test]
+    fn an_event_that_comes_before_it_is_waited_for_counts() {
+        let resume = r#"{"timestamp": {}, "event": "RESUME"}"#;
+        let stop = r#"{"event": "STOP", "data": {"why": 1}}"#;
+        let (_qemu, qmp) = monitor(&[GREETING, DONE, stop, resume, DONE]);
+        let mut qmp = qmp.unwrap();
+        qmp.execute("x", &json!({})).unwrap();
+        assert_eq!(qmp.wait_for("go on", |it| it.event == "RESUME").unwrap().data, Value::Null);
+        assert_eq!(qmp.wait_for("stop", |it| it.event == "STOP").unwrap().data["why"], 1);
+    }
+
+    #[test]
+    fn a_refusal_a_closed_monitor_and_nonsense_are_errors_that_say_so() {
+        let no = r#"{"error": {"class": "GenericError", "desc": "no such state"}}"#;
+        let (qemu, qmp) = monitor(&[GREETING, DONE, no]);
+        let mut qmp = qmp.unwrap();
+        let error = qmp.execute("migrate-incoming", &json!({})).unwrap_err();
+        assert_eq!(format!("{error:#}"), "QEMU refuses migrate-incoming: no such state");
+        drop(qemu);
+        let error = qmp.wait_for("go on", |_| true).unwrap_err();
+        assert_eq!(format!("{error:#}"), "waiting for QEMU to go on: it is gone");
+        let (_qemu, qmp) = monitor(&["login:"]);
+        let error = qmp.err().unwrap();
+        assert!(format!("{error:#}").contains("something strange: login:"), "{error:#}");
+    }
+
+    #[test]
+    fn a_silent_monitor_is_not_waited_for_beyond_the_deadline() {
+        let (_qemu, stream) = UnixStream::pair().unwrap();
+        let error = Qmp::connect(stream, Instant::now() + Duration::from_millis(20)).err().unwrap();
+        assert!(format!("{error:#}").contains("took too long"), "{error:#}");
+    }
+
+    /// Whoever goes on reading, as the supervisor does, misses nothing.
+    #[test]
+    fn nothing_is_read_beyond_what_was_asked_for() {
+        let (_qemu, qmp) = monitor(&[GREETING, DONE, r#"{"event": "SHUTDOWN"}"#]);
+        let stream = qmp.unwrap().reader.get_ref().try_clone().unwrap();
+        assert_eq!(stream.read_timeout().unwrap(), None);
+        let mut rest = String::new();
+        BufReader::new(stream).read_line(&mut rest).unwrap();
+        assert_eq!(rest, "{\"event\": \"SHUTDOWN\"}\n");
     }
 }

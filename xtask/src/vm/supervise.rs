@@ -48,6 +48,8 @@ pub struct Observed {
     pub running: Option<TestId>,
     /// What the kernel says of the program.
     pub facts: Option<Facts>,
+    /// The kernel's taint flags that are new since the job was handed over.
+    pub tainted: u64,
     /// What the guest's kernel printed.
     pub console: Console,
     /// Why it is over.
@@ -173,6 +175,7 @@ impl Observed {
             outcomes: Vec::new(),
             running: None,
             facts: None,
+            tainted: 0,
             console: Console::default(),
             end: End::Deadline,
         }
@@ -285,6 +288,10 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             }
             Event::Facts(facts) => {
                 self.observed.facts = Some(facts);
+                None
+            }
+            Event::Tainted { flags } => {
+                self.observed.tainted = flags;
                 None
             }
             Event::Finished => Some(End::Finished),

@@ -124,7 +124,9 @@ fn limit_files(command: &mut Command) {
 
 /// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
 /// serial line: warnings and worse are enough.
-const KERNEL_OPTIONS: &[&str] = &["loglevel=5"];
+/// `no_timer_check`: on a busy host an emulated CPU may be too late for the kernel to see that its
+/// timers work, which then panics.
+const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check"];
 
 /// The guest's second serial port is the agent's line.
 pub(super) const CHANNEL_OPTIONS: &[&str] =

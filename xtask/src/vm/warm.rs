@@ -29,6 +29,7 @@ use super::qmp::{self, Qmp};
 use super::states::{self, Key, STATE, Saved, States};
 use super::{Lane, Ready, Spec, Started};
 use crate::interrupt::Interrupt;
+use crate::kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
 const LAYOUT: u32 = 1;
@@ -77,6 +78,17 @@ impl Lane for Warm<'_> {
             }
         }
     }
+
+    fn blame(&self, spec: &Spec<'_>) -> Result<Option<String>> {
+        let key = Key::of(&Guest::new(self, spec)?.ingredients()?);
+        match self.states.find(&key)? {
+            Some(saved) if !states::verify_ram(&saved.dir)? => {
+                self.states.discard(&key)?;
+                Ok(Some("the memory of its saved guest was damaged".into()))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// A guest of one run.
@@ -84,7 +96,6 @@ struct Guest<'a> {
     warm: &'a Warm<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
-    kernel: Vec<u8>,
     archive: File,
     window: u64,
     payload: vmtest_agent::Payload,
@@ -92,8 +103,6 @@ struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
-        let image = &spec.kernel.image;
-        let kernel = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
         let contents = Contents::gather(&warm.busybox, &spec.payload.agent)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
@@ -103,7 +112,6 @@ impl<'a> Guest<'a> {
             warm,
             spec,
             initramfs: contents.build()?,
-            kernel,
             archive,
             window,
             payload: vmtest_agent::Payload::Memory { bytes },
@@ -155,7 +163,7 @@ impl<'a> Guest<'a> {
     /// Boots the guest and leaves it, as files, in `dir`.
     fn save(&self, dir: &Path) -> Result<Ready> {
         write(&dir.join(INITRAMFS), &self.initramfs)?;
-        write(&dir.join(KERNEL_HEADER), header_of(&self.kernel))?;
+        write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
         let payload = Some(qemu::blank_memory(self.window)?);
         let running = machine.start(Handed { payload, ..Handed::default() })?;
@@ -187,6 +195,9 @@ impl<'a> Guest<'a> {
 
     /// Everything that a saved guest depends on.
     fn ingredients(&self) -> Result<Value> {
+        let image = &self.spec.kernel.image;
+        let kernel = kernels::sha256_file(image)
+            .with_context(|| format!("cannot read {}", image.display()))?;
         // Where the kernel and the guest lie does not matter.
         let machine = self.machine(Memory::File, Path::new("kernel"), Path::new("."));
         let arguments = machine.arguments();
@@ -194,7 +205,7 @@ impl<'a> Guest<'a> {
         Ok(json!({
             "layout": LAYOUT,
             "protocol": PROTOCOL,
-            "kernel": states::sha256(&self.kernel),
+            "kernel": kernel,
             "initramfs": states::sha256(&self.initramfs),
             "qemu": program_identity(&self.warm.qemu)?,
             "processor": processor(self.spec.accel)?,
@@ -291,11 +302,18 @@ fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
 
 /// The part of a kernel's image that QEMU looks at before it loads the rest
 /// (Documentation/arch/x86/boot.rst: `setup_sects` is at 0x1f1).
-fn header_of(image: &[u8]) -> &[u8] {
-    const SECTOR: usize = 512;
-    let setup_sectors = image.get(0x1f1).copied().unwrap_or_default();
-    let length = (usize::from(setup_sectors) + 2) * SECTOR;
-    &image[..length.min(image.len())]
+fn header_of(image: &Path) -> Result<Vec<u8>> {
+    const SECTOR: u64 = 512;
+    const SETUP_SECTORS: usize = 0x1f1;
+    let read = |length: u64| -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(image)?.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let failed = || format!("cannot read {}", image.display());
+    let first = read(SECTOR).with_context(failed)?;
+    let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
+    read((u64::from(*setup_sectors) + 2) * SECTOR).with_context(failed)
 }
 
 /// What tells one build of a program from another, without running it.

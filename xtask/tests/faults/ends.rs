@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Process, Run, Scene};
+use crate::support::{Process, Run, Scene, tool};
 
 /// How long processes may take to be gone once `xtask` is.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A guest in which a test runs that does not end.
 fn endless(scene: &Scene) -> Run<'_> {
-    let mut run = Run::start(scene, scene.vmtest("failing::hangs"));
+    endless_with(scene, &[])
+}
+
+fn endless_with<'a>(scene: &'a Scene, options: &[&str]) -> Run<'a> {
+    let mut vmtest = scene.xtask();
+    scene.vmtest_args(&mut vmtest, options, "failing::hangs");
+    let mut run = Run::start(scene, vmtest);
     run.wait_for_tests();
     run
 }
@@ -27,6 +33,17 @@ fn qemu_is_killed() {
     let run = endless(&scene);
     Process::find(&scene.mark(), "./qemu ").signal(Signal::SIGKILL);
     run.end().expect("host-error", 3, "QEMU died");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_qemu_of_a_saved_guest_is_killed() {
+    let scene = scene();
+    let run = endless_with(&scene, &["--warm"]);
+    let qemu =
+        Process::find(&scene.mark(), tool("VMTEST_QEMU", "qemu-system-x86_64").to_str().unwrap());
+    qemu.signal(Signal::SIGKILL);
+    run.end().expect("host-error", 3, "qemu-system-x86_64 was killed by SIGKILL");
 }
 
 #[test]
@@ -61,6 +78,38 @@ fn xtask_is_terminated() {
     run.signal(Signal::SIGTERM);
     run.end().expect("host-error", 128 + 15, "interrupted");
     assert!(!dir.exists(), "{} is left", dir.display());
+}
+
+/// A cargo that is busy for long, and its compiler.
+const BUSY: &str = "sh -c 'echo compiling >&2; sleep 1000' & wait";
+
+fn building(scene: &Scene) -> Run<'_> {
+    let mut vmtest = scene.vmtest("failing::hangs");
+    vmtest.env("CARGO", scene.script("cargo", BUSY));
+    let mut run = Run::start(scene, vmtest);
+    run.wait_for("compiling");
+    run
+}
+
+#[test]
+#[ignore = "needs what a VM needs: `cargo xtask test` runs it"]
+fn xtask_is_interrupted_while_it_builds() {
+    let scene = scene();
+    let run = building(&scene);
+    run.signal(Signal::SIGINT);
+    let ended = run.end();
+    Process::wait_for_all(&scene.mark(), PATIENCE);
+    ended.expect_exit(128 + 2);
+}
+
+#[test]
+#[ignore = "needs what a VM needs: `cargo xtask test` runs it"]
+fn xtask_is_killed_while_it_builds() {
+    let scene = scene();
+    let run = building(&scene);
+    run.signal(Signal::SIGKILL);
+    run.end();
+    Process::wait_for_all(&scene.mark(), PATIENCE);
 }
 
 #[test]

@@ -34,17 +34,24 @@ fn the_kernel_panics_during_a_test_in_a_saved_guest() {
 fn the_guest_hangs_before_the_agent() {
     let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
     let scene = Scene::new().metadata(args).timeout(60);
-    let words =
-        "nothing was heard of the agent within 60 s; the kernel got as far as: Waiting 10000 sec";
+    let words = "nothing was heard of the agent within 60 s; the kernel got as far as: ";
     run(&scene, "contained::").expect("no-boot", 3, words);
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_in_a_test() {
-    let scene = Scene::new().timeout(60);
-    let words = "not finished within 60 s: the guest hung while `fatal::stops_the_agent` ran";
+    let scene = Scene::new().timeout(90);
+    let words = "not finished within 90 s: the guest hung while `fatal::stops_the_agent` ran";
     run(&scene, "fatal::stops_the_agent").expect("hang", 1, words);
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_test_hangs_for_longer_than_the_guest_is_given() {
+    let scene = Scene::new().metadata("test-timeout-s = 1000.0").timeout(20);
+    let words = "not finished within 20 s: the guest hung while `failing::hangs` ran";
+    run_warm(&scene, &[], "failing::hangs").expect("hang", 1, words);
 }
 
 #[test]
@@ -146,6 +153,14 @@ fn the_kernel_complains_and_that_is_allowed() {
     let scene = Scene::new();
     let allow = ["--allow-kernel-warnings"];
     run_warm(&scene, &allow, "fatal::makes_the_kernel_complain").expect("pass", 0, "");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_kernel_complains_where_nobody_sees_it() {
+    let words = "there was a warning (taint flag W)";
+    let scene = Scene::new();
+    run_warm(&scene, &[], "fatal::hides_a_complaint").expect("kernel-complaint", 1, words);
 }
 
 /// Of the files that virtme-ng and QEMU have open, the guest can reach one.

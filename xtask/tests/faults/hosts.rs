@@ -90,6 +90,18 @@ fn kvm_is_dead() {
 }
 
 #[test]
+#[ignore = "needs a kernel: `cargo xtask test` runs it"]
+fn the_kernel_lacks_an_option() {
+    let scene = Scene::new();
+    let fragment = scene.path("kconfig");
+    fs::write(&fragment, "CONFIG_NOT_INVENTED_YET=y  # it is not\n").unwrap();
+    let scene = scene.metadata(&format!("kconfig = ['{}']", fragment.display()));
+    let words = "built without options that are needed";
+    let verdict = Run::whole(&scene, scene.vmtest(QUICK)).expect("unsupported", 3, words);
+    assert!(verdict.kernel["excerpt"].to_string().contains("CONFIG_NOT_INVENTED_YET"));
+}
+
+#[test]
 #[ignore = "boots VMs: `cargo xtask test` runs it"]
 fn two_matrices_run_at_once() {
     let scenes = [Scene::new(), Scene::new()].map(|scene| scene.kernels("5.10,6.1"));
@@ -99,6 +111,30 @@ fn two_matrices_run_at_once() {
         let second = Verdict::read(&scene.reports(), 1).unwrap();
         assert_eq!(second.word, "pass", "{}", second.reason);
     }
+}
+
+/// Both find nothing saved; one saves the guest, and both restore it.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn two_runs_want_the_same_saved_guest_at_once() {
+    let scenes = [Scene::new(), Scene::new()];
+    let cache = scenes[0].cache();
+    let runs = scenes.each_ref().map(|scene| {
+        let mut vmtest = scene.xtask();
+        scene.vmtest_args(&mut vmtest, &["--warm"], QUICK);
+        vmtest.env("VMTEST_CACHE_DIR", &cache);
+        Run::start(scene, vmtest)
+    });
+    let notes = runs.map(|run| {
+        let ended = run.end();
+        ended.expect("pass", 0, "");
+        ended.printed.matches("booting it once, to save it").count()
+    });
+    assert!(notes.iter().sum::<usize>() >= 1, "the state was there");
+    let states =
+        fs::read_dir(cache.join("states")).unwrap().map(|entry| entry.unwrap().file_name());
+    let states: Vec<_> = states.filter(|name| name != "locks").collect();
+    assert_eq!(states.len(), 1, "{states:?}");
 }
 
 /// The user namespace maps whoever runs this to an ordinary user, who owns the checkout and can do no more than that.
@@ -178,7 +214,7 @@ fn vng_prints_nonsense_and_ends() {
 #[ignore = "needs a kernel: `cargo xtask test` runs it"]
 fn vng_prints_nonsense_and_does_not_end() {
     let vng = impostor("virtme-ng 1.42", "exec yes 'la la la'");
-    let words = "nothing was heard of the agent within 10 s; the kernel got as far as: la la la";
+    let words = "nothing was heard of the agent within 10 s; the kernel got as far as: l";
     let scene = Scene::new().timeout(10);
     with_tool(&scene, "VMTEST_VNG", &vng).expect("no-boot", 3, words);
 }

@@ -13,3 +13,4 @@ mod guests;
 mod hosts;
 mod output;
 mod support;
+mod warm;

@@ -1,8 +1,9 @@
 //! What tests print, write and leave behind, and what must come of it: a pass, and reports that can be read.
 
 use std::fs;
+use std::process::Stdio;
 
-use crate::support::{Run, Scene};
+use crate::support::{Process, Run, Scene, Verdict};
 
 /// What `xtask` itself may use, in bytes.
 const MEMORY: u64 = 200 * 1000 * 1000;
@@ -39,6 +40,33 @@ fn tests_misbehave_and_pass() {
     assert!(text.contains("\u{fffd}\u{fffd}\u{fffd}( invalid, \0 a NUL"), "{text:?}");
     the_reports_are_well_formed(&scene, verdict.kernel["tests"].as_array().unwrap().len());
     assert!(!ended.printed.contains(['\0', '\x1b', '\x07']), "{:?}", ended.printed);
+}
+
+/// A pipe that nobody reads.
+fn nobody() -> Stdio {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_reader_goes_away() {
+    let scene = Scene::new();
+    let output = scene.xtask().arg("matrix").stdout(nobody()).output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_reader_of_verdicts_goes_away() {
+    let scene = Scene::new();
+    let mut vmtest = scene.xtask();
+    scene.vmtest_args(&mut vmtest, &["--warm"], "contained::prints_the_agents_words");
+    let output = vmtest.stdout(nobody()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", output.status);
+    assert_eq!(Verdict::read(&scene.reports(), 0).unwrap().word, "pass");
+    assert_eq!(Process::marked(&scene.mark()), []);
 }
 
 fn the_reports_are_well_formed(scene: &Scene, tests: usize) {

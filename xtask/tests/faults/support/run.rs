@@ -14,7 +14,7 @@ use super::scene::Scene;
 use super::verdict::Verdict;
 
 /// How long a run may take at most. Shorter than the time a guest is given where nothing should wait for that.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// An `xtask` that runs.
 pub struct Run<'a> {

@@ -13,7 +13,7 @@ use super::process::MARK;
 /// The kernel that faults are shown on; one that boots quickly.
 const KERNEL: &str = "6.1";
 /// Seconds until a guest is given up, where nothing should wait for that.
-const LONG: &str = "600";
+const LONG: &str = "2000";
 
 /// One fault's surroundings. Dropping it removes its files.
 pub struct Scene {

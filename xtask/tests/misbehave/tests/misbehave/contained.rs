@@ -64,6 +64,13 @@ misdeeds! {
         println!("Kernel panic - not syncing: printed, not meant");
     }
 
+    /// Two things that a guest restored from a saved one must not have kept.
+    fn tells_the_time_and_a_secret() {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let secret = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+        println!("time {}\nsecret {secret}", since.as_secs());
+    }
+
     fn sets_the_clock_back() {
         assert!(run("date", &["-s", "1970-01-02 00:00"]));
     }

@@ -55,6 +55,12 @@ misdeeds! {
         fs::write(AGENTS_LINE, b"\xff\0\x1b[2Jnot a word of the agent's\n").unwrap();
     }
 
+    /// Leaves nothing of a complaint but the mark that the kernel makes. It then passes.
+    fn hides_a_complaint_of_the_kernels() {
+        const WARNED: &str = "512";
+        fs::write("/proc/sys/kernel/tainted", WARNED).unwrap();
+    }
+
     /// What a kernel says when it warns, in the kernel's own log. It then passes.
     fn makes_the_kernel_complain() {
         let warning = "<4>WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1 misbehave+0x1/0x2\n";
