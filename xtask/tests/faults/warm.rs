@@ -185,12 +185,13 @@ fn each_guest_has_the_time_of_its_run_and_secrets_of_its_own() {
         let test = verdict.test("contained::tells_the_time_and_a_secret");
         let output = test["output"].as_str().unwrap();
         let told = |what: &str| {
-            let line = output.lines().find_map(|line| line.split_once(what)).unwrap();
-            line.1.trim().to_owned()
+            // The first line begins with the test's name.
+            let mut values = output.lines().filter_map(|line| line.split_once(what));
+            values.next().unwrap().1.trim().to_owned()
         };
-        let time: u64 = told("time ").parse().unwrap();
+        let time: u64 = told("time=").parse().unwrap();
         assert!((begun..=over).contains(&time), "{time} is not in {begun}..={over}");
-        secrets.insert(told("secret "));
+        secrets.insert(told("secret="));
     }
     assert_eq!(secrets.len(), 3, "{secrets:?}");
 }

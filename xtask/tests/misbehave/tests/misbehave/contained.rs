@@ -68,7 +68,7 @@ misdeeds! {
     fn tells_the_time_and_a_secret() {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let secret = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
-        println!("time {}\nsecret {secret}", since.as_secs());
+        println!("time={}\nsecret={secret}", since.as_secs());
     }
 
     fn sets_the_clock_back() {
