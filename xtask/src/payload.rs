@@ -103,20 +103,6 @@ impl Payload {
         self.files.iter().filter(|(name, _)| name.starts_with("tests/")).map(|(_, path)| &**path)
     }
 
-    /// Copies the payload into a directory, which will be the guest's [`PAYLOAD_DIR`].
-    pub fn stage(&self, dir: &Path) -> Result<()> {
-        for (name, from) in &self.files {
-            let to = dir.join(name);
-            if let Some(parent) = to.parent() {
-                std::fs::create_dir_all(parent)
-                    .with_context(|| format!("cannot create {}", parent.display()))?;
-            }
-            std::fs::copy(from, &to)
-                .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-        }
-        Ok(())
-    }
-
     /// Writes the payload as a tar archive and returns its length in bytes.
     pub fn write_tar(&self, out: impl Write) -> Result<u64> {
         let mut counted = Counted { inner: out, bytes: 0 };

@@ -45,6 +45,8 @@ pub struct Job {
 pub enum Payload {
     /// It is there already, below this directory.
     Directory(String),
+    /// It is this file, a tar archive.
+    Archive(String),
     /// It is a tar archive in the memory of a PCI device, QEMU's `ivshmem-plain`.
     Memory {
         /// The archive's length in bytes.

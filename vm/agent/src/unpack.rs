@@ -5,23 +5,34 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use vmtest_agent::{PAYLOAD_DIR, Payload};
 
+use crate::mounts;
 use crate::window::Window;
 
 /// The directory with the payload's files, which are unpacked there if need be.
 pub fn directory(payload: &Payload, window: Option<&Window>) -> Result<PathBuf> {
     match payload {
         Payload::Directory(path) => Ok(path.into()),
+        Payload::Archive(path) => {
+            // Programs that run from a file system of the host's are read page by page, at every start again.
+            mounts::tmpfs(PAYLOAD_DIR).map_err(Error::msg)?;
+            let archive = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+            unpack(&archive)
+        }
         Payload::Memory { bytes } => {
             let window = window.context("the payload's memory was not found")?;
             // SAFETY: the host has written the payload before it sent the job.
             let archive = unsafe { window.bytes(*bytes) }?;
-            untar(archive, Path::new(PAYLOAD_DIR)).context("cannot unpack the payload")?;
-            Ok(PAYLOAD_DIR.into())
+            unpack(archive)
         }
     }
+}
+
+fn unpack(archive: &[u8]) -> Result<PathBuf> {
+    untar(archive, Path::new(PAYLOAD_DIR)).context("cannot unpack the payload")?;
+    Ok(PAYLOAD_DIR.into())
 }
 
 /// Unpacks regular files, straight from where they are: the kernel copies each once, into the file.

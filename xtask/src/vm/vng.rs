@@ -14,8 +14,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
-use vmtest_agent::PAYLOAD_DIR;
-
 use super::accel::Accel;
 use super::process::{Guarded, GuardedCommand};
 use super::{Lane, Link, Spec, Started, guest_root};
@@ -24,6 +22,9 @@ use crate::kernels::{Kernel, modules};
 /// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
 /// (keyboards, virtio-fs, consoles) costs time and is not needed.
 const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+
+/// Where the payload is in the guest.
+const PAYLOAD_ARCHIVE: &str = "/payload.tar";
 
 /// Boots through `vng`.
 #[derive(Debug, Clone)]
@@ -49,7 +50,10 @@ impl Lane for Vng {
         let dir = spec.run.path();
         let root = dir.join("root");
         guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
-        spec.payload.stage(&root.join(&PAYLOAD_DIR[1..]))?;
+        let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
+        let file = fs::File::create(&archive)
+            .with_context(|| format!("cannot create {}", archive.display()))?;
+        spec.payload.write_tar(file)?;
         guest_root::open_to_all(&root)?;
         stage_kernel(spec.kernel, &dir.join("kernel"))?;
         let channel = listen(&dir.join("channel"))?;
@@ -64,7 +68,7 @@ impl Lane for Vng {
             console: vec![Box::new(stderr), Box::new(stdout)],
             channel: Link::Listening(channel),
             qmp: Some(Link::Listening(qmp)),
-            payload: vmtest_agent::Payload::Directory(PAYLOAD_DIR.into()),
+            payload: vmtest_agent::Payload::Archive(PAYLOAD_ARCHIVE.into()),
             ready: None,
         })
     }
@@ -126,7 +130,8 @@ fn limit_files(command: &mut Command) {
 /// serial line: warnings and worse are enough.
 /// `no_timer_check`: on a busy host an emulated CPU may be too late for the kernel to see that its
 /// timers work, which then panics.
-const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check"];
+/// `cryptomgr.notests`: tests of ciphers, for which the kernel asks modprobe for modules that are not there.
+const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check", "cryptomgr.notests"];
 
 /// The guest's second serial port is the agent's line.
 pub(super) const CHANNEL_OPTIONS: &[&str] =
