@@ -122,22 +122,31 @@ fn arm64_release(path: &Path) -> io::Result<Option<String>> {
 ///
 /// When the file cannot be read.
 pub fn config(path: &Path) -> Result<Option<String>> {
-    let mut file = File::open(path)?;
-    let kernel: Box<dyn Read> = match inspect(path)?.kind {
-        ImageKind::Arm64 => Box::new(file),
-        ImageKind::BzImage { payload_start, payload_length } => {
-            file.seek(SeekFrom::Start(payload_start))?;
-            let magic = read_up_to(&mut file, 8)?;
-            let Some(compression) = Compression::of(&magic) else { return Ok(None) };
-            file.seek(SeekFrom::Start(payload_start))?;
-            compression.single_decoder(BufReader::new(file.take(payload_length)))?
-        }
-    };
+    let Some(kernel) = payload(path)? else { return Ok(None) };
     // A payload that does not decompress is the boot's to complain of; here there is just no configuration.
     let Ok(Some(compressed)) = after_marker(kernel, b"IKCFG_ST") else { return Ok(None) };
     let mut text = String::new();
     let read = flate2::read::GzDecoder::new(compressed).take(MAX_CONFIG).read_to_string(&mut text);
     Ok(read.is_ok().then_some(text))
+}
+
+/// The kernel itself, decompressed; `None` when it is compressed in a way that is not known here.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
+    let mut file = File::open(path)?;
+    Ok(match inspect(path)?.kind {
+        ImageKind::Arm64 => Some(Box::new(file)),
+        ImageKind::BzImage { payload_start, payload_length } => {
+            file.seek(SeekFrom::Start(payload_start))?;
+            let magic = read_up_to(&mut file, 8)?;
+            let Some(compression) = Compression::of(&magic) else { return Ok(None) };
+            file.seek(SeekFrom::Start(payload_start))?;
+            Some(compression.single_decoder(BufReader::new(file.take(payload_length)))?)
+        }
+    })
 }
 
 /// No configuration is longer than this.

@@ -5,6 +5,7 @@ mod cache;
 pub mod command;
 mod debian;
 mod digest;
+pub mod direct;
 mod download;
 mod image;
 pub mod kconfig;

@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use super::accel::Accel;
 use super::process::{Guarded, GuardedCommand};
 use super::{Lane, Link, Spec, Started, guest_root};
-use crate::kernels::{Kernel, modules};
+use crate::kernels::{Kernel, direct, modules};
 
 /// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
 /// (keyboards, virtio-fs, consoles) costs time and is not needed.
@@ -56,10 +56,14 @@ impl Lane for Vng {
         spec.payload.write_tar(file)?;
         guest_root::open_to_all(&root)?;
         stage_kernel(spec.kernel, &dir.join("kernel"))?;
+        // The kernel decompresses itself as fast as we do, unless its CPU is emulated. An image that we
+        // cannot decompress is left to the boot to complain of.
+        let direct = spec.accel == Accel::Tcg
+            && direct::unpack(spec.kernel, &dir.join(DIRECT_KERNEL)).unwrap_or(false);
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
 
-        let mut process = Guarded::spawn(self.command(spec)?)?;
+        let mut process = Guarded::spawn(self.command(spec, direct)?)?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             bail!("virtme-ng was started without pipes");
         };
@@ -75,7 +79,7 @@ impl Lane for Vng {
 }
 
 impl Vng {
-    fn command(&self, spec: &Spec<'_>) -> Result<GuardedCommand> {
+    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<GuardedCommand> {
         let dir = spec.run.path();
         symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
         let mut command = GuardedCommand::new(&self.vng)?;
@@ -102,7 +106,8 @@ impl Vng {
             command.args(["--append", option]);
         }
         command.args(["--exec", guest_root::AGENT]);
-        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS]));
+        let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
+        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
         limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
@@ -112,6 +117,10 @@ impl Vng {
         Ok(command)
     }
 }
+
+/// The same kernel as virtme-ng was given, which overrides that one in QEMU: see [`direct`].
+const DIRECT_KERNEL: &str = "kernel/vmlinux";
+const DIRECT_OPTION: &str = "-kernel kernel/vmlinux";
 
 /// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
 /// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
