@@ -25,7 +25,7 @@ pub struct Measured {
 pub struct Series {
     name: &'static str,
     seconds: Vec<f64>,
-    hopeless: bool,
+    failures: u32,
 }
 
 /// The medians, in seconds.
@@ -43,7 +43,7 @@ struct Json<'a> {
 impl Series {
     /// Nothing measured yet.
     pub fn new(name: &'static str) -> Self {
-        Self { name, seconds: Vec::new(), hopeless: false }
+        Self { name, seconds: Vec::new(), failures: 0 }
     }
 
     /// Takes a time, if it is one that counts.
@@ -54,15 +54,14 @@ impl Series {
         }
     }
 
-    /// This way does not work on this kernel.
-    pub fn give_up(&mut self) {
-        self.hopeless = true;
-        self.seconds.clear();
+    /// Takes note of a run that failed.
+    pub fn fail(&mut self) {
+        self.failures += 1;
     }
 
-    /// Whether it was given up.
+    /// Whether it seems that this way does not work on this kernel: it failed twice, and has never been counted.
     pub fn is_hopeless(&self) -> bool {
-        self.hopeless
+        self.failures > 1 && self.seconds.is_empty()
     }
 
     /// The time in the middle, or between the two that are.
@@ -134,11 +133,23 @@ mod tests {
     }
 
     fn measured() -> Measured {
-        let mut vng = series("vng", &[9000]);
-        vng.give_up();
+        let mut vng = series("vng", &[]);
+        vng.fail();
+        vng.fail();
         let series =
             vec![series(FLOOR, &[3000, 2000, 2500]), series("warm", &[400, 500, 900, 100]), vng];
         Measured { kernel: "6.12".into(), accel: "tcg", series }
+    }
+
+    #[test]
+    fn a_way_is_given_up_when_it_fails_twice_before_it_ever_worked() {
+        let mut vng = series("vng", &[]);
+        vng.fail();
+        assert!(!vng.is_hopeless());
+        vng.fail();
+        assert!(vng.is_hopeless());
+        vng.add(true, Duration::from_secs(9));
+        assert!(!vng.is_hopeless());
     }
 
     #[test]
