@@ -21,7 +21,7 @@ use crate::metadata::Metadata;
 use crate::payload::{Payload, Source};
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
-use crate::verdict::Verdict;
+use crate::verdict::Standing;
 use crate::vm::accel::{self, Accel};
 use crate::vm::bare::Bare;
 use crate::vm::rundir::RunDir;
@@ -114,7 +114,7 @@ impl Bench<'_> {
                     Ok(time) => series.add(count, time),
                     Err(error) => {
                         series.fail();
-                        let fate = if series.is_hopeless() { "is left out" } else { "failed once" };
+                        let fate = if series.is_hopeless() { "is left out" } else { "failed, which is not counted" };
                         eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
                     }
                 }
@@ -155,7 +155,7 @@ impl Bench<'_> {
         let begun = Instant::now();
         let report = engine.run(target, &|_: RunEvent| {});
         let time = begun.elapsed();
-        if report.verdict != Verdict::Pass {
+        if report.standing() != Standing::Passed {
             bail!("{}: {}: {}", lane.name(), report.verdict.word(), report.reason);
         }
         Ok(time)

@@ -108,7 +108,11 @@ impl Engine<'_> {
         let outcomes = &report.tests;
         let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
         report.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
-        report.tolerated = self.allow_unavailable && report.verdict == Verdict::Unavailable;
+        report.tolerated = match report.verdict {
+            Verdict::Unavailable => self.allow_unavailable,
+            Verdict::KernelComplaint => self.allow_kernel_warnings,
+            _ => false,
+        };
         report.total_s = begun.elapsed().as_secs_f64();
         report
     }
@@ -160,7 +164,6 @@ impl Engine<'_> {
             tests,
             timeout_s,
             memory_mib: self.metadata.memory_mib,
-            allow_kernel_warnings: self.allow_kernel_warnings,
         };
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         let judgement = case.judge(&seen);

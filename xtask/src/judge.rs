@@ -37,8 +37,6 @@ pub struct Case<'a> {
     pub timeout_s: f64,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
-    /// Whether a kernel's warnings are accepted.
-    pub allow_kernel_warnings: bool,
 }
 
 impl Case<'_> {
@@ -158,9 +156,6 @@ impl Case<'_> {
 
     fn complaint(&self, seen: &Observed) -> Option<Judgement> {
         let words = seen.console.complaints.first().cloned().or_else(|| unspoken(seen.tainted))?;
-        if self.allow_kernel_warnings {
-            return None;
-        }
         let reason = format!(
             "the tests passed, but the kernel complained: {words} (--allow-kernel-warnings accepts it)"
         );
@@ -270,7 +265,7 @@ mod tests {
         }
     }
 
-    fn judge_with(allow_kernel_warnings: bool, seen: &Observed) -> Judgement {
+    fn judge(seen: &Observed) -> Judgement {
         let kernel = Kernel {
             name: "5.15".into(),
             image: PathBuf::new(),
@@ -286,14 +281,13 @@ mod tests {
             tests: &tests,
             timeout_s: 60.0,
             memory_mib: 512,
-            allow_kernel_warnings,
         };
         case.judge(seen)
     }
 
     #[track_caller]
     fn check(seen: &Observed, verdict: Verdict, words: &str) {
-        let judgement = judge_with(false, seen);
+        let judgement = judge(seen);
         assert_eq!(judgement.verdict, verdict, "{judgement:?}");
         assert!(judgement.reason.contains(words), "{judgement:?}");
     }
@@ -332,7 +326,7 @@ mod tests {
     #[test]
     fn a_failed_test_shows_the_end_of_its_output() {
         let outcomes = vec![outcome("a", TestResult::Failed { code: 101 })];
-        let judgement = judge_with(false, &Observed { outcomes, ..passed() });
+        let judgement = judge(&Observed { outcomes, ..passed() });
         assert_eq!(judgement.excerpt, ["one", "two"]);
         assert!(judgement.reason.ends_with("and 1 more of 2 tests"), "{}", judgement.reason);
     }
@@ -401,16 +395,15 @@ mod tests {
     #[test]
     fn a_reason_in_the_guests_words_stays_short() {
         let end = End::AgentFailed("ä".repeat(100_000));
-        let judgement = judge_with(false, &Observed { end, ..passed() });
+        let judgement = judge(&Observed { end, ..passed() });
         assert_eq!(judgement.reason.chars().count(), REASON + 1);
     }
 
     #[test]
-    fn a_warning_spoils_a_pass_unless_it_is_accepted() {
+    fn a_warning_spoils_a_pass() {
         let console = console("[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n");
         let seen = Observed { console, ..passed() };
         check(&seen, Verdict::KernelComplaint, "kernel/bpf/core.c:1");
-        assert_eq!(judge_with(true, &seen).verdict, Verdict::Pass);
     }
 
     #[test]
@@ -418,7 +411,6 @@ mod tests {
         const OUT_OF_TREE_MODULE: u64 = 1 << 12;
         let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
         check(&seen, Verdict::KernelComplaint, "there was a warning (taint flag W)");
-        assert_eq!(judge_with(true, &seen).verdict, Verdict::Pass);
         check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
     }
 

@@ -42,9 +42,11 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
     whole
 }
 
-/// The first test that did not pass decides the verdict of all.
+/// The first test that did not pass decides the verdict of all; one whose verdict the user tolerates, if there is no
+/// other.
 fn add(whole: &mut KernelReport, test: &TestId, part: KernelReport) {
-    if whole.verdict == Verdict::Pass && part.verdict != Verdict::Pass {
+    let open = whole.verdict == Verdict::Pass || (whole.tolerated && !part.tolerated);
+    if open && part.verdict != Verdict::Pass {
         whole.verdict = part.verdict;
         whole.reason = match part.booted {
             true => format!("in the guest of `{}`: {}", test.name, part.reason),
@@ -95,6 +97,19 @@ mod tests {
         report.booted = true;
         report.boot_s = Some(1.0);
         report
+    }
+
+    #[test]
+    fn what_is_tolerated_does_not_hide_a_failure() {
+        let test = TestId { binary: "tests/t".into(), name: "a".into() };
+        let mut tolerated = part(Verdict::KernelComplaint, "WARNING");
+        tolerated.tolerated = true;
+        let mut whole = part(Verdict::Pass, "");
+        add(&mut whole, &test, tolerated.clone());
+        assert_eq!((whole.verdict, whole.tolerated), (Verdict::KernelComplaint, true));
+        add(&mut whole, &test, part(Verdict::Fail, "other"));
+        add(&mut whole, &test, tolerated);
+        assert_eq!((whole.verdict, whole.tolerated), (Verdict::Fail, false));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! (arch/x86/platform/pvh/head.S; xen/include/public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -40,8 +40,11 @@ pub fn unpack(kernel: &Kernel, to: &Path) -> Result<bool> {
 
 fn write(image: &Path, to: &Path) -> Result<bool> {
     let Some(mut kernel) = image::payload(image)? else { return Ok(false) };
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(to)?;
-    io::copy(&mut kernel, &mut file)?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(to)?;
+    let mut out = BufWriter::with_capacity(1 << 20, &file);
+    io::copy(&mut kernel, &mut out)?;
+    out.flush()?;
+    drop(out);
     Ok(has_pvh_entry(&ReadCache::new(file)))
 }
 

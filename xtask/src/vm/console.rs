@@ -20,7 +20,9 @@ const COMPLAINTS: &[&str] = &[
     "BUG: ",
     "kernel BUG at",
     "Oops: ",
-    "general protection fault",
+    // A program's own is followed by ` ip:` (arch/x86/kernel/traps.c).
+    "general protection fault:",
+    "general protection fault,",
     "INFO: rcu_",
     "rcu: INFO:",
     "INFO: task ",
@@ -213,6 +215,8 @@ mod tests {
             "[    3.1] WARNING: CPU: 0 PID: 77 at kernel/trace/trace.c:1 foo+0x1/0x2",
             "[    3.1][   T77] WARNING: kernel/trace/trace.c:1 at foo+0x1/0x2, CPU#0: sh/77",
             "[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "[    3.1] Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
+            "[    3.1] general protection fault: 0000 [#1] SMP NOPTI",
             "[    3.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "[    3.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]",
         ] {
@@ -227,6 +231,7 @@ mod tests {
         let (console, notices) = console(concat!(
             "[    0.0] Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on\n",
             "[    0.0] DEBUG: something\n",
+            "[    0.0] traps: trace[77] general protection fault ip:401000 sp:7ffe0 error:0 in trace[401000+1000]\n",
             "[    0.1] ACPI: PM-Timer IO Port: 0x608\n",
         ));
         assert_eq!((console.complaints.len(), notices.len()), (0, 0), "{console:?}");

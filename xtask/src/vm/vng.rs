@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
@@ -48,18 +49,11 @@ impl Lane for Vng {
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let dir = spec.run.path();
-        let root = dir.join("root");
-        guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
-        let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
-        let file = fs::File::create(&archive)
-            .with_context(|| format!("cannot create {}", archive.display()))?;
-        spec.payload.write_tar(file)?;
-        guest_root::open_to_all(&root)?;
-        stage_kernel(spec.kernel, &dir.join("kernel"))?;
-        // The kernel decompresses itself as fast as we do, unless its CPU is emulated. An image that we
-        // cannot decompress is left to the boot to complain of.
-        let direct = spec.accel == Accel::Tcg
-            && direct::unpack(spec.kernel, &dir.join(DIRECT_KERNEL)).unwrap_or(false);
+        let direct = thread::scope(|scope| {
+            let unpacking = scope.spawn(|| unpack_kernel(spec));
+            self.stage(spec)?;
+            anyhow::Ok(unpacking.join().unwrap_or(false))
+        })?;
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
 
@@ -79,6 +73,17 @@ impl Lane for Vng {
 }
 
 impl Vng {
+    fn stage(&self, spec: &Spec<'_>) -> Result<()> {
+        let root = spec.run.path().join("root");
+        guest_root::stage(&root, &self.busybox, &spec.payload.agent)?;
+        let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
+        let file = fs::File::create(&archive)
+            .with_context(|| format!("cannot create {}", archive.display()))?;
+        spec.payload.write_tar(file)?;
+        guest_root::open_to_all(&root)?;
+        stage_kernel(spec.kernel, &spec.run.path().join("kernel"))
+    }
+
     fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<GuardedCommand> {
         let dir = spec.run.path();
         symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
@@ -101,11 +106,11 @@ impl Vng {
         if spec.accel == Accel::Tcg {
             command.arg("--disable-kvm");
         }
-        let own = KERNEL_OPTIONS.iter().copied();
+        let own = KERNEL_OPTIONS.iter().chain(accel_options(spec.accel)).copied();
         for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
             command.args(["--append", option]);
         }
-        command.args(["--exec", guest_root::AGENT]);
+        command.args(["--exec", START_AGENT]);
         let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
         command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
         limit_files(&mut command);
@@ -119,8 +124,15 @@ impl Vng {
 }
 
 /// The same kernel as virtme-ng was given, which overrides that one in QEMU: see [`direct`].
-const DIRECT_KERNEL: &str = "kernel/vmlinux";
-const DIRECT_OPTION: &str = "-kernel kernel/vmlinux";
+const DIRECT_KERNEL: &str = "vmlinux";
+const DIRECT_OPTION: &str = "-kernel vmlinux";
+
+/// A kernel decompresses itself as fast as we do, unless its CPU is emulated. An image that we cannot decompress is
+/// left to the boot to complain of.
+fn unpack_kernel(spec: &Spec<'_>) -> bool {
+    let to = spec.run.path().join(DIRECT_KERNEL);
+    spec.accel == Accel::Tcg && direct::unpack(spec.kernel, &to).unwrap_or(false)
+}
 
 /// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
 /// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
@@ -135,12 +147,25 @@ fn limit_files(command: &mut Command) {
     }
 }
 
+/// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
+const START_AGENT: &str = "dd if=/vmtest-agent of=/run/vmtest-agent bs=4M 2>/dev/null; \
+                           chmod 755 /run/vmtest-agent; exec /run/vmtest-agent";
+
 /// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
 /// serial line: warnings and worse are enough.
 /// `no_timer_check`: on a busy host an emulated CPU may be too late for the kernel to see that its
 /// timers work, which then panics.
 /// `cryptomgr.notests`: tests of ciphers, for which the kernel asks modprobe for modules that are not there.
 const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check", "cryptomgr.notests"];
+
+/// Calibrating an emulated local APIC's timer takes a tenth of a second, and goes wrong on a busy host. Without it the
+/// kernel uses the HPET or the PIT (arch/x86/kernel/apic/apic.c).
+fn accel_options(accel: Accel) -> &'static [&'static str] {
+    match accel {
+        Accel::Kvm => &[],
+        Accel::Tcg => &["nolapic_timer"],
+    }
+}
 
 /// The guest's second serial port is the agent's line.
 pub(super) const CHANNEL_OPTIONS: &[&str] =

@@ -152,7 +152,9 @@ fn the_kernel_complains_and_the_tests_pass() {
 fn the_kernel_complains_and_that_is_allowed() {
     let scene = Scene::new();
     let allow = ["--allow-kernel-warnings"];
-    run_warm(&scene, &allow, "fatal::makes_the_kernel_complain").expect("pass", 0, "");
+    let words = "the tests passed, but the kernel complained";
+    let ended = run_warm(&scene, &allow, "fatal::makes_the_kernel_complain");
+    ended.expect("kernel-complaint", 0, words);
 }
 
 #[test]
