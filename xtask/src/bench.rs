@@ -114,7 +114,11 @@ impl Bench<'_> {
                     Ok(time) => series.add(count, time),
                     Err(error) => {
                         series.fail();
-                        let fate = if series.is_hopeless() { "is left out" } else { "failed, which is not counted" };
+                        let fate = if series.is_hopeless() {
+                            "is left out"
+                        } else {
+                            "failed, which is not counted"
+                        };
                         eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
                     }
                 }

@@ -159,12 +159,7 @@ impl Engine<'_> {
         log: &Path,
         on: OnEvent<'_>,
     ) -> Result<(Judgement, Observed)> {
-        let case = Case {
-            kernel,
-            tests,
-            timeout_s,
-            memory_mib: self.metadata.memory_mib,
-        };
+        let case = Case { kernel, tests, timeout_s, memory_mib: self.metadata.memory_mib };
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         let judgement = case.judge(&seen);
         if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {

@@ -276,12 +276,7 @@ mod tests {
             source: "path".into(),
         };
         let tests = [id("a"), id("b")];
-        let case = Case {
-            kernel: &kernel,
-            tests: &tests,
-            timeout_s: 60.0,
-            memory_mib: 512,
-        };
+        let case = Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512 };
         case.judge(seen)
     }
 

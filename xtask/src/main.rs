@@ -39,6 +39,7 @@ use flags::Command;
 
 fn main() -> ExitCode {
     vm::become_guard_if_asked();
+    kernels::direct::become_unpacker_if_asked();
     let result = match flags::Xtask::parse().command {
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Test(flags) => test::run(&flags),

@@ -5,11 +5,12 @@
 //! starts an ELF kernel at the entry point that its PVH note names
 //! (arch/x86/platform/pvh/head.S; xen/include/public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use object::elf::{FileHeader64, NoteType};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -20,32 +21,58 @@ use super::{Kernel, image};
 /// The note's owner and type.
 const PVH_NOTE: (&[u8], NoteType) = (b"Xen", NoteType(18));
 
+/// The first argument that makes `xtask` unpack a kernel: `__unpack IMAGE TO`. It does so in a process of its own since
+/// what kernels are compressed with may take a hundred megabytes to undo.
+pub const ARGUMENT: &str = "__unpack";
+
+/// No kernel is larger than this, in bytes; what claims to be is not unpacked.
+const LARGEST: u64 = 512 << 20;
+
+/// Is this process to unpack a kernel? Then it does, and this never returns: the exit code is 0 when there is now a
+/// kernel that QEMU can start. To be called first thing in `main`.
+pub fn become_unpacker_if_asked() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) {
+        return;
+    }
+    let unpacked = match (args.next(), args.next()) {
+        (Some(image), Some(to)) => unpack(image.as_ref(), to.as_ref()),
+        _ => Err(anyhow!("expected `{ARGUMENT} IMAGE TO`")),
+    };
+    std::process::exit(match unpacked {
+        Ok(true) => 0,
+        Ok(false) => 1,
+        Err(error) => {
+            eprintln!("error: cannot unpack a kernel: {error:#}");
+            1
+        }
+    })
+}
+
+/// Whether a kernel was built to be started so, as far as is known.
+pub fn is_possible(kernel: &Kernel) -> bool {
+    let value = kernel.config.as_ref().and_then(|config| config.get("CONFIG_PVH"));
+    value.is_some_and(|value| value == "y")
+}
+
 /// Unpacks a kernel to the file `to`, if it is one that QEMU can start so. Says whether it is; if
 /// not, there is no such file afterwards.
-///
-/// # Errors
-/// When the image cannot be read, or the file cannot be written.
-pub fn unpack(kernel: &Kernel, to: &Path) -> Result<bool> {
-    let built_so =
-        |config: &super::kconfig::Config| config.get("CONFIG_PVH").is_some_and(|y| y == "y");
-    if !kernel.config.as_ref().is_some_and(built_so) {
-        return Ok(false);
-    }
-    let unpacked = write(&kernel.image, to);
+fn unpack(image: &Path, to: &Path) -> Result<bool> {
+    let unpacked = write(image, to);
     if !matches!(unpacked, Ok(true)) {
         let _ = fs::remove_file(to);
     }
-    unpacked.with_context(|| format!("cannot unpack {}", kernel.image.display()))
+    unpacked
 }
 
 fn write(image: &Path, to: &Path) -> Result<bool> {
-    let Some(mut kernel) = image::payload(image)? else { return Ok(false) };
+    let Some(kernel) = image::payload(image)? else { return Ok(false) };
     let file = File::options().read(true).write(true).create(true).truncate(true).open(to)?;
     let mut out = BufWriter::with_capacity(1 << 20, &file);
-    io::copy(&mut kernel, &mut out)?;
+    let length = io::copy(&mut kernel.take(LARGEST), &mut out)?;
     out.flush()?;
     drop(out);
-    Ok(has_pvh_entry(&ReadCache::new(file)))
+    Ok(length < LARGEST && has_pvh_entry(&ReadCache::new(file)))
 }
 
 fn has_pvh_entry<'a>(elf: impl ReadRef<'a>) -> bool {
@@ -114,7 +141,7 @@ mod tests {
     fn a_kernel_with_the_entry_is_unpacked_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let (elf, to) = (elf(b"Xen", 18), dir.path().join("vmlinux"));
-        assert!(unpack(&kernel(dir.path(), &elf, Some("y")), &to).unwrap());
+        assert!(unpack(&kernel(dir.path(), &elf, None).image, &to).unwrap());
         assert_eq!(fs::read(to).unwrap(), elf);
     }
 
@@ -123,21 +150,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("vmlinux");
         let pvh = elf(b"Xen", 18);
-        for (payload, config) in [
-            (&pvh, None),
-            (&pvh, Some("n")),
-            (&elf(b"Xen", 17), Some("y")),
-            (&elf(b"GNU", 18), Some("y")),
-            (&b"no ELF file".to_vec(), Some("y")),
-        ] {
-            assert!(!unpack(&kernel(dir.path(), payload, config), &to).unwrap());
+        for payload in [&elf(b"Xen", 17), &elf(b"GNU", 18), &b"no ELF file".to_vec()] {
+            assert!(!unpack(&kernel(dir.path(), payload, None).image, &to).unwrap());
             assert!(!to.exists());
         }
-        let unknown = kernel(dir.path(), &pvh, Some("y"));
-        let mut image = fs::read(&unknown.image).unwrap();
+        let unknown = kernel(dir.path(), &pvh, None).image;
+        let mut image = fs::read(&unknown).unwrap();
         let compressed = image.windows(2).rposition(|magic| magic == [0x1f, 0x8b]).unwrap();
         image[compressed..].fill(b'?');
-        fs::write(&unknown.image, image).unwrap();
+        fs::write(&unknown, image).unwrap();
         assert!(!unpack(&unknown, &to).unwrap());
+    }
+
+    #[test]
+    fn its_configuration_tells_whether_that_is_possible() {
+        let dir = tempfile::tempdir().unwrap();
+        for (config, possible) in [(Some("y"), true), (Some("n"), false), (None, false)] {
+            assert_eq!(is_possible(&kernel(dir.path(), b"", config)), possible);
+        }
     }
 }

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
-use nix::sys::resource::{Resource, setrlimit};
 use super::accel::Accel;
 use super::process::{Guarded, GuardedCommand};
 use super::{Lane, Link, Spec, Started, guest_root};
 use crate::kernels::{Kernel, direct, modules};
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
 
 /// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
 /// (keyboards, virtio-fs, consoles) costs time and is not needed.
@@ -130,8 +130,17 @@ const DIRECT_OPTION: &str = "-kernel vmlinux";
 /// A kernel decompresses itself as fast as we do, unless its CPU is emulated. An image that we cannot decompress is
 /// left to the boot to complain of.
 fn unpack_kernel(spec: &Spec<'_>) -> bool {
-    let to = spec.run.path().join(DIRECT_KERNEL);
-    spec.accel == Accel::Tcg && direct::unpack(spec.kernel, &to).unwrap_or(false)
+    if spec.accel != Accel::Tcg || !direct::is_possible(spec.kernel) {
+        return false;
+    }
+    let unpacked = || {
+        let mut command = GuardedCommand::new("/proc/self/exe")?;
+        command.arg(direct::ARGUMENT).arg(&spec.kernel.image).arg(DIRECT_KERNEL);
+        command.current_dir(spec.run.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Guarded::spawn(command)?.wait()
+    };
+    unpacked().is_ok_and(|status| status.success())
 }
 
 /// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
