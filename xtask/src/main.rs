@@ -31,6 +31,7 @@ mod ui;
 mod verdict;
 mod vm;
 mod vmtest;
+mod whole_file;
 
 use std::process::ExitCode;
 

@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{Cursor, Write as _};
+use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use memchr::memmem;
+
+use crate::whole_file;
 
 /// What functions of zstd are called.
 const ZSTD: &str = "ZSTD_";
@@ -38,8 +40,12 @@ pub fn write_linker_script(archive: &Path, script: &Path) -> Result<bool> {
     if substitutes.is_empty() {
         return Ok(false);
     }
-    write(script, &linker_script(&substitutes))
-        .with_context(|| format!("cannot write {}", script.display()))?;
+    let text = linker_script(&substitutes).into_bytes();
+    // One that was not touched is nothing to build again for.
+    if !std::fs::read(script).is_ok_and(|there| there == text) {
+        whole_file::write(script, &text)
+            .with_context(|| format!("cannot write {}", script.display()))?;
+    }
     Ok(true)
 }
 
@@ -67,19 +73,6 @@ fn linker_script(substitutes: &Substitutes) -> String {
         let _ = writeln!(script, "PROVIDE({name} = {substitute});");
         script
     })
-}
-
-/// Writes a file whole or not at all, and not if it is there already: two runs may do so at once.
-fn write(path: &Path, text: &str) -> Result<()> {
-    if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
-        return Ok(());
-    }
-    let directory = path.parent().context("a file is in a directory")?;
-    std::fs::create_dir_all(directory)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

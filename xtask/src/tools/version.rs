@@ -14,8 +14,8 @@ use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use super::Probe;
-use crate::paths;
 use crate::vm::process::{Guarded, GuardedCommand};
+use crate::{paths, whole_file};
 
 /// How long a program may take to say its version.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -137,14 +137,9 @@ fn recall(memory: &Path) -> Memory {
 
 /// Only spares the next run a question, so failing to write it is no error.
 fn remember(memory: &Path, known: &Memory) {
-    let write = || -> Option<()> {
-        fs::create_dir_all(memory.parent()?).ok()?;
-        let mut file = tempfile::NamedTempFile::new_in(memory.parent()?).ok()?;
-        serde_json::to_writer(&mut file, known).ok()?;
-        file.persist(memory).ok()?;
-        Some(())
-    };
-    let _ = write();
+    if let Ok(json) = serde_json::to_vec(known) {
+        let _ = whole_file::write(memory, &json);
+    }
 }
 
 #[cfg(test)]

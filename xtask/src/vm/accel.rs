@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::{Guarded, GuardedCommand};
 use crate::flags::AccelChoice;
-use crate::paths;
+use crate::{paths, whole_file};
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -398,13 +398,9 @@ fn recall(memory: &Path) -> Option<Remembered> {
 
 /// Only spares the next run a trial, so failing to write it is no error.
 fn remember(memory: &Path, answer: &Remembered) {
-    let write = || -> Option<()> {
-        let mut file = tempfile::NamedTempFile::new_in(memory.parent()?).ok()?;
-        serde_json::to_writer(&mut file, answer).ok()?;
-        file.persist(memory).ok()?;
-        Some(())
-    };
-    let _ = write();
+    if let Ok(json) = serde_json::to_vec(answer) {
+        let _ = whole_file::write(memory, &json);
+    }
 }
 
 #[cfg(test)]

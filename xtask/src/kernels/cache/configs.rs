@@ -1,12 +1,11 @@
 //! The configurations inside images that were given with `-k`, remembered.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::kernels::{digest, image};
-use crate::paths;
+use crate::{paths, whole_file};
 
 /// Where they are in the cache.
 pub const CONFIGS: &str = "configs";
@@ -26,17 +25,8 @@ fn remembered_config(dir: &Path, image: &Path) -> Result<Option<String>> {
     }
     let found = image::config(image)?;
     // A cache that cannot be written costs time, nothing else.
-    let _ = remember(&known, found.as_deref().unwrap_or_default());
+    let _ = whole_file::write(&known, found.as_deref().unwrap_or_default().as_bytes());
     Ok(found)
-}
-
-fn remember(path: &Path, text: &str) -> Result<()> {
-    let dir = path.parent().context("no directory")?;
-    std::fs::create_dir_all(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! Files that others see as they were or as they will be, whoever else writes the same one at the same time.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes a file, and makes its directory if need be.
+///
+/// # Errors
+///
+/// When either cannot be written; the file is then what it was.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_stays_and_nothing_is_left_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/file");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        std::fs::create_dir_all(dir.path().join("taken/by")).unwrap();
+        assert!(write(&dir.path().join("taken"), b"three").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}
