@@ -262,9 +262,10 @@ mod tests {
         let unknown = |bytes: &[u8]| [b"LZ4 or what", bytes].concat();
         let file = written(&fake::bzimage_packed("6.1.0", Some("CONFIG_BPF=y\n"), unknown));
         assert_eq!(config(file.path()).unwrap(), None);
-        let mut image = fake::bzimage("6.1.0", Some("CONFIG_BPF=y\n"));
-        let end = image.len() - 1040;
-        image.truncate(end);
+        let long: String = fake::noise(20_000).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut image = fake::bzimage("6.1.0", Some(&long));
+        assert_eq!(config(written(&image).path()).unwrap().as_ref(), Some(&long));
+        image.truncate(image.len() - 10_000);
         assert_eq!(config(written(&image).path()).unwrap(), None);
     }
 
