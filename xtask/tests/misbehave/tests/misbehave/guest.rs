@@ -5,8 +5,8 @@ use std::process::Command;
 
 /// Below this is what the harness brings into a guest, this program too.
 const PAYLOAD: &str = "/payload";
-/// The agent, as virtme-ng starts it, and as the first process of an initramfs.
-const AGENT: [&str; 2] = ["/vmtest-agent", "/init"];
+/// The agent, as it runs in a guest of virtme-ng, and as the first process of an initramfs.
+const AGENT: [&str; 2] = ["/run/vmtest-agent", "/init"];
 /// The agent's line to the harness.
 pub const AGENTS_LINE: &str = "/dev/ttyS1";
 
