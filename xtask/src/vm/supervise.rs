@@ -25,6 +25,9 @@ use crate::interrupt::{Interrupt, Subscription};
 const PANIC_GRACE: Duration = Duration::from_millis(700);
 /// How long the console of a guest that is gone may still take to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long QEMU may take to exit once its guest has shut down. QEMU 7.2 sometimes never does: at its end it waits for a
+/// command of its monitor that it no longer executes.
+const EXIT_GRACE: Duration = Duration::from_secs(3);
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -219,7 +222,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
     fn when_silent(&mut self) -> End {
         match self.exited.take() {
             _ if self.panicked => End::Panicked,
-            Some(_) if self.guest_shutdown => End::GuestShutdown,
+            _ if self.guest_shutdown => End::GuestShutdown,
             Some(status) => {
                 End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up }
             }
@@ -251,6 +254,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             }
             Seen::GuestShutdown => {
                 self.guest_shutdown = true;
+                self.deadline = self.deadline.min(Instant::now() + EXIT_GRACE);
                 None
             }
             Seen::Exited(status) => {
@@ -441,34 +445,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
+    fn guest_that_is_up() -> (UnixStream, UnixStream) {
         let (mut guest, channel) = UnixStream::pair().unwrap();
-        guest
-            .write_all(
-                br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}
-"#,
-            )
-            .unwrap();
-        // More than fits into the socket.
-        let env = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(8 << 20))]);
+        let ready =
+            br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
+        guest.write_all(&[ready.as_slice(), b"\n"].concat()).unwrap();
+        (guest, channel)
+    }
+
+    /// What is seen of a virtual machine that does not end by itself.
+    fn watched(
+        channel: UnixStream,
+        qmp: Option<UnixStream>,
+        job: &Job,
+        total: Duration,
+    ) -> Observed {
         let mut command = GuardedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Started {
             process: Guarded::spawn(command).unwrap(),
             console: Vec::new(),
             channel: Link::Connected(channel),
-            qmp: None,
+            qmp: qmp.map(Link::Connected),
             payload: vmtest_agent::Payload::Directory("/payload".into()),
             ready: None,
         };
-        let limits = Limits { total: Duration::from_millis(500) };
         let log = tempfile::NamedTempFile::new().unwrap();
-        let job = Job { env, ..job() };
-
         let interrupt = Interrupt::default();
-        let seen = run(started, &job, limits, log.path(), &interrupt, |_| {}).unwrap();
+        run(started, job, Limits { total }, log.path(), &interrupt, |_| {}).unwrap()
+    }
 
+    #[test]
+    fn a_guest_that_shut_down_is_not_waited_for_when_qemu_does_not_exit() {
+        let (_guest, channel) = guest_that_is_up();
+        let (mut qemu, qmp) = UnixStream::pair().unwrap();
+        let event = br#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
+        qemu.write_all(&[event.as_slice(), b"\n"].concat()).unwrap();
+        let seen = watched(channel, Some(qmp), &job(), Duration::from_secs(1000));
+        assert_eq!(seen.end, End::GuestShutdown);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
+        let (_guest, channel) = guest_that_is_up();
+        // More than fits into the socket.
+        let env = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(8 << 20))]);
+        let seen = watched(channel, None, &Job { env, ..job() }, Duration::from_millis(500));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
     }
