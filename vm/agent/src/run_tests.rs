@@ -275,7 +275,8 @@ mod tests {
     fn what_a_test_leaves_behind_holds_nothing_up() {
         // The group is killed first; what started a session of its own is found as a stray.
         let left_behind = "sleep 1000 & setsid sh -c 'while :; do echo spam; done' &";
-        let outcome = Payload::new(&format!("{left_behind}\n{PASSED}")).run(500);
+        let payload = Payload::new(&format!("{left_behind}\n{PASSED}"));
+        let outcome = payload.run(500);
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
         assert_eq!(crate::process::children(), []);
     }
