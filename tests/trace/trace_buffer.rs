@@ -18,7 +18,8 @@ pub struct Turn {
 impl Turn {
     /// Waits for its turn.
     pub fn take() -> Self {
-        let tracefs = Tracefs::find().expect("tracefs is mounted");
+        let tracefs =
+            Tracefs::find().expect("no tracefs here: mount -t tracefs tracefs /sys/kernel/tracing");
         let root = tracefs.trace_pipe();
         let root = File::open(root.parent().unwrap()).expect("tracefs can be opened");
         let lock = Flock::lock(root, FlockArg::LockExclusive).map_err(|(_, errno)| errno);

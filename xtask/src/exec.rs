@@ -5,13 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmtest_agent::{ExecEvent, ExecJob};
 
-use crate::exit;
+use crate::exit::{self, Exit};
 use crate::flags;
 use crate::interrupt::Interrupt;
 use crate::metadata::Metadata;
@@ -45,7 +47,16 @@ pub fn run(flags: &flags::Exec) -> Result<u8> {
         let process = Arc::clone(&process);
         move || drop(process.kill())
     });
+    let limit = flags.vm.timeout.map(Duration::from_secs_f64);
+    let timed_out = Arc::new(AtomicBool::new(false));
+    let late = Arc::clone(&timed_out);
     std::thread::spawn(move || {
+        if let Some(limit) = limit {
+            if matches!(ended.wait_timeout(limit), Ok(None)) {
+                late.store(true, Ordering::Relaxed);
+                let _ = ended.kill();
+            }
+        }
         let _ = ended.wait();
         // Nobody will connect any more.
         drop(Link::Listening(closer).closer());
@@ -58,7 +69,18 @@ pub fn run(flags: &flags::Exec) -> Result<u8> {
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
+    if let Some(limit) = limit.filter(|_| timed_out.load(Ordering::Relaxed)) {
+        return Err(Exit::not_run(format!(
+            "kernel {}: not finished within {} s",
+            flags.kernel,
+            limit.as_secs_f64()
+        )));
+    }
     let tail = tail.join().unwrap_or_default();
+    // It did answer.
+    if outcome.as_ref().is_err_and(|error| error.is::<Exit>()) {
+        return outcome;
+    }
     outcome.with_context(|| {
         format!(
             "kernel {}: no answer from the guest; its console's end:\n{}",
@@ -134,7 +156,7 @@ fn converse(stream: UnixStream, job: &ExecJob) -> Result<u8> {
                 eprintln!("killed by signal {signal}");
                 return Ok(exit::interrupted(signal));
             }
-            ExecEvent::NotStarted { reason } => bail!("{reason}"),
+            ExecEvent::NotStarted { reason } => return Err(Exit::not_run(reason)),
         }
     }
 }

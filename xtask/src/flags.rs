@@ -70,7 +70,7 @@ pub struct VmArgs {
     /// Hardware virtualization or emulation; auto tries whether KVM works
     #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
     pub accel: AccelChoice,
-    /// Seconds until a guest that has not finished is stopped [default: 60 under KVM, 180 under TCG]
+    /// Seconds until a guest that has not finished is stopped [default: 60 under KVM, 180 under TCG; none for exec]
     #[arg(long, value_name = "S", value_parser = positive_seconds)]
     pub timeout: Option<f64>,
 }

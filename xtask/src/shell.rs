@@ -1,10 +1,11 @@
 //! `cargo xtask shell`: a kernel to look around in.
 
+use std::io::IsTerminal;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::exit;
+use crate::exit::{self, Exit};
 use crate::flags;
 use crate::vm::host_root::HostRoot;
 
@@ -14,6 +15,14 @@ use crate::vm::host_root::HostRoot;
 /// # Errors
 /// When the kernel cannot be had, a tool is missing, or virtme-ng cannot be started.
 pub fn run(flags: &flags::Shell) -> Result<u8> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Exit::usage(
+            "a shell needs a terminal; for one command there is `cargo xtask exec -k K -- COMMAND`",
+        ));
+    }
+    if flags.vm.timeout.is_some() {
+        return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
+    }
     let host = HostRoot::prepare(&flags.kernel, &flags.vm)?;
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?;

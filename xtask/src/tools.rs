@@ -573,24 +573,47 @@ impl Unusable {
 
 /// What to do to get these tools, as the rest of a sentence.
 pub fn how_to_get(tools: &[Tool]) -> String {
+    let by_hand = |tool: &Tool| matches!(tool.spec().need, Need::Local | Need::Test);
+    let (by_hand, by_setup): (Vec<Tool>, Vec<Tool>) = tools.iter().partition(|tool| by_hand(tool));
+    let mut ways = Vec::new();
+    if !by_setup.is_empty() {
+        ways.push(by_setup_or_packages(&by_setup));
+    }
+    if !by_hand.is_empty() {
+        ways.push(match setup::has_apt() {
+            true => format!("run `apt-get install {}` as root", packages(&by_hand)),
+            false => what_debian_has(&packages(&by_hand)),
+        });
+    }
+    ways.join(", and ")
+}
+
+fn by_setup_or_packages(tools: &[Tool]) -> String {
+    let all_packaged = tools.iter().all(|tool| !tool.spec().packages.is_empty());
+    match (packages(tools), setup::has_apt()) {
+        (none, _) if none.is_empty() => {
+            "run `cargo xtask setup`, which installs it under target/".into()
+        }
+        (packages, false) => what_debian_has(&packages),
+        (packages, true) if all_packaged => {
+            format!("run `cargo xtask setup`, or `sudo apt-get install {packages}`")
+        }
+        (_, true) => "run `cargo xtask setup`".into(),
+    }
+}
+
+fn what_debian_has(packages: &str) -> String {
+    format!("install what Debian has in {packages}, or work inside `nix develop`")
+}
+
+fn packages(tools: &[Tool]) -> String {
     let mut packages: Vec<&str> = Vec::new();
     for package in tools.iter().flat_map(|tool| tool.spec().packages) {
         if !packages.contains(package) {
             packages.push(package);
         }
     }
-    let packages = packages.join(" ");
-    let by_setup = tools.iter().all(|tool| !matches!(tool.spec().need, Need::Local | Need::Test));
-    match (packages.is_empty(), setup::has_apt(), by_setup) {
-        (true, _, _) => "run `cargo xtask setup`, which installs it under target/".into(),
-        (_, false, _) => {
-            format!("install what Debian has in {packages}, or work inside `nix develop`")
-        }
-        (_, true, true) => {
-            format!("run `cargo xtask setup`, or `sudo apt-get install {packages}`")
-        }
-        (_, true, false) => format!("run `apt-get install {packages}` as root"),
-    }
+    packages.join(" ")
 }
 
 impl fmt::Display for Unusable {

@@ -39,6 +39,9 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         return list(&metadata, flags);
     }
     let targets = share(kernels::select(&flags.select.kernels)?, flags.partition);
+    if targets.is_empty() {
+        eprintln!("this share of the kernels is empty: there is nothing to run");
+    }
     if let Some(dir) = &flags.report {
         report::prepare(dir)?;
     }

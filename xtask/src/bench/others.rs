@@ -94,7 +94,7 @@ fn output(mut command: GuardedCommand, dir: &Path, limit: Duration) -> Result<St
         Some(status) if status.success() => Ok(stdout),
         Some(status) => {
             let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            bail!("it failed ({status}): {}", last.escape_debug())
+            bail!("it failed ({status}): {:?}", last)
         }
     }
 }
