@@ -110,7 +110,7 @@ impl Vng {
         for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
             command.args(["--append", option]);
         }
-        command.args(["--exec", START_AGENT]);
+        command.args(["--exec", &start_agent()]);
         let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
         command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
         limit_files(&mut command);
@@ -157,8 +157,10 @@ fn limit_files(command: &mut Command) {
 }
 
 /// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
-const START_AGENT: &str = "dd if=/vmtest-agent of=/run/vmtest-agent bs=4M 2>/dev/null; \
-                           chmod 755 /run/vmtest-agent; exec /run/vmtest-agent";
+fn start_agent() -> String {
+    let (agent, copy) = (guest_root::AGENT, format!("/run{}", guest_root::AGENT));
+    format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy}")
+}
 
 /// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
 /// serial line: warnings and worse are enough.
