@@ -10,7 +10,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::{build, exit, flags};
+use cargo_kernels::exit;
+
+use crate::{build, flags};
 
 /// How a column is lined up.
 #[derive(Clone, Copy)]

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::exit;
-use crate::metadata::Metadata;
-use crate::payload::{Payload, Source};
-use crate::tools::{self, Tool};
+use cargo_kernels::exit;
+use cargo_kernels::metadata::Metadata;
+use cargo_kernels::payload::{Payload, Source};
+use cargo_kernels::tools::{self, Tool};
 
 /// Builds the tests and runs them as root.
 ///

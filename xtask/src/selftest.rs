@@ -11,19 +11,19 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use vmtest_agent::TestResult;
 
-use crate::engine::{self, Engine};
-use crate::exit;
 use crate::flags;
-use crate::interrupt::Interrupt;
-use crate::kernels::{self, Target};
-use crate::metadata::Metadata;
-use crate::paths;
-use crate::payload::{Payload, Source};
-use crate::tools::{self, Tool};
-use crate::verdict::{KernelReport, Verdict};
-use crate::vm::lanes;
-use crate::vm::rundir::RunDir;
+use cargo_kernels::engine::{self, Engine};
+use cargo_kernels::exit;
+use cargo_kernels::lanes;
+use cargo_kernels::metadata::Metadata;
+use cargo_kernels::paths;
+use cargo_kernels::payload::{Payload, Source};
+use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::rundir::RunDir;
+use vm_kernels::{self as kernels, Target};
 
 /// What came of one program on one kernel.
 struct Row {
@@ -53,7 +53,7 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let qemu = tools::find(Tool::Qemu)?;
     let lane = lanes::open(true, &qemu, &interrupt)?;
-    RunDir::clear_abandoned();
+    RunDir::clear_abandoned(&paths::runs());
     let logs = engine::log_dir()?;
     let sources = sources::Copy::make(&paths::target().join("vmtest/selftest"))?;
 

@@ -5,15 +5,14 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 
-use crate::cargo;
-use crate::exit;
 use crate::flags;
 use crate::local;
-use crate::paths;
-use crate::setup;
-use crate::tools::{self, Tool};
+use cargo_kernels::cargo;
+use cargo_kernels::exit;
+use cargo_kernels::paths;
+use cargo_kernels::setup;
+use cargo_kernels::tools::{self, Tool};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
@@ -83,35 +82,80 @@ const STEPS: &[Step] = &[
     Step {
         name: "faults: programs, guests and hosts that misbehave",
         program: Program::Cargo,
-        args: &["test", "--quiet", "--package", "xtask", "--test", "faults", "--", "--ignored"],
+        args: &[
+            "test",
+            "--quiet",
+            "--package",
+            "cargo-kernels",
+            "--test",
+            "faults",
+            "--",
+            "--ignored",
+        ],
         needs: None,
         then: nothing,
     },
     Step {
         name: "a program of one's own, as its page says",
         program: Program::Cargo,
-        args: &["test", "--quiet", "--package", "xtask", "--test", "fork", "--", "--ignored"],
+        args: &[
+            "test",
+            "--quiet",
+            "--package",
+            "cargo-kernels",
+            "--test",
+            "fork",
+            "--",
+            "--ignored",
+        ],
         needs: None,
         then: nothing,
     },
     Step {
         name: "the workflow",
         program: Program::Cargo,
-        args: &["test", "--quiet", "-p", "xtask", "--test", "github_workflow", "--", "--ignored"],
+        args: &[
+            "test",
+            "--quiet",
+            "-p",
+            "cargo-kernels",
+            "--test",
+            "github_workflow",
+            "--",
+            "--ignored",
+        ],
         needs: None,
         then: nothing,
     },
     Step {
         name: "the flake, against a mock of nixpkgs",
         program: Program::Cargo,
-        args: &["test", "--quiet", "--package", "xtask", "--test", "nix_flake", "--", "--ignored"],
+        args: &[
+            "test",
+            "--quiet",
+            "--package",
+            "cargo-kernels",
+            "--test",
+            "nix_flake",
+            "--",
+            "--ignored",
+        ],
         needs: Some(Tool::Nix),
         then: nothing,
     },
     Step {
         name: "report.html in a browser",
         program: Program::Cargo,
-        args: &["test", "--quiet", "-p", "xtask", "--bins", "in_chromium", "--", "--ignored"],
+        args: &[
+            "test",
+            "--quiet",
+            "-p",
+            "cargo-kernels",
+            "--lib",
+            "in_chromium",
+            "--",
+            "--ignored",
+        ],
         needs: Some(Tool::Chromium),
         then: nothing,
     },
@@ -202,8 +246,7 @@ impl Step {
 }
 
 fn vm_options(vm: &flags::VmArgs) -> Vec<String> {
-    let accel = vm.accel.to_possible_value().map(|value| value.get_name().to_owned());
-    let accel = accel.into_iter().flat_map(|name| ["--accel".to_owned(), name]);
+    let accel = ["--accel".to_owned(), vm.accel.name().to_owned()].into_iter();
     let timeout = vm.timeout.into_iter().flat_map(|s| ["--timeout".to_owned(), s.to_string()]);
     accel.chain(timeout).collect()
 }

@@ -5,6 +5,7 @@
 //! [`Event::Finished`]. Every line after `Ready` carries the job's token, so that nothing a test
 //! prints, to whatever device, can pass for an outcome.
 
+pub mod proc;
 pub mod protocol;
 
 pub use protocol::*;

@@ -14,6 +14,7 @@ mod mounts;
 mod output;
 mod process;
 mod run_tests;
+mod supervise;
 mod taint;
 mod unpack;
 mod window;
@@ -24,13 +25,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use channel::Channel;
 use machine::Machine;
-use vmtest_agent::CHANNEL_DEVICE;
+use vmtest_agent::{CHANNEL_DEVICE, SUPERVISE};
 
 /// Told this, the program does nothing: something to execute that is there in any guest.
 const DO_NOTHING: &str = "do-nothing";
 
 fn main() -> ExitCode {
-    let argument = std::env::args_os().nth(1);
+    let mut arguments = std::env::args_os().skip(1);
+    let argument = arguments.next();
+    if argument.as_ref().is_some_and(|argument| argument == SUPERVISE) {
+        supervise::supervise(arguments);
+    }
     if argument.as_ref().is_some_and(|argument| argument == DO_NOTHING) {
         return ExitCode::SUCCESS;
     }

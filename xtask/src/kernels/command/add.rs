@@ -8,12 +8,12 @@ use url::Url;
 
 use super::show::{self, Board};
 use crate::exit::{self, Exit};
-use crate::kernels::cache::{Entry, Origin};
-use crate::kernels::digest::Pinned;
-use crate::kernels::download::Address;
-use crate::kernels::pins::{self, Pin, Place, Source};
-use crate::kernels::{Expected, Progress, cache};
 use crate::paths;
+use vm_kernels::cache::{Entry, Origin};
+use vm_kernels::digest::Pinned;
+use vm_kernels::download::Address;
+use vm_kernels::pins::{self, Pin, Place, Source};
+use vm_kernels::{Expected, Progress, cache};
 
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `cargo xtask kernels add`";
@@ -97,9 +97,9 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
     let dir = cache::scratch(name)?;
     let part = dir.path().join("0.part");
     progress.note(&format!("fetching {}", address.url));
-    crate::kernels::download::download(&address, &part, progress)
+    vm_kernels::download::download(&address, &part, progress)
         .map_err(|error| anyhow::anyhow!("{}: {error}", address.url))?;
-    let measured = crate::kernels::digest::measure(&part)?;
+    let measured = vm_kernels::digest::measure(&part)?;
     let pinned = Pinned { sha256: Some(measured.sha256.clone()), sha1: None };
     let source = Source {
         place: given.place(pinned),

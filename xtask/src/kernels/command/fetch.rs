@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::show::Board;
 use crate::exit;
-use crate::kernels::{Kernel, select};
+use vm_kernels::{Kernel, select};
 
 /// More at once would only share the same line, and unpacking wants the cores.
 const AT_ONCE: usize = 4;

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::show;
 use crate::exit;
-use crate::kernels::cache::Entry;
-use crate::kernels::pins::{self, Pin, Source};
-use crate::kernels::{Expected, obtain};
+use vm_kernels::cache::Entry;
+use vm_kernels::pins::{self, Pin, Source};
+use vm_kernels::{Expected, obtain};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Serialize)]

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::show;
 use crate::exit;
-use crate::kernels::cache::{self, Entry, Kept};
-use crate::kernels::pins::{self, Pin};
-use crate::vm::states::{Listed, States};
+use vm_guest::states::{Listed, States};
+use vm_kernels::cache::{self, Entry, Kept};
+use vm_kernels::pins::{self, Pin};
 
 /// What became of one thing in the cache.
 enum Outcome {
@@ -70,7 +70,7 @@ fn kernels(dry_run: bool) -> Result<Vec<Line>> {
 
 /// Saved guests of the warm lane; the next warm run makes what it needs anew.
 fn saved_guests(dry_run: bool) -> Result<Vec<Line>> {
-    let states = States::in_cache()?;
+    let states = States::below(&crate::paths::cache()?);
     let line = |listed: Listed| {
         let pruned = if dry_run { None } else { Some(states.prune(&listed)) };
         let outcome = match pruned {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::kernels::Progress;
+use vm_kernels::Progress;
 
 /// A live line per kernel on a terminal; elsewhere each note is a line.
 pub struct Board {

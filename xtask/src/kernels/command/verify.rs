@@ -4,10 +4,10 @@ use anyhow::Result;
 
 use super::show::Board;
 use crate::exit;
-use crate::kernels::cache::Entry;
-use crate::kernels::pins::{Pin, Source};
-use crate::kernels::{Target, select};
-use crate::vm::states::{self, States};
+use vm_guest::states::{self, States};
+use vm_kernels::cache::Entry;
+use vm_kernels::pins::{Pin, Source};
+use vm_kernels::{Target, select};
 
 /// Hashing is bound by the disk or by a core each.
 const AT_ONCE: usize = 4;
@@ -51,7 +51,7 @@ pub fn run(names: &[String]) -> Result<u8> {
 
 /// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
 fn saved_guests() -> Result<bool> {
-    let states = States::in_cache()?;
+    let states = States::below(&crate::paths::cache()?);
     let mut all_good = true;
     for listed in states.list() {
         let Some(kernel) = &listed.kernel else { continue };

@@ -1,0 +1,184 @@
+//! `cargo xtask bench`: the time to a verdict, each way of getting there beside a bare QEMU boot.
+//!
+//! The ways take turns, so that whatever else the machine does falls on all of them. Each does the
+//! same job, the first test alone; the tools that are only there to compare with run `uname -r`.
+
+mod others;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::engine::{self, Engine};
+use crate::exit;
+use crate::flags;
+use crate::lanes;
+use crate::metadata::Metadata;
+use crate::paths;
+use crate::payload::{Payload, Source};
+use crate::tools::{self, Tool};
+use crate::ui::RunEvent;
+use crate::verdict::Standing;
+use others::Other;
+use table::{Measured, Series};
+use vm_guest::Lane;
+use vm_guest::accel::{self, Accel};
+use vm_guest::bare::Bare;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::rundir::RunDir;
+use vm_kernels::{self as kernels, Kernel, Silent, Target};
+
+/// Runs the command.
+///
+/// # Errors
+/// On wrong usage, when a tool is missing, and when a run that is to be timed fails. How long
+/// anything took is never an error.
+pub fn run(flags: &flags::Bench) -> Result<u8> {
+    let metadata = Metadata::load()?;
+    let targets = kernels::select(&flags.select.kernels)?;
+    let interrupt = Interrupt::install()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    RunDir::clear_abandoned(&paths::runs());
+    let mut payload = Payload::build(&metadata, &Source::here(), &[])?;
+    payload.tests.truncate(1);
+    let bare = Bare { qemu: qemu.clone(), busybox: tools::find(Tool::Busybox)? };
+    let bench = Bench {
+        flags,
+        interrupt: &interrupt,
+        metadata,
+        payload,
+        lanes: [
+            Box::new(bare),
+            lanes::open(false, &qemu, &interrupt)?,
+            lanes::open(true, &qemu, &interrupt)?,
+        ],
+        others: Other::on_path(),
+        qemu,
+        logs: engine::log_dir()?,
+    };
+    let mut code = exit::OK;
+    for target in &targets {
+        match bench.measure(target) {
+            Ok(measured) if flags.json => println!("{}", measured.json()),
+            Ok(measured) => println!("{}", measured.text()),
+            Err(error) => {
+                eprintln!("{}: {error:#}", target.name());
+                code = exit::NOT_RUN;
+            }
+        }
+        if let Some(signal) = interrupt.signal() {
+            return Ok(exit::interrupted(signal));
+        }
+    }
+    Ok(code)
+}
+
+struct Bench<'a> {
+    flags: &'a flags::Bench,
+    interrupt: &'a Interrupt,
+    metadata: Metadata,
+    payload: Payload,
+    /// The floor, cold, warm.
+    lanes: [Box<dyn Lane + 'a>; 3],
+    others: Vec<Other>,
+    qemu: PathBuf,
+    logs: PathBuf,
+}
+
+impl Bench<'_> {
+    /// Every way on one kernel, in turns.
+    fn measure(&self, target: &Target) -> Result<Measured> {
+        let kernel = target.obtain(&Silent)?;
+        let accel =
+            accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &paths::cache()?)?.accel;
+        let mut series: Vec<Series> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.name())
+            .chain(self.others.iter().map(Other::name))
+            .map(Series::new)
+            .collect();
+        let (ours, theirs) = series.split_at_mut(self.lanes.len());
+        // The round before the first fills caches, and saves the guest that is restored later.
+        for round in 0..=self.flags.rounds {
+            self.progress(target, round);
+            let count = round > 0;
+            for (lane, series) in self.lanes.iter().zip(&mut *ours) {
+                series.add(count, self.verdict(&**lane, target)?);
+            }
+            for (other, series) in self.others.iter().zip(&mut *theirs) {
+                if series.is_hopeless() {
+                    continue;
+                }
+                match self.uname(other, &kernel, accel) {
+                    Ok(time) => series.add(count, time),
+                    Err(error) => {
+                        series.fail();
+                        let fate = if series.is_hopeless() {
+                            "is left out"
+                        } else {
+                            "failed, which is not counted"
+                        };
+                        eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
+                    }
+                }
+            }
+            if self.interrupt.signal().is_some() {
+                bail!("interrupted");
+            }
+        }
+        Ok(Measured { kernel: target.name().to_owned(), accel: accel.name(), series })
+    }
+
+    fn progress(&self, target: &Target, round: u16) {
+        let what = match round {
+            0 => "warming up".to_owned(),
+            _ => format!("round {round} of {}", self.flags.rounds),
+        };
+        eprintln!("{}: {what}", target.name());
+    }
+
+    /// From the kernel's name to the verdict, everything built.
+    fn verdict(&self, lane: &dyn Lane, target: &Target) -> Result<Duration> {
+        let engine = Engine {
+            lane,
+            qemu: self.qemu.clone(),
+            metadata: &self.metadata,
+            payload: &self.payload,
+            accel: self.flags.vm.accel,
+            timeout_s: self.flags.vm.timeout,
+            facts: false,
+            isolate: false,
+            allow_kernel_warnings: true,
+            allow_unavailable: false,
+            logs: self.logs.clone(),
+            started: Instant::now(),
+            interrupt: self.interrupt,
+            accel_note: Once::new(),
+        };
+        let begun = Instant::now();
+        let report = engine.run(target, &|_: RunEvent| {});
+        let time = begun.elapsed();
+        if report.standing() != Standing::Passed {
+            bail!("{}: {}: {}", lane.name(), report.verdict.word(), report.reason);
+        }
+        Ok(time)
+    }
+
+    /// From another tool's start to its end.
+    fn uname(&self, other: &Other, kernel: &Kernel, accel: Accel) -> Result<Duration> {
+        let run = RunDir::create(&paths::runs())?;
+        let limit = self.flags.vm.timeout.map_or(accel.default_timeout(), Duration::from_secs_f64);
+        let begun = Instant::now();
+        let output = other.uname(kernel, accel, run.path(), limit)?;
+        let time = begun.elapsed();
+        let release = output.lines().map(str::trim).find(|line| kernel.expected.accepts(line));
+        release.with_context(|| {
+            format!("it printed no release of this kernel's: {}", output.trim().escape_debug())
+        })?;
+        Ok(time)
+    }
+}

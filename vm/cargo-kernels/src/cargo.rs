@@ -1,0 +1,115 @@
+//! Runs cargo and reads what it reports about what it built, so that no path has to be guessed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::BufReader;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::Message;
+
+use crate::paths;
+use vm_guest::process::{Guarded, GuardedCommand};
+use vm_guest::states::sha256;
+
+/// The variable that says where cargo puts what it builds.
+pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
+
+/// The cargo that runs this program, in the workspace, with a subcommand such as `build`.
+///
+/// # Errors
+/// Those of [`plain_target`].
+pub fn command(subcommand: &str) -> Result<Command> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(paths::workspace()).arg(subcommand);
+    command.env(TARGET_DIR, plain_target(&paths::target())?);
+    Ok(command)
+}
+
+/// A name for a target directory that every build script can work with.
+///
+/// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory
+/// below such a path is given to cargo by way of a link in the cache.
+///
+/// # Errors
+/// When there is no such name: the path of the cache is of that kind too.
+pub fn plain_target(target: &Path) -> Result<PathBuf> {
+    if is_plain(target.as_os_str()) {
+        return Ok(target.to_owned());
+    }
+    let link = link_to(target)?;
+    ensure!(
+        is_plain(link.as_os_str()),
+        "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
+         with a plainer one",
+        target.display()
+    );
+    if fs::read_link(&link).ok().as_deref() != Some(target) {
+        let failed = || format!("cannot link {} to {}", link.display(), target.display());
+        fs::create_dir_all(target).with_context(failed)?;
+        fs::create_dir_all(link.parent().unwrap_or(&link)).with_context(failed)?;
+        // Two that start together make the same link.
+        let new = link.with_extension(std::process::id().to_string());
+        symlink(target, &new).and_then(|()| fs::rename(&new, &link)).with_context(failed)?;
+    }
+    Ok(link)
+}
+
+fn link_to(target: &Path) -> Result<PathBuf> {
+    let hash = sha256(target.as_os_str().as_bytes());
+    Ok(paths::cache()?.join("targets").join(&hash[..16]))
+}
+
+/// Whether neither make nor a shell sees more than a word in a path.
+fn is_plain(path: &OsStr) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@".contains(c);
+    path.to_str().is_some_and(|path| path.chars().all(plain))
+}
+
+/// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
+    let mut cargo = GuardedCommand::like(cargo)?;
+    cargo
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut cargo = Guarded::spawn(cargo)?;
+    let stdout = cargo.stdout.take().context("cargo has no stdout")?;
+    let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();
+    if !cargo.wait()?.success() {
+        bail!("the build failed: see the messages above");
+    }
+    messages.context("cannot read cargo's messages")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_plain_path_is_left_as_it_is() {
+        for path in ["/home/zoë/src/hello-world_1.0/target", "/b/@x+y"] {
+            assert_eq!(plain_target(Path::new(path)).unwrap(), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn what_make_would_take_apart_is_reached_through_a_plain_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("two words $(and) more/target");
+        let plain = plain_target(&target).unwrap();
+        assert!(is_plain(plain.as_os_str()), "{}", plain.display());
+        assert_eq!(plain.canonicalize().unwrap(), target.canonicalize().unwrap());
+        assert_eq!(plain_target(&target).unwrap(), plain, "and again");
+        fs::remove_file(plain).unwrap();
+    }
+}

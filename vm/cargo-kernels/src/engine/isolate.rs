@@ -1,0 +1,126 @@
+//! `--isolate`: a guest for each test, so that one that breaks the kernel cannot spoil the next.
+
+use std::path::Path;
+use std::time::Instant;
+
+use vmtest_agent::TestId;
+
+use super::{Engine, OnEvent, file_name, with_suffix};
+use crate::ui::RunEvent;
+use crate::verdict::{KernelReport, Verdict};
+use vm_kernels::Target;
+
+/// Runs every test of the payload, each in a guest of its own, and makes one report of them.
+pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) -> KernelReport {
+    let begun = Instant::now();
+    let tests = &engine.payload.tests;
+    let mut whole = KernelReport::unknown(target.name(), engine.lane.name());
+    whole.start_s = engine.started.elapsed().as_secs_f64();
+    whole.verdict = Verdict::Pass;
+    for (done, test) in tests.iter().enumerate() {
+        let log = with_suffix(log, &format!("{}.log", file_name(&test.name)));
+        let shifted = |event| match event {
+            RunEvent::Testing { current, .. } => {
+                on(RunEvent::Testing { done, total: tests.len(), current });
+            }
+            // Told once, for the first of many guests.
+            RunEvent::Preparing | RunEvent::Booting if done > 0 => {}
+            event => on(event),
+        };
+        let part = engine.run_tests(target, std::slice::from_ref(test), log, &shifted);
+        let hopeless = !part.booted && part.verdict != Verdict::Pass;
+        add(&mut whole, test, part);
+        if hopeless {
+            // The kernel cannot be had, or does not come up: it will not for the next test either.
+            whole.missing.extend(tests.iter().skip(done + 1).cloned());
+            break;
+        }
+    }
+    whole.expected_tests = tests.len();
+    whole.total_s = begun.elapsed().as_secs_f64();
+    on(RunEvent::Note(cost(&whole)));
+    whole
+}
+
+/// The first test that did not pass decides the verdict of all; one whose verdict the user tolerates, if there is no
+/// other.
+fn add(whole: &mut KernelReport, test: &TestId, part: KernelReport) {
+    let open = whole.verdict == Verdict::Pass || (whole.tolerated && !part.tolerated);
+    if open && part.verdict != Verdict::Pass {
+        whole.verdict = part.verdict;
+        whole.reason = match part.booted {
+            true => format!("in the guest of `{}`: {}", test.name, part.reason),
+            false => part.reason,
+        };
+        whole.excerpt = part.excerpt;
+        whole.tolerated = part.tolerated;
+        whole.console_log = part.console_log;
+    } else if whole.console_log.is_none() {
+        whole.console_log = part.console_log;
+    }
+    whole.release = part.release.or(whole.release.take());
+    whole.accel = part.accel.or(whole.accel.take());
+    whole.booted |= part.booted;
+    whole.fetch_s += part.fetch_s;
+    whole.boot_s = sum(whole.boot_s, part.boot_s);
+    whole.test_s = sum(whole.test_s, part.test_s);
+    whole.facts = whole.facts.take().or(part.facts);
+    whole.tests.extend(part.tests);
+    whole.missing.extend(part.missing);
+}
+
+fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
+}
+
+/// What isolation costs: all the time that no test ran in.
+fn cost(whole: &KernelReport) -> String {
+    let in_tests: f64 = whole.tests.iter().map(|outcome| outcome.seconds).sum();
+    format!(
+        "{} tests in guests of their own: {:.1} s, of which {in_tests:.1} s in the tests",
+        whole.tests.len(),
+        whole.total_s,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(verdict: Verdict, reason: &str) -> KernelReport {
+        let mut report = KernelReport::unknown("6.1", "warm");
+        report.verdict = verdict;
+        report.reason = reason.into();
+        report.booted = true;
+        report.boot_s = Some(1.0);
+        report
+    }
+
+    #[test]
+    fn what_is_tolerated_does_not_hide_a_failure() {
+        let test = TestId { binary: "tests/t".into(), name: "a".into() };
+        let mut tolerated = part(Verdict::KernelComplaint, "WARNING");
+        tolerated.tolerated = true;
+        let mut whole = part(Verdict::Pass, "");
+        add(&mut whole, &test, tolerated.clone());
+        assert_eq!((whole.verdict, whole.tolerated), (Verdict::KernelComplaint, true));
+        add(&mut whole, &test, part(Verdict::Fail, "other"));
+        add(&mut whole, &test, tolerated);
+        assert_eq!((whole.verdict, whole.tolerated), (Verdict::Fail, false));
+    }
+
+    #[test]
+    fn the_first_failure_decides_and_a_later_pass_does_not_hide_it() {
+        let test = TestId { binary: "tests/t".into(), name: "a".into() };
+        let mut whole = part(Verdict::Pass, "");
+        add(&mut whole, &test, part(Verdict::Panic, "boom"));
+        add(&mut whole, &test, part(Verdict::Fail, "other"));
+        add(&mut whole, &test, part(Verdict::Pass, ""));
+        assert_eq!(whole.verdict, Verdict::Panic);
+        assert_eq!(whole.reason, "in the guest of `a`: boom");
+        assert_eq!(whole.boot_s, Some(4.0));
+    }
+}

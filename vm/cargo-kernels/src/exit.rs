@@ -1,0 +1,59 @@
+//! The exit codes of `cargo xtask`, which scripts depend on.
+
+/// Everything that was asked for was run and passed.
+pub const OK: u8 = 0;
+/// A kernel failed a test.
+pub const FAILED: u8 = 1;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+/// Something that was asked for could not be run: a kernel unavailable, a tool missing, a VM that never booted.
+pub const NOT_RUN: u8 = 3;
+
+/// The code of a run that a signal ended, as shells give it: 130 for Ctrl-C.
+pub fn interrupted(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(NOT_RUN)
+}
+
+/// An error that decides the exit code of the whole command; without one in its chain an error is [`NOT_RUN`].
+#[derive(Debug)]
+pub struct Exit {
+    /// One of this module's constants.
+    pub code: u8,
+    /// What to tell the person.
+    pub message: String,
+}
+
+impl Exit {
+    /// Something that was asked for could not be run.
+    pub fn not_run(message: impl Into<String>) -> anyhow::Error {
+        Self { code: NOT_RUN, message: message.into() }.into()
+    }
+
+    /// A mistake in what the user typed or wrote.
+    pub fn usage(message: impl Into<String>) -> anyhow::Error {
+        Self { code: USAGE, message: message.into() }.into()
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// The exit code that an error leads to.
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<Exit>().map_or(NOT_RUN, |exit| exit.code)
+}
+
+/// The end of `main`: what went wrong goes to standard error.
+pub fn conclude(result: anyhow::Result<u8>) -> std::process::ExitCode {
+    result
+        .unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            code_of(&error)
+        })
+        .into()
+}

@@ -1,0 +1,255 @@
+//! The command line that `cargo kernels` and `cargo xtask` have in common.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use vm_guest::accel::AccelChoice;
+
+const KERNELS_HELP: &str = "\
+Environment:
+  VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
+  VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
+  VMTEST_KERNELS_TOML    another list of pins than vm/kernels.toml
+  VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
+  http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
+
+/// One variant a command, one module a variant.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot kernels and run the tests in them
+    Vmtest(Vmtest),
+    /// Install what the host needs (Debian, Ubuntu), or list it
+    Setup(Setup),
+    /// Show what the host needs, whether it works, and what to do
+    Doctor(Doctor),
+    /// The pinned kernels: list, fetch, verify, add, prune
+    #[command(subcommand, after_help = KERNELS_HELP)]
+    Kernels(Kernels),
+    /// An interactive shell in a kernel
+    Shell(Shell),
+    /// One command in a kernel
+    Exec(Exec),
+    /// Measure the time to a verdict against a bare QEMU boot
+    Bench(Bench),
+    /// Print the pins as a CI matrix (JSON)
+    Matrix,
+    /// Print a shell's completions
+    Completions(Completions),
+}
+
+/// Which kernels.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KernelArgs {
+    /// A pin's name (5.4), a kernel image, or a directory with an image and lib/modules;
+    /// repeatable, comma-separated [default: every pin]
+    #[arg(short, long = "kernel", value_name = "K", value_delimiter = ',')]
+    pub kernels: Vec<String>,
+}
+
+/// How VMs run.
+#[derive(Debug, Clone, Args)]
+pub struct VmArgs {
+    /// Hardware virtualization or emulation; auto tries whether KVM works
+    #[arg(long, default_value = "auto", value_parser = accel_choice())]
+    pub accel: AccelChoice,
+    /// Seconds until a guest that has not finished is stopped [default: 60 under KVM, 180 under TCG; none for exec]
+    #[arg(long, value_name = "S", value_parser = positive_seconds)]
+    pub timeout: Option<f64>,
+}
+
+fn accel_choice() -> impl TypedValueParser<Value = AccelChoice> {
+    const ALL: [AccelChoice; 3] = [AccelChoice::Auto, AccelChoice::Kvm, AccelChoice::Tcg];
+    PossibleValuesParser::new(ALL.map(AccelChoice::name)).try_map(|given| {
+        ALL.into_iter().find(|choice| choice.name() == given).ok_or("no such accelerator")
+    })
+}
+
+/// `cargo xtask vmtest`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask vmtest -k 6.12              one pinned kernel
+  cargo xtask vmtest -k 5.10,6.1 --warm   two, from saved states
+  cargo xtask vmtest -k ./bzImage         a kernel of your own
+  cargo xtask vmtest -- one_line          only tests with `one_line` in their name
+
+Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something could not be run")]
+pub struct Vmtest {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// Restore a saved guest instead of booting; the first run of a kernel saves it
+    #[arg(long)]
+    pub warm: bool,
+    /// Give each test a guest of its own (implies --warm)
+    #[arg(long)]
+    pub isolate: bool,
+    /// Rerun when bpf/, src/ or tests/ change
+    #[arg(long)]
+    pub watch: bool,
+    /// How many kernels run at once [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Run only the M-th of N shares of the kernels
+    #[arg(long, value_name = "M/N")]
+    pub partition: Option<Partition>,
+    /// Write report.json, junit.xml, summary.md, report.html and the console logs here
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Show what each kernel says of the program: BTF, JIT, sizes, cost of an event
+    #[arg(long)]
+    pub facts: bool,
+    /// List the tests instead of running them
+    #[arg(long)]
+    pub list: bool,
+    /// Do not fail because a kernel is unavailable
+    #[arg(long)]
+    pub allow_unavailable: bool,
+    /// Do not fail because a kernel printed a warning while the tests passed
+    #[arg(long)]
+    pub allow_kernel_warnings: bool,
+    /// First install what is missing
+    #[arg(long)]
+    pub setup: bool,
+    /// Passed to the test binaries, as to `cargo test --`: a filter, --ignored, --skip, --exact
+    #[arg(last = true, value_name = "TEST-ARGS")]
+    pub test_args: Vec<String>,
+}
+
+/// `--partition M/N`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    /// Which share, from 1.
+    pub index: u32,
+    /// Of how many.
+    pub count: u32,
+}
+
+impl std::str::FromStr for Partition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+        match parsed {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
+            _ => Err("expected M/N with 1 <= M <= N, such as 1/3".into()),
+        }
+    }
+}
+
+/// The longest time limit that can be asked for, in seconds: a day.
+pub const LONGEST_S: f64 = 86_400.0;
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST_S => Ok(seconds),
+        _ => Err(format!("expected a number of seconds above 0 and up to {LONGEST_S}")),
+    }
+}
+
+/// `cargo xtask setup`
+#[derive(Debug, Clone, Args)]
+pub struct Setup {
+    /// Only say what would be installed
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `cargo xtask doctor`
+#[derive(Debug, Clone, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo xtask kernels`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Kernels {
+    /// Show the pins and which are at hand
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Get kernels into the cache
+    Fetch {
+        /// Pins [default: all]
+        #[arg(value_name = "K")]
+        names: Vec<String>,
+    },
+    /// Hash again what is in the cache
+    Verify {
+        /// Pins [default: all]
+        #[arg(value_name = "K")]
+        names: Vec<String>,
+    },
+    /// Pin another kernel
+    Add {
+        /// The pin's name, such as 6.14
+        name: String,
+        /// An https address or a file
+        #[arg(value_name = "URL|PATH")]
+        from: String,
+    },
+    /// Remove what no pin names, and saved states
+    Prune {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `cargo xtask shell`
+#[derive(Debug, Clone, Args)]
+pub struct Shell {
+    /// A pin's name, a kernel image, or a directory
+    #[arg(short, long = "kernel", value_name = "K")]
+    pub kernel: String,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// `cargo xtask exec`
+#[derive(Debug, Clone, Args)]
+pub struct Exec {
+    /// A pin's name, a kernel image, or a directory
+    #[arg(short, long = "kernel", value_name = "K")]
+    pub kernel: String,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `cargo xtask bench`
+#[derive(Debug, Clone, Args)]
+pub struct Bench {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// How often each way is measured
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
+    /// Print one JSON object a kernel
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo xtask completions`
+#[derive(Debug, Clone, Args)]
+pub struct Completions {
+    /// bash, zsh, fish, ...
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,418 @@
+//! From what was seen of a guest to a verdict: pure, so that every case is a test.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use vmtest_agent::{TestId, TestOutcome, TestResult};
+
+use crate::verdict::Verdict;
+use vm_guest::supervise::{End, Observed};
+use vm_kernels::{Expected, Kernel};
+
+/// How many lines of evidence are shown.
+const EXCERPT: usize = 12;
+/// How much of a reason is kept, in characters: part of it may be the guest's own words.
+const REASON: usize = 1000;
+
+/// A verdict and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The answer.
+    pub verdict: Verdict,
+    /// One sentence; empty for a pass.
+    pub reason: String,
+    /// A few lines that show it.
+    pub excerpt: Vec<String>,
+}
+
+/// What the judge has to know besides what was seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// The kernel that was asked for.
+    pub kernel: &'a Kernel,
+    /// The tests that were asked for.
+    pub tests: &'a [TestId],
+    /// Seconds that the guest was given.
+    pub timeout_s: f64,
+    /// The guest's memory in MiB.
+    pub memory_mib: u32,
+}
+
+impl Case<'_> {
+    /// The verdict. A pass needs every expected test's own report of success, and nothing else.
+    pub fn judge(&self, seen: &Observed) -> Judgement {
+        self.panic(seen)
+            .or_else(|| self.wrong_kernel(seen))
+            .or_else(|| self.cut_short(seen))
+            .or_else(|| self.failed_tests(seen))
+            .or_else(|| self.complaint(seen))
+            .unwrap_or(Judgement { verdict: Verdict::Pass, reason: String::new(), excerpt: vec![] })
+    }
+
+    fn panic(&self, seen: &Observed) -> Option<Judgement> {
+        let words = seen.console.panic.as_ref()?;
+        let reason = format!("the kernel panicked {}: {words}", self.when(seen));
+        Some(judgement(Verdict::Panic, reason, first(&seen.console.context)))
+    }
+
+    fn wrong_kernel(&self, seen: &Observed) -> Option<Judgement> {
+        let release = &seen.ready.as_ref()?.release;
+        if self.kernel.expected.accepts(release) {
+            return None;
+        }
+        let wanted = match &self.kernel.expected {
+            Expected::Exact(exact) => exact.clone(),
+            Expected::Series(prefix) => format!("{prefix}*"),
+            Expected::Any => return None,
+        };
+        let reason = format!(
+            "booted {release}, not {wanted}: check the pin `{}` in vm/kernels.toml",
+            self.kernel.name
+        );
+        Some(judgement(Verdict::WrongKernel, reason, vec![]))
+    }
+
+    fn cut_short(&self, seen: &Observed) -> Option<Judgement> {
+        let tail = || last(&seen.console.tail);
+        let when = self.when(seen);
+        let (verdict, reason) = match (&seen.end, &seen.ready) {
+            (End::Finished | End::Panicked, _) => return None,
+            (End::Interrupted, _) => (Verdict::HostError, "interrupted".to_owned()),
+            (End::ProcessExited { program, status, qemu_ran }, _) => {
+                (Verdict::HostError, how_it_exited(program, *status, *qemu_ran, &when))
+            }
+            (End::Deadline, None) => (
+                Verdict::NoBoot,
+                format!(
+                    "nothing was heard of the agent within {} s; {}",
+                    self.timeout_s,
+                    self.how_far(seen)
+                ),
+            ),
+            (End::GuestShutdown, None) => (
+                Verdict::NoBoot,
+                format!("the guest shut down before the agent was up; {}", self.how_far(seen)),
+            ),
+            (End::AgentFailed(why), _) => {
+                (Verdict::HostError, format!("the agent could not do its job: {why}"))
+            }
+            (End::Garbage(what), _) => (
+                Verdict::Fail,
+                format!("someone other than the agent wrote on the agent's line {when}: {what}"),
+            ),
+            (End::Deadline, Some(_)) => (
+                Verdict::Hang,
+                format!("not finished within {} s: the guest hung {when}", self.timeout_s),
+            ),
+            (End::GuestShutdown, Some(_)) => {
+                (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
+            }
+        };
+        Some(judgement(verdict, reason, tail()))
+    }
+
+    fn when(&self, seen: &Observed) -> String {
+        match (&seen.running, &seen.ready) {
+            (Some(test), _) => format!("while `{}` ran", test.name),
+            (None, None) => "before the agent was up".into(),
+            (None, Some(_)) if seen.outcomes.is_empty() => "before the first test".into(),
+            (None, Some(_)) => {
+                format!("after {} of {} tests", seen.outcomes.len(), self.tests.len())
+            }
+        }
+    }
+
+    fn how_far(&self, seen: &Observed) -> String {
+        let memory = format!("the guest has {} MiB of memory", self.memory_mib);
+        match seen.console.tail.last() {
+            Some(line) => format!("the kernel got as far as: {line} ({memory})"),
+            None => format!("the kernel printed nothing at all ({memory})"),
+        }
+    }
+
+    fn failed_tests(&self, seen: &Observed) -> Option<Judgement> {
+        let passed: BTreeSet<&TestId> = seen
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.result == TestResult::Passed)
+            .map(|outcome| &outcome.test)
+            .collect();
+        let failed: Vec<&TestId> =
+            self.tests.iter().filter(|test| !passed.contains(test)).collect();
+        let first_failed = failed.first()?;
+        let outcome = seen.outcomes.iter().find(|outcome| outcome.test == **first_failed);
+        let how = outcome.map_or("did not run".into(), how_it_failed);
+        let more = match failed.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more of {} tests", self.tests.len()),
+        };
+        let reason = format!("`{}` {how}{more}", first_failed.name);
+        let lines: Vec<String> = outcome
+            .map(|outcome| outcome.output.lines().map(str::to_owned).collect())
+            .unwrap_or_default();
+        Some(judgement(Verdict::Fail, reason, last(&lines)))
+    }
+
+    fn complaint(&self, seen: &Observed) -> Option<Judgement> {
+        let words = seen.console.complaints.first().cloned().or_else(|| unspoken(seen.tainted))?;
+        let reason = format!(
+            "the tests passed, but the kernel complained: {words} (--allow-kernel-warnings accepts it)"
+        );
+        Some(judgement(Verdict::KernelComplaint, reason, first(&seen.console.context)))
+    }
+}
+
+/// Taint flags that a kernel sets when something is wrong with it: bit, letter, meaning
+/// (Documentation/admin-guide/tainted-kernels.rst). The others tell of modules and settings.
+const TROUBLES: &[(u32, char, &str)] = &[
+    (4, 'M', "the processor reported a machine check"),
+    (5, 'B', "a bad page was found"),
+    (7, 'D', "there was an oops or a BUG"),
+    (9, 'W', "there was a warning"),
+    (14, 'L', "there was a soft lockup"),
+];
+
+/// A complaint that did not reach the console: its level can be changed.
+fn unspoken(tainted: u64) -> Option<String> {
+    let trouble = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
+    let (_, letter, meaning) = trouble;
+    Some(format!("{meaning} (taint flag {letter}), of which its console shows nothing"))
+}
+
+fn how_it_failed(outcome: &TestOutcome) -> String {
+    match &outcome.result {
+        TestResult::Passed => "passed".into(),
+        TestResult::Failed { code: 101 } => "failed".into(),
+        TestResult::Failed { code } => format!("failed with exit status {code}"),
+        TestResult::Killed { signal } => format!("was killed by {}", signal_name(*signal)),
+        TestResult::TimedOut => format!("was still running after {:.0} s", outcome.seconds),
+        TestResult::NotStarted { reason } => format!("did not run: {reason}"),
+    }
+}
+
+/// Which of the host's programs is to blame. Whatever ends QEMU also ends `vng`, which then exits.
+fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) -> String {
+    match status.signal() {
+        Some(signal) => format!("{program} was killed by {} {when}", signal_name(signal)),
+        None if qemu_ran => format!(
+            "QEMU died {when}, and not because the guest wanted it to: it crashed, was killed, or \
+             the host has no memory left ({program}: {status})"
+        ),
+        None => format!("{program} ended before QEMU was up: {status}"),
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    let signal = nix::sys::signal::Signal::try_from(number);
+    signal.map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
+}
+
+fn judgement(verdict: Verdict, mut reason: String, excerpt: Vec<String>) -> Judgement {
+    if let Some((end, _)) = reason.char_indices().nth(REASON) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    Judgement { verdict, reason, excerpt }
+}
+
+fn first(lines: &[String]) -> Vec<String> {
+    lines.iter().take(EXCERPT).cloned().collect()
+}
+
+fn last(lines: &[String]) -> Vec<String> {
+    lines[lines.len().saturating_sub(EXCERPT)..].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+
+    use vmtest_agent::PROTOCOL;
+
+    use super::*;
+    use vm_guest::Ready;
+    use vm_guest::console::Console;
+
+    fn id(name: &str) -> TestId {
+        TestId { binary: "tests/trace".into(), name: name.into() }
+    }
+
+    fn outcome(name: &str, result: TestResult) -> TestOutcome {
+        let output = "one\ntwo".to_owned();
+        TestOutcome { test: id(name), result, seconds: 1.5, output, dropped_bytes: 0 }
+    }
+
+    fn console(text: &str) -> Console {
+        let mut console = Console::default();
+        console.feed(text.as_bytes(), |_| {});
+        console
+    }
+
+    /// A run in which both tests passed.
+    fn passed() -> Observed {
+        Observed {
+            ready: Some(Ready { protocol: PROTOCOL, release: "5.15.1".into(), uptime_s: 1.0 }),
+            boot: None,
+            test: None,
+            outcomes: vec![outcome("a", TestResult::Passed), outcome("b", TestResult::Passed)],
+            running: None,
+            facts: None,
+            tainted: 0,
+            console: Console::default(),
+            end: End::Finished,
+        }
+    }
+
+    fn judge(seen: &Observed) -> Judgement {
+        let kernel = Kernel {
+            name: "5.15".into(),
+            image: PathBuf::new(),
+            modules: None,
+            expected: Expected::Series("5.15.".into()),
+            release: None,
+            config: None,
+            source: "path".into(),
+        };
+        let tests = [id("a"), id("b")];
+        let case = Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512 };
+        case.judge(seen)
+    }
+
+    #[track_caller]
+    fn check(seen: &Observed, verdict: Verdict, words: &str) {
+        let judgement = judge(seen);
+        assert_eq!(judgement.verdict, verdict, "{judgement:?}");
+        assert!(judgement.reason.contains(words), "{judgement:?}");
+    }
+
+    #[test]
+    fn every_expected_test_passed() {
+        check(&passed(), Verdict::Pass, "");
+    }
+
+    #[test]
+    fn a_job_that_finished_without_one_of_its_tests_is_no_pass() {
+        let outcomes = vec![outcome("a", TestResult::Passed)];
+        check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
+    }
+
+    #[test]
+    fn the_same_test_twice_does_not_stand_for_another() {
+        let outcomes = vec![outcome("a", TestResult::Passed), outcome("a", TestResult::Passed)];
+        check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
+    }
+
+    #[test]
+    fn each_way_of_failing_is_told() {
+        for (result, words) in [
+            (TestResult::Failed { code: 101 }, "`a` failed"),
+            (TestResult::Failed { code: 3 }, "exit status 3"),
+            (TestResult::Killed { signal: 11 }, "SIGSEGV"),
+            (TestResult::TimedOut, "still running after"),
+            (TestResult::NotStarted { reason: "no such file".into() }, "no such file"),
+        ] {
+            let outcomes = vec![outcome("a", result), outcome("b", TestResult::Passed)];
+            check(&Observed { outcomes, ..passed() }, Verdict::Fail, words);
+        }
+    }
+
+    #[test]
+    fn a_failed_test_shows_the_end_of_its_output() {
+        let outcomes = vec![outcome("a", TestResult::Failed { code: 101 })];
+        let judgement = judge(&Observed { outcomes, ..passed() });
+        assert_eq!(judgement.excerpt, ["one", "two"]);
+        assert!(judgement.reason.ends_with("and 1 more of 2 tests"), "{}", judgement.reason);
+    }
+
+    #[test]
+    fn a_panic_outweighs_everything_even_a_finished_job() {
+        let console = console("[ 1.0] Kernel panic - not syncing: sysrq triggered crash\n");
+        let seen = Observed { running: Some(id("b")), console, ..passed() };
+        check(&seen, Verdict::Panic, "while `b` ran: Kernel panic - not syncing: sysrq");
+    }
+
+    #[test]
+    fn another_release_is_never_a_pass() {
+        let ready = Some(Ready { protocol: 1, release: "5.150.1".into(), uptime_s: 1.0 });
+        check(&Observed { ready, ..passed() }, Verdict::WrongKernel, "booted 5.150.1, not 5.15.*");
+    }
+
+    #[test]
+    fn a_guest_that_never_spoke_did_not_boot_and_its_last_line_is_told() {
+        let console = console("[ 0.1] tsc: Fast TSC calibration failed\n");
+        let silent = Observed { ready: None, outcomes: vec![], console, ..passed() };
+        let deadline = Observed { end: End::Deadline, ..silent };
+        check(&deadline, Verdict::NoBoot, "got as far as: tsc: Fast TSC calibration failed");
+        check(&deadline, Verdict::NoBoot, "512 MiB");
+        check(
+            &Observed { end: End::GuestShutdown, ..deadline },
+            Verdict::NoBoot,
+            "shut down before",
+        );
+    }
+
+    #[test]
+    fn a_guest_that_stopped_answering_hangs_in_the_test_that_ran() {
+        let seen = Observed { end: End::Deadline, running: Some(id("b")), ..passed() };
+        check(&seen, Verdict::Hang, "within 60 s: the guest hung while `b` ran");
+    }
+
+    #[test]
+    fn a_guest_that_shut_down_in_a_test_fails_it() {
+        let outcomes = vec![outcome("a", TestResult::Passed)];
+        let running = Some(id("b"));
+        let seen = Observed { end: End::GuestShutdown, outcomes, running, ..passed() };
+        check(&seen, Verdict::Fail, "while `b` ran");
+    }
+
+    #[test]
+    fn a_program_of_the_hosts_that_ended_is_named_with_its_end() {
+        for (status, qemu_ran, words) in [
+            (9, true, "vng was killed by SIGKILL while `b` ran"),
+            (0xff00, true, "QEMU died while `b` ran"),
+            (0x0100, false, "vng ended before QEMU was up: exit status: 1"),
+        ] {
+            let status = ExitStatus::from_raw(status);
+            let end = End::ProcessExited { program: "vng".into(), status, qemu_ran };
+            let seen = Observed { end, running: Some(id("b")), ..passed() };
+            check(&seen, Verdict::HostError, words);
+        }
+    }
+
+    #[test]
+    fn a_stranger_on_the_channel_is_no_pass_even_when_all_tests_passed() {
+        let end = End::Garbage("a message without this run's token".into());
+        check(&Observed { end, ..passed() }, Verdict::Fail, "someone other than the agent");
+    }
+
+    #[test]
+    fn a_reason_in_the_guests_words_stays_short() {
+        let end = End::AgentFailed("ä".repeat(100_000));
+        let judgement = judge(&Observed { end, ..passed() });
+        assert_eq!(judgement.reason.chars().count(), REASON + 1);
+    }
+
+    #[test]
+    fn a_warning_spoils_a_pass() {
+        let console = console("[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n");
+        let seen = Observed { console, ..passed() };
+        check(&seen, Verdict::KernelComplaint, "kernel/bpf/core.c:1");
+    }
+
+    #[test]
+    fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
+        const OUT_OF_TREE_MODULE: u64 = 1 << 12;
+        let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
+        check(&seen, Verdict::KernelComplaint, "there was a warning (taint flag W)");
+        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
+    }
+
+    #[test]
+    fn a_failed_test_outweighs_a_warning() {
+        let console = console("[ 1.0] BUG: sleeping function called from invalid context\n");
+        let outcomes = vec![outcome("a", TestResult::TimedOut)];
+        check(&Observed { console, outcomes, ..passed() }, Verdict::Fail, "`a`");
+    }
+}

@@ -1,0 +1,30 @@
+//! Runs a cargo project's tests as root on pinned kernels, and says what happened: the library behind `cargo kernels`.
+//!
+//! See docs/architecture.md for the way through the code.
+
+pub mod bench;
+pub mod cargo;
+pub mod command;
+pub mod completions;
+pub mod doctor;
+pub mod engine;
+pub mod exec;
+pub mod exit;
+pub mod flags;
+mod judge;
+#[path = "../../../xtask/src/kernels/command/mod.rs"]
+mod kernels_command;
+pub mod lanes;
+pub mod matrix;
+pub mod metadata;
+pub mod paths;
+pub mod payload;
+pub mod report;
+pub mod setup;
+pub mod shell;
+pub mod static_build;
+pub mod text;
+pub mod tools;
+pub mod ui;
+pub mod verdict;
+pub mod vmtest;

@@ -1,0 +1,36 @@
+//! `cargo xtask matrix`: the pins as a CI matrix.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::exit;
+use vm_kernels as kernels;
+
+/// What `strategy.matrix` of a GitHub workflow takes: one job for each of `include`.
+#[derive(Debug, Serialize)]
+struct Matrix {
+    include: Vec<Job>,
+}
+
+/// One job of the matrix.
+#[derive(Debug, Serialize)]
+struct Job {
+    /// The pin's name, for `-k`.
+    kernel: String,
+    /// Changes whenever the pin's kernel may: the key under which a CI caches it.
+    cache_key: String,
+}
+
+/// Runs the command.
+pub fn run() -> Result<u8> {
+    let include = kernels::pinned()?
+        .iter()
+        .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(pin)? }))
+        .collect::<Result<_>>()?;
+    let matrix = serde_json::to_string(&Matrix { include })?;
+    // Without a reader (`| head`) there is nothing to complain of.
+    let _ = writeln!(std::io::stdout(), "{matrix}");
+    Ok(exit::OK)
+}

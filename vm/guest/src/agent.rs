@@ -1,0 +1,37 @@
+//! The agent: the static program that runs in every guest, and on this machine supervises what is started here.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// The program, an ELF file, as build.rs made it.
+pub const PROGRAM: &[u8] = include_bytes!(env!("AGENT"));
+
+/// A path at which this process, and a child of it up to its `execve`, can execute the agent: a file in memory.
+///
+/// # Errors
+/// When the system gives no such file.
+pub fn on_this_machine() -> Result<PathBuf> {
+    static FILE: Mutex<Option<File>> = Mutex::new(None);
+    let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fd = match &*file {
+        Some(file) => file.as_raw_fd(),
+        None => file.insert(in_memory()?).as_raw_fd(),
+    };
+    Ok(format!("/proc/self/fd/{fd}").into())
+}
+
+fn in_memory() -> Result<File> {
+    let written = || -> std::io::Result<File> {
+        let mut file = File::from(memfd_create(c"vm-agent", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(PROGRAM)?;
+        // A file that is open for writing cannot be executed (ETXTBSY, execve(2)).
+        File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    };
+    written().context("cannot make a program in memory (memfd_create)")
+}

@@ -1,0 +1,51 @@
+//! A guest without virtme-ng: QEMU, the kernel, and an initramfs with everything in it. This is the
+//! floor that the other lanes are measured against.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use vmtest_agent::PAYLOAD_DIR;
+
+use crate::initramfs::Contents;
+use crate::qemu::{Handed, INITRAMFS, Machine, Memory};
+use crate::{Lane, Spec, Started};
+
+/// Boots kernels in QEMU directly.
+#[derive(Debug, Clone)]
+pub struct Bare {
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+}
+
+impl Lane for Bare {
+    fn name(&self) -> &'static str {
+        "bare"
+    }
+
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.warm"
+    }
+
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+        let initramfs = Contents::gather(&self.busybox)?.with_payload(spec.payload)?.build()?;
+        let path = spec.run.path().join(INITRAMFS);
+        fs::write(&path, initramfs).with_context(|| format!("cannot write {}", path.display()))?;
+        let machine = Machine {
+            qemu: &self.qemu,
+            accel: spec.accel,
+            memory_mib: spec.memory_mib,
+            memory: Memory::Anonymous,
+            kernel: &spec.kernel.image,
+            kernel_args: spec.kernel_args,
+            dir: spec.run.path(),
+            window: None,
+            waits: false,
+        };
+        Ok(machine
+            .start(Handed::default())?
+            .into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
+    }
+}

@@ -1,0 +1,98 @@
+//! A guest that has the host's own root directory, for people: a shell, or one command.
+//!
+//! The host's files are read-only there: virtme-ng puts what the guest writes into memory.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::accel::Accel;
+use crate::rundir::RunDir;
+use crate::vng::{CHANNEL_OPTIONS, depmod, listen, path_with, qemu_options};
+use vm_kernels::Kernel;
+
+/// A kernel's whole module directory, where virtme-ng looks for it, and QEMU beside it.
+pub struct HostRoot {
+    /// Where virtme-ng is to be started.
+    pub run: RunDir,
+    /// The `vng` program.
+    pub vng: PathBuf,
+    /// KVM or TCG.
+    pub accel: Accel,
+}
+
+impl HostRoot {
+    /// Puts everything where virtme-ng finds it, in a new directory below `runs`.
+    ///
+    /// # Errors
+    /// When something cannot be written.
+    pub fn prepare(
+        kernel: &Kernel,
+        accel: Accel,
+        vng: &Path,
+        qemu: &Path,
+        runs: &Path,
+    ) -> Result<Self> {
+        RunDir::clear_abandoned(runs);
+        let run = RunDir::create(runs)?;
+        symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
+        stage_kernel(kernel, &run.path().join("kernel"))?;
+        Ok(Self { run, vng: vng.to_owned(), accel })
+    }
+
+    /// What every `vng` of this kind is started with, in the run's directory; with the agent's line or without.
+    pub fn arguments(&self, channel: bool) -> Vec<String> {
+        let mut arguments: Vec<String> = ["--run", "kernel/vmlinuz", "--qemu", "./qemu"]
+            .into_iter()
+            .chain(["--user", "root", "--memory", "1G", "--cpus", "1"])
+            .chain(["--force-9p", "--disable-microvm"])
+            .map(str::to_owned)
+            .collect();
+        let further: &[&[&str]] = if channel { &[CHANNEL_OPTIONS] } else { &[] };
+        arguments.extend(qemu_options(self.accel, further));
+        if self.accel == Accel::Tcg {
+            // The host's programs may be compiled for more than the quick, plain CPU of the tests.
+            arguments.extend(["--disable-kvm".into(), "--qemu-opts=-cpu max".into()]);
+        }
+        arguments
+    }
+
+    /// The environment in which virtme-ng finds its own parts, and nothing of the user's.
+    ///
+    /// # Errors
+    /// When `PATH` cannot be extended.
+    pub fn environment(&self) -> Result<Vec<(&'static str, std::ffi::OsString)>> {
+        let dir = self.run.path().as_os_str().to_owned();
+        Ok(vec![("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)])
+    }
+
+    /// The agent's line; QEMU connects to it when it is started with [`CHANNEL_OPTIONS`].
+    ///
+    /// # Errors
+    /// When no socket can be made.
+    pub fn channel(&self) -> Result<UnixListener> {
+        listen(&self.run.path().join("channel"))
+    }
+}
+
+/// Unlike a guest for tests, one for people may want any module.
+fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    symlink(&kernel.image, dir.join("vmlinuz"))
+        .with_context(|| format!("cannot link {}", kernel.image.display()))?;
+    let Some(modules) = &kernel.modules else { return Ok(()) };
+    let Some(release) = modules.file_name() else { return Ok(()) };
+    // depmod writes beside the modules, and the cache is not to be written to.
+    let own = dir.join("lib/modules").join(release);
+    fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+    for entry in
+        fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))?
+    {
+        let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
+        symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
+    }
+    depmod(dir, release.as_ref())
+}

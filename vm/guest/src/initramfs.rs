@@ -1,0 +1,219 @@
+//! The guest's root as an initramfs: what the kernel unpacks into memory and starts `/init` from.
+//!
+//! The same contents give the same bytes, so that a saved state can be recognized by them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use cpio::newc::{Builder, ModeFileType, trailer};
+use vmtest_agent::PAYLOAD_DIR;
+
+use crate::payload::Payload;
+use crate::{agent, guest_root};
+
+/// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
+/// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)
+const NODES: &[(&str, u32, u32)] = &[("dev/console", 5, 1), ("dev/null", 1, 3)];
+
+/// What becomes an initramfs.
+#[derive(Debug)]
+pub struct Contents {
+    busybox: Vec<u8>,
+    applets: Vec<String>,
+    payload: Vec<u8>,
+}
+
+impl Contents {
+    /// The agent and busybox. Nothing of it depends on the kernel.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn gather(busybox: &Path) -> Result<Self> {
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(Self {
+            busybox: read(busybox)?,
+            applets: guest_root::applets(busybox)?,
+            payload: Vec::new(),
+        })
+    }
+
+    /// The payload too, for a guest that is to have it from the start.
+    ///
+    /// # Errors
+    /// When a file of it cannot be read.
+    pub fn with_payload(mut self, payload: &Payload) -> Result<Self> {
+        payload.write_tar(&mut self.payload)?;
+        Ok(self)
+    }
+
+    /// The archive, in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst).
+    ///
+    /// # Errors
+    /// When the payload is no archive of files and directories.
+    pub fn build(&self) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        for dir in guest_root::DIRECTORIES {
+            archive.directory(dir)?;
+        }
+        for (path, major, minor) in NODES {
+            archive.character_device(path, *major, *minor)?;
+        }
+        for (path, text) in guest_root::FILES {
+            archive.file(path, 0o644, text.as_bytes())?;
+        }
+        archive.file("init", 0o755, agent::PROGRAM)?;
+        archive.file("bin/busybox", 0o755, &self.busybox)?;
+        for applet in &self.applets {
+            archive.symlink(&format!("bin/{applet}"), "busybox")?;
+        }
+        self.add_payload(&mut archive)?;
+        archive.finish()
+    }
+
+    fn add_payload(&self, archive: &mut Archive) -> Result<()> {
+        let root = PAYLOAD_DIR.trim_start_matches('/');
+        for entry in tar::Archive::new(&*self.payload).entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.to_str().context("a payload's name is not UTF-8")?.to_owned();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            archive.parents(root, &path)?;
+            archive.file(&format!("{root}/{path}"), entry.header().mode()? & 0o7777, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// A cpio archive in the making. The kernel needs a directory before what is in it.
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+    directories: BTreeSet<String>,
+}
+
+impl Archive {
+    fn directory(&mut self, path: &str) -> Result<()> {
+        if !self.directories.insert(path.to_owned()) {
+            return Ok(());
+        }
+        let entry = self.entry(path, ModeFileType::Directory, 0o755);
+        self.add(entry, &[])
+    }
+
+    /// Every directory between `root` and the last part of `path`.
+    fn parents(&mut self, root: &str, path: &str) -> Result<()> {
+        let ends = path.match_indices('/').map(|(end, _)| end);
+        ends.map(|end| format!("{root}/{}", &path[..end]))
+            .try_for_each(|directory| self.directory(&directory))
+    }
+
+    fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> Result<()> {
+        let entry = self.entry(path, ModeFileType::Regular, permissions);
+        self.add(entry, content)
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
+        let entry = self.entry(path, ModeFileType::Symlink, 0o777);
+        self.add(entry, target.as_bytes())
+    }
+
+    fn character_device(&mut self, path: &str, major: u32, minor: u32) -> Result<()> {
+        let entry = self.entry(path, ModeFileType::Char, 0o666);
+        self.add(entry.rdev_major(major).rdev_minor(minor), &[])
+    }
+
+    fn entry(&mut self, path: &str, kind: ModeFileType, permissions: u32) -> Builder {
+        // Distinct inode numbers, or the kernel may take two files for links to one.
+        self.entries += 1;
+        Builder::new(path).ino(self.entries).mode(permissions).set_mode_file_type(kind)
+    }
+
+    fn add(&mut self, entry: Builder, content: &[u8]) -> Result<()> {
+        let Ok(length) = u32::try_from(content.len()) else {
+            bail!("a file of {} bytes is too long for an initramfs", content.len());
+        };
+        let mut writer = entry.write(&mut self.bytes, length);
+        writer.write_all(content)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<u8>> {
+        trailer(&mut self.bytes).context("cannot end the initramfs")?;
+        Ok(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn contents(payload: &[(&str, &str)]) -> Contents {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, text) in payload {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o755);
+            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        Contents {
+            agent: b"agent".to_vec(),
+            busybox: b"busybox".to_vec(),
+            applets: vec!["sh".into(), "true".into()],
+            payload: tar.into_inner().unwrap(),
+        }
+    }
+
+    /// Path, mode, content, in the archive's order.
+    fn entries(archive: &[u8]) -> Vec<(String, u32, String)> {
+        let mut rest = archive;
+        let mut all = Vec::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return all;
+            }
+            let mut content = String::new();
+            reader.read_to_string(&mut content).unwrap();
+            all.push((reader.entry().name().to_owned(), reader.entry().mode(), content));
+            rest = reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_agent_is_init_and_busybox_has_its_names() {
+        let all = entries(&contents(&[]).build().unwrap());
+        let find = |name: &str| all.iter().find(|entry| entry.0 == name).unwrap();
+        assert_eq!(find("init"), &("init".into(), 0o100755, "agent".into()));
+        assert_eq!(find("bin/sh"), &("bin/sh".into(), 0o120777, "busybox".into()));
+        assert_eq!(find("dev/console").1, 0o020666);
+    }
+
+    #[test]
+    fn directories_come_once_and_before_what_is_in_them() {
+        let payload = [("bin/program", "p"), ("tests/deep/trace", "t"), ("tests/other", "o")];
+        let all = entries(&contents(&payload).build().unwrap());
+        for (index, (name, _, _)) in all.iter().enumerate() {
+            assert_eq!(all.iter().filter(|entry| entry.0 == *name).count(), 1, "{name}");
+            if let Some((parent, _)) = name.rsplit_once('/') {
+                assert!(all[..index].iter().any(|entry| entry.0 == parent), "{name} has no parent");
+            }
+        }
+        assert!(all.contains(&("payload/tests/deep/trace".into(), 0o100755, "t".into())));
+    }
+
+    #[test]
+    fn the_same_contents_give_the_same_bytes() {
+        let payload = [("bin/program", "p")];
+        assert_eq!(contents(&payload).build().unwrap(), contents(&payload).build().unwrap());
+        let mut other = contents(&payload);
+        other.agent.push(b'!');
+        assert_ne!(contents(&payload).build().unwrap(), other.build().unwrap());
+    }
+}

@@ -1,0 +1,136 @@
+//! Virtual machines: starting them, talking to the agent in them, and making sure they end.
+//!
+//! How a guest comes to be is behind [`Lane`]; everything after that is shared: the job goes over
+//! the [`channel`], [`supervise`] watches until it is over, and `judge` says what it means.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use vm_kernels::Kernel;
+
+pub mod accel;
+pub mod agent;
+pub mod bare;
+pub mod channel;
+pub mod console;
+pub mod direct;
+pub mod guest_root;
+pub mod host_root;
+pub mod initramfs;
+pub mod interrupt;
+pub mod payload;
+pub mod process;
+pub mod qemu;
+pub mod qmp;
+pub mod rundir;
+pub mod states;
+pub mod supervise;
+pub mod vng;
+pub mod warm;
+
+use accel::Accel;
+use payload::Payload;
+use process::Guarded;
+use rundir::RunDir;
+
+/// A way of getting a guest in which the agent waits for a job.
+pub trait Lane: Sync {
+    /// `cold` or `warm`, for people.
+    fn name(&self) -> &'static str;
+
+    /// Lists the kernel options that only this way needs; relative to the workspace.
+    fn kconfig(&self) -> &'static str;
+
+    /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
+    /// `note` is told of what a person should know.
+    ///
+    /// # Errors
+    /// When the host cannot do it: a tool missing, no space, no permission.
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started>;
+
+    /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away
+    /// what is not: then it says what was wrong, and the run is worth nothing.
+    ///
+    /// # Errors
+    /// When it cannot look.
+    fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+/// What a guest is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec<'a> {
+    /// The kernel to run.
+    pub kernel: &'a Kernel,
+    /// The program and its tests.
+    pub payload: &'a Payload,
+    /// A directory of this run's own, removed when the run is over.
+    pub run: &'a RunDir,
+    /// KVM or TCG.
+    pub accel: Accel,
+    /// The guest's memory in MiB.
+    pub memory_mib: u32,
+    /// Further kernel parameters, each one word without quotes or anything else that a shell reads.
+    pub kernel_args: &'a [String],
+}
+
+/// A guest that was started.
+pub struct Started {
+    /// The processes behind it; dropping this ends them.
+    pub process: Guarded,
+    /// What the guest's kernel prints, and what the tools that started it print.
+    pub console: Vec<Box<dyn Read + Send>>,
+    /// The serial port that the agent speaks on.
+    pub channel: Link,
+    /// QEMU's own voice: why the machine stopped.
+    pub qmp: Option<Link>,
+    /// Where the agent finds the payload.
+    pub payload: vmtest_agent::Payload,
+    /// What the agent said when it became ready, for a guest that was saved after that.
+    pub ready: Option<Ready>,
+}
+
+/// One end of a byte stream to QEMU.
+#[derive(Debug)]
+pub enum Link {
+    /// Connected from the start (a socket pair).
+    Connected(UnixStream),
+    /// QEMU will connect to this.
+    Listening(UnixListener),
+}
+
+/// What the agent says of the guest once it is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// [`vmtest_agent::PROTOCOL`] of the agent.
+    pub protocol: u32,
+    /// `uname -r`.
+    pub release: String,
+    /// Seconds since the kernel started.
+    pub uptime_s: f64,
+}
+
+impl Link {
+    /// Something that, when dropped, ends a wait for QEMU to connect.
+    pub fn closer(&self) -> Option<Closer> {
+        match self {
+            Self::Connected(_) => None,
+            Self::Listening(listener) => listener.try_clone().ok().map(Closer),
+        }
+    }
+}
+
+/// See [`Link::closer`].
+pub struct Closer(UnixListener);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        // On Linux this wakes a thread that is blocked in accept(2) with EINVAL.
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}

@@ -1,0 +1,353 @@
+//! QEMU's command line for guests of the harness's own, and starting it.
+//!
+//! Small functions each yield the arguments for one thing, with the reason for what is odd about
+//! them. Everything that connects QEMU to the harness is a descriptor that it inherits under a
+//! fixed number: no path to be too long, no file to be left over, no port to be taken. Files are
+//! named relative to the directory that QEMU runs in, since its option values have a syntax of
+//! their own.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::accel::Accel;
+use crate::process::{Guarded, GuardedCommand};
+use crate::{Link, Started};
+
+// The numbers of the descriptors that QEMU inherits.
+const CONSOLE_FD: i32 = 10;
+const CHANNEL_FD: i32 = 11;
+const MONITOR_FD: i32 = 12;
+const PAYLOAD_FD: i32 = 13;
+const LOCK_FD: i32 = 14;
+const STATE_FD: i32 = 15;
+
+/// The file with the guest's memory, in the directory that QEMU runs in.
+pub const RAM: &str = "ram";
+/// The initramfs, likewise.
+pub const INITRAMFS: &str = "initramfs";
+
+/// A machine to be started.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// The QEMU program.
+    pub qemu: &'a Path,
+    /// KVM or TCG.
+    pub accel: Accel,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// What holds that memory.
+    pub memory: Memory,
+    /// The kernel's image; for one that waits the start of it will do.
+    pub kernel: &'a Path,
+    /// Further kernel parameters.
+    pub kernel_args: &'a [String],
+    /// The directory that QEMU runs in.
+    pub dir: &'a Path,
+    /// How many bytes of memory, [`Handed::payload`], the guest sees as a device: a power of two.
+    pub window: Option<u64>,
+    /// Whether it waits for a saved state, [`Handed::state`], instead of booting.
+    pub waits: bool,
+}
+
+/// What a machine is given to read from, and to keep open as long as it lives.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// The memory that the guest sees as a device.
+    pub payload: Option<File>,
+    /// Where a saved state is to be read from.
+    pub state: Option<OwnedFd>,
+    /// A lock on what the machine uses.
+    pub lock: Option<File>,
+}
+
+/// What holds a guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Memory of the host's; gone with the guest.
+    Anonymous,
+    /// The file [`RAM`], which the guest's memory is written to.
+    File,
+    /// The file [`RAM`], of which the guest sees the content. What it changes stays its own, and
+    /// pages that it does not touch are never read.
+    CopyOfFile,
+}
+
+/// A machine that was started, and the harness's ends of what leads to it.
+#[derive(Debug)]
+pub struct Running {
+    /// QEMU; dropping it ends it.
+    pub process: Guarded,
+    /// The first serial port.
+    pub console: UnixStream,
+    /// The second serial port.
+    pub channel: UnixStream,
+    /// QEMU's monitor.
+    pub monitor: UnixStream,
+}
+
+impl Machine<'_> {
+    /// Starts QEMU.
+    ///
+    /// # Errors
+    /// When it cannot be executed, or this process has no descriptors left.
+    pub fn start(&self, handed: Handed) -> Result<Running> {
+        let mut command = GuardedCommand::new(self.qemu)?;
+        command
+            .current_dir(self.dir)
+            .args(self.arguments())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let pair = || UnixStream::pair().context("cannot make a socket pair");
+        let (console, its_console) = pair()?;
+        let (channel, its_channel) = pair()?;
+        let (monitor, its_monitor) = pair()?;
+        let inherited = [
+            (CONSOLE_FD, Some(its_console.into())),
+            (CHANNEL_FD, Some(its_channel.into())),
+            (MONITOR_FD, Some(its_monitor.into())),
+            (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
+            (LOCK_FD, handed.lock.map(OwnedFd::from)),
+            (STATE_FD, handed.state),
+        ];
+        let mappings = inherited.into_iter().filter_map(|(child_fd, parent_fd)| {
+            parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd })
+        });
+        command
+            .fd_mappings(mappings.collect())
+            .context("two descriptors for QEMU have the same number")?;
+        Ok(Running { process: Guarded::spawn(command)?, console, channel, monitor })
+    }
+
+    /// The whole command line. It does not depend on this process or on this run.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = [
+            bare_machine(),
+            acceleration(self.accel),
+            memory(self.memory, self.memory_mib),
+            serial_port("console", CONSOLE_FD),
+            serial_port("channel", CHANNEL_FD),
+            monitor(),
+            self.window.map(|bytes| window(bytes, self.memory)).unwrap_or_default(),
+            if self.waits { waiting() } else { Vec::new() },
+        ]
+        .concat()
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+        arguments.extend(["-kernel".into(), self.kernel.into()]);
+        if !self.waits {
+            arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
+            arguments.push(command_line(self.kernel_args).into());
+        }
+        arguments
+    }
+}
+
+impl Running {
+    /// For the one who watches it; the agent finds the payload there.
+    pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Started {
+        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(self.console)];
+        if let Some(stderr) = self.process.stderr.take() {
+            console.push(Box::new(stderr));
+        }
+        Started {
+            process: self.process,
+            console,
+            channel: Link::Connected(self.channel),
+            qmp: Some(Link::Connected(self.monitor)),
+            payload,
+            ready: None,
+        }
+    }
+
+    /// Ends QEMU; returns what it complained of.
+    pub fn last_words(&mut self) -> String {
+        let _ = self.process.kill();
+        let mut words = String::new();
+        if let Some(stderr) = self.process.stderr.take() {
+            // Not to be trusted to be text, or to be short.
+            let _ = stderr.take(4096).read_to_string(&mut words);
+        }
+        words.trim().replace('\n', "; ")
+    }
+}
+
+/// The kernel's command line.
+///
+/// - `panic=-1` reboots at once after a panic, which `-no-reboot` turns into an exit.
+/// - `loglevel=5`: warnings and worse; every line more costs time on an emulated serial port.
+/// - `no_timer_check`: QEMU's timers work, but on a busy host an emulated CPU may be too late for the
+///   kernel to notice, which then panics.
+pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 no_timer_check";
+
+fn command_line(further: &[String]) -> String {
+    std::iter::once(COMMAND_LINE)
+        .chain(further.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// QEMU's name of the state that a waiting machine is to read.
+pub fn incoming_uri() -> String {
+    format!("fd:{STATE_FD}")
+}
+
+fn strings<const N: usize>(arguments: [&str; N]) -> Vec<String> {
+    arguments.map(str::to_owned).to_vec()
+}
+
+/// A machine with nothing in it: each device costs time in QEMU and again in the guest, which has
+/// to find and probe it.
+fn bare_machine() -> Vec<String> {
+    strings([
+        "-machine",
+        // `microvm` is smaller, but under TCG it hangs at boot now and then.
+        "q35",
+        "-nodefaults",
+        // Files in /etc must not change what a saved state depends on.
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-smp",
+        "1",
+    ])
+}
+
+fn acceleration(accel: Accel) -> Vec<String> {
+    strings(["-accel", accel.name(), "-cpu", accel.cpu()])
+}
+
+fn memory(memory: Memory, mib: u32) -> Vec<String> {
+    let size = format!("{mib}M");
+    if memory == Memory::Anonymous {
+        return strings(["-m", &size]);
+    }
+    let share = share(memory);
+    strings([
+        "-m",
+        &size,
+        "-object",
+        &format!("memory-backend-file,id=ram,mem-path={RAM},size={size},share={share}"),
+        "-machine",
+        "memory-backend=ram",
+    ])
+}
+
+/// Memory that is shared when a guest is saved stays out of its state, but must be at the same
+/// address when it is taken up, which a device's is not yet at that time; memory that is private
+/// then may be anywhere.
+fn share(memory: Memory) -> &'static str {
+    match memory {
+        Memory::CopyOfFile => "off",
+        Memory::File | Memory::Anonymous => "on",
+    }
+}
+
+/// The n-th of them is the guest's `/dev/ttyS<n-1>`. A socket that is connected already.
+fn serial_port(id: &str, fd: i32) -> Vec<String> {
+    strings(["-chardev", &format!("socket,id={id},fd={fd}"), "-serial", &format!("chardev:{id}")])
+}
+
+fn monitor() -> Vec<String> {
+    strings([
+        "-chardev",
+        &format!("socket,id=monitor,fd={MONITOR_FD}"),
+        "-mon",
+        "chardev=monitor,mode=control",
+    ])
+}
+
+/// Memory that the guest sees as a PCI device, which holds the payload.
+///
+/// It is named by way of /proc since only memory with a file's name is left out of a saved state,
+/// as the guest's own is. Being the `master` is what allows it to be saved at all.
+fn window(bytes: u64, memory: Memory) -> Vec<String> {
+    let share = share(memory);
+    strings([
+        "-object",
+        &format!(
+            "memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},\
+             size={bytes},share={share}"
+        ),
+        "-device",
+        "ivshmem-plain,memdev=payload,master=on",
+    ])
+}
+
+/// Waits to be told where its state is: the capability that it was saved with must be set first.
+fn waiting() -> Vec<String> {
+    strings(["-incoming", "defer"])
+}
+
+/// Memory with a descriptor, full of zeros.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn blank_memory(bytes: u64) -> Result<File> {
+    let file = memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)
+        .map(File::from)
+        .context("cannot make memory for the payload")?;
+    file.set_len(bytes).context("cannot make memory for the payload")?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(memory: Memory, waits: bool) -> String {
+        let machine = Machine {
+            qemu: Path::new("/elsewhere/qemu"),
+            accel: Accel::Tcg,
+            memory_mib: 512,
+            memory,
+            kernel: Path::new("kernel"),
+            kernel_args: &["quiet".to_owned()],
+            dir: Path::new("/elsewhere"),
+            window: Some(64 << 20),
+            waits,
+        };
+        let arguments = machine.arguments();
+        arguments.iter().map(|it| it.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// QEMU takes a saved state into a machine of the same devices only.
+    #[test]
+    fn a_machine_is_restored_with_the_devices_that_it_was_saved_with() {
+        let saved = arguments(Memory::File, false);
+        let boot = format!("-initrd initramfs -append {COMMAND_LINE} quiet");
+        let expected = saved
+            .replace("share=on", "share=off")
+            .replace(&boot, "")
+            .replace(" -kernel", " -incoming defer -kernel");
+        assert_eq!(arguments(Memory::CopyOfFile, true).trim(), expected.trim());
+    }
+
+    #[test]
+    fn a_restored_guest_changes_no_file() {
+        let arguments = arguments(Memory::CopyOfFile, true);
+        assert_eq!(arguments.matches("share=off").count(), 2, "{arguments}");
+        assert!(!arguments.contains("share=on"), "{arguments}");
+    }
+
+    #[test]
+    fn nothing_depends_on_where_things_are() {
+        assert!(!arguments(Memory::File, false).contains("elsewhere"));
+    }
+
+    #[test]
+    fn a_guest_without_a_saved_state_has_memory_of_its_own() {
+        assert!(!arguments(Memory::Anonymous, false).contains("id=ram"));
+    }
+}

@@ -1,0 +1,512 @@
+//! Watches one guest from its start to its end, whatever started it, and says what was seen.
+//!
+//! Threads read the console, the channel and QEMU's monitor, and wait for the process; they send
+//! what they get to one loop, which sleeps until something arrives or a deadline passes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use vmtest_agent::{Event, Facts, Job, OUTPUT_LIMIT, TestId, TestOutcome};
+
+use crate::channel::{self, Received};
+use crate::console::{self, Console, Notice};
+use crate::interrupt::{Interrupt, Subscription};
+use crate::process::Guarded;
+use crate::{Link, Ready, Started};
+
+/// How long a kernel that has panicked may go on printing.
+const PANIC_GRACE: Duration = Duration::from_millis(700);
+/// How long the console of a guest that is gone may still take to arrive.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long QEMU may take to exit once its guest has shut down. QEMU 7.2 sometimes never does: at its end it waits for a
+/// command of its monitor that it no longer executes.
+const EXIT_GRACE: Duration = Duration::from_secs(3);
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the start of the VM to the end of the job.
+    pub total: Duration,
+}
+
+/// Everything that was seen of a guest.
+#[derive(Debug)]
+pub struct Observed {
+    /// What the agent said when it was up.
+    pub ready: Option<Ready>,
+    /// From the start of the VM to the agent's first word.
+    pub boot: Option<Duration>,
+    /// From handing over the job to its end.
+    pub test: Option<Duration>,
+    /// Tests that ended, in the order in which they did.
+    pub outcomes: Vec<TestOutcome>,
+    /// The test that was running last.
+    pub running: Option<TestId>,
+    /// What the kernel says of the program.
+    pub facts: Option<Facts>,
+    /// The kernel's taint flags that are new since the job was handed over.
+    pub tainted: u64,
+    /// What the guest's kernel printed.
+    pub console: Console,
+    /// Why it is over.
+    pub end: End,
+}
+
+/// Why a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The agent said that the job is done.
+    Finished,
+    /// The agent said that it cannot do the job.
+    AgentFailed(String),
+    /// The kernel panicked.
+    Panicked,
+    /// The deadline passed.
+    Deadline,
+    /// The guest shut down or rebooted by itself.
+    GuestShutdown,
+    /// The VM's process ended, and not because the guest wanted it to.
+    ProcessExited {
+        /// The program that was started: `vng`, or QEMU itself.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Whether QEMU was up.
+        qemu_ran: bool,
+    },
+    /// What came over the channel was not the agent's.
+    Garbage(String),
+    /// The user, or the system, asked this program to stop.
+    Interrupted,
+}
+
+/// What the UI wants to know while a guest runs.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The agent is up and has the job.
+    Testing,
+    /// A test has begun.
+    Started(&'a TestId),
+    /// A test has ended.
+    Finished,
+}
+
+enum Seen {
+    Channel(Received),
+    Connected(UnixStream),
+    Console(Notice),
+    QemuUp,
+    GuestShutdown,
+    Exited(ExitStatus),
+    Interrupted,
+}
+
+/// Runs a job in a guest that was just started, and ends the guest.
+///
+/// # Errors
+/// When the console's file cannot be created; nothing that the guest does is an error.
+pub fn run(
+    started: Started,
+    job: &Job,
+    limits: Limits,
+    console_log: &Path,
+    interrupt: &Interrupt,
+    progress: impl FnMut(Progress<'_>),
+) -> Result<Observed> {
+    let begun = Instant::now();
+    let recorder = console::record(console_log)
+        .with_context(|| format!("cannot create {}", console_log.display()))?;
+    let Started { process, console: consoles, channel, qmp, ready, .. } = started;
+    let shared = Arc::new(Shared {
+        console: Mutex::new(Console::default()),
+        recorder: Mutex::new(recorder),
+    });
+    let (sender, seen) = mpsc::channel();
+    let subscription = interrupt.subscribe({
+        let sender = sender.clone();
+        move || drop(sender.send(Seen::Interrupted))
+    });
+    let _closers = [channel.closer(), qmp.as_ref().and_then(Link::closer)];
+
+    let drained = watch_consoles(consoles, &shared, &sender);
+    watch_channel(channel, job.token.clone(), sender.clone());
+    if let Some(qmp) = qmp {
+        watch_qmp(qmp, sender.clone());
+    }
+    let process = Arc::new(process);
+    watch_process(Arc::clone(&process), sender);
+
+    let mut watch = Watch {
+        job,
+        begun,
+        deadline: begun + limits.total,
+        stream: None,
+        job_sent: None,
+        panicked: false,
+        qemu_up: false,
+        guest_shutdown: false,
+        exited: None,
+        program: file_name(process.program()),
+        subscription: Some(subscription),
+        progress,
+        observed: Observed::new(ready.clone()),
+    };
+    let end = watch.until_over(&seen);
+    process.kill().context("cannot end the virtual machine")?;
+    // With the VM gone the consoles close; what is still in them belongs to the story.
+    let _ = drained.recv_timeout(DRAIN);
+    let mut observed = watch.observed;
+    observed.console = shared.take_console();
+    observed.end =
+        if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
+    Ok(observed)
+}
+
+impl Observed {
+    fn new(ready: Option<Ready>) -> Self {
+        Self {
+            ready,
+            boot: None,
+            test: None,
+            outcomes: Vec::new(),
+            running: None,
+            facts: None,
+            tainted: 0,
+            console: Console::default(),
+            end: End::Deadline,
+        }
+    }
+}
+
+struct Watch<'a, P> {
+    job: &'a Job,
+    begun: Instant,
+    deadline: Instant,
+    stream: Option<UnixStream>,
+    job_sent: Option<Instant>,
+    panicked: bool,
+    qemu_up: bool,
+    guest_shutdown: bool,
+    exited: Option<ExitStatus>,
+    program: String,
+    /// Given up once the process is gone, so that `seen` ends when the last reader has.
+    subscription: Option<Subscription<'a>>,
+    progress: P,
+    observed: Observed,
+}
+
+impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
+    fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let over = match seen.recv_timeout(left) {
+                Ok(seen) => self.take(seen),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    Some(self.when_silent())
+                }
+            };
+            if let Some(end) = over {
+                self.observed.test = self.job_sent.map(|sent| sent.elapsed());
+                return end;
+            }
+        }
+    }
+
+    fn when_silent(&mut self) -> End {
+        match self.exited.take() {
+            _ if self.panicked => End::Panicked,
+            _ if self.guest_shutdown => End::GuestShutdown,
+            Some(status) => {
+                End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up }
+            }
+            None => End::Deadline,
+        }
+    }
+
+    fn take(&mut self, seen: Seen) -> Option<End> {
+        match seen {
+            Seen::Connected(stream) => {
+                self.stream = Some(stream);
+                // A restored guest has said long ago that it is ready.
+                self.observed.ready.is_some().then(|| self.send_job()).flatten()
+            }
+            Seen::Channel(Received::Event(event)) => self.event(event),
+            // A serial line may carry noise before the agent owns it, never after.
+            Seen::Channel(Received::Garbage(text)) => {
+                self.job_sent.is_some().then_some(End::Garbage(text))
+            }
+            Seen::Console(Notice::Panic(_)) => {
+                self.panicked = true;
+                self.deadline = self.deadline.min(Instant::now() + PANIC_GRACE);
+                None
+            }
+            Seen::Console(Notice::PanicEnd) => self.panicked.then_some(End::Panicked),
+            Seen::QemuUp => {
+                self.qemu_up = true;
+                None
+            }
+            Seen::GuestShutdown => {
+                self.guest_shutdown = true;
+                self.deadline = self.deadline.min(Instant::now() + EXIT_GRACE);
+                None
+            }
+            Seen::Exited(status) => {
+                // What it said last may still be on its way.
+                self.exited = Some(status);
+                self.subscription = None;
+                self.deadline = self.deadline.min(Instant::now() + DRAIN);
+                None
+            }
+            Seen::Interrupted => Some(End::Interrupted),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Ready { protocol, release, uptime_s } if self.job_sent.is_none() => {
+                self.observed.boot = Some(self.begun.elapsed());
+                self.observed.ready = Some(Ready { protocol, release, uptime_s });
+                self.send_job()
+            }
+            Event::Ready { .. } => Some(End::Garbage("the agent started a second time".into())),
+            Event::TestStarted(test) => {
+                (self.progress)(Progress::Started(&test));
+                self.observed.running = Some(test);
+                None
+            }
+            Event::TestFinished(mut outcome) => {
+                bound(&mut outcome);
+                (self.progress)(Progress::Finished);
+                self.observed.running = None;
+                self.observed.outcomes.push(outcome);
+                // More results than tests: whoever sends them is not our agent.
+                (self.observed.outcomes.len() > self.job.tests.len())
+                    .then(|| End::Garbage("more results than there are tests".into()))
+            }
+            Event::Facts(facts) => {
+                self.observed.facts = Some(facts);
+                None
+            }
+            Event::Tainted { flags } => {
+                self.observed.tainted = flags;
+                None
+            }
+            Event::Finished => Some(End::Finished),
+            Event::Failed { reason } => Some(End::AgentFailed(reason)),
+        }
+    }
+
+    fn send_job(&mut self) -> Option<End> {
+        let Some(stream) = &self.stream else { return None };
+        let now = Instant::now();
+        self.job_sent = Some(now);
+        (self.progress)(Progress::Testing);
+        let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+        // When this fails the other end is gone, and its own watcher tells why, or it does not read:
+        // then the time is up.
+        let _ = stream.set_write_timeout(Some(left));
+        let _ = channel::send_job(stream, self.job);
+        None
+    }
+}
+
+fn file_name(program: &str) -> String {
+    let name = Path::new(program).file_name();
+    name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The agent keeps to the limit; what speaks in its name may not.
+fn bound(outcome: &mut TestOutcome) {
+    if outcome.output.len() > OUTPUT_LIMIT {
+        let mut end = OUTPUT_LIMIT;
+        while !outcome.output.is_char_boundary(end) {
+            end -= 1;
+        }
+        outcome.dropped_bytes += (outcome.output.len() - end) as u64;
+        outcome.output.truncate(end);
+    }
+}
+
+struct Shared {
+    console: Mutex<Console>,
+    recorder: Mutex<console::Recorder>,
+}
+
+impl Shared {
+    fn take_console(&self) -> Console {
+        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.finish(|_| {});
+        std::mem::take(&mut console)
+    }
+}
+
+/// Reads every console; the receiver hears when all are closed.
+fn watch_consoles(
+    consoles: Vec<Box<dyn Read + Send>>,
+    shared: &Arc<Shared>,
+    sender: &Sender<Seen>,
+) -> Receiver<()> {
+    let (open, closed) = mpsc::channel::<()>();
+    for from in consoles {
+        let (shared, sender, open) = (Arc::clone(shared), sender.clone(), open.clone());
+        std::thread::spawn(move || {
+            console::pump(from, |bytes| {
+                shared.recorder.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+                let mut console = shared.console.lock().unwrap_or_else(PoisonError::into_inner);
+                console.feed(bytes, |notice| drop(sender.send(Seen::Console(notice))));
+            });
+            drop(open);
+        });
+    }
+    closed
+}
+
+fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
+    std::thread::spawn(move || {
+        let Ok(stream) = channel::connect(link) else { return };
+        let Ok(writer) = stream.try_clone() else { return };
+        let _ = sender.send(Seen::Connected(writer));
+        let _ = channel::read(stream, &token, |received| {
+            let _ = sender.send(Seen::Channel(received));
+        });
+    });
+}
+
+/// QEMU's monitor says whether it was the guest that wanted to stop (docs/interop/qmp-spec.txt,
+/// qapi/run-state.json).
+fn watch_qmp(link: Link, sender: Sender<Seen>) {
+    #[derive(Deserialize)]
+    struct Message {
+        event: Option<String>,
+        data: Option<Data>,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        guest: Option<bool>,
+    }
+    std::thread::spawn(move || {
+        let Ok(mut stream) = channel::connect(link) else { return };
+        let _ = sender.send(Seen::QemuUp);
+        // Events are only sent once the greeting was answered.
+        let hello = b"{\"execute\":\"qmp_capabilities\"}\n";
+        if std::io::Write::write_all(&mut stream, hello).is_err() {
+            return;
+        }
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+            let shutdown = message.event.as_deref() == Some("SHUTDOWN");
+            if shutdown && message.data.and_then(|data| data.guest) == Some(true) {
+                let _ = sender.send(Seen::GuestShutdown);
+            }
+        }
+    });
+}
+
+fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
+    std::thread::spawn(move || {
+        if let Ok(status) = process.wait() {
+            let _ = sender.send(Seen::Exited(status));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
+    use vmtest_agent::{PROTOCOL, TestResult};
+
+    use super::*;
+    use crate::process::GuardedCommand;
+
+    /// A panic is reported within 2 s of its line: no wait that follows one may be longer.
+    const _: () = assert!(PANIC_GRACE.as_millis() + DRAIN.as_millis() < 2000);
+
+    fn job() -> Job {
+        Job {
+            protocol: PROTOCOL,
+            token: "secret".into(),
+            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            clock_ns: 0,
+            entropy: String::new(),
+            env: std::collections::BTreeMap::new(),
+            tests: vec![TestId { binary: "t".into(), name: "n".into() }],
+            test_timeout_s: 60.0,
+            facts: None,
+        }
+    }
+
+    fn guest_that_is_up() -> (UnixStream, UnixStream) {
+        let (mut guest, channel) = UnixStream::pair().unwrap();
+        let ready =
+            br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
+        guest.write_all(&[ready.as_slice(), b"\n"].concat()).unwrap();
+        (guest, channel)
+    }
+
+    /// What is seen of a virtual machine that does not end by itself.
+    fn watched(
+        channel: UnixStream,
+        qmp: Option<UnixStream>,
+        job: &Job,
+        total: Duration,
+    ) -> Observed {
+        let mut command = GuardedCommand::new("sleep").unwrap();
+        command.arg("1000");
+        let started = Started {
+            process: Guarded::spawn(command).unwrap(),
+            console: Vec::new(),
+            channel: Link::Connected(channel),
+            qmp: qmp.map(Link::Connected),
+            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            ready: None,
+        };
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let interrupt = Interrupt::default();
+        run(started, job, Limits { total }, log.path(), &interrupt, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_shut_down_is_not_waited_for_when_qemu_does_not_exit() {
+        let (_guest, channel) = guest_that_is_up();
+        let (mut qemu, qmp) = UnixStream::pair().unwrap();
+        let event = br#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
+        qemu.write_all(&[event.as_slice(), b"\n"].concat()).unwrap();
+        let seen = watched(channel, Some(qmp), &job(), Duration::from_secs(1000));
+        assert_eq!(seen.end, End::GuestShutdown);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
+        let (_guest, channel) = guest_that_is_up();
+        // More than fits into the socket.
+        let env = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(8 << 20))]);
+        let seen = watched(channel, None, &Job { env, ..job() }, Duration::from_millis(500));
+        assert_eq!(seen.end, End::Deadline);
+        assert_eq!(seen.ready.unwrap().release, "6.1.0");
+    }
+
+    #[test]
+    fn output_over_the_limit_is_cut_between_characters() {
+        let mut outcome = TestOutcome {
+            test: TestId { binary: "t".into(), name: "n".into() },
+            result: TestResult::Passed,
+            seconds: 0.0,
+            output: "ä".repeat(OUTPUT_LIMIT),
+            dropped_bytes: 1,
+        };
+        outcome.output.insert(0, 'x');
+        bound(&mut outcome);
+        assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);
+        assert_eq!(outcome.dropped_bytes, 1 + OUTPUT_LIMIT as u64 + 2);
+    }
+}

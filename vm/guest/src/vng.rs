@@ -1,0 +1,268 @@
+//! The cold lane: boots a kernel through virtme-ng, the way its users know it.
+//!
+//! virtme-ng builds a shell command from what it is given, without quoting, and QEMU has syntax of
+//! its own in option values. So it is run in the run's own directory, and sees only short, plain,
+//! relative names, wherever the checkout is.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::accel::Accel;
+use crate::direct;
+use crate::process::{Guarded, GuardedCommand};
+use crate::{Lane, Link, Spec, Started, guest_root};
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
+use vm_kernels::{Kernel, modules};
+
+/// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
+/// (keyboards, virtio-fs, consoles) costs time and is not needed.
+const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+
+/// Where the payload is in the guest.
+const PAYLOAD_ARCHIVE: &str = "/payload.tar";
+
+/// Boots through `vng`.
+#[derive(Debug, Clone)]
+pub struct Vng {
+    /// The `vng` program.
+    pub vng: PathBuf,
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+}
+
+impl Lane for Vng {
+    fn name(&self) -> &'static str {
+        "cold"
+    }
+
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.cold"
+    }
+
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+        let dir = spec.run.path();
+        let direct = thread::scope(|scope| {
+            let unpacking = scope.spawn(|| unpack_kernel(spec));
+            self.stage(spec)?;
+            anyhow::Ok(unpacking.join().unwrap_or(false))
+        })?;
+        let channel = listen(&dir.join("channel"))?;
+        let qmp = listen(&dir.join("qmp"))?;
+
+        let mut process = Guarded::spawn(self.command(spec, direct)?)?;
+        let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+            bail!("virtme-ng was started without pipes");
+        };
+        Ok(Started {
+            process,
+            console: vec![Box::new(stderr), Box::new(stdout)],
+            channel: Link::Listening(channel),
+            qmp: Some(Link::Listening(qmp)),
+            payload: vmtest_agent::Payload::Archive(PAYLOAD_ARCHIVE.into()),
+            ready: None,
+        })
+    }
+}
+
+impl Vng {
+    fn stage(&self, spec: &Spec<'_>) -> Result<()> {
+        let root = spec.run.path().join("root");
+        guest_root::stage(&root, &self.busybox)?;
+        let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
+        let file = fs::File::create(&archive)
+            .with_context(|| format!("cannot create {}", archive.display()))?;
+        spec.payload.write_tar(file)?;
+        guest_root::open_to_all(&root)?;
+        stage_kernel(spec.kernel, &spec.run.path().join("kernel"))
+    }
+
+    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<GuardedCommand> {
+        let dir = spec.run.path();
+        symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
+        let mut command = GuardedCommand::new(&self.vng)?;
+        command
+            .current_dir(dir)
+            // virtme-ng reads a configuration there, and that of the user must not matter.
+            .env("HOME", dir)
+            // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
+            // so the directory is called something plain. And a full /tmp must not matter either.
+            .env("TMPDIR", "/proc/self/cwd")
+            .env("PATH", path_with(&self.vng)?)
+            .env_remove("KBUILD_OUTPUT")
+            .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
+            .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
+            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])
+            // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
+            .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
+            .arg("--verbose");
+        if spec.accel == Accel::Tcg {
+            command.arg("--disable-kvm");
+        }
+        let own = KERNEL_OPTIONS.iter().chain(accel_options(spec.accel)).copied();
+        for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
+            command.args(["--append", option]);
+        }
+        command.args(["--exec", &start_agent()]);
+        let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
+        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
+        limit_files(&mut command);
+        command
+            // It opens its standard streams again by name, which truncates a regular file.
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// The same kernel as virtme-ng was given, which overrides that one in QEMU: see [`direct`].
+const DIRECT_KERNEL: &str = "vmlinux";
+const DIRECT_OPTION: &str = "-kernel vmlinux";
+
+/// A kernel decompresses itself as fast as we do, unless its CPU is emulated. An image that we cannot decompress is
+/// left to the boot to complain of.
+fn unpack_kernel(spec: &Spec<'_>) -> bool {
+    if spec.accel != Accel::Tcg || !direct::is_possible(spec.kernel) {
+        return false;
+    }
+    let to = spec.run.path().join(DIRECT_KERNEL);
+    direct::unpack(&spec.kernel.image, &to).unwrap_or(false)
+}
+
+/// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
+/// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
+const LONGEST_FILE: u64 = 64 << 20;
+
+fn limit_files(command: &mut Command) {
+    // SAFETY: one system call and no allocation between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into)
+        });
+    }
+}
+
+/// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
+fn start_agent() -> String {
+    let (agent, copy) = (guest_root::AGENT, format!("/run{}", guest_root::AGENT));
+    format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy}")
+}
+
+/// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
+/// serial line: warnings and worse are enough.
+/// `no_timer_check`: on a busy host an emulated CPU may be too late for the kernel to see that its
+/// timers work, which then panics.
+/// `cryptomgr.notests`: tests of ciphers, for which the kernel asks modprobe for modules that are not there.
+const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check", "cryptomgr.notests"];
+
+/// Calibrating an emulated local APIC's timer takes a tenth of a second, and goes wrong on a busy host. Without it the
+/// kernel uses the HPET or the PIT (arch/x86/kernel/apic/apic.c).
+fn accel_options(accel: Accel) -> &'static [&'static str] {
+    match accel {
+        Accel::Kvm => &[],
+        Accel::Tcg => &["nolapic_timer"],
+    }
+}
+
+/// The guest's second serial port is the agent's line.
+pub(super) const CHANNEL_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
+
+/// QEMU's monitor tells whether it was the guest that wanted to stop.
+const QMP_OPTIONS: &[&str] =
+    &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
+
+/// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
+pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
+    let cpu = format!("-cpu {}", accel.cpu());
+    let further = further.concat().into_iter().map(str::to_owned);
+    std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
+}
+
+/// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
+/// modprobe what to load. It finds there only what it needs.
+///
+/// # Errors
+/// When a module is missing, or something cannot be written.
+pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    symlink(&kernel.image, dir.join("vmlinuz"))
+        .with_context(|| format!("cannot link {}", kernel.image.display()))?;
+    let Some(release) = kernel.modules.as_deref().and_then(Path::file_name) else { return Ok(()) };
+    let modules_dir = dir.join("lib/modules").join(release);
+    fs::create_dir_all(&modules_dir)
+        .with_context(|| format!("cannot create {}", modules_dir.display()))?;
+    for module in modules::resolve(kernel, MODULES)? {
+        let path = modules_dir.join(format!("{}.ko", module.name));
+        fs::write(&path, &module.bytes)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    depmod(dir, release.as_ref())
+}
+
+pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
+    // It complains of modules.order and modules.builtin, which only matter to those who load
+    // modules by alias.
+    let output = Command::new("depmod")
+        .env("PATH", path_with(Path::new("/sbin/depmod"))?)
+        .arg("-b")
+        .arg(dir)
+        .arg(release)
+        .output()
+        .context("cannot run depmod (Debian: apt install kmod)")?;
+    if !output.status.success() {
+        bail!("depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+pub(super) fn listen(path: &Path) -> Result<UnixListener> {
+    let failed = || format!("cannot listen on {}", path.display());
+    // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
+    let parent = path.parent().with_context(failed)?;
+    let dir = fs::File::open(parent).with_context(failed)?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
+    let name = path.file_name().with_context(failed)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{fd}")).join(name);
+    UnixListener::bind(short).with_context(failed)
+}
+
+/// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
+/// of root's programs come last, since modprobe and depmod are there on Debian.
+///
+/// # Errors
+/// When `PATH` cannot be put together again.
+pub fn path_with(program: &Path) -> Result<OsString> {
+    let own = program.parent().map(Path::to_owned);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
+        .context("PATH has an entry with a colon in it")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_file_becomes_longer_than_the_limit_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = GuardedCommand::new("sh").unwrap();
+        command.args(["-c", "sh -c 'head -c 100m /dev/zero > file'"]).current_dir(dir.path());
+        command.stderr(Stdio::null());
+        limit_files(&mut command);
+        let status = Guarded::spawn(command).unwrap().wait().unwrap();
+        assert!(!status.success());
+        assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), LONGEST_FILE);
+    }
+}

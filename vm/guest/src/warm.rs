@@ -1,0 +1,342 @@
+//! The warm lane: each kernel is booted once, to the point where the agent waits for its job, and
+//! saved; every run restores that guest and hands it the payload.
+//!
+//! A guest's memory is a file. It is written once, by the guest that is saved; the guests that are
+//! restored map it privately, so that what they never touch is never read, and what they change is
+//! theirs alone. Only the state of the devices goes through QEMU's migration stream (its capability
+//! `x-ignore-shared`), which is a few hundred kilobytes. The payload is in other memory, that of a
+//! device, which the guest had mapped, unread, when it was saved.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::OFlag;
+use serde_json::{Value, json};
+use vmtest_agent::{Event, Frame, PROTOCOL};
+
+use crate::accel::Accel;
+use crate::console::{self, Console, Notice};
+use crate::initramfs::Contents;
+use crate::interrupt::Interrupt;
+use crate::qemu::{self, Handed, INITRAMFS, Machine, Memory, Running};
+use crate::qmp::{self, Qmp};
+use crate::states::{self, Key, STATE, Saved, States};
+use crate::{Lane, Ready, Spec, Started};
+use vm_kernels as kernels;
+
+/// Counts changes of how guests are saved that nothing else of the key shows.
+const LAYOUT: u32 = 1;
+
+/// The payload's memory is at least so many bytes. How many is part of a saved guest.
+const SMALLEST_WINDOW: u64 = 64 << 20;
+
+/// How long QEMU may take to take up a saved guest, however busy the host is.
+const RESTORE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The start of the kernel's image, in the directory of a saved guest. QEMU adds a ROM to a machine
+/// that it is to boot a kernel on, so a machine that takes up such a guest must have it as well; but
+/// the kernel is in the guest's memory already, and loading all of it again would be time wasted.
+const KERNEL_HEADER: &str = "kernel-header";
+
+/// Restores saved guests, and saves them first if need be.
+pub struct Warm<'a> {
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// A static busybox.
+    pub busybox: PathBuf,
+    /// Where guests are saved.
+    pub states: States,
+    /// Ends the boot of a guest that is to be saved.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Lane for Warm<'_> {
+    fn name(&self) -> &'static str {
+        "warm"
+    }
+
+    fn kconfig(&self) -> &'static str {
+        "vm/kconfig.warm"
+    }
+
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started> {
+        let guest = Guest::new(self, spec)?;
+        match guest.restored(note) {
+            Ok(started) => Ok(started),
+            Err(error) if self.interrupt.signal().is_some() => Err(error),
+            // What is wrong with the kernel, if it is the kernel, is for the judge to say.
+            Err(error) => {
+                note(format!("cannot be saved, so it is booted: {error:#}"));
+                guest.booted()
+            }
+        }
+    }
+
+    fn blame(&self, spec: &Spec<'_>) -> Result<Option<String>> {
+        let key = Key::of(&Guest::new(self, spec)?.ingredients()?);
+        match self.states.find(&key)? {
+            Some(saved) if !states::verify_ram(&saved.dir)? => {
+                self.states.discard(&key)?;
+                Ok(Some("the memory of its saved guest was damaged".into()))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A guest of one run.
+struct Guest<'a> {
+    warm: &'a Warm<'a>,
+    spec: &'a Spec<'a>,
+    initramfs: Vec<u8>,
+    archive: File,
+    window: u64,
+    payload: vmtest_agent::Payload,
+}
+
+impl<'a> Guest<'a> {
+    fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
+        let contents = Contents::gather(&warm.busybox)?;
+        let mut archive = qemu::blank_memory(0)?;
+        let bytes = spec.payload.write_tar(&mut archive)?;
+        let window = bytes.next_power_of_two().max(SMALLEST_WINDOW);
+        archive.set_len(window).context("no memory for the payload")?;
+        Ok(Self {
+            warm,
+            spec,
+            initramfs: contents.build()?,
+            archive,
+            window,
+            payload: vmtest_agent::Payload::Memory { bytes },
+        })
+    }
+
+    /// A guest from a saved one, which is made if need be, and made anew if it is no good.
+    fn restored(&self, note: &dyn Fn(String)) -> Result<Started> {
+        let states = &self.warm.states;
+        let ingredients = self.ingredients()?;
+        let key = Key::of(&ingredients);
+        match states.find(&key).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
+            Ok(Some(started)) => return Ok(started),
+            Ok(None) => note("booting it once, to save it".into()),
+            Err(error) => {
+                note(format!("its saved state is no good, making another: {error:#}"));
+                states.discard(&key)?;
+            }
+        }
+        let name = &self.spec.kernel.name;
+        self.restore(states.make(name, ingredients, |dir| self.save(dir))?)
+    }
+
+    /// A guest that was not saved, for a kernel that cannot be.
+    fn booted(&self) -> Result<Started> {
+        let dir = self.spec.run.path();
+        write(&dir.join(INITRAMFS), &self.initramfs)?;
+        let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
+        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone()))
+    }
+
+    fn restore(&self, saved: Saved) -> Result<Started> {
+        let header = Path::new(KERNEL_HEADER);
+        let machine =
+            Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
+        let handed = Handed {
+            state: Some(piped(saved.state)?),
+            lock: Some(saved.lock),
+            ..self.with_payload()?
+        };
+        let mut running = machine.start(handed)?;
+        if let Err(error) = take_up(&running.monitor) {
+            return Err(error.context(running.last_words()));
+        }
+        let started = running.into_started(self.payload.clone());
+        Ok(Started { ready: Some(saved.ready), ..started })
+    }
+
+    /// Boots the guest and leaves it, as files, in `dir`.
+    fn save(&self, dir: &Path) -> Result<Ready> {
+        write(&dir.join(INITRAMFS), &self.initramfs)?;
+        write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
+        let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
+        let payload = Some(qemu::blank_memory(self.window)?);
+        let running = machine.start(Handed { payload, ..Handed::default() })?;
+        let ready = self.wait_until_ready(&running)?;
+        leave(&running.monitor)?;
+        running.process.kill()?;
+        fs::remove_file(dir.join(INITRAMFS))?;
+        Ok(ready)
+    }
+
+    fn machine<'m>(&'m self, memory: Memory, kernel: &'m Path, dir: &'m Path) -> Machine<'m> {
+        Machine {
+            qemu: &self.warm.qemu,
+            accel: self.spec.accel,
+            memory_mib: self.spec.memory_mib,
+            memory,
+            kernel,
+            kernel_args: self.spec.kernel_args,
+            dir,
+            window: Some(self.window),
+            waits: false,
+        }
+    }
+
+    fn with_payload(&self) -> Result<Handed> {
+        let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
+        Ok(Handed { payload: Some(payload), ..Handed::default() })
+    }
+
+    /// Everything that a saved guest depends on.
+    fn ingredients(&self) -> Result<Value> {
+        let image = &self.spec.kernel.image;
+        let kernel = kernels::sha256_file(image)
+            .with_context(|| format!("cannot read {}", image.display()))?;
+        // Where the kernel and the guest lie does not matter.
+        let machine = self.machine(Memory::File, Path::new("kernel"), Path::new("."));
+        let arguments = machine.arguments();
+        let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
+        Ok(json!({
+            "layout": LAYOUT,
+            "protocol": PROTOCOL,
+            "kernel": kernel,
+            "initramfs": states::sha256(&self.initramfs),
+            "qemu": program_identity(&self.warm.qemu)?,
+            "processor": processor(self.spec.accel)?,
+            "arguments": arguments,
+        }))
+    }
+
+    /// Waits for the agent's first word, and no longer than the kernel lives.
+    fn wait_until_ready(&self, running: &Running) -> Result<Ready> {
+        let limit = self.spec.accel.default_timeout();
+        let hang_up = |channel: &UnixStream| drop(channel.shutdown(Shutdown::Both));
+        let _interrupt = self.warm.interrupt.subscribe({
+            let channel = running.channel.try_clone()?;
+            move || hang_up(&channel)
+        });
+        let console = running.console.try_clone()?;
+        let channel = running.channel.try_clone()?;
+        let reader = std::thread::spawn(move || {
+            let mut seen = Console::default();
+            console::pump(console, |bytes| {
+                seen.feed(bytes, |notice| match notice {
+                    Notice::Panic(_) => hang_up(&channel),
+                    Notice::PanicEnd => {}
+                });
+            });
+            seen
+        });
+        first_word(&running.channel, limit).map_err(|error| {
+            // It is over; with the process the console ends, and then all of it was read.
+            let _ = running.process.kill();
+            match reader.join().ok().and_then(|seen| seen.panic) {
+                Some(panic) => anyhow!("its kernel panicked: {panic}"),
+                None => error,
+            }
+        })
+    }
+}
+
+/// What the agent says when it is ready, which is the first thing it says.
+fn first_word(channel: &UnixStream, limit: Duration) -> Result<Ready> {
+    const LONGEST: u64 = 4096;
+    channel.set_read_timeout(Some(limit))?;
+    let mut line = Vec::new();
+    BufReader::new(channel.take(LONGEST))
+        .read_until(b'\n', &mut line)
+        .with_context(|| format!("it was not ready within {} s", limit.as_secs()))?;
+    ensure!(!line.is_empty(), "it ended before it was ready");
+    match serde_json::from_slice(&line) {
+        Ok(Frame { event: Event::Ready { protocol, release, uptime_s }, .. }) => {
+            Ok(Ready { protocol, release, uptime_s })
+        }
+        _ => bail!("its agent is not ours: {}", String::from_utf8_lossy(&line).escape_debug()),
+    }
+}
+
+/// Makes a waiting machine take up the state that it was handed, and run.
+fn take_up(monitor: &UnixStream) -> Result<()> {
+    let mut qmp = Qmp::connect(monitor.try_clone()?, Instant::now() + RESTORE_LIMIT)?;
+    set_capabilities(&mut qmp, &["x-ignore-shared"])?;
+    qmp.execute("migrate-incoming", &json!({ "uri": qemu::incoming_uri() }))?;
+    qmp.wait_for("take up the saved state", |event| event.event == "RESUME")?;
+    Ok(())
+}
+
+/// Makes a machine stop and write the state of its devices to [`STATE`].
+fn leave(monitor: &UnixStream) -> Result<()> {
+    let mut qmp = Qmp::connect(monitor.try_clone()?, Instant::now() + RESTORE_LIMIT)?;
+    set_capabilities(&mut qmp, &["x-ignore-shared", "events"])?;
+    // A shell does it in the directory that QEMU runs in, so there is nothing to be quoted.
+    qmp.execute("migrate", &json!({ "uri": format!("exec:cat > {STATE}") }))?;
+    let status = |event: &qmp::Event| event.data["status"].as_str().unwrap_or_default().to_owned();
+    let is_over = |event: &qmp::Event| {
+        event.event == "MIGRATION" && ["completed", "failed"].contains(&&*status(event))
+    };
+    let last = qmp.wait_for("save the guest", is_over)?;
+    ensure!(status(&last) == "completed", "QEMU cannot save the guest");
+    Ok(())
+}
+
+fn set_capabilities(qmp: &mut Qmp, names: &[&str]) -> Result<()> {
+    let on = |name: &&str| json!({ "capability": name, "state": true });
+    let capabilities: Vec<Value> = names.iter().map(on).collect();
+    qmp.execute("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
+    Ok(())
+}
+
+/// A descriptor from which these bytes can be read, once.
+fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    // It ends when all is read, or when nobody is left to read.
+    std::thread::spawn(move || File::from(writer).write_all(&bytes));
+    Ok(reader)
+}
+
+/// The part of a kernel's image that QEMU looks at before it loads the rest
+/// (Documentation/arch/x86/boot.rst: `setup_sects` is at 0x1f1).
+fn header_of(image: &Path) -> Result<Vec<u8>> {
+    const SECTOR: u64 = 512;
+    const SETUP_SECTORS: usize = 0x1f1;
+    let read = |length: u64| -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(image)?.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let failed = || format!("cannot read {}", image.display());
+    let first = read(SECTOR).with_context(failed)?;
+    let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
+    read((u64::from(*setup_sectors) + 2) * SECTOR).with_context(failed)
+}
+
+/// What tells one build of a program from another, without running it.
+fn program_identity(path: &Path) -> Result<Value> {
+    let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+    let file = fs::metadata(&path)?;
+    Ok(json!([path.to_string_lossy(), file.len(), file.mtime(), file.mtime_nsec()]))
+}
+
+/// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under
+/// emulation.
+fn processor(accel: Accel) -> Result<Value> {
+    if accel == Accel::Tcg {
+        return Ok(Value::Null);
+    }
+    let text = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let stable = ["vendor_id", "model name", "stepping", "microcode", "flags"];
+    let lines = first.lines().filter(|line| stable.iter().any(|name| line.starts_with(name)));
+    let host = nix::sys::utsname::uname()?;
+    Ok(json!([lines.collect::<Vec<_>>(), host.release().to_string_lossy()]))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
