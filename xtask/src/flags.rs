@@ -18,6 +18,11 @@ pub struct Xtask {
 /// One variant a command, one module a variant.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Boot kernels and run the tests in them
+    Vmtest(flags::Vmtest),
+    /// The pinned kernels: list, fetch, verify, add, prune
+    #[command(subcommand, after_help = flags::KERNELS_HELP)]
+    Kernels(flags::Kernels),
     /// Run every test: those that need no VM, then vmtest on the pins at hand
     Test(Test),
     /// Build the program as one static executable and print its path
@@ -30,7 +35,7 @@ pub enum Command {
     Selftest(Selftest),
     /// What `cargo kernels` does, too.
     #[command(flatten)]
-    Kernels(flags::Command),
+    Common(flags::Command),
 }
 
 /// `cargo xtask test`

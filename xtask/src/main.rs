@@ -10,7 +10,7 @@ mod test;
 
 use std::process::ExitCode;
 
-use cargo_kernels::{command, exit};
+use cargo_kernels::{command, exit, kernels_command, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
@@ -21,7 +21,9 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags),
         Command::Inspect(flags) => inspect::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
-        Command::Kernels(command) => command::run(&command, Xtask::command()),
+        Command::Vmtest(flags) => vmtest::run(&flags),
+        Command::Kernels(flags) => kernels_command::run(&flags),
+        Command::Common(command) => command::run(&command, Xtask::command()),
     };
     exit::conclude(result)
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::flags::Command;
-use crate::{bench, completions, doctor, exec, kernels_command, matrix, setup, shell, vmtest};
+use crate::{bench, completions, doctor, exec, matrix, setup, shell};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
 ///
@@ -11,10 +11,8 @@ use crate::{bench, completions, doctor, exec, kernels_command, matrix, setup, sh
 /// Those of the command.
 pub fn run(command: &Command, program: clap::Command) -> Result<u8> {
     match command {
-        Command::Vmtest(flags) => vmtest::run(flags),
         Command::Setup(flags) => setup::run(flags),
         Command::Doctor(flags) => doctor::run(flags),
-        Command::Kernels(flags) => kernels_command::run(flags),
         Command::Shell(flags) => shell::run(flags),
         Command::Exec(flags) => exec::run(flags),
         Command::Bench(flags) => bench::run(flags),

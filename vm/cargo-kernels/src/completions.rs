@@ -113,6 +113,10 @@ mod tests {
 
     use super::*;
 
+    fn program() -> clap::Command {
+        <flags::Command as clap::Subcommand>::augment_subcommands(clap::Command::new("xtask"))
+    }
+
     /// What bash offers for the last of these words, where cargo had a completion of its own before.
     fn bash(words: &[&str]) -> Vec<String> {
         let driver = r#"
@@ -125,7 +129,7 @@ mod tests {
             printf '%s\n' "${COMPREPLY[@]}"
         "#;
         let output = Command::new("bash")
-            .args(["--norc", "-eu", "-c", driver, "bash", &script(Shell::Bash)])
+            .args(["--norc", "-eu", "-c", driver, "bash", &script(Shell::Bash, program())])
             .args(words)
             .output()
             .unwrap();
@@ -151,10 +155,10 @@ mod tests {
     #[test]
     fn every_shell_gets_a_script_and_those_with_a_hook_are_told_how_to_install_it() {
         for shell in <Shell as clap::ValueEnum>::value_variants() {
-            assert!(script(*shell).contains("vmtest"), "{shell}");
+            assert!(script(*shell, program()).contains("doctor"), "{shell}");
         }
         for hook in HOOKS {
-            assert!(script(hook.shell).contains("# To have it in every shell"), "{}", hook.shell);
+            assert!(script(hook.shell, program()).contains("# To have it in every shell"), "{}", hook.shell);
         }
     }
 }

@@ -6,7 +6,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use vm_guest::accel::AccelChoice;
 
-const KERNELS_HELP: &str = "\
+/// What changes where kernels come from.
+pub const KERNELS_HELP: &str = "\
 Environment:
   VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
   VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
@@ -14,18 +15,13 @@ Environment:
   VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
   http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
 
-/// One variant a command, one module a variant.
+/// The commands that both have under the same name; one module a variant.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot kernels and run the tests in them
-    Vmtest(Vmtest),
     /// Install what the host needs (Debian, Ubuntu), or list it
     Setup(Setup),
     /// Show what the host needs, whether it works, and what to do
     Doctor(Doctor),
-    /// The pinned kernels: list, fetch, verify, add, prune
-    #[command(subcommand, after_help = KERNELS_HELP)]
-    Kernels(Kernels),
     /// An interactive shell in a kernel
     Shell(Shell),
     /// One command in a kernel

@@ -13,7 +13,7 @@ pub mod exit;
 pub mod flags;
 mod judge;
 #[path = "../../../xtask/src/kernels/command/mod.rs"]
-mod kernels_command;
+pub mod kernels_command;
 pub mod lanes;
 pub mod matrix;
 pub mod metadata;

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use cargo_kernels::flags::Command;
-use cargo_kernels::{command, exit};
-use clap::{CommandFactory, Parser};
+use cargo_kernels::{command, exit, flags, kernels_command, vmtest};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs a cargo project's tests as root on pinned kernels.
 #[derive(Debug, Parser)]
@@ -14,6 +13,18 @@ struct CargoKernels {
     command: Command,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot kernels and run the tests in them
+    Test(flags::Vmtest),
+    /// The pinned kernels.
+    #[command(flatten)]
+    Pins(flags::Kernels),
+    /// What `cargo xtask` does, too.
+    #[command(flatten)]
+    Common(flags::Command),
+}
+
 fn main() -> ExitCode {
     // Cargo starts `cargo-kernels kernels …`; people may leave the second word out.
     let mut args: Vec<_> = std::env::args_os().collect();
@@ -21,5 +32,9 @@ fn main() -> ExitCode {
         args.remove(1);
     }
     let command = CargoKernels::parse_from(args).command;
-    exit::conclude(command::run(&command, CargoKernels::command()))
+    exit::conclude(match command {
+        Command::Test(flags) => vmtest::run(&flags),
+        Command::Pins(flags) => kernels_command::run(&flags),
+        Command::Common(flags) => command::run(&flags, CargoKernels::command()),
+    })
 }

@@ -74,7 +74,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
 
-    use super::super::{Expected, fake};
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use vm_kernels::Expected;
+
     use super::*;
 
     /// An ELF file with nothing but one note.
@@ -94,11 +97,16 @@ mod tests {
 
     /// A kernel whose image has `payload`, compressed.
     fn kernel(dir: &Path, payload: &[u8], pvh: Option<&str>) -> Kernel {
-        let mut image = fake::bzimage("6.1.0", None);
-        let packed = fake::gzip(payload);
-        let setup = (usize::from(image[0x1f1]) + 1) * 512;
-        let place = [image.len() - setup, packed.len()].map(|number| (number as u32).to_le_bytes());
-        image[0x248..0x250].copy_from_slice(&place.concat());
+        // The boot protocol's header (Documentation/arch/x86/boot.rst): one sector of setup, where the payload is.
+        let mut image = vec![0; 1024];
+        image[0x1f1] = 1;
+        image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(payload).unwrap();
+        let packed = packed.finish().unwrap();
+        image[0x24c..0x250].copy_from_slice(&(packed.len() as u32).to_le_bytes());
         image.extend(packed);
         let path = dir.join("bzImage");
         fs::write(&path, image).unwrap();

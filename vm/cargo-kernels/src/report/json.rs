@@ -181,7 +181,7 @@ mod tests {
     /// The page has the file of the test above as its example, and a word on every key.
     #[test]
     fn the_format_is_documented() {
-        let page = include_str!("../../../docs/report.md");
+        let page = include_str!("../../../../docs/report.md");
         let example = include_str!("testdata/report.json");
         assert!(
             page.contains(&format!("```json\n{example}```")),

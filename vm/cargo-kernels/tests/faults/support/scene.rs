@@ -86,19 +86,19 @@ impl Scene {
 
     /// The arguments of [`vmtest`](Self::vmtest), and further options.
     pub fn vmtest_args(&self, xtask: &mut Command, options: &[&str], tests: &str) {
-        xtask.arg("vmtest").args(["--kernel", self.kernels, "--timeout", &self.timeout]);
+        xtask.arg("test").args(["--kernel", self.kernels, "--timeout", &self.timeout]);
         xtask.args(options).arg("--report").arg(self.reports()).args(["--", "--ignored", tests]);
     }
 
     /// `xtask`, on the package that misbehaves.
     pub fn xtask(&self) -> Command {
-        self.prepared(Command::new(env!("CARGO_BIN_EXE_xtask")))
+        self.prepared(Command::new(env!("CARGO_BIN_EXE_cargo-kernels")))
     }
 
     /// `xtask` as the last arguments of another program; its own arguments follow.
     pub fn xtask_under(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.prepared(Command::new(program));
-        command.args(args).arg(env!("CARGO_BIN_EXE_xtask"));
+        command.args(args).arg(env!("CARGO_BIN_EXE_cargo-kernels"));
         command
     }
 
