@@ -158,7 +158,11 @@ mod tests {
             assert!(script(*shell, program()).contains("doctor"), "{shell}");
         }
         for hook in HOOKS {
-            assert!(script(hook.shell, program()).contains("# To have it in every shell"), "{}", hook.shell);
+            assert!(
+                script(hook.shell, program()).contains("# To have it in every shell"),
+                "{}",
+                hook.shell
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 //! See docs/architecture.md for the way through the code.
 
 pub mod bench;
+pub mod binaries;
 pub mod cargo;
 pub mod command;
 pub mod completions;
@@ -20,6 +21,7 @@ pub mod metadata;
 pub mod paths;
 pub mod payload;
 pub mod report;
+pub mod selection;
 pub mod setup;
 pub mod shell;
 pub mod static_build;

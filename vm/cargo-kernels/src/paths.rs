@@ -19,7 +19,11 @@ pub fn target() -> PathBuf {
 /// The project's root and target directory, as cargo says; outside a project the current directory.
 fn project() -> &'static (PathBuf, PathBuf) {
     static PROJECT: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| {
-        match cargo_metadata::MetadataCommand::new().no_deps().other_options(["--offline".to_owned()]).exec() {
+        match cargo_metadata::MetadataCommand::new()
+            .no_deps()
+            .other_options(["--offline".to_owned()])
+            .exec()
+        {
             Ok(metadata) => (metadata.workspace_root.into(), metadata.target_directory.into()),
             Err(_) => (PathBuf::from("."), PathBuf::from("target")),
         }
