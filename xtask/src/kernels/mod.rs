@@ -1,19 +1,19 @@
 //! Kernels: which are pinned, where they come from, and getting them onto this machine.
 
-pub mod archive;
-pub mod cache;
-//pub mod command;
-pub mod debian;
-pub mod digest;
-
-pub mod download;
-pub mod image;
+mod archive;
+mod cache;
+pub mod command;
+mod debian;
+mod digest;
+pub mod direct;
+mod download;
+mod image;
 pub mod kconfig;
 pub mod modules;
-pub mod obtain;
-pub mod pins;
+mod obtain;
+mod pins;
 mod progress;
-pub mod tree;
+mod tree;
 
 #[cfg(test)]
 #[path = "../../tests/kernels/fake.rs"]
