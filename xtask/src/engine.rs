@@ -176,8 +176,8 @@ impl Engine<'_> {
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let mut fragments = self.metadata.kconfig_paths();
         fragments.push(paths::workspace().join(self.lane.kconfig()));
-        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
-        match checked {
+        let needs = kernels::needs(&fragments).map_err(|error| Stopped::host(&error))?;
+        match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
                 on(RunEvent::Note(

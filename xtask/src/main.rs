@@ -31,7 +31,6 @@ mod ui;
 mod verdict;
 mod vm;
 mod vmtest;
-mod whole_file;
 
 use std::process::ExitCode;
 

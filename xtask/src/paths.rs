@@ -24,7 +24,8 @@ pub fn workspace() -> &'static Path {
 fn checkout_of(exe: &Path) -> Option<PathBuf> {
     let target = exe.ancestors().nth(2).filter(|dir| dir.ends_with("target"))?;
     let checkout = target.parent()?;
-    let is_one = ["xtask/Cargo.toml", "vm/kernels.toml"].map(|file| checkout.join(file).is_file());
+    let is_one =
+        ["xtask/Cargo.toml", "vm/kernels/kernels.toml"].map(|file| checkout.join(file).is_file());
     (is_one == [true; 2]).then(|| checkout.to_owned())
 }
 
@@ -57,7 +58,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         assert_eq!(checkout_of(&file("target/debug/xtask")), None);
-        for name in ["xtask/Cargo.toml", "vm/kernels.toml"] {
+        for name in ["xtask/Cargo.toml", "vm/kernels/kernels.toml"] {
             std::fs::create_dir_all(file(name).parent().unwrap()).unwrap();
             std::fs::write(file(name), "").unwrap();
         }

@@ -16,7 +16,9 @@ use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 
-use super::{Kernel, image};
+use vm_kernels::image;
+
+use super::Kernel;
 
 /// The note's owner and type.
 const PVH_NOTE: (&[u8], NoteType) = (b"Xen", NoteType(18));
@@ -97,7 +99,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
 
-    use super::super::{Expected, fake};
+    use vm_kernels::{Expected, fake};
+
     use super::*;
 
     /// An ELF file with nothing but one note.

@@ -1,119 +1,99 @@
-//! Kernels: which are pinned, where they come from, and getting them onto this machine.
+//! Kernels as this workspace has them: `vm-kernels` with this machine's directories, this project's own list of pins,
+//! and exit codes.
 
-mod archive;
-mod cache;
 pub mod command;
-mod debian;
-mod digest;
 pub mod direct;
-mod download;
-mod image;
-pub mod kconfig;
-pub mod modules;
-mod obtain;
-mod pins;
-mod progress;
-mod tree;
 
-#[cfg(test)]
-#[path = "../../tests/kernels/fake.rs"]
-#[allow(dead_code, clippy::unwrap_used)]
-mod fake;
-
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, ensure};
+use url::Url;
 
 use crate::exit::Exit;
+use crate::paths;
 
-pub use digest::sha256_file;
-pub use obtain::Unavailable;
-pub use pins::Pin;
-pub use progress::{Progress, Silent};
+pub use vm_kernels::{
+    Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
+    kconfig, modules, obtain, pins, sha256_file,
+};
 
-/// A kernel that is on this machine, verified, unpacked and ready to boot.
-#[derive(Debug, Clone)]
-pub struct Kernel {
-    /// The pin's name, or the path that was given with `-k`.
-    pub name: String,
-    /// The bootable image (bzImage).
-    pub image: PathBuf,
-    /// `…/lib/modules/<release>`, for a kernel that has modules.
-    pub modules: Option<PathBuf>,
-    /// What `uname -r` must say in the guest.
-    pub expected: Expected,
-    /// The release that the image itself names in its header, where it could be read.
-    pub release: Option<String>,
-    /// The kernel's configuration, where it could be found: option (`CONFIG_BPF`) to value (`y`, `m`, …).
-    pub config: Option<BTreeMap<String, String>>,
-    /// Which source it came from, for a person: `debian`, `nix`, `url`, `path`.
-    pub source: String,
+/// Another list of pins than the built-in one and the project's, for trying one out and for tests.
+const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
+/// Another place than Debian's that serves files by hash, for hosts that cannot reach it; https only.
+const ARCHIVE_VARIABLE: &str = "VMTEST_DEBIAN_ARCHIVE";
+
+/// A variable's value, unless it is empty.
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The release that a kernel must boot as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expected {
-    /// Exactly this `uname -r`.
-    Exact(String),
-    /// A `uname -r` that starts with this, such as `5.15.`.
-    Series(String),
-    /// Whatever it is: a path given with `-k`.
-    Any,
+/// The cache, the project, and what the environment names.
+///
+/// # Errors
+///
+/// When there is no place for a cache, or `$VMTEST_DEBIAN_ARCHIVE` is no https address.
+pub fn store() -> Result<Store> {
+    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
+    Ok(Store {
+        cache: paths::cache()?,
+        project: paths::workspace().to_owned(),
+        nix: variable(NIX_VARIABLE).map(PathBuf::from),
+        debian_archive: debian_archive.transpose()?,
+    })
 }
 
-impl Expected {
-    /// Whether a kernel that calls itself `release` is the one that was asked for.
-    pub fn accepts(&self, release: &str) -> bool {
-        match self {
-            Self::Exact(exact) => release == exact,
-            Self::Series(prefix) => release.starts_with(prefix.as_str()),
-            Self::Any => true,
-        }
-    }
+fn archive(base: &str) -> Result<Url> {
+    // Without the slash a file's name would replace the last part.
+    let url = Url::parse(&format!("{}/", base.trim_end_matches('/')))
+        .with_context(|| format!("{ARCHIVE_VARIABLE}={base}"))?;
+    ensure!(url.scheme() == "https", "{ARCHIVE_VARIABLE}={base}: expected an https address");
+    Ok(url)
 }
 
-impl fmt::Display for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(release) => f.write_str(release),
-            Self::Series(prefix) => write!(f, "{prefix}x"),
-            Self::Any => f.write_str("any release"),
-        }
-    }
+/// The project's own list, where `kernels add` writes: `$VMTEST_KERNELS_TOML`, else `kernels.toml`.
+pub fn file() -> PathBuf {
+    variable(FILE_VARIABLE).map_or_else(|| paths::workspace().join("kernels.toml"), PathBuf::from)
 }
 
-/// A kernel that was asked for.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// One of `vm/kernels.toml`.
-    Pin(Pin),
-    /// A kernel of the user's own, known to be one.
-    Path(PathTarget),
-}
-
-/// A kernel at a path that was given with `-k`.
-#[derive(Debug, Clone)]
-pub struct PathTarget {
-    given: String,
-    tree: tree::Tree,
-}
-
-/// The pins of this workspace.
+/// The built-in pins and the project's own, of which the latter count where both have a name; only those of
+/// `$VMTEST_KERNELS_TOML` if that is set.
+///
+/// # Errors
+///
+/// [`Exit::usage`] that names file, line and what was expected, when anything in a list is not as it must be.
 pub fn pinned() -> Result<Vec<Pin>> {
-    pins::load()
+    let path = file();
+    let pins = match variable(FILE_VARIABLE) {
+        Some(_) => read(&path)?,
+        None if path.exists() => pins::merged(pins::built_in(), read(&path)?),
+        None => pins::built_in(),
+    };
+    Ok(obtain::with_nix(&store()?, pins))
+}
+
+fn read(path: &Path) -> Result<Vec<Pin>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
+    parse(&text, path)
+}
+
+/// Reads pins from `text`, which is the content of `path`.
+///
+/// # Errors
+///
+/// [`Exit::usage`] when anything is not as it must be.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
+    let shown = path.strip_prefix(paths::workspace()).unwrap_or(path);
+    pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
 }
 
 /// Changes whenever the kernel that a pin gives may change.
+///
+/// # Errors
+///
+/// When there is no place for a cache.
 pub fn cache_key(pin: &Pin) -> Result<String> {
-    let mut identity = String::new();
-    for source in &pin.sources {
-        if let Some(entry) = cache::Entry::of(pin, source)? {
-            identity += entry.name();
-        }
-    }
-    Ok(format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16]))
+    Ok(obtain::key(&store()?, pin))
 }
 
 /// Finds what was asked for with `-k`: pins' names, images, directories; every pin if nothing was.
@@ -122,92 +102,31 @@ pub fn cache_key(pin: &Pin) -> Result<String> {
 ///
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(wanted: &[String]) -> Result<Vec<Target>> {
-    let pins = pins::load()?;
-    if wanted.is_empty() {
-        return Ok(pins.into_iter().map(Target::Pin).collect());
-    }
-    let mut targets: Vec<Target> = Vec::with_capacity(wanted.len());
-    for name in wanted {
-        if targets.iter().all(|target| target.name() != name) {
-            targets.push(target(name, &pins)?);
-        }
-    }
-    Ok(targets)
+    vm_kernels::select(&store()?, &pinned()?, wanted)
+        .map_err(|error| Exit::usage(error.to_string()))
 }
 
-fn target(wanted: &str, pins: &[Pin]) -> Result<Target> {
-    if let Some(pin) = pins.iter().find(|pin| pin.name == wanted) {
-        return Ok(Target::Pin(pin.clone()));
+/// What the fragments at `paths` say that a kernel needs.
+///
+/// # Errors
+///
+/// [`Exit::usage`] when one cannot be read or a line of it is not as it must be.
+pub fn needs(paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
+    let mut needs = Vec::new();
+    for path in paths {
+        let shown = path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Exit::usage(format!("cannot read the list of kernel options {shown}: {error}"))
+        })?;
+        let read = kconfig::needs(&text, &shown);
+        needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
     }
-    let path = Path::new(wanted);
-    let tree = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => tree::find(path).ok_or_else(|| {
-            Exit::usage(format!(
-                "{wanted}: there is no kernel image in this directory; looked for bzImage, vmlinuz*, \
-                 boot/vmlinuz-*, arch/x86/boot/bzImage and lib/modules/*/vmlinuz"
-            ))
-        })?,
-        Ok(_) => tree::around(path),
-        Err(error) => return Err(unknown(wanted, pins, &error)),
-    };
-    image::inspect(&tree.image)
-        .map_err(|error| Exit::usage(format!("{}: {error:#}", tree.image.display())))?;
-    Ok(Target::Path(PathTarget { given: wanted.to_owned(), tree }))
+    Ok(needs)
 }
 
-fn unknown(wanted: &str, pins: &[Pin], error: &std::io::Error) -> anyhow::Error {
-    let names = pins.iter().map(|pin| pin.name.as_str()).collect::<Vec<_>>().join(", ");
-    let why = match error.kind() {
-        std::io::ErrorKind::NotFound => "no pin and no file has this name".to_owned(),
-        _ => format!("no pin has this name, and as a path: {error}"),
-    };
-    Exit::usage(format!("unknown kernel {wanted:?}: {why}; the pins are {names}"))
-}
-
-impl Target {
-    /// What the user called it.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Pin(pin) => &pin.name,
-            Self::Path(path) => &path.given,
-        }
-    }
-
-    /// Whether it can be had without a network.
-    pub fn at_hand(&self) -> bool {
-        match self {
-            Self::Pin(pin) => obtain::at_hand(pin),
-            Self::Path(_) => true,
-        }
-    }
-
-    /// Gets it: fetches, verifies, unpacks and caches what is not here. Several threads and processes may do so
-    /// at once; what one fetches the others wait for and use.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] names each source that was tried and why it failed.
-    pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
-        match self {
-            Self::Pin(pin) => obtain::pin(pin, progress),
-            Self::Path(path) => path.kernel().map_err(|error| Unavailable {
-                reason: format!("kernel {} cannot be used: {error:#}", path.given),
-                attempts: Vec::new(),
-            }),
-        }
-    }
-}
-
-impl PathTarget {
-    fn kernel(&self) -> Result<Kernel> {
-        let absolute = |path: &Path| std::path::absolute(path);
-        let tree = tree::Tree {
-            image: absolute(&self.tree.image)?,
-            modules: self.tree.modules.as_deref().map(absolute).transpose()?,
-            config: self.tree.config.as_deref().map(absolute).transpose()?,
-        };
-        obtain::from_tree(tree, self.given.clone(), Expected::Any, "path")
-    }
+/// An address of a file on this machine.
+fn file_address(path: &Path) -> Result<Url> {
+    Url::from_file_path(path).map_err(|()| anyhow!("{} is no absolute path", path.display()))
 }
 
 #[cfg(test)]
@@ -217,45 +136,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expected_releases() {
-        let series = Expected::Series("5.15.".into());
-        assert!(series.accepts("5.15.135"));
-        assert!(!series.accepts("5.150.1"));
-        assert!(!Expected::Exact("6.1.0-47-amd64".into()).accepts("6.1.0-47-amd64-rt"));
-        assert!(Expected::Any.accepts("anything"));
-    }
-
-    #[test]
-    fn a_path_is_a_kernel_or_wrong_usage() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("bzImage");
-        std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
-        std::fs::write(dir.path().join(".config"), "CONFIG_PCI=y\n").unwrap();
-        let chosen = |path: &Path| select(&[path.to_str().unwrap().to_owned()]);
-        for path in [&image, &dir.path().to_owned()] {
-            let target = chosen(path).unwrap().remove(0);
-            assert!(target.at_hand());
-            assert_eq!(target.name(), path.to_str().unwrap());
-            let kernel = target.obtain(&Silent).unwrap();
-            assert_eq!(kernel.image, image);
-            assert_eq!(kernel.release.as_deref(), Some("6.9.0-mine"));
-            assert_eq!(kernel.expected, Expected::Any);
-            assert_eq!(kernel.config.unwrap()["CONFIG_PCI"], "y");
-            assert_eq!(kernel.modules, None);
+    fn the_projects_own_fragments_are_good() {
+        let all = ["vm/kconfig", "vm/kconfig.cold", "vm/kconfig.warm", "bpf/kconfig"];
+        for name in all.map(|name| paths::workspace().join(name)) {
+            assert!(!needs(&[name]).unwrap().is_empty());
         }
-        std::fs::write(&image, b"\x7fELF").unwrap();
-        let error = chosen(&image).unwrap_err();
-        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
-        assert!(error.to_string().contains("it is an ELF file"), "{error}");
-        std::fs::remove_file(&image).unwrap();
-        assert!(chosen(dir.path()).unwrap_err().to_string().contains("no kernel image"));
-        assert!(chosen(&image).unwrap_err().to_string().contains("the pins are 5.4, 5.10"));
     }
 
     #[test]
-    fn a_kernel_asked_for_twice_is_one() {
-        let names: Vec<_> = ["6.1", "5.4", "6.1"].map(str::to_owned).into();
-        let targets = select(&names).unwrap();
-        assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
+    fn what_is_no_kernel_is_wrong_usage() {
+        let error = select(&["6.99".to_owned()]).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

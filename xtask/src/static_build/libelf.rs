@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use memchr::memmem;
 
-use crate::whole_file;
+use vm_kernels::whole_file;
 
 /// What functions of zstd are called.
 const ZSTD: &str = "ZSTD_";

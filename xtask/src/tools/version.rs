@@ -14,8 +14,9 @@ use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use super::Probe;
+use crate::paths;
 use crate::vm::process::{Guarded, GuardedCommand};
-use crate::{paths, whole_file};
+use vm_kernels::whole_file;
 
 /// How long a program may take to say its version.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::process::{Guarded, GuardedCommand};
 use crate::flags::AccelChoice;
-use crate::{paths, whole_file};
+use crate::paths;
+use vm_kernels::whole_file;
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

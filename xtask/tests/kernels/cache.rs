@@ -5,9 +5,9 @@ use std::process::Command;
 
 use assert_cmd::assert::OutputAssertExt;
 
-use crate::fake::{self, Member};
 use crate::sandbox::{self, Sandbox, pin, url_source};
 use crate::server::{Answer, Server};
+use vm_kernels::fake::{self, Member};
 
 /// A server with one package at `/linux.deb`, and a sandbox that pins it.
 fn pinned() -> (Server, Sandbox) {

@@ -5,9 +5,9 @@ use std::fs::File;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::fake;
 use crate::sandbox::{Sandbox, pin, sha256, url_source};
 use crate::server::{Answer, Server};
+use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
     [[kernel.source]]\nkind = \"nix\"\nattribute = \"linux_5_4\"\n# the end\n";

@@ -3,7 +3,6 @@
 
 mod cache;
 mod commands;
-mod fake;
 mod sandbox;
 mod server;
 mod sources;

@@ -1,8 +1,8 @@
 //! Where kernels come from: each kind of source, and the order of them.
 
-use crate::fake::{self, Member};
 use crate::sandbox::{self, Sandbox, debian_source, pin, url_source};
 use crate::server::{Answer, Server};
+use vm_kernels::fake::{self, Member};
 
 const POOL_PATH: &str = "pool/main/l/linux/linux-image-6.1.9_6.1.9-1_amd64.deb";
 

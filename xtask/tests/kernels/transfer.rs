@@ -2,9 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::fake;
 use crate::sandbox::{Sandbox, debian_source, pin, sha256, url_source};
 use crate::server::{Answer, Request, Server, held};
+use vm_kernels::fake;
 
 /// A server with one image at `/bzImage`, and a sandbox that pins it.
 fn pinned(answer: impl FnOnce(Vec<u8>) -> Answer) -> (Server, Sandbox, Vec<u8>) {

@@ -1,5 +1,6 @@
 //! `cargo xtask kernels add`: fetches a kernel, hashes it, reads its release, and pins it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Pinned;
 use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Pin, Place, Source};
-use crate::kernels::{Expected, Progress, cache};
+use crate::kernels::{self, Expected, Progress, cache};
 use crate::paths;
 
 /// What the pin says until somebody knows better.
@@ -20,13 +21,15 @@ const WHY: &str = "added with `cargo xtask kernels add`";
 
 /// Runs the command.
 pub fn run(name: &str, from: &str) -> Result<u8> {
-    let path = pins::file();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
-    if pins::parse(&text, &path)?.iter().any(|pin| pin.name == name) {
+    let path = kernels::file();
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| format!("cannot read the pins in {}", path.display()))?,
+    };
+    if kernels::parse(&text, &path)?.iter().any(|pin| pin.name == name) {
         return Err(Exit::usage(format!("{name} is pinned already, in {}", path.display())));
     }
-    pins::check_new_name(name)?;
+    pins::check_new_name(name).map_err(Exit::usage)?;
     let given = Given::parse(from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);
@@ -34,7 +37,7 @@ pub fn run(name: &str, from: &str) -> Result<u8> {
     drop(line);
     let text = with_pin(&text, name, &release, &source)?;
     // What is written must be readable: better to find out here than at the next command.
-    pins::parse(&text, &path).context("the new list of pins is wrong; it was not written")?;
+    kernels::parse(&text, &path).context("the new list of pins is wrong; it was not written")?;
     write(&path, &text)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
@@ -77,8 +80,7 @@ impl Given {
     fn address(&self) -> Result<Address> {
         let url = match self {
             Self::Url(url) => url.clone(),
-            Self::File(path) => Url::from_file_path(paths::workspace().join(path))
-                .map_err(|()| Exit::usage(format!("{} is no path", path.display())))?,
+            Self::File(path) => kernels::file_address(&paths::workspace().join(path))?,
         };
         Ok(Address { url, proxy: None })
     }
@@ -94,7 +96,7 @@ impl Given {
 /// Fetches the kernel into the cache, where `fetch` would put it; returns its release, its source and its size.
 fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, Source, u64)> {
     let address = given.address()?;
-    let dir = cache::scratch(name)?;
+    let dir = cache::scratch(&kernels::store()?.cache, name)?;
     let part = dir.path().join("0.part");
     progress.note(&format!("fetching {}", address.url));
     crate::kernels::download::download(&address, &part, progress)
@@ -112,7 +114,8 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
         why: WHY.to_owned(),
         sources: vec![source.clone()],
     };
-    let entry = Entry::of(&pin, &source)?.context("a source without a hash")?;
+    let entry =
+        Entry::of(&kernels::store()?.cache, &pin, &source).context("a source without a hash")?;
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
     progress.note("unpacking");
     let origin = vec![Origin { url: address.url.to_string(), measured }];
@@ -174,7 +177,9 @@ fn write(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir).with_context(context)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).with_context(context)?;
-    let permissions = std::fs::metadata(path)?.permissions();
+    // A new list is for others to read, which a temporary file is not.
+    let permissions = std::fs::metadata(path).map(|metadata| metadata.permissions());
+    let permissions = permissions.unwrap_or(std::fs::Permissions::from_mode(0o644));
     file.as_file().set_permissions(permissions)?;
     file.persist(path).with_context(context)?;
     Ok(())

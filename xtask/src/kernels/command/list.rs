@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::show;
 use crate::exit;
 use crate::kernels::cache::Entry;
-use crate::kernels::pins::{self, Pin, Source};
-use crate::kernels::{Expected, obtain};
+use crate::kernels::pins::{Pin, Source};
+use crate::kernels::{self, Expected, Store, obtain};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Serialize)]
@@ -43,7 +43,8 @@ struct Listed {
 
 /// Runs the command.
 pub fn run(json: bool) -> Result<u8> {
-    let rows: Vec<Row> = pins::load()?.iter().map(row).collect();
+    let store = kernels::store()?;
+    let rows: Vec<Row> = kernels::pinned()?.iter().map(|pin| row(&store, pin)).collect();
     if json {
         show::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         return Ok(exit::OK);
@@ -53,7 +54,7 @@ pub fn run(json: bool) -> Result<u8> {
     Ok(exit::OK)
 }
 
-fn row(pin: &Pin) -> Row {
+fn row(store: &Store, pin: &Pin) -> Row {
     let mut row = Row {
         name: pin.name.clone(),
         expected: match &pin.expected {
@@ -73,7 +74,7 @@ fn row(pin: &Pin) -> Row {
             .collect(),
     };
     for source in &pin.sources {
-        if fill_in(&mut row, pin, source) {
+        if fill_in(&mut row, store, pin, source) {
             break;
         }
     }
@@ -81,20 +82,19 @@ fn row(pin: &Pin) -> Row {
 }
 
 /// Fills in what is at hand of `source`, if anything is.
-fn fill_in(row: &mut Row, pin: &Pin, source: &Source) -> bool {
-    match Entry::of(pin, source) {
-        Ok(Some(entry)) => {
+fn fill_in(row: &mut Row, store: &Store, pin: &Pin, source: &Source) -> bool {
+    match Entry::of(&store.cache, pin, source) {
+        Some(entry) => {
             let Ok(manifest) = entry.manifest() else { return false };
             row.image = Some(entry.dir().join(manifest.image));
             row.release = manifest.release;
             row.size = Some(manifest.size);
         }
-        Ok(None) => {
-            let Ok(kernel) = obtain::nix(pin) else { return false };
+        None => {
+            let Ok(kernel) = obtain::nix(store, pin) else { return false };
             row.image = Some(kernel.image);
             row.release = kernel.release;
         }
-        Err(_) => return false,
     }
     row.at_hand = true;
     row.source = Some(source.kind());

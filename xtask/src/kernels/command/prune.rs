@@ -8,7 +8,8 @@ use anyhow::Result;
 use super::show;
 use crate::exit;
 use crate::kernels::cache::{self, Entry, Kept};
-use crate::kernels::pins::{self, Pin};
+use crate::kernels::pins::Pin;
+use crate::kernels::{self, Store};
 use crate::vm::states::{Listed, States};
 
 /// What became of one thing in the cache.
@@ -65,7 +66,9 @@ fn kernels(dry_run: bool) -> Result<Vec<Line>> {
         };
         (shown(&stale.path), size, outcome)
     };
-    Ok(cache::stale(&needed(&pins::load()?)?)?.into_iter().map(line).collect())
+    let store = kernels::store()?;
+    let needed = needed(&store, &kernels::pinned()?);
+    Ok(cache::stale(&store.cache, &needed)?.into_iter().map(line).collect())
 }
 
 /// Saved guests of the warm lane; the next warm run makes what it needs anew.
@@ -90,12 +93,13 @@ fn shown(path: &Path) -> String {
 }
 
 /// The names of all entries that a pin may use.
-fn needed(pins: &[Pin]) -> Result<HashSet<String>> {
+fn needed(store: &Store, pins: &[Pin]) -> HashSet<String> {
     let mut names = HashSet::new();
     for pin in pins {
         for source in &pin.sources {
-            names.extend(Entry::of(pin, source)?.map(|entry| entry.name().to_owned()));
+            let entry = Entry::of(&store.cache, pin, source);
+            names.extend(entry.map(|entry| entry.name().to_owned()));
         }
     }
-    Ok(names)
+    names
 }

@@ -6,7 +6,7 @@ use super::show::Board;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
-use crate::kernels::{Target, select};
+use crate::kernels::{self, select};
 use crate::vm::states::{self, States};
 
 /// Hashing is bound by the disk or by a core each.
@@ -25,7 +25,7 @@ pub fn run(names: &[String]) -> Result<u8> {
     let mut cached = Vec::new();
     let mut all_good = true;
     for target in &targets {
-        let Target::Pin(pin) = target else {
+        let Some(pin) = target.pin() else {
             println!("{}: not of the cache, so there is no hash to hold it to", target.name());
             continue;
         };
@@ -68,9 +68,12 @@ fn saved_guests() -> Result<bool> {
 }
 
 fn of_pin(pin: &Pin) -> Result<Vec<Cached<'_>>> {
+    let store = kernels::store()?;
     let mut found = Vec::new();
     for source in &pin.sources {
-        if let Some(entry) = Entry::of(pin, source)?.filter(|entry| entry.dir().exists()) {
+        if let Some(entry) =
+            Entry::of(&store.cache, pin, source).filter(|entry| entry.dir().exists())
+        {
             found.push(Cached { pin, source, entry });
         }
     }

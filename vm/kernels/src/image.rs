@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use memchr::memmem;
 
-use super::archive::Compression;
+use super::compression::Compression;
 
 /// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 mod header {

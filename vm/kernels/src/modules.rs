@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSection};
 
-use super::archive::Compression;
+use super::compression::Compression;
 use super::{Kernel, cache, digest};
 
 /// A module, ready for init_module(2).
@@ -220,7 +220,7 @@ fn read(dir: &Path, file: &ModuleFile) -> Result<Vec<u8>> {
     if let Some(sha256) = &file.sha256 {
         ensure!(
             digest::sha256(&raw).as_str() == sha256,
-            "it is not what was unpacked; `cargo xtask kernels verify` drops what is damaged"
+            "it is not what was unpacked: the cache is damaged"
         );
     }
     let Some(compression) = Compression::of(&raw) else { return Ok(raw) };

@@ -12,12 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::Kernel;
-use crate::{exit::Exit, paths};
 
 /// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
 pub type Config = BTreeMap<String, String>;
@@ -69,14 +68,13 @@ pub struct Need {
     pub values: Vec<String>,
     /// Why it is needed.
     pub why: String,
-    /// The fragment that says so.
-    pub fragment: PathBuf,
+    /// The fragment that says so, as a person knows it.
+    pub fragment: String,
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Need { option, values, why, fragment } = &self.need;
-        let fragment = fragment.strip_prefix(paths::workspace()).unwrap_or(fragment).display();
         match (&self.found, self.module_absent) {
             (Some(_), true) => write!(f, "{option}=m, but there are no modules")?,
             (Some(found), false) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
@@ -86,20 +84,12 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Checks a kernel against fragments.
-///
-/// # Errors
-///
-/// [`Exit::usage`] when a fragment cannot be read or a line of it is not as it must be.
-pub fn check(kernel: &Kernel, fragments: &[PathBuf]) -> Result<Checked> {
-    let mut needs = Vec::new();
-    for path in fragments {
-        needs.extend(read_fragment(path)?);
-    }
-    let Some(config) = &kernel.config else { return Ok(Checked::Unknown) };
+/// Checks a kernel against what is needed.
+pub fn check(kernel: &Kernel, needs: Vec<Need>) -> Checked {
+    let Some(config) = &kernel.config else { return Checked::Unknown };
     let missing = |need| unmet(need, config, kernel.modules.is_some());
     let missing: Vec<_> = needs.into_iter().filter_map(missing).collect();
-    Ok(if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) })
+    if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) }
 }
 
 fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
@@ -110,26 +100,41 @@ fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
     (!met).then_some(Missing { need, found, module_absent })
 }
 
-fn read_fragment(path: &Path) -> Result<Vec<Need>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Exit::usage(format!("cannot read the list of kernel options {}: {error}", path.display()))
-    })?;
+/// A line of a fragment that is not as it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{fragment}:{line}: expected `CONFIG_NAME=y|m  # why`, found {found:?}")]
+pub struct FragmentError {
+    /// The fragment.
+    pub fragment: String,
+    /// The line's number, from 1.
+    pub line: usize,
+    /// What is there.
+    pub found: String,
+}
+
+/// Reads the text of a fragment, which people know as `fragment`.
+///
+/// # Errors
+///
+/// When a line of it is not as it must be.
+pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>, FragmentError> {
     let mut needs = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let need = parse_need(line, path).ok_or_else(|| {
-            let message = "expected `CONFIG_NAME=y|m  # why`";
-            Exit::usage(format!("{}:{}: {message}, found {line:?}", path.display(), index + 1))
-        })?;
-        needs.push(need);
+        let wrong = || FragmentError {
+            fragment: fragment.to_owned(),
+            line: index + 1,
+            found: line.to_owned(),
+        };
+        needs.push(parse_need(line, fragment).ok_or_else(wrong)?);
     }
     Ok(needs)
 }
 
-fn parse_need(line: &str, fragment: &Path) -> Option<Need> {
+fn parse_need(line: &str, fragment: &str) -> Option<Need> {
     let (setting, why) = line.split_once('#')?;
     let (option, values) = setting.trim().split_once('=')?;
     let name = option.strip_prefix("CONFIG_")?;
@@ -168,10 +173,8 @@ mod tests {
         }
     }
 
-    fn checked(kernel: &Kernel, fragment: &str) -> Result<Checked> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), fragment).unwrap();
-        check(kernel, &[file.path().to_owned()])
+    fn checked(kernel: &Kernel, fragment: &str) -> Result<Checked, FragmentError> {
+        Ok(check(kernel, needs(fragment, "kconfig")?))
     }
 
     fn missing(kernel: &Kernel, fragment: &str) -> Vec<String> {
@@ -231,15 +234,8 @@ mod tests {
             "CONFIG_=y # a",
         ] {
             let error = checked(&kernel(Some(""), None), &format!("# good\n{line}\n")).unwrap_err();
-            assert!(error.to_string().contains(":2: expected `CONFIG_NAME=y|m  # why`"), "{error}");
-            assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
-        }
-    }
-
-    #[test]
-    fn the_projects_own_fragments_are_good() {
-        for name in ["vm/kconfig", "vm/kconfig.cold", "vm/kconfig.warm"] {
-            assert!(!read_fragment(&paths::workspace().join(name)).unwrap().is_empty());
+            let expected = "kconfig:2: expected `CONFIG_NAME=y|m  # why`, found ";
+            assert!(error.to_string().starts_with(expected), "{error}");
         }
     }
 }

@@ -1,18 +1,15 @@
-//! `vm/kernels.toml`: the pins, read and checked.
+//! Lists of pins such as `kernels.toml`, read and checked.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
 use super::Expected;
 use super::digest::{Pinned, Sha1Hex, Sha256Hex};
-use super::obtain;
-use crate::{exit::Exit, paths};
 
 /// One pinned kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,41 +93,47 @@ impl Pin {
     }
 }
 
-/// Another list of pins than the workspace's, for trying one out and for tests.
-pub const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
-
-/// Where the pins are written: `$VMTEST_KERNELS_TOML`, else `vm/kernels.toml`.
-pub fn file() -> PathBuf {
-    match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
-        Some(path) => path.into(),
-        None => paths::workspace().join("vm/kernels.toml"),
-    }
+/// A list of pins that is not as it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}:{column}: {message}\n  {text}", .path.display())]
+pub struct PinsError {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it is wrong, from 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what was expected.
+    pub message: String,
+    /// The line itself.
+    pub text: String,
 }
 
-/// Reads the pins of this workspace.
-///
-/// # Errors
-///
-/// [`Exit::usage`] that names file, line and what was expected, when anything in the file is not as it must be.
-pub fn load() -> Result<Vec<Pin>> {
-    let path = file();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
-    let mut pins = parse(&text, &path)?;
-    pins.iter_mut().for_each(prefer_nix);
-    Ok(pins)
+/// The list that is built into this crate.
+pub const BUILT_IN: &str = include_str!("../kernels.toml");
+
+/// The pins that are built into this crate; a test sees to it that the list is good.
+pub fn built_in() -> Vec<Pin> {
+    parse(BUILT_IN, Path::new("vm/kernels/kernels.toml")).unwrap_or_default()
 }
 
-/// Inside `nix develop` every pin is at hand, also one whose kernel the flake did not take from nixpkgs.
-fn prefer_nix(pin: &mut Pin) {
-    let listed = pin.sources.iter().any(|source| source.place == Place::Nix);
-    if !listed && obtain::nix_directory(pin).is_ok() {
-        pin.sources.insert(0, Source { place: Place::Nix, release: None, arch: None });
+/// `base` with the pins of `own` added; of two with one name, `own`'s counts.
+pub fn merged(mut base: Vec<Pin>, own: Vec<Pin>) -> Vec<Pin> {
+    for pin in own {
+        match base.iter_mut().find(|known| known.name == pin.name) {
+            Some(known) => *known = pin,
+            None => base.push(pin),
+        }
     }
+    base
 }
 
 /// Reads pins from `text`, which is the content of `path`.
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
+///
+/// # Errors
+///
+/// Names file, line and what was expected, when anything is not as it must be.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>, PinsError> {
     let raw: RawFile = toml::from_str(text).map_err(|error| {
         Problem { span: error.span().unwrap_or(0..0), message: error.message().to_owned() }
             .at(text, path)
@@ -149,16 +152,16 @@ impl Problem {
         Self { span: at.span(), message: message.into() }
     }
 
-    /// An error that reads `vm/kernels.toml:12:10: expected …`, with the line itself below.
-    fn at(&self, text: &str, path: &Path) -> anyhow::Error {
+    fn at(&self, text: &str, path: &Path) -> PinsError {
         let before = &text[..self.span.start.min(text.len())];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let number = before.matches('\n').count() + 1;
-        let column = before[start..].chars().count() + 1;
-        let line = text[start..].lines().next().unwrap_or_default();
-        let shown = path.strip_prefix(paths::workspace()).unwrap_or(path);
-        let message = self.message.trim_end();
-        Exit::usage(format!("{}:{number}:{column}: {message}\n  {line}", shown.display()))
+        PinsError {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[start..].chars().count() + 1,
+            message: self.message.trim_end().to_owned(),
+            text: text[start..].lines().next().unwrap_or_default().to_owned(),
+        }
     }
 }
 
@@ -291,8 +294,8 @@ fn check_name(name: &Spanned<String>) -> Result<(), Problem> {
 }
 
 /// Checks a name that a pin is to get.
-pub fn check_new_name(name: &str) -> Result<()> {
-    name_problem(name).map_or(Ok(()), |message| Err(Exit::usage(message)))
+pub fn check_new_name(name: &str) -> Result<(), String> {
+    name_problem(name).map_or(Ok(()), Err)
 }
 
 fn name_problem(name: &str) -> Option<String> {
@@ -457,7 +460,7 @@ mod tests {
     const SHA256: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
 
     /// A list with one pin, in which `from` is replaced by `to`.
-    fn with(from: &str, to: &str) -> Result<Vec<Pin>> {
+    fn with(from: &str, to: &str) -> Result<Vec<Pin>, PinsError> {
         let good = format!(
             r#"[[kernel]]
 name = "6.1"
@@ -532,7 +535,6 @@ sha256 = "{SHA256}"
         ];
         for (from, to, line, finding) in wrong {
             let error = with(from, to).expect_err(to);
-            assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
             let text = error.to_string();
             assert!(text.contains(finding), "{from} -> {to}: {text}");
             assert!(text.starts_with(&format!("kernels.toml:{line}:")), "{from} -> {to}: {text}");
@@ -574,8 +576,7 @@ sha256 = "{SHA256}"
 
     #[test]
     fn the_projects_own_pins_are_good() {
-        let text = std::fs::read_to_string(paths::workspace().join("vm/kernels.toml")).unwrap();
-        let pins = parse(&text, Path::new("vm/kernels.toml")).unwrap();
+        let pins = parse(BUILT_IN, Path::new("kernels.toml")).unwrap();
         let names: Vec<_> = pins.iter().map(|pin| pin.name.as_str()).collect();
         assert_eq!(names, ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"]);
     }

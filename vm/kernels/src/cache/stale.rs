@@ -9,7 +9,6 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::configs::CONFIGS;
 use super::{INCOMING, KERNELS, LOCKS, MANIFEST, remove_at_once};
-use crate::paths;
 
 /// Something in the cache that is of no use any more.
 pub struct Stale {
@@ -27,10 +26,9 @@ pub enum Kept {
     Failed(anyhow::Error),
 }
 
-/// What can go: kernels and downloads other than those of the entries `needed`, and what was read out of images
-/// that no pin names. Saved guests are not of this module: see [`crate::vm::states`].
-pub fn stale(needed: &HashSet<String>) -> Result<Vec<Stale>> {
-    let root = paths::cache()?;
+/// What can go of the cache at `root`: kernels and downloads other than those of the entries `needed`, and what was
+/// read out of images that no pin names.
+pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let mut stale = Vec::new();
     for path in children(&root.join(CONFIGS))? {
         stale.push(Stale { lock: path.clone(), path });

@@ -1,5 +1,7 @@
 //! Kernels, modules and packages that are real enough for all that is done before a boot.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use std::io::Write;
 
 /// An x86 image that calls itself `release`; with `config`, it is in there as `CONFIG_IKCONFIG` puts it.

@@ -4,16 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::kernels::{digest, image};
-use crate::{paths, whole_file};
+use crate::{digest, image, whole_file};
 
 /// Where they are in the cache.
 pub const CONFIGS: &str = "configs";
 
 /// The configuration inside an image that is not of the cache. Looking for it means decompressing the whole kernel,
 /// so what was found, also nothing, is remembered by the image's hash.
-pub fn config_inside(image: &Path) -> Result<Option<String>> {
-    remembered_config(&paths::cache()?.join(CONFIGS), image)
+pub fn config_inside(cache: &Path, image: &Path) -> Result<Option<String>> {
+    remembered_config(&cache.join(CONFIGS), image)
 }
 
 fn remembered_config(dir: &Path, image: &Path) -> Result<Option<String>> {
@@ -34,7 +33,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::kernels::fake;
+    use crate::fake;
 
     #[test]
     fn what_is_inside_an_image_is_remembered() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{MANIFEST, TREE};
-use crate::kernels::digest::{self, Sha256Hex};
+use crate::digest::{self, Sha256Hex};
 
 const SUMS: &str = "SHA256SUMS";
 

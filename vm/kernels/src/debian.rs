@@ -3,7 +3,6 @@
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
 use url::Url;
 
 use super::digest::Hex;
@@ -12,15 +11,9 @@ use super::pins::PoolFile;
 
 /// Debian keeps every file it ever published here, named by hash (<https://snapshot.debian.org>).
 const ARCHIVE: &str = "https://snapshot.debian.org/file/";
-/// Another place that serves files by hash in the same way, for hosts that cannot reach Debian's; https only.
-const ARCHIVE_VARIABLE: &str = "VMTEST_DEBIAN_ARCHIVE";
 
-/// Every address at which `file` may be found, best first.
-///
-/// # Errors
-///
-/// When `$VMTEST_DEBIAN_ARCHIVE` is no https address.
-pub fn addresses(file: &PoolFile) -> Result<Vec<Address>> {
+/// Every address at which `file` may be found, best first; `archive` is another permanent archive than Debian's.
+pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
     static MIRRORS: OnceLock<Vec<Address>> = OnceLock::new();
     let mirrors = MIRRORS.get_or_init(mirrors).iter().filter_map(|mirror| {
         Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() })
@@ -28,21 +21,12 @@ pub fn addresses(file: &PoolFile) -> Result<Vec<Address>> {
     let mut addresses: Vec<_> = mirrors.collect();
     // The archive names files by SHA-1; by SHA-256 where that is all that is known.
     let sha1 = file.pinned.sha1.as_ref().map(Hex::as_str);
-    if let Some(hash) = sha1.or(file.pinned.sha256.as_ref().map(Hex::as_str)) {
-        addresses.push(Address { url: archive()?.join(hash)?, proxy: None });
+    let hash = sha1.or(file.pinned.sha256.as_ref().map(Hex::as_str));
+    let archive = archive.cloned().or_else(|| Url::parse(ARCHIVE).ok());
+    if let Some(url) = archive.zip(hash).and_then(|(archive, hash)| archive.join(hash).ok()) {
+        addresses.push(Address { url, proxy: None });
     }
-    Ok(addresses)
-}
-
-fn archive() -> Result<Url> {
-    let base = match std::env::var(ARCHIVE_VARIABLE) {
-        Ok(base) if base.ends_with('/') => base,
-        Ok(base) => base + "/",
-        Err(_) => ARCHIVE.to_owned(),
-    };
-    let url = Url::parse(&base).with_context(|| format!("{ARCHIVE_VARIABLE}={base}"))?;
-    ensure!(url.scheme() == "https", "{ARCHIVE_VARIABLE}={base}: expected an https address");
-    Ok(url)
+    addresses
 }
 
 /// The roots of the mirrors in apt's sources, in apt's order; none on a host without apt.

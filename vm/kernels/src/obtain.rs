@@ -11,11 +11,8 @@ use super::digest::{self, Measured, Pinned};
 use super::download::{self, Address, DownloadError};
 use super::pins::{Pin, Place, Source};
 use super::progress::Progress;
+use super::store::{NIX_VARIABLE, Store};
 use super::{Expected, Kernel, debian, image, kconfig, tree};
-use crate::paths;
-
-/// The directory of kernels that `nix develop` puts together: one entry per pin.
-pub const NIX_VARIABLE: &str = "VMTEST_NIX_KERNELS";
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone)]
@@ -50,10 +47,10 @@ impl From<anyhow::Error> for Failure {
 }
 
 /// Gets a pinned kernel.
-pub fn pin(pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
+pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
     let mut attempts = Vec::new();
     for source in &pin.sources {
-        match here(pin, source) {
+        match here(store, pin, source) {
             Ok(Found::Ready(kernel)) => return Ok(*kernel),
             Ok(Found::Nothing) => {}
             Ok(Found::Damaged(why)) => {
@@ -63,12 +60,12 @@ pub fn pin(pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         }
     }
     for source in &pin.sources {
-        let Ok(Some(entry)) = Entry::of(pin, source) else { continue };
+        let Some(entry) = Entry::of(&store.cache, pin, source) else { continue };
         if let Err(why) = for_this_machine(source) {
             attempts.push(format!("{}: {why}", source.kind()));
             continue;
         }
-        match fetch(pin, source, &entry, progress) {
+        match fetch(store, pin, source, &entry, progress) {
             Ok(kernel) => return Ok(kernel),
             Err(Failure::Source(lines)) => {
                 attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
@@ -96,31 +93,49 @@ fn for_this_machine(source: &Source) -> Result<(), String> {
     }
 }
 
+/// Changes whenever the kernel that a pin gives may change.
+pub fn key(store: &Store, pin: &Pin) -> String {
+    let entries = pin.sources.iter().filter_map(|source| Entry::of(&store.cache, pin, source));
+    let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
+    format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16])
+}
+
 /// Whether a kernel needs no network, without hashing it.
-pub fn at_hand(pin: &Pin) -> bool {
-    pin.sources.iter().any(|source| match Entry::of(pin, source) {
-        Ok(Some(entry)) => entry.exists() && for_this_machine(source).is_ok(),
-        Ok(None) => nix_directory(pin).is_ok(),
-        Err(_) => false,
+pub fn at_hand(store: &Store, pin: &Pin) -> bool {
+    pin.sources.iter().any(|source| match Entry::of(&store.cache, pin, source) {
+        Some(entry) => entry.exists() && for_this_machine(source).is_ok(),
+        None => nix_directory(store, pin).is_ok(),
     })
 }
 
 /// What is on this machine of one source.
-pub fn here(pin: &Pin, source: &Source) -> Result<Found, String> {
-    match Entry::of(pin, source) {
-        Ok(Some(_)) if for_this_machine(source).is_err() => Ok(Found::Nothing),
-        Ok(Some(entry)) => Ok(entry.look(pin, source)),
-        Ok(None) => nix(pin).map(|kernel| Found::Ready(Box::new(kernel))),
-        Err(error) => Err(format!("{error:#}")),
+fn here(store: &Store, pin: &Pin, source: &Source) -> Result<Found, String> {
+    match Entry::of(&store.cache, pin, source) {
+        Some(_) if for_this_machine(source).is_err() => Ok(Found::Nothing),
+        Some(entry) => Ok(entry.look(pin, source)),
+        None => nix(store, pin).map(|kernel| Found::Ready(Box::new(kernel))),
     }
 }
 
+/// The pins as they are with what `nix develop` gives: inside it every pin is here, also one whose kernel no source
+/// takes from nixpkgs.
+pub fn with_nix(store: &Store, mut pins: Vec<Pin>) -> Vec<Pin> {
+    for pin in &mut pins {
+        let listed = pin.sources.iter().any(|source| source.place == Place::Nix);
+        if !listed && nix_directory(store, pin).is_ok() {
+            pin.sources.insert(0, Source { place: Place::Nix, release: None, arch: None });
+        }
+    }
+    pins
+}
+
 /// The pin's directory in the one that `nix develop` names.
-pub fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
-    let root = std::env::var_os(NIX_VARIABLE)
-        .filter(|root| !root.is_empty())
+fn nix_directory(store: &Store, pin: &Pin) -> Result<PathBuf, String> {
+    let root = store
+        .nix
+        .as_deref()
         .ok_or_else(|| format!("not inside `nix develop` ({NIX_VARIABLE} is not set)"))?;
-    let dir = Path::new(&root).join(&pin.name);
+    let dir = root.join(&pin.name);
     match dir.is_dir() {
         true => Ok(dir),
         false => Err(format!("{NIX_VARIABLE} has no {}", dir.display())),
@@ -128,15 +143,16 @@ pub fn nix_directory(pin: &Pin) -> Result<PathBuf, String> {
 }
 
 /// The pin's kernel in the directory that `nix develop` names.
-pub fn nix(pin: &Pin) -> Result<Kernel, String> {
-    let dir = nix_directory(pin)?;
+pub fn nix(store: &Store, pin: &Pin) -> Result<Kernel, String> {
+    let dir = nix_directory(store, pin)?;
     let found = tree::find(&dir).ok_or_else(|| format!("no kernel image in {}", dir.display()))?;
-    from_tree(found, pin.name.clone(), pin.expected.clone(), "nix")
+    from_tree(store, found, pin.name.clone(), pin.expected.clone(), "nix")
         .map_err(|error| format!("{error:#}"))
 }
 
 /// A kernel that is used where it lies.
 pub fn from_tree(
+    store: &Store,
     found: tree::Tree,
     name: String,
     expected: Expected,
@@ -155,21 +171,24 @@ pub fn from_tree(
         name,
         expected,
         release: image.release,
-        config: config_of(&found)?,
+        config: config_of(store, &found)?,
         image: found.image,
         modules: found.modules,
         source: source.to_owned(),
     })
 }
 
-fn config_of(found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
+fn config_of(store: &Store, found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
     match &found.config {
         Some(path) => kconfig::read(path).map(Some),
-        None => Ok(cache::config_inside(&found.image)?.as_deref().map(kconfig::parse)),
+        None => {
+            Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse))
+        }
     }
 }
 
 fn fetch(
+    store: &Store,
     pin: &Pin,
     source: &Source,
     entry: &Entry,
@@ -184,7 +203,7 @@ fn fetch(
         .with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
-    for (index, wanted) in wanted(source)?.into_iter().enumerate() {
+    for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
         let part = incoming.join(format!("{index}.part"));
         origin.push(wanted.get(&part, progress)?);
         downloads.push(part);
@@ -218,18 +237,22 @@ struct Wanted<'a> {
     addresses: Vec<Address>,
 }
 
-fn wanted(source: &Source) -> anyhow::Result<Vec<Wanted<'_>>> {
+fn wanted<'s>(store: &Store, source: &'s Source) -> anyhow::Result<Vec<Wanted<'s>>> {
+    let archive = store.debian_archive.as_ref();
     let one =
         |pinned, url: Url| vec![Wanted { pinned, addresses: vec![Address { url, proxy: None }] }];
     match &source.place {
         Place::Nix => Ok(Vec::new()),
-        Place::Debian(files) => files
+        Place::Debian(files) => Ok(files
             .iter()
-            .map(|file| Ok(Wanted { pinned: &file.pinned, addresses: debian::addresses(file)? }))
-            .collect(),
+            .map(|file| Wanted {
+                pinned: &file.pinned,
+                addresses: debian::addresses(file, archive),
+            })
+            .collect()),
         Place::Url(url, pinned) => Ok(one(pinned, url.clone())),
         Place::File(path, pinned) => {
-            let path = paths::workspace().join(path);
+            let path = store.project.join(path);
             let url = Url::from_file_path(&path)
                 .map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
             Ok(one(pinned, url))

@@ -8,7 +8,7 @@
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
 //! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
-//! states/                  saved guests: see [`crate::vm::states`]
+//! states/                  snapshots of guests, which are not this module's
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 use super::digest::{self, Measured, Sha256Hex};
 use super::pins::{Pin, Source};
 use super::{Kernel, archive, image, kconfig, tree};
-use crate::paths;
 
 pub use configs::config_inside;
 pub use stale::{Kept, Stale, discard, size_of, stale};
@@ -97,17 +96,17 @@ pub enum Found {
 
 impl Entry {
     /// The place of `source`'s kernel; `None` for Nix, which keeps its kernels itself.
-    pub fn of(pin: &Pin, source: &Source) -> Result<Option<Self>> {
+    pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Option<Self> {
         let hashes = source.pinned();
         if hashes.is_empty() {
-            return Ok(None);
+            return None;
         }
         let mut identity = format!("{LAYOUT}");
         for pinned in hashes {
             identity += &format!(" {pinned}");
         }
         let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
-        Ok(Some(Self { root: paths::cache()?, name: format!("{}-{id}", pin.name) }))
+        Some(Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) })
     }
 
     /// Its name: the pin's, and what the hashes make.
@@ -290,9 +289,9 @@ fn extract_config(image: &Path, root: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-/// A directory for a download that has no entry yet; it is removed when it is dropped.
-pub fn scratch(name: &str) -> Result<tempfile::TempDir> {
-    let incoming = paths::cache()?.join(INCOMING);
+/// A directory in `cache` for a download that has no entry yet; it is removed when it is dropped.
+pub fn scratch(cache: &Path, name: &str) -> Result<tempfile::TempDir> {
+    let incoming = cache.join(INCOMING);
     let make = || {
         std::fs::create_dir_all(&incoming)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
