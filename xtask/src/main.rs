@@ -10,7 +10,7 @@ mod test;
 
 use std::process::ExitCode;
 
-use cargo_kernels::{command, exit, kernels_command, vmtest};
+use cargo_kernels::{command, exit, kernels, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Command::Inspect(flags) => inspect::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
         Command::Vmtest(flags) => vmtest::run(&flags),
-        Command::Kernels(flags) => kernels_command::run(&flags),
+        Command::Kernels(flags) => kernels::command::run(&flags),
         Command::Common(command) => command::run(&command, Xtask::command()),
     };
     exit::conclude(result)

@@ -137,7 +137,7 @@ fn needed_options() -> Vec<String> {
 }
 
 fn pins() -> Vec<String> {
-    let text = fs::read_to_string(workspace().join("vm/kernels.toml")).unwrap();
+    let text = fs::read_to_string(workspace().join("vm/kernels/kernels.toml")).unwrap();
     let pins: toml::Table = toml::from_str(&text).unwrap();
     let name = |pin: &toml::Value| pin["name"].as_str().unwrap().to_owned();
     pins["kernel"].as_array().unwrap().iter().map(name).collect()
@@ -219,8 +219,8 @@ fn what_nixpkgs_does_not_have_is_refused() {
             "unexpected argument 'mirror'",
         ),
         // A kernel; a kind of source.
-        ("vm/kernels.toml", "\"linux_5_4\"", "\"linux_5_44\"", "'linux_5_44' missing"),
-        ("vm/kernels.toml", "kind = \"nix\"", "kind = \"nixpkgs\"", "'nixpkgs' missing"),
+        ("vm/kernels/kernels.toml", "\"linux_5_4\"", "\"linux_5_44\"", "'linux_5_44' missing"),
+        ("vm/kernels/kernels.toml", "kind = \"nix\"", "kind = \"nixpkgs\"", "'nixpkgs' missing"),
         // A file of the workspace.
         ("nix/cargo-job.nix", "../flake.lock", "../flake.lok", "flake.lok"),
     ];

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::flags;
+use crate::kernels::{self, Silent};
 use crate::paths;
 use crate::tools::{self, Need, Problem, Spec, TOOLS, Tool};
 use vm_guest::accel::{self, Kvm};
-use vm_kernels::{self as kernels, Silent};
 
 /// Runs the command.
 ///

@@ -11,6 +11,7 @@ use vmtest_agent::{Job, TestId};
 
 use crate::exit::Exit;
 use crate::judge::{Case, Judgement};
+use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
 use crate::paths;
 use crate::payload::Payload;
@@ -23,7 +24,6 @@ use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, Limits, Observed, Progress};
 use vm_guest::{Lane, Spec};
 use vm_kernels::kconfig::{self, Checked};
-use vm_kernels::{self as kernels, Kernel, Target};
 
 /// What all kernels of a run have in common.
 pub struct Engine<'a> {
@@ -178,8 +178,8 @@ impl Engine<'_> {
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let mut fragments = self.metadata.kconfig_paths();
         fragments.push(paths::workspace().join(self.lane.kconfig()));
-        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
-        match checked {
+        let needs = kernels::needs(&fragments).map_err(|error| Stopped::host(&error))?;
+        match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
                 on(RunEvent::Note(

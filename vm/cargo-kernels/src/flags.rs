@@ -11,7 +11,7 @@ pub const KERNELS_HELP: &str = "\
 Environment:
   VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
   VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
-  VMTEST_KERNELS_TOML    another list of pins than vm/kernels.toml
+  VMTEST_KERNELS_TOML    another list of pins than vm/kernels/kernels.toml
   VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
   http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
 

@@ -13,8 +13,7 @@ pub mod exec;
 pub mod exit;
 pub mod flags;
 mod judge;
-#[path = "../../../xtask/src/kernels/command/mod.rs"]
-pub mod kernels_command;
+pub mod kernels;
 pub mod lanes;
 pub mod matrix;
 pub mod metadata;

@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::process::Command;
 
+use crate::kernels::{self, Progress};
 use anyhow::{Context, Result, anyhow};
-use vm_kernels::{self as kernels, Progress};
 
 use crate::exit::{self, Exit};
 use crate::flags;

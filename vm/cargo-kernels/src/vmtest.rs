@@ -13,6 +13,7 @@ use anyhow::Result;
 use crate::engine::{self, Engine};
 use crate::exit;
 use crate::flags;
+use crate::kernels::{self, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
 use crate::paths;
@@ -25,7 +26,6 @@ use crate::verdict::KernelReport;
 use vm_guest::Lane;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
-use vm_kernels::{self as kernels, Target};
 
 /// Runs the command.
 ///

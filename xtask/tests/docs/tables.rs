@@ -84,7 +84,7 @@ fn exit_codes_are_those_of_the_program() {
 
 #[test]
 fn the_kernels_are_the_pins() {
-    let text = std::fs::read_to_string(workspace().join("vm/kernels.toml")).unwrap();
+    let text = std::fs::read_to_string(workspace().join("vm/kernels/kernels.toml")).unwrap();
     let list: toml::Table = text.parse().unwrap();
     let pins = list["kernel"].as_array().unwrap();
     let names: Vec<&str> = pins.iter().map(|pin| pin["name"].as_str().unwrap()).collect();
