@@ -149,13 +149,13 @@ fn archives_that_reach_outside_are_refused() {
     }
 }
 
-/// Runs a shell script with a mount namespace of its own; `$XTASK` is the program.
+/// Runs a shell script with a mount namespace of its own; `$KERNELS` is the program.
 fn in_namespace(sandbox: &Sandbox, script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
     sandbox.environment(&mut command);
     command
-        .env("XTASK", assert_cmd::cargo::cargo_bin!("xtask"))
+        .env("KERNELS", assert_cmd::cargo::cargo_bin!("cargo-kernels"))
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command
 }
@@ -182,7 +182,7 @@ fn a_full_disk_is_said_and_nothing_stays_behind() {
         let (_server, sandbox) = pinned();
         std::fs::create_dir(sandbox.cache()).unwrap();
         let script = format!(
-            "mount -t tmpfs -o size={kib}k none \"$VMTEST_CACHE_DIR\"; \"$XTASK\" kernels fetch; code=$?; \
+            "mount -t tmpfs -o size={kib}k none \"$VMTEST_CACHE_DIR\"; \"$KERNELS\" fetch; code=$?; \
              find \"$VMTEST_CACHE_DIR\" -type f -size +0 -exec echo LEFT {{}} ';'; exit $code"
         );
         let said = sandbox::said(in_namespace(&sandbox, &script).assert().code(3));
@@ -200,7 +200,7 @@ fn a_read_only_cache_gives_what_it_has_and_says_what_it_cannot_take() {
     let (server, sandbox) = pinned();
     sandbox.run(&["fetch"], 0);
     let script = "set -e; cd /; d=$VMTEST_CACHE_DIR; mount --bind \"$d\" \"$d\"; \
-        mount -o remount,bind,ro \"$d\"; exec \"$XTASK\" kernels fetch";
+        mount -o remount,bind,ro \"$d\"; exec \"$KERNELS\" fetch";
     in_namespace(&sandbox, script).assert().code(0);
     assert_eq!(server.requests().len(), 1);
 
