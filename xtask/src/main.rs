@@ -14,6 +14,7 @@ mod interrupt;
 mod judge;
 mod kernels;
 mod local;
+mod lock;
 mod matrix;
 mod metadata;
 mod paths;
