@@ -87,6 +87,9 @@ mod tests {
         assert!(existing(&path, How::NonBlockingLockExclusive).unwrap().is_none());
         // Only once it is told does it become free, so a wait without a word would never end.
         exclusive(&path, || drop(held)).unwrap();
-        assert!(existing(dir.path(), How::NonBlockingLockExclusive).unwrap().is_some(), "directory");
+        assert!(
+            existing(dir.path(), How::NonBlockingLockExclusive).unwrap().is_some(),
+            "directory"
+        );
     }
 }
