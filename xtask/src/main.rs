@@ -13,6 +13,7 @@ mod inspect;
 mod interrupt;
 mod judge;
 mod kernels;
+mod listing;
 mod local;
 mod lock;
 mod matrix;

@@ -22,12 +22,16 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid, getppid, setsid};
+use nix::unistd::{Gid, Pid, Uid, geteuid, getpid, getppid, setgid, setgroups, setsid, setuid};
+use rustix::process::PidfdFlags;
 
-/// The first argument that makes `xtask` a guard: `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`.
+/// The first argument that makes `xtask` a guard: `__guard PARENT-PID REPORT-FD TRUST PROGRAM ARGS…`.
 ///
 /// To the report descriptor it writes one `i32`: 0 once the program runs, or the errno of not being able to run it.
 pub const ARGUMENT: &str = "__guard";
+
+/// As TRUST: the program may be anything, and gets no privileges. Everything else there means that it keeps its own.
+pub const UNTRUSTED: &str = "untrusted";
 
 /// The exit code of a guard that could not do its work; the reason is on its standard error.
 const GUARD_FAILED: i32 = 125;
@@ -50,6 +54,7 @@ pub fn become_guard_if_asked() {
 fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     let parent = Pid::from_raw(number(args.next())?);
     let report = take_report_fd(number(args.next())?)?;
+    let untrusted = args.next().as_deref() == Some(OsStr::new(UNTRUSTED));
     let program = args.next().ok_or_else(|| io::Error::other("no program was named"))?;
 
     let parent_alive = pidfd_open(parent)?;
@@ -62,7 +67,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     prctl::set_child_subreaper(true)?;
     let signals = block_signals()?;
 
-    let program = match start(&program, args) {
+    let program = match start(&program, args, untrusted) {
         Ok(pid) => {
             send(report, 0)?;
             pid
@@ -80,10 +85,9 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 }
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
-    arg.as_deref()
-        .and_then(OsStr::to_str)
-        .and_then(|arg| arg.parse().ok())
-        .ok_or_else(|| io::Error::other("expected `__guard PARENT-PID REPORT-FD PROGRAM ARGS…`"))
+    arg.as_deref().and_then(OsStr::to_str).and_then(|arg| arg.parse().ok()).ok_or_else(|| {
+        io::Error::other("expected `__guard PARENT-PID REPORT-FD TRUST PROGRAM ARGS…`")
+    })
 }
 
 /// Takes over a descriptor that was inherited for this, and keeps it from the program.
@@ -115,7 +119,11 @@ fn block_signals() -> io::Result<SignalFd> {
 }
 
 /// Starts the program in a process group of its own; it dies when the guard does.
-fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pid> {
+fn start(
+    program: &OsStr,
+    args: impl Iterator<Item = OsString>,
+    untrusted: bool,
+) -> io::Result<Pid> {
     let guard = getpid();
     let mut command = Command::new(program);
     command.args(args).process_group(0);
@@ -123,6 +131,10 @@ fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pi
     unsafe {
         command.pre_exec(move || {
             SigSet::empty().thread_set_mask()?;
+            if untrusted {
+                drop_privileges()?;
+            }
+            // After that, which would undo it.
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The guard may have died before that took effect.
             if getppid() == guard { Ok(()) } else { Err(Errno::ESRCH.into()) }
@@ -131,6 +143,24 @@ fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pi
     // Not waited for through this handle: the watch reaps everything, orphans that it inherits included.
     let child = command.spawn()?;
     Ok(pid_of(child.id()))
+}
+
+/// The user and the group without privileges, whatever they are called here.
+const NOBODY: u32 = 65534;
+
+/// For good: no set-user-ID program, sudo for one, gives any back (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+fn drop_privileges() -> nix::Result<()> {
+    prctl::set_no_new_privs()?;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    match setgid(Gid::from_raw(NOBODY)) {
+        // In a user namespace without other users, whose root is an ordinary user outside.
+        Err(Errno::EINVAL) => return Ok(()),
+        result => result?,
+    }
+    setgroups(&[])?;
+    setuid(Uid::from_raw(NOBODY))
 }
 
 fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -287,16 +317,8 @@ fn parse_stat(pid: i32, stat: &str) -> Option<Process> {
 
 /// A descriptor of a process; it is readable (poll) once the process is dead.
 pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) });
-    match raw {
-        // SAFETY: the kernel just made it, close-on-exec, for nobody else.
-        Ok(raw) => Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) }),
-        Err(Errno::ENOSYS) => {
-            Err(io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed"))
-        }
-        Err(error) => Err(error.into()),
-    }
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// The standard library's idea of a pid as the system's.

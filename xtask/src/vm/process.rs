@@ -39,7 +39,15 @@ pub struct GuardedCommand {
 impl GuardedCommand {
     /// Runs `program`, looked up on `PATH` if it has no slash.
     pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
-        let program = program.as_ref();
+        Self::trusting(program.as_ref(), "trusted")
+    }
+
+    /// Runs a program that may be anything: as nobody if this is root, and without a way to become someone else.
+    pub fn untrusted(program: impl AsRef<OsStr>) -> Result<Self> {
+        Self::trusting(program.as_ref(), guard::UNTRUSTED)
+    }
+
+    fn trusting(program: &OsStr, trust: &str) -> Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let writer = fcntl(&writer, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))
             .context("cannot have a descriptor above 255: see `ulimit -n`")?;
@@ -48,7 +56,8 @@ impl GuardedCommand {
 
         let mut command = Command::new("/proc/self/exe");
         command.arg0("vmtest-guard").arg(guard::ARGUMENT);
-        command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string()).arg(program);
+        command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string());
+        command.arg(trust).arg(program);
         Ok(Self {
             command,
             program: program.to_string_lossy().into_owned(),
