@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 /// The device of the channel in the guest. The first serial port is the kernel's console.
 pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 
-/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
+/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD TRUST PROGRAM
+/// ARGS…`.
 pub const SUPERVISE: &str = "supervise";
+
+/// As TRUST: the program may be anything, and gets no privileges. Everything else there means that it keeps its own.
+pub const UNTRUSTED: &str = "untrusted";
 
 /// Where the payload is in every guest.
 pub const PAYLOAD_DIR: &str = "/payload";

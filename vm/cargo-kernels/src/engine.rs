@@ -165,11 +165,14 @@ impl Engine<'_> {
         if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {
             return Ok((judgement, seen));
         }
-        let Some(why) =
-            self.lane.blame(&self.spec(kernel, accel, &RunDir::create(&paths::runs())?))?
-        else {
-            return Ok((judgement, seen));
-        };
+        let blame = RunDir::create(&paths::runs())
+            .and_then(|run| self.lane.blame(&self.spec(kernel, accel, &run)))
+            .unwrap_or_else(|error| {
+                // That is no reason to lose what was seen.
+                on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
+                None
+            });
+        let Some(why) = blame else { return Ok((judgement, seen)) };
         on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         Ok((case.judge(&seen), seen))
@@ -311,7 +314,7 @@ fn file_name(name: &str) -> String {
 fn random_hex(bytes: usize) -> Result<String> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random).context("the system gives no random numbers")?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 /// Makes the directory for this run's console logs, and removes those of runs long past.

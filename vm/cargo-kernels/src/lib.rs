@@ -15,6 +15,7 @@ pub mod flags;
 mod judge;
 pub mod kernels;
 pub mod lanes;
+mod listing;
 pub mod matrix;
 pub mod metadata;
 pub mod paths;

@@ -1,18 +1,18 @@
 //! `cargo xtask setup`: installs what the host needs. Debian and Ubuntu: packages, through apt-get; anywhere: the
 //! pinned virtme-ng, into an environment of its own under `target/`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::exit;
 use crate::flags;
 use crate::paths;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
 use vm_guest::process::{Guarded, GuardedCommand};
+use vm_kernels::lock;
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -177,20 +177,11 @@ fn still_missing(missing: &[Unusable]) -> Result<()> {
 }
 
 /// One setup at a time in this checkout; apt-get sees to its own.
-fn lock() -> Result<Flock<File>> {
+fn lock() -> Result<File> {
     let path = paths::target().join("vmtest/setup.lock");
     let failed = || format!("cannot lock {}", path.display());
     fs::create_dir_all(paths::target().join("vmtest")).with_context(failed)?;
-    let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    match Flock::lock(open.with_context(failed)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-            println!("Waiting for another setup to finish.");
-            let lock = Flock::lock(file, FlockArg::LockExclusive);
-            lock.map_err(|(_, errno)| errno).with_context(failed)
-        }
-        Err((_, errno)) => Err(errno).with_context(failed),
-    }
+    lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)
 }
 
 /// apt-get, run as root.

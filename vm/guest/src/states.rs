@@ -14,7 +14,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -27,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Ready;
 use crate::qemu::RAM;
+use vm_kernels::lock::{self, How};
 
 /// Bytes on disk of all saved guests together; beyond it those go that were not used for longest.
 pub const LIMIT: u64 = 4 << 30;
@@ -45,7 +45,7 @@ pub struct Key(String);
 impl Key {
     /// The key of what is made of these ingredients.
     pub fn of(ingredients: &serde_json::Value) -> Self {
-        Self(hex(&Sha256::digest(ingredients.to_string()))[..32].to_owned())
+        Self(sha256(ingredients.to_string().as_bytes())[..32].to_owned())
     }
 }
 
@@ -94,7 +94,7 @@ impl States {
     /// When it is damaged.
     pub fn find(&self, key: &Key) -> Result<Option<Saved>> {
         let dir = self.dir(key);
-        let Some(lock) = lock(&dir, libc::LOCK_SH)? else { return Ok(None) };
+        let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
         let manifest = Manifest::read(&dir)?;
         let state = fs::read(dir.join(STATE)).context("its devices cannot be read")?;
         ensure!(sha256(&state) == manifest.state_sha256, "its devices are not what was saved");
@@ -157,11 +157,18 @@ impl States {
     /// # Errors
     /// When it cannot be removed.
     pub fn prune(&self, listed: &Listed) -> Result<bool> {
-        let lock = lock(&listed.dir, libc::LOCK_EX | libc::LOCK_NB)?;
+        // Behind the gate no new directory is about to be locked: one that is not is abandoned.
+        let _gate = listed.is_new().then(|| gate(&self.root, How::LockExclusive)).transpose()?;
+        let lock = lock(&listed.dir, How::NonBlockingLockExclusive)?;
         if lock.is_none() && listed.dir.join(LOCK).exists() {
             return Ok(false);
         }
-        self.remove(&listed.dir).map(|()| true)
+        match listed.is_new() {
+            true => fs::remove_dir_all(&listed.dir)
+                .with_context(|| format!("cannot remove {}", listed.dir.display()))?,
+            false => self.remove(&listed.dir)?,
+        }
+        Ok(true)
     }
 
     fn shrink(&self) {
@@ -180,22 +187,15 @@ impl States {
 
     fn clear_abandoned(&self) {
         for listed in self.list().iter().filter(|listed| listed.is_new()) {
-            // One without a lock may have been made this very moment.
-            if listed.dir.join(LOCK).exists() {
-                let _ = self.prune(listed);
-            }
+            let _ = self.prune(listed);
         }
     }
 
     fn lock_making(&self, key: &Key) -> Result<File> {
         let path = self.root.join(LOCKS).join(&key.0);
-        let locked = || -> Result<File> {
-            fs::create_dir_all(self.root.join(LOCKS))?;
-            let file = File::options().write(true).create(true).truncate(false).open(&path)?;
-            flock(&file, libc::LOCK_EX)?;
-            Ok(file)
-        };
-        locked().with_context(|| format!("cannot lock {}", path.display()))
+        let locked = fs::create_dir_all(self.root.join(LOCKS));
+        let locked = locked.and_then(|()| lock::exclusive(&path, || ()));
+        locked.with_context(|| format!("cannot lock {}", path.display()))
     }
 
     /// It is out of sight in one step: nobody ever finds half of it.
@@ -330,9 +330,9 @@ struct New {
 impl New {
     fn create(root: &Path) -> Result<Self> {
         let failed = || format!("cannot create a directory in {}", root.display());
+        let _gate = gate(root, How::LockShared)?;
         let dir = tempfile::Builder::new().prefix(NEW).tempdir_in(root).with_context(failed)?;
-        let lock = File::create(dir.path().join(LOCK)).with_context(failed)?;
-        flock(&lock, libc::LOCK_EX | libc::LOCK_NB).with_context(failed)?;
+        let lock = lock::exclusive(&dir.path().join(LOCK), || ()).with_context(failed)?;
         Ok(Self { path: dir.keep(), _lock: lock })
     }
 
@@ -352,37 +352,21 @@ impl Drop for New {
     }
 }
 
-/// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
-fn lock(dir: &Path, operation: libc::c_int) -> Result<Option<File>> {
-    let path = dir.join(LOCK);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
-    match flock(&file, operation) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-        result => result.with_context(|| format!("cannot lock {}", path.display()))?,
-    }
-    // It may have been removed, or replaced, while it was waited for.
-    let still_there = fs::metadata(&path).is_ok_and(|now| {
-        file.metadata().is_ok_and(|locked| (now.dev(), now.ino()) == (locked.dev(), locked.ino()))
-    });
-    Ok(still_there.then_some(file))
+/// Held, shared, from making a new directory until it is locked.
+fn gate(root: &Path, how: How) -> Result<File> {
+    let path = root.join(LOCKS);
+    fs::create_dir_all(&path)
+        .and_then(|()| lock::existing(&path, how))
+        .and_then(|gate| gate.ok_or(io::ErrorKind::NotFound.into()))
+        .with_context(|| format!("cannot lock {}", path.display()))
 }
 
-/// flock(2). The lock belongs to the open file: it lasts until the last descriptor of it is closed,
-/// in this process and in those that inherited one.
-fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
-    loop {
-        // SAFETY: it takes two integers.
-        if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
+/// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
+fn lock(dir: &Path, how: How) -> Result<Option<File>> {
+    let path = dir.join(LOCK);
+    match lock::existing(&path, how) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
@@ -410,7 +394,7 @@ fn digest_ram(file: &File, mut zeros: impl FnMut(i64, i64) -> Result<()>) -> Res
         }
         offset += count as u64;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// Where the next bytes that are no hole begin.
@@ -425,11 +409,7 @@ fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
 
 /// The SHA-256 of some bytes, in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -647,5 +627,24 @@ mod tests {
         };
         assert!(eventually(cleared));
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_about_to_be_locked_is_not_cleared() {
+        let fixture = fixture();
+        let root = &fixture.states.root;
+        // As a run that is between making its directory and locking it.
+        let gate = gate(root, How::LockShared).unwrap();
+        let made = root.join("new-made");
+        fs::create_dir(&made).unwrap();
+        File::create(made.join(LOCK)).unwrap();
+        let states = fixture.states.clone();
+        let clearing = std::thread::spawn(move || states.clear_abandoned());
+        // Long enough to be cleared, if anything would.
+        std::thread::sleep(Duration::from_millis(50));
+        let _lock = lock::exclusive(&made.join(LOCK), || panic!("somebody else has it")).unwrap();
+        drop(gate);
+        clearing.join().unwrap();
+        assert!(made.exists());
     }
 }

@@ -3,11 +3,17 @@
 //! Nothing in an archive is trusted: a path that leaves the directory, a link that points out of it, a device, a
 //! name that comes twice, or more data than any kernel has, and the whole archive is refused.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{linkat, symlinkat};
 
 use super::compression::Compression;
 
@@ -30,7 +36,7 @@ pub fn unpack(file: &Path, into: &Path) -> Result<()> {
     match Compression::of(&start) {
         Some(compression) => {
             let reader = compression.decoder(BufReader::new(File::open(file)?))?;
-            Unpacker::new(into, &[]).tar(reader).context("cannot unpack the tar archive")
+            Unpacker::new(into, &[])?.tar(reader).context("cannot unpack the tar archive")
         }
         None => {
             super::image::inspect(file)?;
@@ -56,14 +62,17 @@ fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
         let compression =
             Compression::of_suffix(suffix).ok_or_else(|| anyhow!("{name}: unknown compression"))?;
         let reader = compression.decoder(BufReader::new(member))?;
-        return Unpacker::new(into, &WANTED_OF_A_PACKAGE).tar(reader);
+        return Unpacker::new(into, &WANTED_OF_A_PACKAGE)?.tar(reader);
     }
     bail!("it has no data.tar")
 }
 
 /// Writes a tar archive's content below one directory and nowhere else.
+///
+/// Everything is reached from that directory's descriptor, one component at a time, and never through a link, whichever
+/// archive the link came from: several may be unpacked into one directory.
 struct Unpacker<'a> {
-    root: &'a Path,
+    root: OwnedFd,
     /// Only what is below these is written; empty: everything.
     wanted: &'a [&'a str],
     written: u64,
@@ -72,8 +81,10 @@ struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(root: &'a Path, wanted: &'a [&'a str]) -> Self {
-        Self { root, wanted, written: 0, symlinks: Vec::new() }
+    fn new(root: &Path, wanted: &'a [&'a str]) -> Result<Self> {
+        let root = openat(AT_FDCWD, root, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot open {}", root.display()))?;
+        Ok(Self { root, wanted, written: 0, symlinks: Vec::new() })
     }
 
     fn tar(mut self, reader: impl Read) -> Result<()> {
@@ -85,7 +96,8 @@ impl<'a> Unpacker<'a> {
                 .with_context(|| format!("archive member {:?}", name.display().to_string()))?;
         }
         for (path, target) in std::mem::take(&mut self.symlinks) {
-            std::os::unix::fs::symlink(&target, self.root.join(&path))
+            self.place(&path)
+                .and_then(|(dir, name)| Ok(symlinkat(&target, dir, name).map_err(io::Error::from)?))
                 .with_context(|| format!("cannot make the link {}", path.display()))?;
         }
         Ok(())
@@ -98,15 +110,14 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         match kind {
-            tar::EntryType::Directory => Ok(std::fs::create_dir_all(self.root.join(&path))?),
+            tar::EntryType::Directory => self.directory(&path, true).map(drop),
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
                 self.file(entry, &path)
             }
             tar::EntryType::Link => {
                 let target = link_target(entry)?;
                 let target = inside(&target).ok_or_else(|| leads_outside(&target))?;
-                std::fs::create_dir_all(self.parent(&path))?;
-                Ok(std::fs::hard_link(self.root.join(target), self.root.join(&path))?)
+                self.hard_link(&target, &path)
             }
             tar::EntryType::Symlink => self.symlink(link_target(entry)?, path),
             _ => bail!("refused: it is neither file, directory nor link"),
@@ -114,9 +125,10 @@ impl<'a> Unpacker<'a> {
     }
 
     fn file(&mut self, entry: &mut impl Read, path: &Path) -> Result<()> {
-        std::fs::create_dir_all(self.parent(path))?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).open(self.root.join(path))?;
+        let (dir, name) = self.place(path)?;
+        let new = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(dir, name, new, Mode::from_bits_truncate(0o666));
+        let mut file = File::from(file.map_err(io::Error::from)?);
         // One byte more than is allowed, to notice that there is more.
         let left = MAX_UNPACKED - self.written;
         let count = io::copy(&mut entry.take(left + 1), &mut file)?;
@@ -132,18 +144,58 @@ impl<'a> Unpacker<'a> {
             ensure!(SOURCE_LINKS.contains(&name), leads_outside(&target));
             return Ok(());
         }
-        std::fs::create_dir_all(self.parent(&path))?;
+        self.place(&path)?;
         self.symlinks.push((path, target));
         Ok(())
     }
 
-    fn parent(&self, path: &Path) -> PathBuf {
-        self.root.join(path.parent().unwrap_or(Path::new("")))
+    fn hard_link(&self, target: &Path, path: &Path) -> Result<()> {
+        let (from, of) = split(target)?;
+        let from = self.directory(from, false)?;
+        // A link to a link would lead elsewhere from its new place.
+        let kind = SFlag::from_bits_truncate(
+            fstatat(&from, of, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_mode & SFlag::S_IFMT.bits(),
+        );
+        ensure!(kind == SFlag::S_IFREG, "refused: a hard link to what is no file");
+        let (dir, name) = self.place(path)?;
+        Ok(linkat(from, of, dir, name, AtFlags::empty()).map_err(io::Error::from)?)
+    }
+
+    /// The directory in which `path` is to be, made if need be, and its name there.
+    fn place<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p OsStr)> {
+        let (parent, name) = split(path)?;
+        Ok((self.directory(parent, true)?, name))
+    }
+
+    /// Opens a directory of the archive's, reached through directories only; makes them if asked to.
+    fn directory(&self, path: &Path, make: bool) -> Result<OwnedFd> {
+        let mut dir = self.root.try_clone()?;
+        for part in path.components() {
+            if make {
+                match mkdirat(&dir, part.as_os_str(), Mode::from_bits_truncate(0o777)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(error) => return Err(io::Error::from(error).into()),
+                }
+            }
+            // ENOTDIR is what opening a link as a directory gives, without following it (open(2)).
+            dir = openat(&dir, part.as_os_str(), DIRECTORY, Mode::empty())
+                .map_err(io::Error::from)
+                .with_context(|| format!("refused: cannot enter {}", path.display()))?;
+        }
+        Ok(dir)
     }
 
     fn wants(&self, path: &Path) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|prefix| path.starts_with(prefix))
     }
+}
+
+/// Opens a directory, and nothing else: no link to one.
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The directory and the name of a path that [`inside`] gave.
+fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+    path.parent().zip(path.file_name()).context("refused: a member without a name")
 }
 
 fn link_target<R: Read>(entry: &tar::Entry<'_, R>) -> Result<PathBuf> {
@@ -192,7 +244,7 @@ mod tests {
 
     fn unpacked(members: &[Member<'_>]) -> Result<tempfile::TempDir> {
         let dir = tempfile::tempdir().unwrap();
-        Unpacker::new(dir.path(), &[]).tar(fake::tar(members).as_slice())?;
+        Unpacker::new(dir.path(), &[])?.tar(fake::tar(members).as_slice())?;
         Ok(dir)
     }
 
@@ -228,6 +280,53 @@ mod tests {
         // The directory `a` is made for the file, so the link cannot be.
         assert!(unpacked(&members).is_err());
         assert!(unpacked(&[Member::File("a", b"x"), Member::File("a", b"y")]).is_err());
+    }
+
+    /// What several archives may do to one directory, the last of which is to be refused, and to what is beside it.
+    fn last_is_refused(archives: &[&[Member<'_>]]) {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, beside) = (dir.path().join("root"), dir.path().join("beside"));
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::create_dir_all(&beside).unwrap();
+        let unpack =
+            |members: &[Member<'_>]| Unpacker::new(&root, &[])?.tar(fake::tar(members).as_slice());
+        let (last, first) = archives.split_last().unwrap();
+        for members in first {
+            unpack(members).unwrap();
+        }
+        assert!(unpack(last).is_err());
+        assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 0, "written outside");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "written outside");
+    }
+
+    #[test]
+    fn a_link_of_one_archive_leads_no_other_outside() {
+        // `p/q/r` is the root, so that the link in it, which looks three deep, is at the root and leads out.
+        let to_root = [Member::Symlink("p/q/r", "../..")];
+        let out = [Member::Symlink("p/q/r/out", "../../../beside")];
+        last_is_refused(&[&to_root, &out]);
+        last_is_refused(&[&to_root, &[Member::File("p/q/r/file", b"x")]]);
+        // Moved up, the link leads further.
+        let deep = [Member::File("beside", b"x"), Member::Symlink("a/b/up", "../../beside")];
+        last_is_refused(&[&deep, &[Member::Hardlink("up", "a/b/up")]]);
+    }
+
+    #[test]
+    fn three_archives_together_write_nothing_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, beside) = (dir.path().join("root"), dir.path().join("beside"));
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::create_dir_all(&beside).unwrap();
+        let archives: [&[Member<'_>]; 3] = [
+            &[Member::Symlink("p/q/r", "../..")],
+            &[Member::Symlink("p/q/r/out", "../beside")],
+            &[Member::File("out/file", b"x")],
+        ];
+        for members in archives {
+            let archive = fake::tar(members);
+            let _ = Unpacker::new(&root, &[]).unwrap().tar(archive.as_slice());
+        }
+        assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 0);
     }
 
     #[test]

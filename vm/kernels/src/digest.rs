@@ -26,7 +26,7 @@ impl<const BYTES: usize> Hex<BYTES> {
     }
 
     fn of(bytes: &[u8]) -> Self {
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(hex::encode(bytes))
     }
 }
 

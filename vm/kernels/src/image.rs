@@ -262,7 +262,7 @@ mod tests {
         let unknown = |bytes: &[u8]| [b"LZ4 or what", bytes].concat();
         let file = written(&fake::bzimage_packed("6.1.0", Some("CONFIG_BPF=y\n"), unknown));
         assert_eq!(config(file.path()).unwrap(), None);
-        let long: String = fake::noise(20_000).iter().map(|byte| format!("{byte:02x}")).collect();
+        let long = hex::encode(fake::noise(20_000));
         let mut image = fake::bzimage("6.1.0", Some(&long));
         assert_eq!(config(written(&image).path()).unwrap().as_ref(), Some(&long));
         image.truncate(image.len() - 10_000);

@@ -14,6 +14,7 @@ pub mod fake;
 pub mod image;
 pub mod kconfig;
 mod kernel;
+pub mod lock;
 pub mod modules;
 pub mod obtain;
 pub mod pins;

@@ -18,16 +18,16 @@ mod in_use;
 mod stale;
 mod sums;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{self, Measured, Sha256Hex};
 use super::pins::{Pin, Source};
 use super::{Kernel, archive, image, kconfig, tree};
+use crate::lock;
 
 pub use configs::config_inside;
 pub use stale::{Kept, Stale, discard, size_of, stale};
@@ -130,22 +130,13 @@ impl Entry {
     }
 
     /// Waits until no other run makes this entry; `waiting` is called if there is one.
-    pub fn lock(&self, waiting: impl FnOnce()) -> Result<Flock<File>> {
+    pub fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
         let path = self.root.join(LOCKS).join(&self.name);
         let hint = || cannot_write(&self.root);
         for dir in [LOCKS, KERNELS] {
             std::fs::create_dir_all(self.root.join(dir)).with_context(hint)?;
         }
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file = match Flock::lock(open().with_context(hint)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
-            Err((_, errno)) => return Err(errno).with_context(|| lock_failed(&path)),
-        };
-        waiting();
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .with_context(|| lock_failed(&path))
+        lock::exclusive(&path, waiting).with_context(hint)
     }
 
     /// Looks whether the pinned kernel is here, and is it: its image is hashed.
@@ -162,7 +153,8 @@ impl Entry {
 
     fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
         let dir = self.dir();
-        in_use::hold(&dir, File::open(dir.join(MANIFEST)).context("it has no manifest")?)?;
+        ensure!(self.exists(), "it has no manifest");
+        in_use::hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
         let found = digest::sha256_file(&image)
@@ -249,10 +241,6 @@ fn cannot_write(dir: &Path) -> String {
     format!("cannot write to the cache {dir}: make it writable, or set VMTEST_CACHE_DIR")
 }
 
-fn lock_failed(path: &Path) -> String {
-    format!("cannot lock {}", path.display())
-}
-
 fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> Result<Manifest> {
     let found = tree::find(&staging.join(TREE))
         .ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
@@ -295,7 +283,7 @@ pub fn scratch(cache: &Path, name: &str) -> Result<tempfile::TempDir> {
     let make = || {
         std::fs::create_dir_all(&incoming)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
-        in_use::hold(dir.path(), File::open(dir.path())?)?;
+        in_use::hold(dir.path(), dir.path())?;
         Ok::<_, anyhow::Error>(dir)
     };
     make().with_context(|| cannot_write(&incoming))

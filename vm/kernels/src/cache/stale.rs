@@ -1,14 +1,13 @@
 //! What nothing needs any more, and removing it.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
 
 use super::configs::CONFIGS;
 use super::{INCOMING, KERNELS, LOCKS, MANIFEST, remove_at_once};
+use crate::lock::{self, How};
 
 /// Something in the cache that is of no use any more.
 pub struct Stale {
@@ -51,9 +50,9 @@ pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
 /// Removes what is stale, unless it is in use; with `dry_run`, only finds out whether it would.
 pub fn discard(stale: &Stale, dry_run: bool) -> Result<(), Kept> {
     // A directory can be locked as well, which is what is left when the file is not there.
-    let file = File::open(&stale.lock).or_else(|_| File::open(&stale.path));
-    let file = file.map_err(|error| Kept::Failed(error.into()))?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Kept::InUse)?;
+    let lock = if stale.lock.exists() { &stale.lock } else { &stale.path };
+    let lock = lock::existing(lock, How::NonBlockingLockExclusive);
+    let _lock = lock.map_err(|error| Kept::Failed(error.into()))?.ok_or(Kept::InUse)?;
     match dry_run {
         true => Ok(()),
         false => remove_at_once(&stale.path).map_err(Kept::Failed),

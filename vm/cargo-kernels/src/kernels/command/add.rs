@@ -15,6 +15,7 @@ use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Pin, Place, Source};
 use crate::kernels::{self, Expected, Progress, cache};
 use crate::paths;
+use vm_kernels::lock::{self, How};
 
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `cargo xtask kernels add`";
@@ -22,23 +23,14 @@ const WHY: &str = "added with `cargo xtask kernels add`";
 /// Runs the command.
 pub fn run(name: &str, from: &str) -> Result<u8> {
     let path = kernels::file();
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text.with_context(|| format!("cannot read the pins in {}", path.display()))?,
-    };
-    if kernels::parse(&text, &path)?.iter().any(|pin| pin.name == name) {
-        return Err(Exit::usage(format!("{name} is pinned already, in {}", path.display())));
-    }
+    read(&path, name)?;
     pins::check_new_name(name).map_err(Exit::usage)?;
     let given = Given::parse(from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);
     let (release, source, size) = store(name, &given, &line)?;
     drop(line);
-    let text = with_pin(&text, name, &release, &source)?;
-    // What is written must be readable: better to find out here than at the next command.
-    kernels::parse(&text, &path).context("the new list of pins is wrong; it was not written")?;
-    write(&path, &text)?;
+    pin(&path, name, &release, &source)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
     if let Place::File(file, _) = &source.place {
@@ -50,6 +42,33 @@ pub fn run(name: &str, from: &str) -> Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// The text of the pins, of which none has this name yet.
+fn read(path: &Path, name: &str) -> Result<String> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| format!("cannot read the pins in {}", path.display()))?,
+    };
+    if kernels::parse(&text, path)?.iter().any(|pin| pin.name == name) {
+        return Err(Exit::usage(format!("{name} is pinned already, in {}", path.display())));
+    }
+    Ok(text)
+}
+
+/// Adds the pin to the file as it is now: fetching takes minutes, in which others may have changed it.
+fn pin(path: &Path, name: &str, release: &str, source: &Source) -> Result<()> {
+    let dir = directory(path);
+    let _alone = lock::existing(dir, How::LockExclusive)
+        .with_context(|| format!("cannot lock {}", dir.display()))?;
+    let text = with_pin(&read(path, name)?, name, release, source)?;
+    // What is written must be readable: better to find out here than at the next command.
+    kernels::parse(&text, path).context("the new list of pins is wrong; it was not written")?;
+    write(path, &text)
+}
+
+fn directory(file: &Path) -> &Path {
+    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What the user named.
@@ -174,8 +193,7 @@ fn source_table(source: &Source) -> Result<Table> {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(context)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory(path)).with_context(context)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).with_context(context)?;
     // A new list is for others to read, which a temporary file is not.
     let permissions = std::fs::metadata(path).map(|metadata| metadata.permissions());
