@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use comfy_table::{Cell, Color, ContentArrangement, Table, TableStyle};
+use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -15,6 +15,7 @@ use crate::flags;
 use crate::kernels::{self, Silent};
 use crate::paths;
 use crate::tools::{self, Need, Problem, Spec, TOOLS, Tool};
+use crate::ui::grid;
 use crate::vm::accel::{self, Kvm};
 
 /// Runs the command.
@@ -119,11 +120,13 @@ impl Diagnosis {
 
 /// Without lines, and not wider than the terminal.
 fn table(rows: impl Iterator<Item = Vec<Cell>>) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new());
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    let size = console::Term::stdout().size_checked();
+    let mut table = grid::grid(&[], size.map(|(_, columns)| columns));
+    if console::colors_enabled() {
+        table.enforce_styling();
+    }
     table.add_rows(rows);
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    grid::text(table)
 }
 
 impl Check {
