@@ -72,7 +72,7 @@ impl Diagnosis {
                 // Only of interest as long as there is something left to install.
                 Need::Install => !vng_works,
                 Need::Local => !geteuid().is_root(),
-                Need::Boot | Need::Build | Need::Fetch => true,
+                Need::Boot | Need::Build | Need::Fetch | Need::Inspect => true,
                 Need::Test => false,
             })
             .map(tool)
@@ -172,7 +172,8 @@ fn short(path: &Path) -> String {
 }
 
 fn tool(spec: &Spec) -> Check {
-    let check = Check::new(spec.name, spec.purpose, spec.need != Need::Local);
+    let check =
+        Check::new(spec.name, spec.purpose, !matches!(spec.need, Need::Local | Need::Inspect));
     match tools::check(spec.tool()) {
         Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
         Err(unusable) => {

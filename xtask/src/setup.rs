@@ -165,7 +165,7 @@ impl Plan {
 /// Everything that booting and building need and that is not here.
 fn missing() -> Vec<Unusable> {
     let needed =
-        TOOLS.iter().filter(|spec| matches!(spec.need, Need::Boot | Need::Build | Need::Fetch));
+        TOOLS.iter().filter(|spec| !matches!(spec.need, Need::Install | Need::Test | Need::Local));
     needed.filter_map(|spec| tools::check(spec.tool()).err()).collect()
 }
 

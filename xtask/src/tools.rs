@@ -55,6 +55,10 @@ pub enum Tool {
     Nix,
     /// Chromium.
     Chromium,
+    /// `llvm-objdump`.
+    Objdump,
+    /// `llvm-readelf`.
+    Readelf,
 }
 
 /// What a tool is needed for.
@@ -72,6 +76,8 @@ pub enum Need {
     Test,
     /// To run the program on this machine as root.
     Local,
+    /// To look at what was built.
+    Inspect,
 }
 
 /// One line of the table.
@@ -294,6 +300,60 @@ pub const TOOLS: &[Spec] = &[
         place: Place::Program { env: "", names: &["chromium"] },
         version: None,
         packages: &["chromium"],
+    },
+    Spec {
+        tool: Tool::Objdump,
+        name: "llvm-objdump",
+        purpose: "show what the compiler made of a BPF program",
+        need: Need::Inspect,
+        place: Place::Program {
+            env: "",
+            names: &[
+                "llvm-objdump",
+                "llvm-objdump-23",
+                "llvm-objdump-22",
+                "llvm-objdump-21",
+                "llvm-objdump-20",
+                "llvm-objdump-19",
+                "llvm-objdump-18",
+                "llvm-objdump-17",
+                "llvm-objdump-16",
+                "llvm-objdump-15",
+                "llvm-objdump-14",
+                "llvm-objdump-13",
+                "llvm-objdump-12",
+                "llvm-objdump-11",
+            ],
+        },
+        version: None,
+        packages: &["llvm"],
+    },
+    Spec {
+        tool: Tool::Readelf,
+        name: "llvm-readelf",
+        purpose: "show what the compiler made of a BPF program",
+        need: Need::Inspect,
+        place: Place::Program {
+            env: "",
+            names: &[
+                "llvm-readelf",
+                "llvm-readelf-23",
+                "llvm-readelf-22",
+                "llvm-readelf-21",
+                "llvm-readelf-20",
+                "llvm-readelf-19",
+                "llvm-readelf-18",
+                "llvm-readelf-17",
+                "llvm-readelf-16",
+                "llvm-readelf-15",
+                "llvm-readelf-14",
+                "llvm-readelf-13",
+                "llvm-readelf-12",
+                "llvm-readelf-11",
+            ],
+        },
+        version: None,
+        packages: &["llvm"],
     },
 ];
 
@@ -637,7 +697,7 @@ mod tests {
             assert_eq!(spec.tool as usize, index, "{}", spec.name);
             assert_eq!(spec.tool.spec().name, spec.name);
         }
-        assert_eq!(TOOLS.len(), Tool::Chromium as usize + 1);
+        assert_eq!(TOOLS.len(), Tool::Readelf as usize + 1);
     }
 
     #[test]

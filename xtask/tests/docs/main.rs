@@ -6,7 +6,6 @@
 mod commands;
 mod links;
 mod markdown;
-mod output;
 mod tables;
 
 // Of the program itself, which has no library.

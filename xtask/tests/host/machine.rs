@@ -24,6 +24,8 @@ const WORKING: &[(&str, &str)] = &[
     ("depmod", ""),
     ("make", ""),
     ("pkg-config", ""),
+    ("llvm-objdump", ""),
+    ("llvm-readelf", ""),
     ("sudo", "exec \"$@\""),
     // `env NAME=VALUE… PROGRAM ARGS…`
     (
