@@ -1,7 +1,7 @@
 {
   description = "A hello-world eBPF tracer, proven on pinned kernels";
 
-  # The last release of nixpkgs that has a 5.4 kernel. Its Rust is 1.86, which is the project's minimum.
+  # The last release of nixpkgs that has a 5.4 kernel. Its Rust is 1.86; the project needs 1.85.
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-25.05";
 
   outputs =

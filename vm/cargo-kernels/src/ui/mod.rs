@@ -3,6 +3,7 @@
 //! The engine reports [`RunEvent`]s and knows nothing of terminals; a [`Screen`] shows them and knows nothing
 //! of virtual machines. On a terminal each kernel has a live line; anywhere else there are plain lines.
 
+pub mod grid;
 mod live;
 mod phrase;
 mod plain;

@@ -3,9 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::Cell;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::ui::grid;
 use vm_kernels::Progress;
 
 /// A live line per kernel on a terminal; elsewhere each note is a line.
@@ -104,16 +105,13 @@ pub fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// A table without lines but one below the header; `right` names the columns of numbers.
+/// A table; `right` names the columns of numbers.
 pub fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')));
-    table.set_header(header.iter().copied());
+    let mut table = grid::grid(header, None);
     for row in rows {
         table.add_row(row.into_iter().enumerate().map(|(column, text)| {
-            let cell = Cell::new(text);
-            if right.contains(&column) { cell.set_alignment(CellAlignment::Right) } else { cell }
+            if right.contains(&column) { grid::right(text) } else { Cell::new(text) }
         }));
     }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    grid::text(table)
 }
