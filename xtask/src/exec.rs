@@ -16,8 +16,7 @@ use vmtest_agent::{ExecEvent, ExecJob};
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::interrupt::Interrupt;
-use crate::metadata::Metadata;
-use crate::payload::{Payload, Source};
+use crate::payload;
 use crate::vm::Link;
 use crate::vm::channel;
 use crate::vm::console;
@@ -33,7 +32,7 @@ const LONGEST_MESSAGE: u64 = 1 << 20;
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
 pub fn run(flags: &flags::Exec) -> Result<u8> {
     let interrupt = Interrupt::install()?;
-    let agent = Payload::build(&Metadata::load()?, &Source::here(), &[])?.agent;
+    let agent = payload::build_agent()?;
     let host = HostRoot::prepare(&flags.kernel, &flags.vm)?;
     let listener = host.channel()?;
     let closer = listener.try_clone().context("cannot share the channel")?;

@@ -222,6 +222,23 @@ impl Artifacts {
 
 const AGENT: &str = "vmtest-agent";
 
+/// Builds the agent alone, for a guest in which nothing of the program runs.
+///
+/// # Errors
+/// When a tool is missing, or when it does not compile.
+pub fn build_agent() -> Result<PathBuf> {
+    tools::require(&[Need::Build])?;
+    let mut command = cargo::command("build")?;
+    command.args(["--quiet", "--release", "--package", AGENT, "--bins"]).stdin(Stdio::null());
+    StaticBuild::detect()?.apply(&mut command);
+    let mut executables =
+        cargo::messages(&mut command)?.into_iter().filter_map(|message| match message {
+            Message::CompilerArtifact(artifact) => artifact.executable,
+            _ => None,
+        });
+    executables.next().map(PathBuf::from).context("cargo built no agent")
+}
+
 fn cargo_build(metadata: &Metadata, source: &Source) -> Result<Command> {
     let mut command = cargo::command("build")?;
     command

@@ -51,8 +51,8 @@ fn observe(request: &FactsRequest, runner: &Runner<'_>, facts: &mut Facts) -> io
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));
     process.signal(Signal::SIGTERM);
-    process.follow(Instant::now() + PATIENCE, |_| ControlFlow::Continue(()))?;
-    process.finish(|_| {})?;
+    process.follow(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
+    process.finish(|_, _| {})?;
     facts.programs = programs?;
     Ok(())
 }
@@ -60,7 +60,7 @@ fn observe(request: &FactsRequest, runner: &Runner<'_>, facts: &mut Facts) -> io
 /// Waits until the program prints a line with `needle` in it.
 fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::Result<()> {
     let mut line = Vec::new();
-    let stop = process.follow(deadline, |bytes| {
+    let stop = process.follow(deadline, |_, bytes| {
         let mut pieces = bytes.split_inclusive(|byte| *byte == b'\n');
         let found = pieces.any(|piece| {
             line.extend_from_slice(piece);
