@@ -44,18 +44,15 @@ fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     let timeout = Duration::try_from_secs_f64(job.test_timeout_s)
         .map_err(|_| anyhow!("{} is no time limit for a test", job.test_timeout_s))?;
     let runner = Runner { payload, env: &job.env, timeout };
-    let tainted_before = taint::flags();
     for test in &job.tests {
         channel.send(Event::TestStarted(test.clone()))?;
         channel.send(Event::TestFinished(runner.run(test)))?;
     }
+    channel.send(Event::Tainted { flags: taint::flags() })?;
     if let Some(request) = &job.facts {
         channel.send(Event::Facts(facts::collect(request, &runner)))?;
     }
-    match taint::flags() & !tainted_before {
-        0 => Ok(()),
-        flags => channel.send(Event::Tainted { flags }),
-    }
+    Ok(())
 }
 
 fn explain(error: &anyhow::Error, troubles: &[String]) -> String {

@@ -39,13 +39,13 @@ fn main() -> ExitCode {
     if argument.as_ref().is_some_and(|argument| argument == DO_NOTHING) {
         return ExitCode::SUCCESS;
     }
+    // Whatever outlives its parent in a test becomes a child of this process, to be reaped or ended by it.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     if argument.is_some_and(|argument| argument == exec::ARGUMENT) {
         let served = Channel::open(Path::new(CHANNEL_DEVICE))
             .and_then(|mut channel| exec::serve(&mut channel));
         return conclude(served);
     }
-    // Whatever outlives its parent in a test becomes a child of this process, to be ended by it.
-    let _ = nix::sys::prctl::set_child_subreaper(true);
     let is_init = std::process::id() == 1;
     let machine = if is_init { Machine::bring_up() } else { Machine::complete() };
     let served = Channel::open(Path::new(CHANNEL_DEVICE))

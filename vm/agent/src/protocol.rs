@@ -18,7 +18,7 @@ pub const UNTRUSTED: &str = "untrusted";
 pub const PAYLOAD_DIR: &str = "/payload";
 
 /// Version of these messages; an agent saved in an old snapshot may speak another.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -105,13 +105,13 @@ pub enum Event {
     TestStarted(TestId),
     /// A test has ended.
     TestFinished(TestOutcome),
-    /// What the kernel says of the program.
-    Facts(Facts),
-    /// The kernel has tainted itself since the job came. Not sent when it has not.
+    /// Every test that was asked for has been run: all that decides the verdict has been said.
     Tainted {
-        /// The bits of `/proc/sys/kernel/tainted` that are new.
+        /// `/proc/sys/kernel/tainted`: all flags since the kernel started, in a guest that was saved too.
         flags: u64,
     },
+    /// What the kernel says of the program.
+    Facts(Facts),
     /// The whole job is done; nothing follows.
     Finished,
     /// The job could not be done; nothing follows.

@@ -141,7 +141,9 @@ impl Engine<'_> {
         let accel = self.choose_accel(&kernel, on)?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
-        let timeout_s = self.timeout_s.unwrap_or_else(|| accel.default_timeout().as_secs_f64());
+        let timeout_s = self.timeout_s.unwrap_or_else(|| {
+            accel.default_limit(tests.len(), self.metadata.test_timeout_s).as_secs_f64()
+        });
         let (judgement, seen) = self
             .judged(&kernel, accel, timeout_s, tests, &log, on)
             .map_err(|error| Stopped::host(&error))?;
@@ -149,7 +151,8 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound.
+    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound: that one has the whole
+    /// time again, since the first one's does not count.
     fn judged(
         &self,
         kernel: &Kernel,
@@ -166,7 +169,7 @@ impl Engine<'_> {
             return Ok((judgement, seen));
         }
         let blame = RunDir::create(&paths::runs())
-            .and_then(|run| self.lane.blame(&self.spec(kernel, accel, &run)))
+            .and_then(|run| self.lane.blame(&self.spec(kernel, accel, Instant::now(), &run)))
             .unwrap_or_else(|error| {
                 // That is no reason to lose what was seen.
                 on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
@@ -221,12 +224,13 @@ impl Engine<'_> {
         log: &Path,
         on: OnEvent<'_>,
     ) -> Result<Observed> {
+        let deadline = Instant::now() + Duration::from_secs_f64(timeout_s);
         let run = RunDir::create(&paths::runs())?;
-        let spec = self.spec(kernel, accel, &run);
+        let spec = self.spec(kernel, accel, deadline, &run);
         let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
-        let limits = Limits { total: Duration::from_secs_f64(timeout_s) };
+        let limits = Limits { deadline };
         let (total, mut done) = (tests.len(), 0);
         supervise::run(started, &job, limits, log, self.interrupt, |progress| {
             let current = match progress {
@@ -241,12 +245,19 @@ impl Engine<'_> {
         })
     }
 
-    fn spec<'s>(&'s self, kernel: &'s Kernel, accel: Accel, run: &'s RunDir) -> Spec<'s> {
+    fn spec<'s>(
+        &'s self,
+        kernel: &'s Kernel,
+        accel: Accel,
+        deadline: Instant,
+        run: &'s RunDir,
+    ) -> Spec<'s> {
         Spec {
             kernel,
             payload: &self.payload.files,
             run,
             accel,
+            deadline,
             memory_mib: self.metadata.memory_mib,
             kernel_args: &self.metadata.kernel_args,
         }

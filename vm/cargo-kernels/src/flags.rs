@@ -49,7 +49,9 @@ pub struct VmArgs {
     /// Hardware virtualization or emulation; auto tries whether KVM works
     #[arg(long, default_value = "auto", value_parser = accel_choice())]
     pub accel: AccelChoice,
-    /// Seconds until a guest that has not finished is stopped [default: 60 under KVM, 180 under TCG; none for exec]
+    /// Seconds that a kernel's run may take, from when the kernel is at hand: waiting, saving, booting and all tests
+    /// [default: 60 under KVM, 180 under TCG, and for each test another 5 or 15, together at least test-timeout-s;
+    /// none for exec]
     #[arg(long, value_name = "S", value_parser = positive_seconds)]
     pub timeout: Option<f64>,
 }

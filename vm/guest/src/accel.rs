@@ -46,7 +46,18 @@ impl Accel {
         }
     }
 
-    /// How long a guest may take unless the user says otherwise.
+    /// How long a kernel's run may take unless the user says otherwise: the time to come up, and then some for each
+    /// test, but at least as much as one test may take, in seconds.
+    pub fn default_limit(self, tests: usize, test_timeout_s: f64) -> Duration {
+        let each = match self {
+            Self::Kvm => 5.0,
+            Self::Tcg => 15.0,
+        };
+        let all = (each * tests as f64).max(test_timeout_s);
+        self.default_timeout() + Duration::try_from_secs_f64(all).unwrap_or_default()
+    }
+
+    /// How long a guest may take to come up and run one command.
     pub fn default_timeout(self) -> Duration {
         match self {
             Self::Kvm => Duration::from_secs(60),

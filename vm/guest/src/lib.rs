@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub mod agent;
 pub mod bare;
 pub mod channel;
 pub mod console;
+pub mod deadline;
 pub mod direct;
 pub mod guest_root;
 pub mod host_root;
@@ -73,6 +75,8 @@ pub struct Spec<'a> {
     pub run: &'a RunDir,
     /// KVM or TCG.
     pub accel: Accel,
+    /// When the run is over, however far it got.
+    pub deadline: Instant,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
     /// Further kernel parameters, each one word without quotes or anything else that a shell reads.

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -88,6 +88,8 @@ pub struct Running {
     pub process: Guarded,
     /// The first serial port.
     pub console: UnixStream,
+    /// What has come from there already: the guest's own words before it was saved.
+    pub printed: Vec<u8>,
     /// The second serial port.
     pub channel: UnixStream,
     /// QEMU's monitor.
@@ -125,7 +127,8 @@ impl Machine<'_> {
         command
             .fd_mappings(mappings.collect())
             .context("two descriptors for QEMU have the same number")?;
-        Ok(Running { process: Guarded::spawn(command)?, console, channel, monitor })
+        let process = Guarded::spawn(command)?;
+        Ok(Running { process, console, printed: Vec::new(), channel, monitor })
     }
 
     /// The whole command line. It does not depend on this process or on this run.
@@ -156,7 +159,8 @@ impl Machine<'_> {
 impl Running {
     /// For the one who watches it; the agent finds the payload there.
     pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Started {
-        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(self.console)];
+        let mut console: Vec<Box<dyn Read + Send>> =
+            vec![Box::new(Cursor::new(self.printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }

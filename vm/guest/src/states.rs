@@ -5,6 +5,7 @@
 //!     manifest.json    what it depends on, what it said, and how to tell that it is undamaged
 //!     state            the machine's devices, as QEMU saved them
 //!     ram              its memory, with holes where it is zero
+//!     console          what it had printed
 //!     lock             held, shared, by every QEMU that uses it
 //! states/new-*/        one in the making or on its way out, unless the run was killed
 //! states/locks/<key>   held while it is being made
@@ -16,7 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Ready;
+use crate::deadline::within;
 use crate::qemu::RAM;
 use vm_kernels::lock::{self, How};
 
@@ -33,6 +35,8 @@ pub const LIMIT: u64 = 4 << 30;
 
 /// The file that QEMU saves the machine's devices to.
 pub const STATE: &str = "state";
+/// The file with what the guest had printed.
+pub const CONSOLE: &str = "console";
 const MANIFEST: &str = "manifest.json";
 const LOCK: &str = "lock";
 const LOCKS: &str = "locks";
@@ -58,6 +62,8 @@ pub struct Saved {
     pub ready: Ready,
     /// The machine's devices.
     pub state: Vec<u8>,
+    /// What it had printed on its console.
+    pub console: Vec<u8>,
     /// Whoever has this open keeps the guest from being removed.
     pub lock: File,
 }
@@ -98,26 +104,29 @@ impl States {
         let manifest = Manifest::read(&dir)?;
         let state = fs::read(dir.join(STATE)).context("its devices cannot be read")?;
         ensure!(sha256(&state) == manifest.state_sha256, "its devices are not what was saved");
+        let console = fs::read(dir.join(CONSOLE)).context("its console cannot be read")?;
+        ensure!(sha256(&console) == manifest.console_sha256, "its console is not what was saved");
         let ram = Stamp::of(&dir.join(RAM)).context("its memory cannot be read")?;
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
-        Ok(Some(Saved { dir, ready: manifest.ready, state, lock }))
+        Ok(Some(Saved { dir, ready: manifest.ready, state, console, lock }))
     }
 
     /// The saved guest of these ingredients, made if need be, once, however many ask at the same
-    /// time: `make` leaves [`RAM`] and [`STATE`] in a directory, and returns what the agent said.
+    /// time: `make` leaves [`RAM`], [`STATE`] and [`CONSOLE`] in a directory, and returns what the agent said.
     ///
     /// # Errors
-    /// Those of `make`, and when the cache cannot be written to.
+    /// Those of `make`, when the cache cannot be written to, and when someone else makes it until `deadline`.
     pub fn make(
         &self,
         kernel: &str,
         ingredients: serde_json::Value,
+        deadline: Instant,
         make: impl FnOnce(&Path) -> Result<Ready>,
     ) -> Result<Saved> {
         let key = Key::of(&ingredients);
-        let _making = self.lock_making(&key)?;
+        let _making = self.lock_making(&key, deadline)?;
         if let Ok(Some(saved)) = self.find(&key) {
             return Ok(saved);
         }
@@ -191,11 +200,17 @@ impl States {
         }
     }
 
-    fn lock_making(&self, key: &Key) -> Result<File> {
+    fn lock_making(&self, key: &Key, deadline: Instant) -> Result<File> {
         let path = self.root.join(LOCKS).join(&key.0);
-        let locked = fs::create_dir_all(self.root.join(LOCKS));
-        let locked = locked.and_then(|()| lock::exclusive(&path, || ()));
-        locked.with_context(|| format!("cannot lock {}", path.display()))
+        let locked = || -> Result<File> {
+            fs::create_dir_all(self.root.join(LOCKS))?;
+            let file = path.clone();
+            // There is no flock(2) with a time limit.
+            within(deadline, move || lock::exclusive(&file, || ()))
+                .context("another run was saving this guest for as long as this one could wait")?
+                .map_err(Into::into)
+        };
+        locked().with_context(|| format!("cannot lock {}", path.display()))
     }
 
     /// It is out of sight in one step: nobody ever finds half of it.
@@ -228,6 +243,7 @@ struct Manifest {
     ingredients: serde_json::Value,
     ready: Ready,
     state_sha256: String,
+    console_sha256: String,
     /// Memory is too much to hash for every run: a file that nobody wrote to is believed.
     ram: Stamp,
     ram_sha256: String,
@@ -252,11 +268,13 @@ impl Manifest {
             }
         })?;
         let state = fs::read(dir.join(STATE)).context("QEMU saved nothing")?;
+        let console = fs::read(dir.join(CONSOLE)).context("nothing was kept of its console")?;
         Ok(Self {
             kernel: kernel.to_owned(),
             ingredients,
             ready,
             state_sha256: sha256(&state),
+            console_sha256: sha256(&console),
             ram: Stamp::of(&path)?,
             ram_sha256,
         })
@@ -432,6 +450,10 @@ mod tests {
         Fixture { states: States { root: root.path().into(), limit: LIMIT }, _root: root }
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
     fn ready() -> Ready {
         Ready { protocol: 1, release: "6.12".into(), uptime_s: 1.5 }
     }
@@ -442,12 +464,13 @@ mod tests {
         ram[4096..2 * 4096].fill(b'm');
         fs::write(dir.join(RAM), ram)?;
         fs::write(dir.join(STATE), "devices")?;
+        fs::write(dir.join(CONSOLE), "words")?;
         Ok(ready())
     }
 
     impl Fixture {
         fn make(&self, ingredients: &Value) -> Saved {
-            self.states.make("kernel", ingredients.clone(), leave).unwrap()
+            self.states.make("kernel", ingredients.clone(), soon(), leave).unwrap()
         }
 
         fn has(&self, ingredients: &Value) -> bool {
@@ -479,9 +502,11 @@ mod tests {
         assert!(!fixture.has(&ingredients));
         let made = fixture.make(&ingredients);
         assert_eq!((&*made.state, &made.ready), (&b"devices"[..], &ready()));
+        assert_eq!(made.console, b"words");
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
-        let again = fixture.states.make("kernel", ingredients, |_| panic!("made again")).unwrap();
+        let again =
+            fixture.states.make("kernel", ingredients, soon(), |_| panic!("made again")).unwrap();
         assert_eq!(again.dir, made.dir);
     }
 
@@ -496,7 +521,7 @@ mod tests {
                         made.fetch_add(1, Ordering::Relaxed);
                         leave(dir)
                     };
-                    fixture.states.make("kernel", json!(1), make).unwrap();
+                    fixture.states.make("kernel", json!(1), soon(), make).unwrap();
                 });
             }
         });
@@ -504,9 +529,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_another_makes_for_too_long_is_not_waited_for() {
+        let fixture = fixture();
+        let _making = fixture.states.lock_making(&Key::of(&json!(1)), soon()).unwrap();
+        let late = fixture.states.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
+        assert!(format!("{late:#}").contains("another run"), "{late:#}");
+    }
+
+    #[test]
     fn damage_is_seen_named_and_repaired() {
         type Damage = fn(&Path);
-        let damages: [(&str, Damage); 6] = [
+        let damages: [(&str, Damage); 7] = [
+            ("console is not", |dir| fs::write(dir.join(CONSOLE), "wordz").unwrap()),
             ("devices are not", |dir| fs::write(dir.join(STATE), "devicez").unwrap()),
             ("devices cannot be read", |dir| fs::remove_file(dir.join(STATE)).unwrap()),
             ("memory was changed", |dir| {
@@ -536,7 +570,7 @@ mod tests {
             leave(dir)?;
             anyhow::bail!("no boot")
         };
-        assert!(fixture.states.make("kernel", json!(1), fail).is_err());
+        assert!(fixture.states.make("kernel", json!(1), soon(), fail).is_err());
         assert!(!fixture.has(&json!(1)));
         assert_eq!(fixture.states.list().len(), 0);
     }
