@@ -16,6 +16,7 @@ mod kernels;
 mod local;
 mod matrix;
 mod metadata;
+mod minimum_rust;
 mod paths;
 mod payload;
 mod report;

@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::exit;
 use crate::flags;
+use crate::minimum_rust;
 use crate::paths;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
 use crate::vm::process::{Guarded, GuardedCommand};
@@ -55,7 +56,8 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn ensure_for_tests() -> Result<()> {
-    ensure_with(true)
+    ensure_with(true)?;
+    minimum_rust::install()
 }
 
 fn ensure_with(tests: bool) -> Result<()> {
@@ -163,9 +165,9 @@ fn lock() -> Result<Flock<File>> {
     }
 }
 
-/// Installs packages through apt-get, as root.
-fn install(packages: &[&str]) -> Result<()> {
-    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+/// `apt-get install` with these packages, or options and packages.
+pub fn install(arguments: &[&str]) -> Result<()> {
+    let install = [&["install", "--yes", "--no-install-recommends"], arguments].concat();
     if !apt_get(&install)?.success() {
         // There are no lists yet, or they name versions that the mirror has dropped.
         for arguments in [&["update"][..], &install] {
@@ -178,6 +180,8 @@ fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// As root, and without questions.
+///
 /// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
 pub fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
     let mut line =

@@ -11,6 +11,7 @@ use crate::cargo;
 use crate::exit;
 use crate::flags;
 use crate::local;
+use crate::minimum_rust;
 use crate::paths;
 use crate::setup;
 use crate::tools::{self, Tool};
@@ -42,6 +43,8 @@ enum Program {
     Cargo,
     /// This program, with the options that say how VMs run.
     Xtask,
+    /// The cargo of the oldest Rust that Cargo.toml promises.
+    MinimumCargo,
 }
 
 const STEPS: &[Step] = &[
@@ -49,6 +52,13 @@ const STEPS: &[Step] = &[
         name: "tests that need no VM",
         program: Program::Cargo,
         args: &["test", "--workspace", "--quiet", "--no-fail-fast"],
+        needs: None,
+        then: nothing,
+    },
+    Step {
+        name: "the workspace, with the oldest Rust that it promises",
+        program: Program::MinimumCargo,
+        args: &["check", "--workspace", "--all-targets", "--locked", "--quiet"],
         needs: None,
         then: nothing,
     },
@@ -187,6 +197,7 @@ impl Step {
                 (std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), Vec::new())
             }
             Program::Xtask => (xtask.clone(), vm_options(&flags.vm)),
+            Program::MinimumCargo => return minimum_rust::run(self.args),
         };
         // Options go right after the command's name: the end may be behind a `--`.
         let mut command = Command::new(program);
