@@ -10,7 +10,6 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::exit;
 use crate::flags;
-use crate::minimum_rust;
 use crate::paths;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
 use crate::vm::process::{Guarded, GuardedCommand};
@@ -56,8 +55,7 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn ensure_for_tests() -> Result<()> {
-    ensure_with(true)?;
-    minimum_rust::install()
+    ensure_with(true)
 }
 
 fn ensure_with(tests: bool) -> Result<()> {
@@ -183,7 +181,7 @@ pub fn install(arguments: &[&str]) -> Result<()> {
 /// As root, and without questions.
 ///
 /// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
-pub fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
+fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
     let mut line =
         vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {

@@ -11,7 +11,6 @@ use crate::cargo;
 use crate::exit;
 use crate::flags;
 use crate::local;
-use crate::minimum_rust;
 use crate::paths;
 use crate::setup;
 use crate::tools::{self, Tool};
@@ -141,6 +140,7 @@ enum End {
 pub fn run(flags: &flags::Test) -> Result<u8> {
     if flags.setup {
         setup::ensure_for_tests()?;
+        crate::minimum_rust::install()?;
     }
     if flags.local {
         return local::run();
@@ -197,7 +197,7 @@ impl Step {
                 (std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), Vec::new())
             }
             Program::Xtask => (xtask.clone(), vm_options(&flags.vm)),
-            Program::MinimumCargo => return minimum_rust::run(self.args),
+            Program::MinimumCargo => return crate::minimum_rust::run(self.args),
         };
         // Options go right after the command's name: the end may be behind a `--`.
         let mut command = Command::new(program);
