@@ -20,7 +20,7 @@ const SUFFIXES: [&str; 2] = ["-web", ""];
 ///
 /// # Errors
 /// When that Rust is not here, or what it builds fails.
-pub fn run(arguments: &[&str]) -> Result<()> {
+pub fn run(arguments: &[String]) -> Result<()> {
     let bin = find().with_context(|| {
         format!(
             "Rust {VERSION} is not here: `rustup toolchain install {VERSION} --component rustfmt`, or on a Debian \
