@@ -4,6 +4,7 @@ mod build;
 mod flags;
 mod inspect;
 mod local;
+mod minimum_rust;
 mod run;
 mod selftest;
 mod test;

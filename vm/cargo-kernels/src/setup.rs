@@ -154,9 +154,9 @@ fn lock() -> Result<File> {
     lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)
 }
 
-/// Installs packages through apt-get, as root.
-fn install(packages: &[&str]) -> Result<()> {
-    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+/// `apt-get install` with these packages, or options and packages.
+pub fn install(arguments: &[&str]) -> Result<()> {
+    let install = [&["install", "--yes", "--no-install-recommends"], arguments].concat();
     if !apt_get(&install)?.success() {
         // There are no lists yet, or they name versions that the mirror has dropped.
         for arguments in [&["update"][..], &install] {
@@ -169,8 +169,10 @@ fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// As root, and without questions.
+///
 /// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
-pub fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
+fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
     let mut line =
         vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {

@@ -213,7 +213,7 @@ impl Spec {
 
     fn locate(&self) -> Result<PathBuf, Unusable> {
         if self.is_archive() {
-            let path = static_build::find(self.name).ok().flatten();
+            let path = static_build::find(self.name);
             return path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| self.missing());
         }
         let candidates: Vec<PathBuf> = match self.named() {

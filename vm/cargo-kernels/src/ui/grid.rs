@@ -2,8 +2,9 @@
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
-/// comfy-table's characters for each place in a table: a line below the header, nothing elsewhere.
-const LINE_BELOW_HEADER: &str = "     ─             ";
+/// comfy-table's characters for each place in a table: a line below the header, also where it crosses the blank between
+/// two columns, and nothing elsewhere.
+const LINE_BELOW_HEADER: &str = "     ──            ";
 
 /// An empty table; cells are wrapped where it would be wider than `width`.
 pub fn grid(header: &[&str], width: Option<u16>) -> Table {
@@ -27,7 +28,8 @@ pub fn right(text: impl ToString) -> Cell {
 pub fn lines(mut table: Table) -> Vec<String> {
     let last = table.column_count().saturating_sub(1);
     for column in table.column_iter_mut() {
-        column.set_padding((0, if column.index == last { 0 } else { 2 }));
+        // One more is between them.
+        column.set_padding((0, if column.index == last { 0 } else { 1 }));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
