@@ -6,6 +6,7 @@ mod cargo;
 mod completions;
 mod doctor;
 mod engine;
+mod environment;
 mod exec;
 mod exit;
 mod flags;
