@@ -91,6 +91,18 @@ impl Payload {
         Ok(Self { agent: built.agent, tests, env, facts, files })
     }
 
+    /// Nothing.
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        Self {
+            agent: PathBuf::new(),
+            tests: vec![],
+            env: BTreeMap::new(),
+            facts: FactsRequest { program: String::new(), ready_line: String::new() },
+            files: BTreeMap::new(),
+        }
+    }
+
     /// The environment in which tests find the programs where cargo put them, on this machine.
     pub fn env_here(&self) -> BTreeMap<String, OsString> {
         let programs = self.files.iter().filter_map(|(name, path)| {
