@@ -64,12 +64,13 @@ mod tests {
     fn only_what_is_allowed_or_asked_for_is_passed_on() {
         // Cargo sets this in the environment of tests, and it is not on the list.
         let name = "CARGO_PKG_NAME";
-        assert_eq!(std::env::var(name).as_deref(), Ok("xtask"));
+        let own = env!("CARGO_PKG_NAME");
+        assert_eq!(std::env::var(name).as_deref(), Ok(own));
         let passed: Vec<OsString> = allowed().map(|(name, _)| name).collect();
         assert!(passed.contains(&"PATH".into()) && !passed.contains(&name.into()), "{passed:?}");
         assert!(!is_allowed("CARGO_REGISTRY_TOKEN") && !is_allowed("GITHUB_TOKEN"));
         let variables = [name, "A=b=c", "EMPTY="].map(|text| text.parse().unwrap());
-        let pairs = [("A", "b=c"), (name, "xtask"), ("EMPTY", "")];
+        let pairs = [("A", "b=c"), (name, own), ("EMPTY", "")];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(asked(&variables).unwrap(), pairs.into());
         let error = asked(&["NOT_SET_ANYWHERE".parse().unwrap()]).unwrap_err();
