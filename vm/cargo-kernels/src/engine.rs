@@ -347,3 +347,95 @@ pub fn log_dir() -> Result<PathBuf> {
     }
     Ok(own)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+
+    use command_fds::{CommandFdExt, FdMapping};
+
+    use super::*;
+    use crate::kernels::Expected;
+    use crate::vm::process::{Guarded, GuardedCommand};
+    use crate::vm::{Link, Started};
+
+    /// Its guests say nothing, and nobody can tell whether they were sound.
+    struct Unsound(Mutex<u32>);
+
+    impl Lane for Unsound {
+        fn name(&self) -> &'static str {
+            "unsound"
+        }
+
+        fn kconfig(&self) -> &'static str {
+            "vm/kconfig.warm"
+        }
+
+        fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+            *self.0.lock().unwrap() += 1;
+            let (guest, host) = UnixStream::pair()?;
+            let mut command = GuardedCommand::new("sleep")?;
+            command.arg("1000");
+            command.fd_mappings(vec![FdMapping { parent_fd: guest.into(), child_fd: 3 }])?;
+            Ok(Started {
+                process: Guarded::spawn(command)?,
+                console: vec![],
+                channel: Link::Connected(host),
+                qmp: None,
+                payload: vmtest_agent::Payload::Memory { bytes: 0 },
+                ready: None,
+            })
+        }
+
+        fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+            anyhow::bail!("its memory was changed")
+        }
+    }
+
+    #[test]
+    fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
+        let logs = tempfile::tempdir().unwrap();
+        let lane = Unsound(Mutex::new(0));
+        let engine = Engine {
+            lane: &lane,
+            qemu: "qemu".into(),
+            metadata: &Metadata::load().unwrap(),
+            payload: &Payload::empty(),
+            accel: AccelChoice::Tcg,
+            timeout_s: None,
+            facts: false,
+            isolate: false,
+            allow_kernel_warnings: false,
+            allow_unavailable: false,
+            logs: logs.path().to_owned(),
+            started: Instant::now(),
+            interrupt: &Interrupt::default(),
+            accel_note: Once::new(),
+        };
+        let kernel = Kernel {
+            name: "k".into(),
+            image: "/boot/k".into(),
+            modules: None,
+            expected: Expected::Any,
+            release: None,
+            config: None,
+            source: "path".into(),
+        };
+        let notes = Mutex::new(Vec::new());
+        let on = |event| {
+            if let RunEvent::Note(note) = event {
+                notes.lock().unwrap().push(note);
+            }
+        };
+        let log = logs.path().join("log");
+        let (judgement, _) =
+            engine.judged(&kernel, Accel::Tcg, 0.1, &[], &log, &on).expect("the verdict is lost");
+        assert_eq!(judgement.verdict, Verdict::NoBoot, "{}", judgement.reason);
+        let expected = "cannot tell whether the guest was sound: its memory was changed";
+        assert_eq!(*notes.lock().unwrap(), [expected]);
+        assert_eq!(lane.0.into_inner().unwrap(), 1);
+    }
+}

@@ -203,12 +203,43 @@ pub enum Kernels {
     },
 }
 
+/// `--env NAME[=VALUE]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Letters, digits and underscores.
+    pub name: String,
+    /// `None`: the one that it has here.
+    pub value: Option<String>,
+}
+
+impl std::str::FromStr for EnvVar {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(is_name)
+        {
+            return Err("expected NAME or NAME=VALUE".into());
+        }
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
 /// `cargo xtask shell`
 #[derive(Debug, Clone, Args)]
 pub struct Shell {
     /// A pin's name, a kernel image, or a directory
     #[arg(short, long = "kernel", value_name = "K")]
     pub kernel: String,
+    /// A variable of the guest's environment, with its value here or this one; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<EnvVar>,
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -223,6 +254,9 @@ pub struct Exec {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+    /// A variable of the guest's environment, with its value here or this one; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<EnvVar>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,

@@ -9,6 +9,7 @@ pub mod command;
 pub mod completions;
 pub mod doctor;
 pub mod engine;
+pub mod environment;
 pub mod exec;
 pub mod exit;
 pub mod flags;

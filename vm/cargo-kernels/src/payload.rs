@@ -88,6 +88,18 @@ impl Payload {
         Ok(Self { tests, env, facts, files: vm_guest::payload::Payload { files } })
     }
 
+    /// Nothing.
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        Self {
+            agent: PathBuf::new(),
+            tests: vec![],
+            env: BTreeMap::new(),
+            facts: FactsRequest { program: String::new(), ready_line: String::new() },
+            files: BTreeMap::new(),
+        }
+    }
+
     /// The environment in which tests find the programs where cargo put them, on this machine.
     pub fn env_here(&self) -> BTreeMap<String, OsString> {
         let programs = self.files.files.iter().filter_map(|(name, path)| {

@@ -11,8 +11,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use memchr::memmem;
 
+use crate::paths;
 use crate::tools::{self, Tool};
-use crate::{paths, whole_file};
+use vm_kernels::whole_file;
 
 /// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";

@@ -20,6 +20,7 @@ pub mod channel;
 pub mod console;
 pub mod deadline;
 pub mod direct;
+pub mod environment;
 pub mod guest_root;
 pub mod host_root;
 pub mod initramfs;

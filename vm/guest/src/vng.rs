@@ -15,6 +15,7 @@ use std::thread;
 
 use crate::accel::Accel;
 use crate::direct;
+use crate::environment;
 use crate::process::{Guarded, GuardedCommand};
 use crate::{Lane, Link, Spec, Started, guest_root};
 use anyhow::{Context, Result, bail};
@@ -91,13 +92,14 @@ impl Vng {
         let mut command = GuardedCommand::new(&self.vng)?;
         command
             .current_dir(dir)
+            .env_clear()
+            .envs(environment::allowed())
             // virtme-ng reads a configuration there, and that of the user must not matter.
             .env("HOME", dir)
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
             // so the directory is called something plain. And a full /tmp must not matter either.
             .env("TMPDIR", "/proc/self/cwd")
             .env("PATH", path_with(&self.vng)?)
-            .env_remove("KBUILD_OUTPUT")
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
             .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
             .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])

@@ -1,12 +1,13 @@
 //! What the subcommands print, write and remove.
 
 use std::fs::File;
+use std::process::Stdio;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, pin, sha256, url_source};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Server, held};
 use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
@@ -87,6 +88,30 @@ fn add_pins_an_address_and_keeps_what_is_written() {
     assert_eq!(server.requests().len(), 1, "it was fetched twice");
     let left = std::fs::read_dir(sandbox.cache().join("incoming")).unwrap().count();
     assert_eq!(left, 0, "something is left of the download");
+}
+
+#[test]
+fn add_keeps_what_others_write_while_it_fetches() {
+    let server = Server::https();
+    let (answer, gate) = held(fake::bzimage("6.14.2-mine", None), 10);
+    server.at("/bzImage", answer);
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(COMMENTED);
+    let adding = |name| {
+        let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut first = adding("6.14");
+    gate.reached.recv().unwrap();
+    let edited = format!("{COMMENTED}# Theirs.\n");
+    sandbox.pins(&edited);
+    // It is answered at once, so it is done before the first.
+    assert!(adding("6.15").wait().unwrap().success());
+    gate.release.send(()).unwrap();
+    assert!(first.wait().unwrap().success());
+    let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
+    assert!(text.starts_with(&edited), "{text}");
+    assert!(text.contains("name = \"6.14\"") && text.contains("name = \"6.15\""), "{text}");
 }
 
 #[test]
