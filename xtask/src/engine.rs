@@ -180,7 +180,7 @@ impl Engine<'_> {
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let mut fragments = self.metadata.kconfig_paths();
-        fragments.push(paths::workspace().join(self.lane.kconfig()));
+        fragments.extend(self.lane.kconfig().map(|path| paths::workspace().join(path)));
         let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
         match checked {
             Checked::Complete => Ok(()),

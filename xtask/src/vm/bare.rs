@@ -25,10 +25,6 @@ impl Lane for Bare {
         "bare"
     }
 
-    fn kconfig(&self) -> &'static str {
-        "vm/kconfig.warm"
-    }
-
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let initramfs = Contents::gather(&self.busybox, &spec.payload.agent)?
             .with_payload(spec.payload)?
@@ -44,6 +40,7 @@ impl Lane for Bare {
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
             window: None,
+            modules: false,
             waits: false,
         };
         Ok(machine

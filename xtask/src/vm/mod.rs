@@ -17,6 +17,7 @@ use crate::payload::Payload;
 pub mod accel;
 pub mod bare;
 pub mod channel;
+pub mod command_line;
 pub mod console;
 pub mod deadline;
 mod guard;
@@ -24,6 +25,7 @@ pub mod guest_root;
 pub mod host_root;
 pub mod initramfs;
 pub mod lanes;
+pub mod module_share;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
@@ -44,8 +46,10 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
-    /// Lists the kernel options that only this way needs; relative to the workspace.
-    fn kconfig(&self) -> &'static str;
+    /// Lists the kernel options that only this way needs, if there are any; relative to the workspace.
+    fn kconfig(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
     /// `note` is told of what a person should know.
