@@ -75,6 +75,7 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
             allow_kernel_warnings: false,
             allow_unavailable: false,
             logs: logs.clone(),
+            cache: paths::cache()?,
             started: Instant::now(),
             interrupt: &interrupt,
             accel_note: Once::new(),

@@ -17,6 +17,20 @@ pub const UNTRUSTED: &str = "untrusted";
 /// Where the payload is in every guest.
 pub const PAYLOAD_DIR: &str = "/payload";
 
+/// Where every guest has the lists that modprobe reads of its kernel's modules, and with each module's place as a link
+/// into [`MODULES_SHARE`]. Not there for a kernel without modules.
+pub const MODULES_DIR: &str = "/modules";
+
+/// Modules without which the share cannot be mounted, in the order in which they are loaded; below [`MODULES_DIR`],
+/// in a guest that nothing else brings up.
+pub const FIRST_MODULES: &str = "first";
+
+/// Where the host's directory with the kernel's modules is mounted.
+pub const MODULES_SHARE: &str = "/run/modules";
+
+/// The mount tag of that directory, a 9p share.
+pub const MODULES_TAG: &str = "modules";
+
 /// Version of these messages; an agent saved in an old snapshot may speak another.
 pub const PROTOCOL: u32 = 2;
 

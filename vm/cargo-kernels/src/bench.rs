@@ -155,6 +155,7 @@ impl Bench<'_> {
             allow_kernel_warnings: true,
             allow_unavailable: false,
             logs: self.logs.clone(),
+            cache: paths::cache()?,
             started: Instant::now(),
             interrupt: self.interrupt,
             accel_note: Once::new(),

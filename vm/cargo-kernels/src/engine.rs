@@ -49,6 +49,8 @@ pub struct Engine<'a> {
     pub allow_unavailable: bool,
     /// Where console logs are kept.
     pub logs: PathBuf,
+    /// The cache.
+    pub cache: PathBuf,
     /// When the whole run began.
     pub started: Instant,
     /// Ctrl-C.
@@ -183,7 +185,7 @@ impl Engine<'_> {
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let mut fragments = self.metadata.kconfig_paths();
-        fragments.push(paths::workspace().join(self.lane.kconfig()));
+        fragments.extend(self.lane.kconfig().map(|path| paths::workspace().join(path)));
         let needs = kernels::needs(&fragments).map_err(|error| Stopped::host(&error))?;
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
@@ -256,6 +258,7 @@ impl Engine<'_> {
             kernel,
             payload: &self.payload.files,
             run,
+            cache: &self.cache,
             accel,
             deadline,
             memory_mib: self.metadata.memory_mib,
@@ -411,6 +414,7 @@ mod tests {
             allow_kernel_warnings: false,
             allow_unavailable: false,
             logs: logs.path().to_owned(),
+            cache: paths::cache()?,
             started: Instant::now(),
             interrupt: &Interrupt::default(),
             accel_note: Once::new(),

@@ -138,7 +138,7 @@ fn job(flags: &flags::Exec) -> Result<ExecJob> {
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
     // What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-    let mut env: BTreeMap<String, String> = environment::allowed()
+    let mut env: BTreeMap<String, String> = vm_guest::environment::allowed()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     env.extend(environment::asked(&flags.env)?);

@@ -94,6 +94,7 @@ impl Session<'_> {
             allow_kernel_warnings: flags.allow_kernel_warnings,
             allow_unavailable: flags.allow_unavailable,
             logs: engine::log_dir()?,
+            cache: paths::cache()?,
             started,
             interrupt: self.interrupt,
             accel_note: Once::new(),

@@ -27,6 +27,7 @@ use crate::console::{self, Console, Notice};
 use crate::deadline::{Until, left};
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
+use crate::module_share::ModuleShare;
 use crate::qemu::{self, Handed, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
 use crate::states::{self, CONSOLE, Key, STATE, Saved, States};
@@ -68,10 +69,6 @@ impl Lane for Warm<'_> {
         "warm"
     }
 
-    fn kconfig(&self) -> &'static str {
-        "vm/kconfig.warm"
-    }
-
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
@@ -103,6 +100,7 @@ struct Guest<'a> {
     warm: &'a Warm<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
+    modules: Option<ModuleShare>,
     archive: File,
     window: u64,
     payload: vmtest_agent::Payload,
@@ -110,6 +108,7 @@ struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
+        let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let contents = Contents::gather(&warm.busybox)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
@@ -118,7 +117,8 @@ impl<'a> Guest<'a> {
         Ok(Self {
             warm,
             spec,
-            initramfs: contents.build()?,
+            initramfs: contents.with_modules(modules.as_ref()).build()?,
+            modules,
             archive,
             window,
             payload: vmtest_agent::Payload::Memory { bytes },
@@ -180,7 +180,7 @@ impl<'a> Guest<'a> {
         write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
         let payload = Some(qemu::blank_memory(self.window)?);
-        let mut running = machine.start(Handed { payload, ..Handed::default() })?;
+        let mut running = machine.start(Handed { payload, ..self.with_modules()? })?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -215,13 +215,22 @@ impl<'a> Guest<'a> {
             kernel_args: self.spec.kernel_args,
             dir,
             window: Some(self.window),
+            modules: self.modules.is_some(),
             waits: false,
         }
     }
 
     fn with_payload(&self) -> Result<Handed> {
         let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Handed { payload: Some(payload), ..Handed::default() })
+        Ok(Handed { payload: Some(payload), ..self.with_modules()? })
+    }
+
+    fn with_modules(&self) -> Result<Handed> {
+        let open = |share: &ModuleShare| {
+            File::open(&share.modules)
+                .with_context(|| format!("cannot open {}", share.modules.display()))
+        };
+        Ok(Handed { modules: self.modules.as_ref().map(open).transpose()?, ..Handed::default() })
     }
 
     /// Everything that a saved guest depends on.

@@ -26,3 +26,13 @@ fn a_command_runs_where_the_program_does_not_compile_and_ends_with_its_own_proce
     let printed = exec("sleep 9999 & setsid sleep 9999 & echo hi");
     assert_eq!(printed.lines().last(), Some("hi"), "{printed}");
 }
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_command_finds_what_a_test_does() {
+    let modules = "modprobe dummy; mount -t squashfs nothing /run; ls -d /sys/module/dummy /sys/module/squashfs";
+    let printed = exec(&format!("{modules}; grep ' /sys/fs/bpf bpf ' /proc/mounts; hostname"));
+    for words in ["/sys/module/dummy\n", "/sys/module/squashfs\n", "/sys/fs/bpf", "vmtest\n"] {
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+}
