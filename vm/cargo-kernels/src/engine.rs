@@ -362,8 +362,8 @@ mod tests {
 
     use super::*;
     use crate::kernels::Expected;
-    use crate::vm::process::{Guarded, GuardedCommand};
-    use crate::vm::{Link, Started};
+    use vm_guest::process::{Guarded, GuardedCommand};
+    use vm_guest::{Link, Started};
 
     /// Its guests say nothing, and nobody can tell whether they were sound.
     struct Unsound(Mutex<u32>);
@@ -373,8 +373,8 @@ mod tests {
             "unsound"
         }
 
-        fn kconfig(&self) -> &'static str {
-            "vm/kconfig.warm"
+        fn kconfig(&self) -> Option<&'static str> {
+            None
         }
 
         fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
@@ -414,7 +414,7 @@ mod tests {
             allow_kernel_warnings: false,
             allow_unavailable: false,
             logs: logs.path().to_owned(),
-            cache: paths::cache()?,
+            cache: logs.path().to_owned(),
             started: Instant::now(),
             interrupt: &Interrupt::default(),
             accel_note: Once::new(),

@@ -92,11 +92,10 @@ impl Payload {
     #[cfg(test)]
     pub fn empty() -> Self {
         Self {
-            agent: PathBuf::new(),
             tests: vec![],
             env: BTreeMap::new(),
             facts: FactsRequest { program: String::new(), ready_line: String::new() },
-            files: BTreeMap::new(),
+            files: vm_guest::payload::Payload::default(),
         }
     }
 
