@@ -169,6 +169,8 @@ fn exec_runs_where_it_was_called_and_sees_no_secret() {
     let odd = scene.path("$(touch x) y'\"");
     fs::create_dir(&odd).unwrap();
     let mut exec = scene.xtask();
+    // Not the package that misbehaves, of which every test is ignored.
+    exec.env_remove("VMTEST_METADATA");
     exec.current_dir(&odd).env("SECRET", "secret").env("TOLD", "a $(touch x)");
     exec.args(["exec", "-k", "6.1", "--accel", "tcg", "--env", "TOLD", "--env", "NEW='\""]);
     exec.args(["--", "sh", "-c", "pwd; echo \"$TOLD $NEW ${SECRET-unset}\"; cat /proc/cmdline"]);
