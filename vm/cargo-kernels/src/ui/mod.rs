@@ -15,6 +15,8 @@ use std::io::{self, IsTerminal};
 
 use crate::verdict::KernelReport;
 use live::Live;
+pub use live::running_line;
+pub use phrase::progress;
 use plain::Plain;
 pub use table::table;
 

@@ -1,13 +1,12 @@
 //! What the subcommands show: progress of several kernels at once, tables, sizes.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
 
 use comfy_table::Cell;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar};
 
-use crate::ui::grid;
 use vm_kernels::Progress;
+use crate::ui::{self, RunEvent, grid};
 
 /// A live line per kernel on a terminal; elsewhere each note is a line.
 pub struct Board {
@@ -21,10 +20,6 @@ pub struct Line {
     bar: Option<ProgressBar>,
 }
 
-const DURING: &str =
-    "{prefix} {bar:24} {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}  {wide_msg}";
-const BETWEEN: &str = "{prefix} {spinner} {wide_msg}";
-
 impl Board {
     /// For kernels with these names; shown on standard error, so that results can be piped.
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
@@ -37,13 +32,8 @@ impl Board {
 
     /// A kernel's line, until it is dropped.
     pub fn line(&self, name: &str) -> Line {
-        let bar = self.bars.as_ref().map(|bars| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_prefix(format!("{name:width$}", width = self.width));
-            bar.set_style(style(BETWEEN));
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
+        let prefix = format!("{name:width$}", width = self.width);
+        let bar = self.bars.as_ref().map(|bars| ui::running_line(bars, prefix));
         Line { name: name.to_owned(), bar }
     }
 
@@ -56,24 +46,10 @@ impl Board {
     }
 }
 
-/// The templates are constants; should one not parse, the library's own look does.
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
 impl Progress for Line {
     fn bytes(&self, done: u64, total: Option<u64>) {
-        let Some(bar) = &self.bar else { return };
-        if let Some(total) = total {
-            if bar.length() != Some(total) {
-                bar.set_length(total);
-                bar.set_style(style(DURING));
-            }
-        }
-        bar.set_position(done);
-        if total == Some(done) {
-            bar.unset_length();
-            bar.set_style(style(BETWEEN));
+        if let Some(bar) = &self.bar {
+            bar.set_message(ui::progress(&RunEvent::Fetching { done, total }));
         }
     }
 
