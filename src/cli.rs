@@ -29,11 +29,9 @@ pub struct Cli {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "expected a number of seconds above 0".into())
+    let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    let duration = duration.filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "expected a number of seconds above 0".into())
 }
 
 /// The exit codes are those of `Error::exit_code`.

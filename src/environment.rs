@@ -3,82 +3,31 @@
 use std::fs;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::sys::utsname::uname;
 
 use crate::error::Error;
 
-/// Capabilities that count, by their numbers in `include/uapi/linux/capability.h`.
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
-/// What decides.
-#[derive(Debug, Clone, Default)]
+/// Reasons for a refusal that its error number does not tell.
+#[derive(Debug, Default)]
 pub struct Environment {
-    /// The kernel's release, as of `uname -r`.
-    pub release: String,
-    /// The effective capabilities, one bit each.
-    pub capabilities: u64,
-    /// Whether the capabilities are those of a user namespace, which do not count for BPF.
-    pub in_user_namespace: bool,
-    /// Whether lockdown is at the level `confidentiality`, which forbids tracing.
+    /// Lockdown is at the level `confidentiality`, which forbids tracing.
     pub locked_down: bool,
-    /// The soft limit RLIMIT_MEMLOCK in bytes, where it is one on BPF memory: since 5.11 the kernel charges control
+    /// The limit on locked memory in bytes, where it is one on BPF memory, too: since 5.11 the kernel charges control
     /// groups instead, and on older ones libbpf lifts the limit, if it may.
     pub memlock: Option<u64>,
-    /// Whether the kernel accepts BPF programs for tracepoints at all.
-    pub takes_tracepoints: bool,
 }
 
 impl Environment {
     /// Looks around. What cannot be read counts as harmless, so that it is not blamed.
     pub fn observe() -> Self {
-        let read = |path| fs::read_to_string(path).ok();
-        let release =
-            uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease");
         let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft);
+        let charged = memlock_counts(&release.unwrap_or_default());
         Self {
-            memlock: memlock.filter(|soft| *soft != RLIM_INFINITY && memlock_counts(&release)),
-            release,
-            capabilities: read("/proc/self/status")
-                .and_then(|status| effective_capabilities(&status))
-                .unwrap_or(u64::MAX),
-            in_user_namespace: read("/proc/self/uid_map").is_some_and(|map| !maps_every_id(&map)),
-            locked_down: read("/sys/kernel/security/lockdown")
-                .is_some_and(|levels| levels.contains("[confidentiality]")),
-            takes_tracepoints: true,
+            locked_down: fs::read_to_string("/sys/kernel/security/lockdown")
+                .is_ok_and(|levels| levels.contains("[confidentiality]")),
+            memlock: memlock.filter(|soft| charged && *soft != RLIM_INFINITY),
         }
     }
-
-    /// Checks the privileges without which every kernel refuses, so that they are what an ordinary user is told of.
-    ///
-    /// # Errors
-    ///
-    /// When one is missing.
-    pub fn check_privileges(&self) -> Result<(), Error> {
-        if self.in_user_namespace {
-            return Err(Error::UserNamespace);
-        }
-        let has = |capability: u32| self.capabilities & (1 << capability) != 0;
-        let needed = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")];
-        let lacking: Vec<&str> =
-            needed.into_iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| name).collect();
-        if lacking.is_empty() || has(CAP_SYS_ADMIN) {
-            return Ok(());
-        }
-        Err(Error::Capabilities(lacking.join(" and ")))
-    }
-}
-
-/// The line `CapEff` of `/proc/self/status`.
-fn effective_capabilities(status: &str) -> Option<u64> {
-    let hexadecimal = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(hexadecimal.trim(), 16).ok()
-}
-
-/// Whether `/proc/self/uid_map` is that of the initial user namespace, in which every ID is itself.
-fn maps_every_id(uid_map: &str) -> bool {
-    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Whether a kernel of this release, such as `5.10.0-32-amd64`, limits BPF memory as locked memory.
@@ -87,31 +36,59 @@ fn memlock_counts(release: &str) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 11))
 }
 
+/// Checks what every kernel asks for first, so that this is what an ordinary user is told of.
+pub fn check_privileges() -> Result<(), Error> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    privileges(&read("/proc/self/uid_map"), &read("/proc/self/status"))
+}
+
+fn privileges(uid_map: &str, status: &str) -> Result<(), Error> {
+    // In the initial user namespace every ID is itself.
+    if !uid_map.is_empty() && !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return Err(Error::UserNamespace);
+    }
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    // Numbers in include/uapi/linux/capability.h.
+    let lacks = |number: u32| effective.is_some_and(|set| set & (1 << number) == 0);
+    match (lacks(21), lacks(39), lacks(38)) {
+        (false, ..) | (_, false, false) => Ok(()),
+        (_, true, true) => Err(Error::Capabilities("CAP_BPF and CAP_PERFMON")),
+        (_, true, false) => Err(Error::Capabilities("CAP_BPF")),
+        (_, false, true) => Err(Error::Capabilities("CAP_PERFMON")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(capabilities: u64, in_user_namespace: bool) -> Option<String> {
-        let around = Environment { capabilities, in_user_namespace, ..Environment::default() };
-        around.check_privileges().err().map(|error| error.to_string())
+    const INITIAL: &str = "         0          0 4294967295\n";
+
+    fn message(uid_map: &str, capabilities: u64) -> Option<String> {
+        let status = format!("Name:\tx\nCapEff:\t{capabilities:016x}\n");
+        privileges(uid_map, &status).err().map(|error| error.to_string())
     }
 
     #[test]
     fn capabilities_that_are_missing_are_named() {
-        assert!(message(0, false).is_some_and(|it| it.contains("lacks CAP_BPF and CAP_PERFMON;")));
-        assert!(message(1 << CAP_BPF, false).is_some_and(|it| it.contains("lacks CAP_PERFMON;")));
-        assert_eq!(message(1 << CAP_BPF | 1 << CAP_PERFMON, false), None);
-        assert_eq!(message(1 << CAP_SYS_ADMIN, false), None, "before 5.8");
-        assert!(message(u64::MAX, true).is_some_and(|it| it.contains("user namespace")));
+        for (capabilities, expected) in [
+            (0, Some("lacks CAP_BPF and CAP_PERFMON;")),
+            (1 << 39, Some("lacks CAP_PERFMON;")),
+            (1 << 38, Some("lacks CAP_BPF;")),
+            (1 << 38 | 1 << 39, None),
+            (1 << 21, None), // before 5.8
+        ] {
+            let message = message(INITIAL, capabilities);
+            assert_eq!(message.is_some(), expected.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
     }
 
     #[test]
-    fn files_in_proc_are_understood() {
-        let status = "Name:\tx\nCapEff:\t000001fffeffffff\n";
-        assert_eq!(effective_capabilities(status), Some(0x1fffeffffff));
-        assert_eq!(effective_capabilities("Name:\tx\n"), None);
-        assert!(maps_every_id("         0          0 4294967295\n"));
-        assert!(!maps_every_id("         0       1000          1\n"));
+    fn capabilities_of_a_user_namespace_are_none() {
+        let message = message("         0       1000          1\n", u64::MAX);
+        assert!(message.is_some_and(|message| message.contains("user namespace")));
     }
 
     #[test]

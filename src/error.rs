@@ -1,23 +1,20 @@
-//! Why the tracer could not do its work: what failed, why, and what to do. Each has an exit code, for scripts.
+//! Why the tracer could not do its work, what to do about it, and an exit code that tells scripts.
 
 use std::fmt::Display;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use libbpf_rs::{ErrorKind, ProgramType};
+use libbpf_rs::{ErrorKind, PrintLevel, ProgramType, set_print};
 use nix::errno::Errno;
 
 use crate::environment::Environment;
-use crate::libbpf_log;
-use crate::trace_pipe::PLACES;
 
-/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("stdout was closed")]
     StdoutClosed,
-    #[error("cannot {what}: {why}")]
-    Other { what: String, why: String },
+    #[error("cannot {0}: {1}")]
+    Other(&'static str, String),
     #[error(
         "not permitted: this is a user namespace, such as a rootless container's, whose capabilities do not count for \
          BPF; run it outside, as root"
@@ -27,74 +24,68 @@ pub enum Error {
         "not permitted: tracing with BPF needs the capabilities CAP_BPF and CAP_PERFMON (before Linux 5.8 \
          CAP_SYS_ADMIN), of which this process lacks {0}; run it as root, with sudo"
     )]
-    Capabilities(String),
-    #[error("cannot {0}: {1} run it as root, with sudo")]
-    Privileges(String, &'static str),
-    #[error("cannot {what}: Linux {release} has no {lacks}; use a kernel built with {option}")]
-    NoBpf { what: String, release: String, lacks: &'static str, option: &'static str },
+    Capabilities(&'static str),
+    #[error("cannot {0}: this needs root, or {1}; run it with sudo")]
+    Privileges(&'static str, &'static str),
+    #[error("the kernel has no {0}; use one built with {1}")]
+    NoBpf(&'static str, &'static str),
     #[error(
-        "tracefs is mounted neither at {0} nor at {1}; mount it with `mount -t tracefs tracefs {0}`, or let \
-         --mount-tracefs do it", PLACES[0], PLACES[1]
+        "tracefs is mounted neither at /sys/kernel/tracing nor at /sys/kernel/debug/tracing; mount it with \
+         `mount -t tracefs tracefs /sys/kernel/tracing`, or let --mount-tracefs do it"
     )]
     TracefsNotMounted,
-    #[error("cannot {0}: {1}; this takes a kernel built with CONFIG_TRACING=y, and sysfs at /sys")]
-    NoTracefs(String, Errno),
     #[error(
-        "Linux {0} has no tracepoint for execve; use a kernel built with CONFIG_FTRACE_SYSCALLS=y"
+        "cannot {MOUNT}: {0}; this takes a kernel built with CONFIG_TRACING=y, and sysfs at /sys"
     )]
-    NoTracepoint(String),
+    NoTracefs(Errno),
+    #[error("the kernel has no tracepoint for execve; use one built with CONFIG_FTRACE_SYSCALLS=y")]
+    NoTracepoint,
     #[error(
-        "cannot {what}: Linux {release} is locked down to `confidentiality`, which forbids tracing; boot it with \
+        "cannot {0}: the kernel is locked down to `confidentiality`, which forbids tracing; boot it with \
          lockdown=integrity (/sys/kernel/security/lockdown shows the level)"
     )]
-    Lockdown { what: String, release: String },
+    Lockdown(&'static str),
     #[error(
-        "cannot {what}: Linux {release} counts BPF memory as locked memory, of which this process may have {bytes} \
-         bytes; raise the limit with `ulimit -l unlimited`, or run it with the capability CAP_SYS_RESOURCE, with which \
-         it raises the limit itself"
+        "cannot {LOAD}: Linux before 5.11 counts BPF memory as locked memory, of which this process may have {0} \
+         bytes; raise the limit with `ulimit -l unlimited`, or with CAP_SYS_RESOURCE let the program raise it itself"
     )]
-    Memlock { what: String, release: String, bytes: u64 },
-    #[error("{log}cannot {what}: Linux {release} refused: {why}; its reasons are above")]
-    Refused { what: String, release: String, why: String, log: String },
+    Memlock(u64),
+    #[error("{log}cannot {what}: the kernel refused: {why}; its reasons are above")]
+    Refused { what: &'static str, why: String, log: String },
     #[error(
-        "another process reads {path}, and only one can; end it (`fuser -v {path}` names it), or leave out --follow and \
-         read there", path = .0.display()
+        "another process reads trace_pipe, and only one can; end it (`fuser -v /sys/kernel/tracing/trace_pipe` names \
+         it), or leave out --follow and read there"
     )]
-    TracePipeBusy(PathBuf),
+    TracePipeBusy,
 }
 
-/// What the kernel is asked to do.
-#[derive(Debug, Clone, Copy)]
-pub enum Step<'a> {
-    Mount,
-    Load,
-    Attach,
-    OpenPipe(&'a Path),
-}
+/// What the kernel is asked for.
+pub const MOUNT: &str = "mount tracefs at /sys/kernel/tracing";
+pub const LOAD: &str = "load the BPF program";
+pub const ATTACH: &str = "attach the BPF program";
+pub const OPEN_PIPE: &str = "open trace_pipe";
 
 impl Error {
-    /// The exit code; `cli.rs` lists them for `--help`. With 2, wrong usage, clap itself exits.
+    /// `cli.rs` lists them for `--help`. With 2, wrong usage, clap itself exits.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::StdoutClosed => 0,
-            Self::Other { .. } => 1,
+            Self::Other(..) => 1,
             Self::UserNamespace | Self::Capabilities(_) | Self::Privileges(..) => 3,
-            Self::NoBpf { .. } => 4,
-            Self::TracefsNotMounted | Self::NoTracefs(..) => 5,
-            Self::NoTracepoint(_) => 6,
-            Self::Lockdown { .. } => 7,
-            Self::Memlock { .. } => 8,
+            Self::NoBpf(..) => 4,
+            Self::TracefsNotMounted | Self::NoTracefs(_) => 5,
+            Self::NoTracepoint => 6,
+            Self::Lockdown(_) => 7,
+            Self::Memlock(_) => 8,
             Self::Refused { .. } => 9,
-            Self::TracePipeBusy(_) => 10,
+            Self::TracePipeBusy => 10,
         }
     }
 
-    /// An error with no explanation but the system's own.
-    pub fn other(what: &str, why: impl Display) -> Self {
-        Self::Other { what: what.into(), why: why.to_string() }
+    pub fn other(what: &'static str, why: impl Display) -> Self {
+        Self::Other(what, why.to_string())
     }
 
-    /// Writing to stdout failed.
     pub fn stdout(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::StdoutClosed,
@@ -102,8 +93,9 @@ impl Error {
         }
     }
 
-    /// libbpf could not load or attach the program. Of the error number libbpf-rs tells only the kind.
-    pub fn libbpf(step: Step, error: &libbpf_rs::Error) -> Self {
+    /// Of the error number libbpf-rs tells only the kind.
+    pub fn libbpf(what: &'static str, error: &libbpf_rs::Error) -> Self {
+        let log = LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
         let errno = match error.kind() {
             ErrorKind::PermissionDenied => Errno::EPERM,
             ErrorKind::InvalidInput => Errno::EINVAL,
@@ -111,119 +103,86 @@ impl Error {
             ErrorKind::Unsupported => Errno::ENOSYS,
             _ => Errno::UnknownErrno,
         };
-        let log = libbpf_log::take();
-        let takes_tracepoints = ProgramType::Tracepoint.is_supported().unwrap_or(true);
-        let environment = Environment { takes_tracepoints, ..Environment::observe() };
-        Self::explain(step, errno, format!("{error:#}"), log, environment)
+        match Self::explain(what, errno, &Environment::observe()) {
+            Self::Other(..) if !ProgramType::Tracepoint.is_supported().unwrap_or(true) => {
+                let options = "CONFIG_BPF_EVENTS=y and CONFIG_PERF_EVENTS=y";
+                Self::NoBpf("BPF programs for tracepoints", options)
+            }
+            Self::Other(..) => Self::Refused { what, why: format!("{error:#}"), log },
+            explained => explained,
+        }
     }
 
-    /// The kernel refused something that is not libbpf's.
-    pub fn kernel(step: Step, errno: Errno) -> Self {
-        Self::explain(step, errno, errno.to_string(), String::new(), Environment::observe())
-    }
-
-    /// Explains an error number, which has many causes: what is around the process tells which one it is.
-    fn explain(step: Step, errno: Errno, why: String, log: String, around: Environment) -> Self {
-        let denied = matches!(errno, Errno::EPERM | Errno::EACCES);
-        let what = match step {
-            Step::Mount => format!("mount tracefs at {}", PLACES[0]),
-            Step::Load => "load the BPF program".into(),
-            Step::Attach => "attach the BPF program".into(),
-            Step::OpenPipe(path) => format!("open {}", path.display()),
-        };
-        let release = around.release;
-        match (step, errno, around.memlock) {
-            (Step::Mount, Errno::ENODEV | Errno::ENOENT, _) => Self::NoTracefs(what, errno),
-            (Step::Mount, ..) if denied => Self::Privileges(what, "this needs CAP_SYS_ADMIN;"),
-            _ if denied && around.locked_down => Self::Lockdown { what, release },
+    /// Explains an error number of the kernel's, which has many causes: what is around the process tells which it is.
+    pub fn explain(what: &'static str, errno: Errno, around: &Environment) -> Self {
+        use Errno::{EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM};
+        match (what, errno, around.memlock) {
+            (MOUNT, ENODEV | ENOENT, _) => Self::NoTracefs(errno),
+            (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, "CAP_SYS_ADMIN"),
+            (_, EPERM | EACCES, _) if around.locked_down => Self::Lockdown(what),
             // EINVAL where the limit made libbpf believe that the kernel has no maps for global data.
-            (Step::Load, Errno::EPERM | Errno::EINVAL, Some(bytes)) => {
-                Self::Memlock { what, release, bytes }
+            (LOAD, EPERM | EINVAL, Some(bytes)) => Self::Memlock(bytes),
+            (LOAD, ENOSYS, _) => Self::NoBpf("system call bpf", "CONFIG_BPF_SYSCALL=y"),
+            // To attach, libbpf reads the tracepoint's number in tracefs.
+            (ATTACH, ENOENT, _) => Self::NoTracepoint,
+            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => {
+                Self::Privileges(what, "CAP_DAC_READ_SEARCH to read tracefs")
             }
-            (Step::Load, Errno::ENOSYS, _) => {
-                let (lacks, option) = ("system call bpf", "CONFIG_BPF_SYSCALL=y");
-                Self::NoBpf { what, release, lacks, option }
-            }
-            (Step::Load, ..) if !around.takes_tracepoints => {
-                let lacks = "BPF programs for tracepoints";
-                let option = "CONFIG_BPF_EVENTS=y and CONFIG_PERF_EVENTS=y";
-                Self::NoBpf { what, release, lacks, option }
-            }
-            (Step::Attach, Errno::ENOENT, _) => Self::NoTracepoint(release),
-            (Step::OpenPipe(path), Errno::EBUSY, _) => Self::TracePipeBusy(path.into()),
-            // To attach, libbpf reads the tracepoint's number there.
-            (Step::Attach | Step::OpenPipe(_), ..) if denied => Self::Privileges(
-                what,
-                "only root may read tracefs, unless it was mounted otherwise, or a process with CAP_DAC_READ_SEARCH;",
-            ),
-            (Step::Load | Step::Attach, ..) => Self::Refused { what, release, why, log },
-            _ => Self::Other { what, why },
+            (OPEN_PIPE, EBUSY, _) => Self::TracePipeBusy,
+            _ => Self::other(what, errno),
         }
     }
 }
 
+/// libbpf's log, the verifier's included. libbpf wants a plain function to print with, so it is kept in a global.
+static LOG: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps the log for the case that loading fails, or, when `verbose`, shows it as it comes.
+pub fn keep_libbpf_log(verbose: bool) {
+    let show = |_, text: String| crate::session::say(&text);
+    let keep = |_, text: String| LOG.lock().map_or((), |mut log| log.push_str(&text));
+    set_print(Some(if verbose { (PrintLevel::Debug, show) } else { (PrintLevel::Info, keep) }));
+}
+
 #[cfg(test)]
 mod tests {
+    use Errno::{E2BIG, EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, EPERM};
+
     use super::*;
 
-    fn root() -> Environment {
-        Environment { release: "6.1.0".into(), takes_tracepoints: true, ..Environment::default() }
-    }
-
-    #[track_caller]
-    fn check(step: Step, errno: Errno, around: Environment, code: u8, words: &[&str]) {
-        let error = Error::explain(step, errno, errno.to_string(), "libbpf: LOG\n".into(), around);
-        let message = error.to_string();
-        assert_eq!(error.exit_code(), code, "{message}");
-        for word in words {
-            assert!(message.contains(word), "no `{word}` in: {message}");
-        }
-    }
-
     #[test]
-    fn lockdown_is_told_from_missing_privileges() {
-        let locked = || Environment { locked_down: true, ..root() };
-        let pipe = Path::new("/t/trace_pipe");
-        for step in [Step::Load, Step::Attach, Step::OpenPipe(pipe)] {
-            check(step, Errno::EPERM, locked(), 7, &["cannot ", "6.1.0", "lockdown=integrity"]);
+    fn an_error_number_is_explained_by_what_was_asked_for_and_what_is_around() {
+        let root = Environment::default();
+        let locked = Environment { locked_down: true, ..Environment::default() };
+        let limited = Environment { memlock: Some(65536), ..Environment::default() };
+        for (what, errno, around, code, words) in [
+            (LOAD, EPERM, &locked, 7, "lockdown=integrity"),
+            (ATTACH, EPERM, &locked, 7, "cannot attach"),
+            (OPEN_PIPE, EPERM, &locked, 7, "cannot open trace_pipe"),
+            (OPEN_PIPE, EACCES, &root, 3, "CAP_DAC_READ_SEARCH"),
+            (ATTACH, EACCES, &root, 3, "sudo"),
+            (MOUNT, EPERM, &root, 3, "CAP_SYS_ADMIN"),
+            (LOAD, EPERM, &limited, 8, "65536 bytes"),
+            (LOAD, EINVAL, &limited, 8, "ulimit -l"),
+            (LOAD, ENOSYS, &root, 4, "CONFIG_BPF_SYSCALL"),
+            (ATTACH, ENOENT, &root, 6, "CONFIG_FTRACE_SYSCALLS"),
+            (MOUNT, ENODEV, &root, 5, "CONFIG_TRACING"),
+            (OPEN_PIPE, EBUSY, &root, 10, "fuser -v"),
+            (OPEN_PIPE, EIO, &root, 1, "EIO"),
+            // What `libbpf` makes a refusal of, with the log.
+            (LOAD, EPERM, &root, 1, "cannot load"),
+            (LOAD, E2BIG, &limited, 1, "E2BIG"),
+        ] {
+            let error = Error::explain(what, errno, around);
+            assert_eq!(error.exit_code(), code, "{what}, {errno}: {error}");
+            assert!(error.to_string().contains(words), "no `{words}` in: {error}");
         }
-        let words = ["cannot open /t/trace_pipe", "CAP_DAC_READ_SEARCH", "sudo"];
-        check(Step::OpenPipe(pipe), Errno::EACCES, root(), 3, &words);
-        check(Step::Attach, Errno::EACCES, root(), 3, &["cannot attach", "CAP_DAC_READ_SEARCH"]);
-    }
-
-    #[test]
-    fn memlock_is_blamed_when_loading_fails_where_it_counts() {
-        let limited = || Environment { memlock: Some(65536), ..root() };
-        let words = ["cannot load", "6.1.0", "65536 bytes", "ulimit -l", "CAP_SYS_RESOURCE"];
-        for errno in [Errno::EPERM, Errno::EINVAL] {
-            check(Step::Load, errno, limited(), 8, &words);
-        }
-        check(Step::Load, Errno::EPERM, root(), 9, &[]);
-    }
-
-    #[test]
-    fn a_missing_kernel_feature_is_named_by_its_option() {
-        check(Step::Load, Errno::ENOSYS, root(), 4, &["6.1.0", "CONFIG_BPF_SYSCALL"]);
-        let old = Environment { takes_tracepoints: false, ..root() };
-        check(Step::Load, Errno::EINVAL, old, 4, &["6.1.0", "CONFIG_BPF_EVENTS"]);
-        check(Step::Attach, Errno::ENOENT, root(), 6, &["6.1.0", "CONFIG_FTRACE_SYSCALLS"]);
-        check(Step::Mount, Errno::ENODEV, root(), 5, &["cannot mount", "CONFIG_TRACING"]);
-        check(Step::Mount, Errno::EPERM, root(), 3, &["cannot mount", "CAP_SYS_ADMIN"]);
     }
 
     #[test]
     fn a_refusal_by_the_verifier_shows_the_log() {
-        for errno in [Errno::EPERM, Errno::EINVAL, Errno::E2BIG] {
-            let words = ["libbpf: LOG\n", "cannot load the BPF program", "6.1.0", errno.desc()];
-            check(Step::Load, errno, root(), 9, &words);
-        }
-    }
-
-    #[test]
-    fn a_second_reader_of_trace_pipe_is_told_how_to_find_the_first() {
-        let pipe = Step::OpenPipe(Path::new("/t/trace_pipe"));
-        check(pipe, Errno::EBUSY, root(), 10, &["`fuser -v /t/trace_pipe`", "--follow"]);
-        check(pipe, Errno::EIO, root(), 1, &["cannot open /t/trace_pipe", "EIO"]);
+        let (what, why, log) = (LOAD, "why".into(), "libbpf: LOG\n".into());
+        let message = Error::Refused { what, why, log }.to_string();
+        assert!(message.starts_with("libbpf: LOG\ncannot load the BPF program: "), "{message}");
     }
 }

@@ -6,7 +6,6 @@
 mod cli;
 mod environment;
 mod error;
-mod libbpf_log;
 mod session;
 mod trace_pipe;
 
@@ -18,10 +17,9 @@ use clap::Parser as _;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 
 use crate::cli::Cli;
-use crate::environment::Environment;
-use crate::error::{Error, Step};
+use crate::error::{ATTACH, Error, LOAD};
 use crate::skeleton::{HelloworldLinks, HelloworldSkelBuilder};
-use crate::trace_pipe::{TracePipe, Tracefs};
+use crate::trace_pipe::TracePipe;
 
 #[allow(clippy::unwrap_used, reason = "generated")]
 mod skeleton {
@@ -29,60 +27,55 @@ mod skeleton {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let result = run(&Cli::parse());
+    session::end_dots();
+    match result {
         Ok(()) | Err(Error::StdoutClosed) => ExitCode::SUCCESS,
         Err(error) => {
-            // With stderr closed there is nobody left to tell.
-            let _ = writeln!(io::stderr(), "error: {error}");
+            session::say(&format!("error: {error}\n"));
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// Traces until SIGINT, SIGTERM, the end of `--duration`, or until nobody reads stdout any more. However it returns, the
-/// program is detached: dropping the skeleton does that.
+/// Traces until SIGINT, SIGTERM, the end of `--duration`, or until nobody reads stdout any more. However it returns,
+/// the program is detached: dropping the skeleton does that.
 fn run(cli: &Cli) -> Result<(), Error> {
     // Before anything is attached, so that a signal always finds it ready.
-    let signals = session::stop_signals()?;
-    libbpf_log::install(cli.verbose);
-    Environment::observe().check_privileges()?;
-    let tracefs = Tracefs::find(cli.mount_tracefs)?;
+    let signals = session::stop_signals().map_err(|why| Error::other("catch signals", why))?;
+    error::keep_libbpf_log(cli.verbose);
+    environment::check_privileges()?;
+    let tracefs = trace_pipe::find_tracefs(cli.mount_tracefs)?;
 
     let mut object = MaybeUninit::uninit(); // libbpf keeps its state here
     let mut skeleton = HelloworldSkelBuilder::default()
         .open(&mut object)
         .and_then(|opened| opened.load())
-        .map_err(|error| Error::libbpf(Step::Load, &error))?;
-    let mut pipe = if cli.follow { Some(TracePipe::open(&tracefs.trace_pipe())?) } else { None };
-    skeleton.attach().map_err(|error| Error::libbpf(Step::Attach, &error))?;
-    announce(cli.follow, &tracefs)?;
+        .map_err(|error| Error::libbpf(LOAD, &error))?;
+    let mut pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
+    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error))?;
+    announce(tracefs, cli.follow)?;
     session::wait(&signals, pipe.as_mut(), cli.duration)?;
 
     skeleton.links = HelloworldLinks::default(); // no further execve runs the program
-    match pipe {
-        Some(mut pipe) => session::print_rest(&mut pipe),
-        None => Ok(()),
-    }
+    pipe.map_or(Ok(()), |mut pipe| session::print(&pipe.read()?))
 }
 
 /// Says that the program is attached, and where its lines are.
-fn announce(follow: bool, tracefs: &Tracefs) -> Result<(), Error> {
-    let pipe = tracefs.trace_pipe();
-    let pipe = pipe.display();
+fn announce(tracefs: &str, follow: bool) -> Result<(), Error> {
     let hint = if follow {
-        format!("Lines from {pipe}:")
+        format!("Lines from {tracefs}/trace_pipe:")
     } else {
-        format!("Read the lines with `sudo cat {pipe}`; end with Ctrl-C.")
+        format!("Read the lines with `sudo cat {tracefs}/trace_pipe`; end with Ctrl-C.")
     };
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "Successfully started! {hint}")
         .and_then(|()| stdout.flush())
         .map_err(Error::stdout)?;
-    if !tracefs.is_on() {
-        let switch = tracefs.switch();
-        session::note(&format!(
-            "tracing is off: there will be no lines until {} is 1",
-            switch.display()
+    let switch = format!("{tracefs}/tracing_on");
+    if std::fs::read(&switch).is_ok_and(|value| value.starts_with(b"0")) {
+        session::say(&format!(
+            "note: tracing is off: there will be no lines until {switch} is 1\n"
         ));
     }
     Ok(())
