@@ -49,6 +49,8 @@ pub enum Command {
     Bench(Bench),
     /// Run mutants of the program, each of which must be caught
     Selftest(Selftest),
+    /// Compare the verdicts of booted and restored guests, again and again
+    Agree(Agree),
     /// Print the pins as a CI matrix (JSON)
     Matrix,
     /// Print a shell's completions
@@ -309,6 +311,20 @@ pub struct Selftest {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+}
+
+/// `cargo xtask agree`
+#[derive(Debug, Clone, Args)]
+pub struct Agree {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// How often each case is run, each way
+    #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
 }
 
 /// `cargo xtask completions`

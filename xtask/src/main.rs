@@ -1,5 +1,6 @@
 //! `cargo xtask`: see `cargo xtask --help`, and docs/architecture.md for the way through the code.
 
+mod agree;
 mod bench;
 mod build;
 mod cargo;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Inspect(flags) => inspect::run(&flags),
         Command::Bench(flags) => bench::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
+        Command::Agree(flags) => agree::run(&flags),
         Command::Matrix => matrix::run(),
         Command::Completions(flags) => completions::run(&flags),
     };
