@@ -42,7 +42,7 @@ impl ModuleShare {
     pub fn of(kernel: &Kernel) -> Result<Option<Self>> {
         let Some(modules) = kernel.modules.clone() else { return Ok(None) };
         let failed = || format!("cannot list the modules in {}", modules.display());
-        let kept = paths::cache()?.join("modules");
+        let kept = kept()?;
         let lists = kept.join(&sha256(&identity(&modules).with_context(failed)?)[..32]);
         if !lists.is_dir() {
             fs::create_dir_all(&kept).with_context(failed)?;
@@ -77,6 +77,14 @@ impl ModuleShare {
         };
         copy().with_context(|| format!("cannot copy {}", self.lists.display()))
     }
+}
+
+/// The directory with the lists of all kernels.
+///
+/// # Errors
+/// When there is no cache directory.
+pub fn kept() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("modules"))
 }
 
 /// What changes whenever a module does.
