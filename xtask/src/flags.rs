@@ -33,6 +33,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Run mutants of the program, each of which must be caught
     Selftest(Selftest),
+    /// Compare the verdicts of booted and restored guests, again and again
+    Agree(Agree),
     /// What `cargo kernels` does, too.
     #[command(flatten)]
     Common(flags::Command),
@@ -77,4 +79,18 @@ pub struct Selftest {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+}
+
+/// `cargo xtask agree`
+#[derive(Debug, Clone, Args)]
+pub struct Agree {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// How often each case is run, each way
+    #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: see `cargo xtask --help`, and docs/architecture.md for the way through the code.
 
+mod agree;
 mod build;
 mod flags;
 mod inspect;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Build => build::run(),
         Command::Run(flags) => run::run(&flags),
         Command::Inspect(flags) => inspect::run(&flags),
+        Command::Agree(flags) => agree::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Kernels(flags) => kernels::command::run(&flags),

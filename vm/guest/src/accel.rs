@@ -455,6 +455,13 @@ mod tests {
         echo 'Assertion failed' >&2; exit 134";
 
     #[test]
+    fn the_time_limit_grows_with_the_tests_and_leaves_one_all_of_its_own() {
+        let seconds = |accel: Accel, tests| accel.default_limit(tests, 60.0).as_secs();
+        assert_eq!((seconds(Accel::Kvm, 1), seconds(Accel::Tcg, 1)), (60 + 60, 180 + 60));
+        assert_eq!((seconds(Accel::Kvm, 120), seconds(Accel::Tcg, 120)), (60 + 600, 180 + 1800));
+    }
+
+    #[test]
     fn a_kernel_that_comes_up_shows_that_kvm_works_and_is_tried_once() {
         let machine = Machine::new(COMES_UP, "exit 1");
         assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);

@@ -41,7 +41,7 @@ impl ModuleShare {
     pub fn of(kernel: &Kernel, cache: &Path) -> Result<Option<Self>> {
         let Some(modules) = kernel.modules.clone() else { return Ok(None) };
         let failed = || format!("cannot list the modules in {}", modules.display());
-        let kept = cache.join("modules");
+        let kept = kept(cache);
         let lists = kept.join(&sha256(&identity(&modules, cache).with_context(failed)?)[..32]);
         if !lists.is_dir() {
             fs::create_dir_all(&kept).with_context(failed)?;
@@ -76,6 +76,11 @@ impl ModuleShare {
         };
         copy().with_context(|| format!("cannot copy {}", self.lists.display()))
     }
+}
+
+/// The directory with the lists of all kernels.
+pub fn kept(cache: &Path) -> PathBuf {
+    cache.join("modules")
 }
 
 /// What changes whenever a module does.

@@ -165,6 +165,17 @@ fn the_kernel_complains_where_nobody_sees_it() {
     run_warm(&scene, &[], "fatal::hides_a_complaint").expect("kernel-complaint", 1, words);
 }
 
+/// With a report there are facts, for which the program is waited for.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_program_that_is_never_ready_costs_facts_and_no_verdict() {
+    let scene = Scene::new().timeout(120).metadata("test-timeout-s = 1000.0");
+    let scene = scene.metadata("ready-line = 'never said'");
+    let verdict = run_warm(&scene, &[], "contained::tells").expect("pass", 0, "");
+    let trouble = verdict.kernel["facts"]["trouble"].to_string();
+    assert!(trouble.contains("did not print"), "{:#}", verdict.kernel);
+}
+
 /// Of the files that virtme-ng and QEMU have open, the guest can reach one.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]

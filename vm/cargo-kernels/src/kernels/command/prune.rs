@@ -10,6 +10,7 @@ use crate::exit;
 use crate::kernels::cache::{self, Entry, Kept};
 use crate::kernels::pins::Pin;
 use crate::kernels::{self, Store};
+use vm_guest::module_share;
 use vm_guest::states::{Listed, States};
 
 /// What became of one thing in the cache.
@@ -27,6 +28,7 @@ type Line = (String, u64, Outcome);
 pub fn run(dry_run: bool) -> Result<u8> {
     let mut lines = kernels(dry_run)?;
     lines.extend(saved_guests(dry_run)?);
+    lines.extend(module_lists(dry_run)?);
     if lines.is_empty() {
         show::print("Nothing to remove: every kernel in the cache is pinned.\n");
         return Ok(exit::OK);
@@ -86,6 +88,21 @@ fn saved_guests(dry_run: bool) -> Result<Vec<Line>> {
         (format!("{} (saved guest of {kernel})", shown(&listed.dir)), listed.bytes, outcome)
     };
     Ok(states.list().into_iter().map(line).collect())
+}
+
+/// Lists of kernels' modules; the next run of a kernel makes its own anew.
+fn module_lists(dry_run: bool) -> Result<Option<Line>> {
+    let kept = module_share::kept(&crate::paths::cache()?);
+    if !kept.exists() {
+        return Ok(None);
+    }
+    let size = cache::size_of(&kept);
+    let outcome = match dry_run {
+        true => Outcome::WouldBeRemoved,
+        false => std::fs::remove_dir_all(&kept)
+            .map_or_else(|error| Outcome::Failed(error.into()), |()| Outcome::Removed),
+    };
+    Ok(Some((format!("{} (lists of modules)", shown(&kept)), size, outcome)))
 }
 
 fn shown(path: &Path) -> String {

@@ -5,8 +5,8 @@ use std::io::{IsTerminal, Write};
 use comfy_table::Cell;
 use indicatif::{MultiProgress, ProgressBar};
 
-use vm_kernels::Progress;
 use crate::ui::{self, RunEvent, grid};
+use vm_kernels::Progress;
 
 /// A live line per kernel on a terminal; elsewhere each note is a line.
 pub struct Board {

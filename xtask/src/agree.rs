@@ -1,0 +1,202 @@
+//! `cargo xtask agree`: whether a kernel has one verdict, however its guest came to be. The same tests are run in booted
+//! and in restored guests, again and again; the first verdict of a case is what all others are held against.
+
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use vmtest_agent::TestResult;
+
+use cargo_kernels::engine::{self, Engine};
+use cargo_kernels::kernels::{self, Target};
+use cargo_kernels::metadata::Metadata;
+use cargo_kernels::payload::{Payload, Source};
+use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::verdict::{KernelReport, Verdict};
+use cargo_kernels::{exit, lanes, paths};
+use vm_guest::Lane;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::rundir::RunDir;
+
+use crate::{flags, selftest};
+
+/// Kernel parameters with which a kernel complains before the agent is up: of a directory in /sys that has no parent, and
+/// with nothing but the mark of a warning.
+const AT_BOOT: [(&str, &str); 2] = [
+    ("warns at boot", "initcall_blacklist=mm_sysfs_init"),
+    ("tainted at boot", "sysctl.kernel.tainted=512"),
+];
+
+/// A test of the package that misbehaves, in which the kernel complains.
+const UNDER_TEST: (&str, &str) = ("warns under test", "fatal::makes_the_kernel_complain");
+
+/// Something to have a verdict on.
+struct Case {
+    name: String,
+    metadata: Metadata,
+    payload: Payload,
+    rounds: u16,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When something does not compile, and when a tool is missing. Disagreement is no error: it makes the exit code 1.
+pub fn run(flags: &flags::Agree) -> Result<u8> {
+    let targets = kernels::select(&flags.select.kernels)?;
+    let interrupt = Interrupt::install()?;
+    let qemu = tools::find(Tool::Qemu)?;
+    let (booted, restored) =
+        (lanes::open(false, &qemu, &interrupt)?, lanes::open(true, &qemu, &interrupt)?);
+    RunDir::clear_abandoned(&paths::runs());
+    let agreement = Agreement {
+        flags,
+        lanes: [("booted", &*booted), ("restored", &*restored)],
+        qemu,
+        logs: engine::log_dir()?,
+        cache: paths::cache()?,
+        interrupt: &interrupt,
+    };
+    let (mut runs, mut disagreements) = (0, 0);
+    cases(flags, |case| {
+        for target in &targets {
+            if interrupt.signal().is_some() {
+                break;
+            }
+            let verdicts = agreement.verdicts(case, target);
+            runs += verdicts.len();
+            disagreements += report(&case.name, target.name(), &verdicts);
+        }
+    })?;
+    if let Some(signal) = interrupt.signal() {
+        return Ok(exit::interrupted(signal));
+    }
+    println!("{runs} runs, {disagreements} disagree");
+    Ok(if disagreements == 0 { exit::OK } else { exit::FAILED })
+}
+
+/// Builds each case and hands it on. Mutants are run once each way: it is the building that takes time.
+fn cases(flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
+    let metadata = Metadata::load()?;
+    let payload = Payload::build(&metadata, &Source::here(), &[])?;
+    let rounds = flags.rounds;
+    on(&Case {
+        name: "the program".into(),
+        metadata: metadata.clone(),
+        payload: payload.clone(),
+        rounds,
+    });
+    for (name, parameter) in AT_BOOT {
+        let mut metadata = metadata.clone();
+        metadata.kernel_args.push(parameter.into());
+        on(&Case { name: name.into(), metadata, payload: payload.clone(), rounds });
+    }
+    let (name, test) = UNDER_TEST;
+    let misbehaving = Metadata {
+        package: "misbehave".into(),
+        tests: vec!["misbehave".into()],
+        features: Vec::new(),
+        files: Vec::new(),
+        ..metadata.clone()
+    };
+    let only = ["--ignored", "--exact", test].map(str::to_owned);
+    let payload = Payload::build(&misbehaving, &Source::here(), &only)?;
+    on(&Case { name: name.into(), metadata: misbehaving, payload, rounds });
+    selftest::each_mutant(&metadata, |name, payload| {
+        let name = format!("mutant {name}");
+        on(&Case { name, metadata: metadata.clone(), payload, rounds: 1 });
+    })
+    .context("a mutant cannot be made")
+}
+
+struct Agreement<'a> {
+    flags: &'a flags::Agree,
+    lanes: [(&'static str, &'a dyn Lane); 2],
+    qemu: PathBuf,
+    logs: PathBuf,
+    cache: PathBuf,
+    interrupt: &'a Interrupt,
+}
+
+impl Agreement<'_> {
+    /// What was said in each round, in both kinds of guest; how the guest came to be, and what was said. Of a kernel that
+    /// cannot be had nothing is asked twice.
+    fn verdicts(&self, case: &Case, target: &Target) -> Vec<(String, String)> {
+        let mut verdicts = Vec::new();
+        for round in 1..=case.rounds {
+            for (kind, lane) in self.lanes {
+                let report = self.engine(case, lane).run(target, &|_| {});
+                if self.interrupt.signal().is_some() {
+                    return verdicts;
+                }
+                if report.verdict == Verdict::Unavailable {
+                    eprintln!("{}: {}", target.name(), summary(&report));
+                    return verdicts;
+                }
+                verdicts.push((format!("{kind}, round {round}"), summary(&report)));
+            }
+        }
+        verdicts
+    }
+
+    fn engine<'e>(&'e self, case: &'e Case, lane: &'e dyn Lane) -> Engine<'e> {
+        Engine {
+            lane,
+            qemu: self.qemu.clone(),
+            metadata: &case.metadata,
+            payload: &case.payload,
+            accel: self.flags.vm.accel,
+            timeout_s: self.flags.vm.timeout,
+            facts: false,
+            isolate: false,
+            allow_kernel_warnings: false,
+            allow_unavailable: false,
+            logs: self.logs.clone(),
+            cache: self.cache.clone(),
+            started: Instant::now(),
+            interrupt: self.interrupt,
+            accel_note: Once::new(),
+        }
+    }
+}
+
+/// The verdict and the tests that did not pass. The reasons' own words differ by addresses and times.
+fn summary(report: &KernelReport) -> String {
+    let failed = report.tests.iter().filter(|outcome| outcome.result != TestResult::Passed);
+    let failed = failed.map(|outcome| outcome.test.name.as_str());
+    let missing = report.missing.iter().map(|test| test.name.as_str());
+    let mut tests: Vec<&str> = failed.chain(missing).collect();
+    tests.sort_unstable();
+    format!(
+        "{}{}",
+        report.verdict.word(),
+        tests.iter().map(|it| format!(" {it}")).collect::<String>()
+    )
+}
+
+/// Prints what differs from the first verdict; how much does.
+fn report(case: &str, kernel: &str, verdicts: &[(String, String)]) -> usize {
+    let Some((first, expected)) = verdicts.first() else { return 0 };
+    eprintln!("{kernel}: {case}: {} runs: {expected}", verdicts.len());
+    let others: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict != expected).collect();
+    for (how, verdict) in &others {
+        println!("{kernel}: {case}: {first}: {expected}; but {how}: {verdict}");
+    }
+    others.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_that_is_not_the_first_is_a_disagreement() {
+        let said = |words: &[&str]| -> Vec<(String, String)> {
+            words.iter().map(|word| ("booted".to_owned(), (*word).to_owned())).collect()
+        };
+        assert_eq!(report("c", "k", &said(&["pass", "pass", "fail a", "hang"])), 2);
+        assert_eq!(report("c", "k", &said(&["fail a", "fail a"])), 0);
+        assert_eq!(report("c", "k", &[]), 0);
+    }
+}
