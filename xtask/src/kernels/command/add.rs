@@ -1,4 +1,4 @@
-//! `cargo xtask kernels add`: fetches a kernel, hashes it, reads its release, and pins it.
+//! `cargo xtask kernels add`: fetches a kernel or its source, hashes it, reads its release, and pins it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,9 @@ pub fn run(name: &str, from: &str) -> Result<u8> {
     write(&path, &text)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
+    if matches!(source, Source::Source { .. }) {
+        println!("`cargo xtask kernels fetch {name}` builds it now; else the first run does.");
+    }
     if let Source::File { path: file, .. } = &source {
         if file.is_absolute() {
             println!(
