@@ -1,30 +1,54 @@
 # The pinned kernels: each a directory with `bzImage`, `lib/modules/<release>` where it has modules, and `config`
 # where it is known. Of a pin's sources the first for x86_64 is the one that counts here.
 {
+  bison,
   dpkg,
   fetchurl,
+  flex,
   kmod,
   lib,
   linkFarm,
-  linuxKernel,
+  linuxManualConfig,
   pins,
   runCommand,
+  runCommandCC,
   zstd,
   ...
 }:
 let
   from = {
-    # Built, or taken from a binary cache, as nixpkgs has it. From 25.11 on its modules are an output of their own.
-    nix =
+    # The tarball and the options that vm-kernels builds, with nixpkgs' way of building a kernel.
+    source =
       pin: source:
       let
-        kernel = linuxKernel.kernels.${source.attribute};
+        src = fetch source [ source.url ];
+        configfile =
+          runCommandCC "config-${pin.name}"
+            {
+              nativeBuildInputs = [
+                bison
+                flex
+              ];
+            }
+            ''
+              tar --extract --file ${src}
+              options=${../vm/kernels/config/x86_64.config}
+              make --directory linux* ARCH=x86_64 KCONFIG_ALLCONFIG=$options allnoconfig
+              cp linux*/.config $out
+            '';
+        kernel = linuxManualConfig {
+          inherit src configfile;
+          version = pin.release;
+          modDirVersion = pin.release;
+          # Nothing in it is a module.
+          config = { };
+          allowImportFromDerivation = false;
+        };
       in
       runCommand "kernel-${pin.name}" { } ''
-        mkdir -p $out/lib
+        mkdir -p $out
         ln -s ${kernel}/bzImage $out/
-        ln -s ${kernel.configfile} $out/config
-        ln -s ${kernel.modules or kernel}/lib/modules $out/lib/
+        ln -s ${configfile} $out/config
       '';
 
     debian = pin: source: unpack pin (map (file: fetch file (debianAddresses file)) source.files);

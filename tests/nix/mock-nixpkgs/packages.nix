@@ -94,18 +94,6 @@ let
       cp ${./config} "$1"
     }
   '';
-
-  linux =
-    release: outputs:
-    run "linux-${release}" { inherit outputs; } ''
-      ${parts}
-      image ${release} $out/bzImage
-      modules ${release} ''${modules-$out}
-      mkdir -p $dev
-    ''
-    // {
-      configfile = run "linux-config-${release}" { } "${parts} config $out";
-    };
 in
 rec {
   inherit lib;
@@ -118,11 +106,13 @@ rec {
 
   # `nix develop` runs its commands with this one.
   bashInteractive = run "bash" { } "mkdir -p $out/bin; ln -s /bin/bash $out/bin/";
+  bison = simple "bison";
   bpftools = simple "bpftools";
   cargo = simple "cargo";
   clippy = simple "clippy";
   deadnix = simple "deadnix";
   file = program "file" "echo the mock";
+  flex = simple "flex";
   gnumake = simple "gnumake";
   nixfmt-rfc-style = simple "nixfmt-rfc-style";
   pkg-config = simple "pkg-config";
@@ -172,36 +162,22 @@ rec {
     }:
     run "${pname}-${version}.tar.gz" { inherit hash; } "touch $out";
 
-  linuxKernel.kernels = {
-    linux_5_4 = linux "5.4.302" [
-      "out"
-      "dev"
-    ];
-    linux_5_10 = linux "5.10.247" [
-      "out"
-      "dev"
-    ];
-    linux_5_15 = linux "5.15.196" [
-      "out"
-      "dev"
-    ];
-    linux_6_1 = linux "6.1.158" [
-      "out"
-      "dev"
-    ];
-    linux_6_6 = linux "6.6.116" [
-      "out"
-      "dev"
-    ];
-    # As from 25.11 on, with modules in an output of their own.
-    linux_6_12 = linux "6.12.58" [
-      "out"
-      "dev"
-      "modules"
-    ];
-  };
+  linuxManualConfig =
+    {
+      version,
+      modDirVersion,
+      src,
+      configfile,
+      config,
+      allowImportFromDerivation,
+    }:
+    assert config == { } && modDirVersion == version && !allowImportFromDerivation;
+    run "linux-${version}" { inherit src configfile; } ''
+      ${parts}
+      image ${version} $out/bzImage
+    '';
 
-  # Makes what a file of that name has in it: Debian's packages of a kernel, or a bare image.
+  # Makes what a file of that name has in it: Debian's packages of a kernel, a kernel's source, or a bare image.
   fetchurl =
     {
       name,
@@ -222,6 +198,9 @@ rec {
         linux-binary-*) image $release tree/usr/lib/modules/$release/vmlinuz ;;
         linux-modules-*) modules $release tree/usr ;;
         linux-base-*) config tree/usr/lib/modules/$release/config ;;
+        linux-*.tar.xz)
+          mkdir tree/linux
+          printf 'allnoconfig:\n\tcp ${./config} .config\n' > tree/linux/Makefile ;;
         *) image 0.0.0 $out; exit ;;
       esac
       tar --create --file $out --directory tree .
@@ -230,6 +209,7 @@ rec {
   runCommand =
     name: variables: script:
     run name variables script;
+  runCommandCC = runCommand;
   linkFarm =
     name: entries:
     run name { } (

@@ -75,7 +75,11 @@ impl Stopped {
     }
 
     fn host(error: &anyhow::Error) -> Self {
-        Self::because(Verdict::HostError, format!("{error:#}"))
+        let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
+            Some(_) => "; `cargo xtask kernels verify` drops what is damaged",
+            None => "",
+        };
+        Self::because(Verdict::HostError, format!("{error:#}{hint}"))
     }
 }
 

@@ -11,7 +11,7 @@ pub const KERNELS_HELP: &str = "\
 Environment:
   VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
   VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
-  VMTEST_KERNELS_TOML    another list of pins than vm/kernels/kernels.toml
+  VMTEST_KERNELS_TOML    a list of pins, instead of the built-in one and kernels.toml
   VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
   http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
 
@@ -38,7 +38,7 @@ pub enum Command {
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArgs {
     /// A pin's name (5.4), a kernel image, or a directory with an image and lib/modules;
-    /// repeatable, comma-separated [default: every pin]
+    /// repeatable, comma-separated [default: every pin that is not extra]
     #[arg(short, long = "kernel", value_name = "K", value_delimiter = ',')]
     pub kernels: Vec<String>,
 }
@@ -191,8 +191,8 @@ pub enum Kernels {
     Add {
         /// The pin's name, such as 6.14
         name: String,
-        /// An https address or a file
-        #[arg(value_name = "URL|PATH")]
+        /// An https address, a file, or a release of kernel.org's such as 6.6.144, which is built from source
+        #[arg(value_name = "URL|PATH|RELEASE")]
         from: String,
     },
     /// Remove what no pin names, and saved states

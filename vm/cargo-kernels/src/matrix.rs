@@ -27,6 +27,7 @@ struct Job {
 pub fn run() -> Result<u8> {
     let include = kernels::pinned()?
         .iter()
+        .filter(|pin| !pin.extra)
         .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(pin)? }))
         .collect::<Result<_>>()?;
     let matrix = serde_json::to_string(&Matrix { include })?;

@@ -19,11 +19,10 @@ pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
         Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() })
     });
     let mut addresses: Vec<_> = mirrors.collect();
-    // The archive names files by SHA-1; by SHA-256 where that is all that is known.
-    let sha1 = file.pinned.sha1.as_ref().map(Hex::as_str);
-    let hash = sha1.or(file.pinned.sha256.as_ref().map(Hex::as_str));
+    // The archive names files by SHA-1; by SHA-256 where that is all that is pinned.
+    let hash = file.sha1.as_ref().map_or(file.sha256.as_str(), Hex::as_str);
     let archive = archive.cloned().or_else(|| Url::parse(ARCHIVE).ok());
-    if let Some(url) = archive.zip(hash).and_then(|(archive, hash)| archive.join(hash).ok()) {
+    if let Some(url) = archive.and_then(|archive| archive.join(hash).ok()) {
         addresses.push(Address { url, proxy: None });
     }
     addresses

@@ -16,7 +16,7 @@ pub struct Hex<const BYTES: usize>(String);
 
 /// A SHA-256.
 pub type Sha256Hex = Hex<32>;
-/// A SHA-1: weak, and the name of a file in Debian's permanent archive.
+/// A SHA-1: too weak to pin anything, and the name of a file in Debian's permanent archive.
 pub type Sha1Hex = Hex<20>;
 
 impl<const BYTES: usize> Hex<BYTES> {
@@ -58,44 +58,23 @@ impl<const BYTES: usize> fmt::Display for Hex<BYTES> {
     }
 }
 
-/// The hashes that a pin states for a file; at least one is there.
+/// The hashes that a pin states for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
-    /// Decides, where it is known.
-    pub sha256: Option<Sha256Hex>,
-    /// Decides alone (weakly) where no SHA-256 is known; otherwise it is checked as well.
+    /// Decides.
+    pub sha256: Sha256Hex,
+    /// Is checked as well, where it is stated.
     pub sha1: Option<Sha1Hex>,
 }
 
 impl Pinned {
-    /// Whether there is any hash at all.
-    pub fn is_stated(&self) -> bool {
-        self.sha256.is_some() || self.sha1.is_some()
-    }
-
-    /// Whether only a SHA-1 stands between the pin and another file.
-    pub fn is_weak(&self) -> bool {
-        self.sha256.is_none()
-    }
-
     /// Says how `found` differs from what is pinned, if it does.
     pub fn mismatch(&self, found: &Measured) -> Option<String> {
-        let sha256 = self.sha256.as_ref().filter(|pinned| **pinned != found.sha256);
+        if self.sha256 != found.sha256 {
+            return Some(format!("has SHA-256 {}, pinned is {}", found.sha256, self.sha256));
+        }
         let sha1 = self.sha1.as_ref().filter(|pinned| **pinned != found.sha1);
-        if let Some(pinned) = sha256 {
-            return Some(format!("has SHA-256 {}, pinned is {pinned}", found.sha256));
-        }
         sha1.map(|pinned| format!("has SHA-1 {}, pinned is {pinned}", found.sha1))
-    }
-}
-
-impl fmt::Display for Pinned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.sha256, &self.sha1) {
-            (Some(sha256), _) => write!(f, "sha256:{sha256}"),
-            (None, Some(sha1)) => write!(f, "sha1:{sha1}"),
-            (None, None) => f.write_str("no hash"),
-        }
     }
 }
 
@@ -182,12 +161,10 @@ mod tests {
         let found = Measured { sha256: sha256(b"a"), sha1: Hex::of(&Sha1::digest(b"a")), size: 1 };
         let other_sha1 = Hex::of(&Sha1::digest(b"b"));
         let pinned = |sha256, sha1| Pinned { sha256, sha1 };
-        let good = pinned(Some(found.sha256.clone()), Some(found.sha1.clone()));
+        let good = pinned(found.sha256.clone(), Some(found.sha1.clone()));
         assert_eq!(good.mismatch(&found), None);
-        assert!(!good.is_weak());
-        assert!(pinned(Some(sha256(b"b")), None).mismatch(&found).unwrap().contains("SHA-256"));
-        let half = pinned(Some(found.sha256.clone()), Some(other_sha1));
+        assert!(pinned(sha256(b"b"), None).mismatch(&found).unwrap().contains("SHA-256"));
+        let half = pinned(found.sha256.clone(), Some(other_sha1));
         assert!(half.mismatch(&found).unwrap().contains("SHA-1"));
-        assert!(pinned(None, Some(found.sha1.clone())).is_weak());
     }
 }

@@ -4,6 +4,7 @@
 //! asked for, [`Target::obtain`] to get it, [`kconfig`] and [`modules`] to look into what came.
 
 mod archive;
+pub mod build;
 pub mod cache;
 mod compression;
 mod debian;

@@ -24,6 +24,11 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
+/// A module of the cache is not what was unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not what was unpacked")]
+pub struct Damaged;
+
 /// The modules for `wanted` and all that they depend on, dependencies first; nothing for what is built in.
 ///
 /// # Errors
@@ -218,10 +223,7 @@ impl Plan<'_> {
 fn read(dir: &Path, file: &ModuleFile) -> Result<Vec<u8>> {
     let raw = std::fs::read(dir.join(&file.path))?;
     if let Some(sha256) = &file.sha256 {
-        ensure!(
-            digest::sha256(&raw).as_str() == sha256,
-            "it is not what was unpacked: the cache is damaged"
-        );
+        ensure!(digest::sha256(&raw).as_str() == sha256, Damaged);
     }
     let Some(compression) = Compression::of(&raw) else { return Ok(raw) };
     let mut bytes = Vec::new();

@@ -9,10 +9,10 @@ use url::Url;
 use super::cache::{self, Entry, Found, Origin};
 use super::digest::{self, Measured, Pinned};
 use super::download::{self, Address, DownloadError};
-use super::pins::{Pin, Place, Source};
+use super::pins::{Pin, Source};
 use super::progress::Progress;
-use super::store::{NIX_VARIABLE, Store};
-use super::{Expected, Kernel, debian, image, kconfig, tree};
+use super::store::Store;
+use super::{Expected, Kernel, build, debian, image, kconfig, tree};
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone)]
@@ -49,23 +49,26 @@ impl From<anyhow::Error> for Failure {
 /// Gets a pinned kernel.
 pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
     let mut attempts = Vec::new();
-    for source in &pin.sources {
-        match here(store, pin, source) {
-            Ok(Found::Ready(kernel)) => return Ok(*kernel),
-            Ok(Found::Nothing) => {}
-            Ok(Found::Damaged(why)) => {
+    match nix(store, pin) {
+        Some(Ok(kernel)) => return Ok(kernel),
+        Some(Err(error)) => attempts.push(format!("nix: {error:#}")),
+        None => {}
+    }
+    for source in pin.sources.iter().filter(|source| for_this_machine(source).is_ok()) {
+        match Entry::of(&store.cache, pin, source).look(pin, source) {
+            Found::Ready(kernel) => return Ok(*kernel),
+            Found::Nothing => {}
+            Found::Damaged(why) => {
                 progress.note(&format!("the {} kernel here is damaged: {why}", source.kind()));
             }
-            Err(why) => attempts.push(format!("{}: {why}", source.kind())),
         }
     }
     for source in &pin.sources {
-        let Some(entry) = Entry::of(&store.cache, pin, source) else { continue };
         if let Err(why) = for_this_machine(source) {
             attempts.push(format!("{}: {why}", source.kind()));
             continue;
         }
-        match fetch(store, pin, source, &entry, progress) {
+        match fetch(store, pin, source, progress) {
             Ok(kernel) => return Ok(kernel),
             Err(Failure::Source(lines)) => {
                 attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
@@ -86,68 +89,38 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
 
 /// A source for another machine gives a kernel that no guest here could boot.
 fn for_this_machine(source: &Source) -> Result<(), String> {
-    let here = std::env::consts::ARCH;
-    match source.arch.as_deref() {
-        Some(arch) if arch != here => Err(format!("it is for {arch}, this machine is {here}")),
-        _ => Ok(()),
+    let (arch, here) = (source.arch().as_str(), std::env::consts::ARCH);
+    match arch == here {
+        true => Ok(()),
+        false => Err(format!("it is for {arch}, this machine is {here}")),
     }
 }
 
 /// Changes whenever the kernel that a pin gives may change.
 pub fn key(store: &Store, pin: &Pin) -> String {
-    let entries = pin.sources.iter().filter_map(|source| Entry::of(&store.cache, pin, source));
+    let entries = pin.sources.iter().map(|source| Entry::of(&store.cache, pin, source));
     let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
     format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16])
 }
 
 /// Whether a kernel needs no network, without hashing it.
 pub fn at_hand(store: &Store, pin: &Pin) -> bool {
-    pin.sources.iter().any(|source| match Entry::of(&store.cache, pin, source) {
-        Some(entry) => entry.exists() && for_this_machine(source).is_ok(),
-        None => nix_directory(store, pin).is_ok(),
-    })
+    let is_here = |source: &Source| Entry::of(&store.cache, pin, source).exists();
+    nix_directory(store, pin).is_some()
+        || pin.sources.iter().any(|source| for_this_machine(source).is_ok() && is_here(source))
 }
 
-/// What is on this machine of one source.
-fn here(store: &Store, pin: &Pin, source: &Source) -> Result<Found, String> {
-    match Entry::of(&store.cache, pin, source) {
-        Some(_) if for_this_machine(source).is_err() => Ok(Found::Nothing),
-        Some(entry) => Ok(entry.look(pin, source)),
-        None => nix(store, pin).map(|kernel| Found::Ready(Box::new(kernel))),
-    }
+/// The pin's directory in the one that `nix develop` names, if there is one.
+fn nix_directory(store: &Store, pin: &Pin) -> Option<PathBuf> {
+    Some(store.nix.as_ref()?.join(&pin.name)).filter(|dir| dir.is_dir())
 }
 
-/// The pins as they are with what `nix develop` gives: inside it every pin is here, also one whose kernel no source
-/// takes from nixpkgs.
-pub fn with_nix(store: &Store, mut pins: Vec<Pin>) -> Vec<Pin> {
-    for pin in &mut pins {
-        let listed = pin.sources.iter().any(|source| source.place == Place::Nix);
-        if !listed && nix_directory(store, pin).is_ok() {
-            pin.sources.insert(0, Source { place: Place::Nix, release: None, arch: None });
-        }
-    }
-    pins
-}
-
-/// The pin's directory in the one that `nix develop` names.
-fn nix_directory(store: &Store, pin: &Pin) -> Result<PathBuf, String> {
-    let root = store
-        .nix
-        .as_deref()
-        .ok_or_else(|| format!("not inside `nix develop` ({NIX_VARIABLE} is not set)"))?;
-    let dir = root.join(&pin.name);
-    match dir.is_dir() {
-        true => Ok(dir),
-        false => Err(format!("{NIX_VARIABLE} has no {}", dir.display())),
-    }
-}
-
-/// The pin's kernel in the directory that `nix develop` names.
-pub fn nix(store: &Store, pin: &Pin) -> Result<Kernel, String> {
+/// The pin's kernel in the directory that `nix develop` names, if it has one.
+pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
     let dir = nix_directory(store, pin)?;
-    let found = tree::find(&dir).ok_or_else(|| format!("no kernel image in {}", dir.display()))?;
-    from_tree(store, found, pin.name.clone(), pin.expected.clone(), "nix")
-        .map_err(|error| format!("{error:#}"))
+    let found = tree::find(&dir).with_context(|| format!("no kernel image in {}", dir.display()));
+    let (name, expected) = (pin.name.clone(), pin.expected.clone());
+    Some(found.and_then(|found| from_tree(store, found, name, expected, "nix")))
 }
 
 /// A kernel that is used where it lies.
@@ -191,9 +164,9 @@ fn fetch(
     store: &Store,
     pin: &Pin,
     source: &Source,
-    entry: &Entry,
     progress: &dyn Progress,
 ) -> Result<Kernel, Failure> {
+    let entry = Entry::of(&store.cache, pin, source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
     if let Found::Ready(kernel) = entry.look(pin, source) {
         return Ok(*kernel);
@@ -201,6 +174,11 @@ fn fetch(
     let incoming = entry.incoming();
     std::fs::create_dir_all(&incoming)
         .with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
+    let is_built = matches!(source, Source::Source { .. });
+    if is_built {
+        build::check(&incoming)
+            .map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+    }
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
     for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
@@ -209,9 +187,14 @@ fn fetch(
         downloads.push(part);
     }
     progress.note("unpacking");
-    let made = entry.make(pin, source, &downloads, origin);
-    // What was downloaded is either unpacked now or good for nothing.
-    cache::remove_all(&incoming)?;
+    let made = match is_built {
+        true => build(pin, source, &entry, &downloads, origin, progress),
+        false => entry.make(pin, source, &downloads, origin),
+    };
+    // What was downloaded is either unpacked now or good for nothing, unless the compiler is to blame.
+    if made.is_ok() || !is_built {
+        cache::remove_all(&incoming)?;
+    }
     made.map_err(|error| match is_local(&error) {
         true => Failure::from(error),
         false => Failure::Source(vec![format!("{error:#}")]),
@@ -223,6 +206,26 @@ fn fetch(
     }
 }
 
+/// Makes an entry of a kernel's source. What a build leaves that is killed is removed by the next.
+fn build(
+    pin: &Pin,
+    source: &Source,
+    entry: &Entry,
+    downloads: &[PathBuf],
+    origin: Vec<Origin>,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    let work = entry.incoming().join("build");
+    cache::remove_all(&work)?;
+    std::fs::create_dir(&work)?;
+    let made = entry.make_with(pin, source, origin, |root| {
+        let build = |tarball: &PathBuf| build::build(tarball, &work, root, progress);
+        Ok(downloads.iter().try_for_each(build)?)
+    });
+    cache::remove_all(&work)?;
+    made
+}
+
 /// Whether an error is this machine's own, such as a full disk, rather than the archive's.
 fn is_local(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -232,35 +235,31 @@ fn is_local(error: &anyhow::Error) -> bool {
 }
 
 /// One file that a source needs: what it is and where it may be.
-struct Wanted<'a> {
-    pinned: &'a Pinned,
+struct Wanted {
+    pinned: Pinned,
     addresses: Vec<Address>,
 }
 
-fn wanted<'s>(store: &Store, source: &'s Source) -> anyhow::Result<Vec<Wanted<'s>>> {
-    let archive = store.debian_archive.as_ref();
-    let one =
-        |pinned, url: Url| vec![Wanted { pinned, addresses: vec![Address { url, proxy: None }] }];
-    match &source.place {
-        Place::Nix => Ok(Vec::new()),
-        Place::Debian(files) => Ok(files
-            .iter()
-            .map(|file| Wanted {
-                pinned: &file.pinned,
-                addresses: debian::addresses(file, archive),
-            })
-            .collect()),
-        Place::Url(url, pinned) => Ok(one(pinned, url.clone())),
-        Place::File(path, pinned) => {
+fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
+    let at = |url: Url| vec![Address { url, proxy: None }];
+    let addresses = match source {
+        Source::Debian { files, .. } => {
+            let archive = store.debian_archive.as_ref();
+            files.iter().map(|file| debian::addresses(file, archive)).collect()
+        }
+        Source::Url { url, .. } | Source::Source { url, .. } => vec![at(url.clone())],
+        Source::File { path, .. } => {
             let path = store.project.join(path);
             let url = Url::from_file_path(&path)
                 .map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
-            Ok(one(pinned, url))
+            vec![at(url)]
         }
-    }
+    };
+    let with_hash = |(pinned, addresses)| Wanted { pinned, addresses };
+    Ok(source.pinned().into_iter().zip(addresses).map(with_hash).collect())
 }
 
-impl Wanted<'_> {
+impl Wanted {
     /// Downloads the file to `part` from the first address that has it.
     fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
         if let Some(origin) = self.here(part) {
@@ -270,15 +269,7 @@ impl Wanted<'_> {
         for address in &self.addresses {
             progress.note(&format!("fetching {}", address.url));
             match self.get_from(address, part, progress) {
-                Ok(measured) => {
-                    if self.pinned.is_weak() {
-                        progress.note(&format!(
-                            "only SHA-1 pins it, which is weak; its SHA-256 is {}",
-                            measured.sha256
-                        ));
-                    }
-                    return Ok(Origin { url: address.url.to_string(), measured });
-                }
+                Ok(measured) => return Ok(Origin { url: address.url.to_string(), measured }),
                 Err(DownloadError::Remote(why)) => failed.push(format!("{}: {why}", address.url)),
                 Err(DownloadError::Local(error)) => {
                     // A beginning that fills the disk helps nobody.

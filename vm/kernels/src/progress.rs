@@ -6,6 +6,8 @@ pub trait Progress: Sync {
     fn bytes(&self, done: u64, total: Option<u64>);
     /// Something worth a line: what is done next, or what went wrong and is tried another way.
     fn note(&self, text: &str);
+    /// What is done at this moment, such as the file that is being compiled; may come a hundred times a second.
+    fn working_on(&self, _step: &str) {}
 }
 
 /// Hears nothing.

@@ -13,6 +13,8 @@ use super::{Expected, Kernel, Store, image, tree};
 pub struct Target {
     store: Store,
     kind: Kind,
+    /// Other pins of the same series, which do when this one cannot be had.
+    others: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,15 +62,16 @@ fn why(error: &io::Error) -> String {
     }
 }
 
-/// Finds what was asked for: pins' names, images, directories; every pin if nothing was.
+/// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was.
 ///
 /// # Errors
 ///
 /// For a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(store: &Store, pins: &[Pin], wanted: &[String]) -> Result<Vec<Target>, SelectError> {
-    let target = |kind| Target { store: store.clone(), kind };
+    let target = |kind| Target { store: store.clone(), others: others(&kind, pins), kind };
     if wanted.is_empty() {
-        return Ok(pins.iter().cloned().map(|pin| target(Kind::Pin(pin))).collect());
+        let pins = pins.iter().filter(|pin| !pin.extra).cloned();
+        return Ok(pins.map(|pin| target(Kind::Pin(pin))).collect());
     }
     let mut targets: Vec<Target> = Vec::with_capacity(wanted.len());
     for name in wanted {
@@ -77,6 +80,22 @@ pub fn select(store: &Store, pins: &[Pin], wanted: &[String]) -> Result<Vec<Targ
         }
     }
     Ok(targets)
+}
+
+/// The names of the other pins of the same series.
+fn others(kind: &Kind, pins: &[Pin]) -> Vec<String> {
+    let Kind::Pin(this) = kind else { return Vec::new() };
+    let others = pins.iter().filter(|pin| pin.name != this.name && series(pin) == series(this));
+    others.map(|pin| pin.name.clone()).collect()
+}
+
+/// The two numbers with which a pin's release begins.
+fn series(pin: &Pin) -> Vec<&str> {
+    let release = match &pin.expected {
+        Expected::Exact(release) | Expected::Series(release) => release,
+        Expected::Any => "",
+    };
+    release.split('.').take(2).collect()
 }
 
 fn find(wanted: &str, pins: &[Pin]) -> Result<Kind, SelectError> {
@@ -129,7 +148,15 @@ impl Target {
     /// [`Unavailable`] names each source that was tried and why it failed.
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         match &self.kind {
-            Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
+            Kind::Pin(pin) => obtain::pin(&self.store, pin, progress).map_err(|mut error| {
+                if !self.others.is_empty() {
+                    let others = self.others.join(", ");
+                    error
+                        .attempts
+                        .push(format!("other builds of this series are pinned as {others}"));
+                }
+                error
+            }),
             Kind::Path { given, tree } => {
                 own(&self.store, given, tree).map_err(|error| Unavailable {
                     reason: format!("kernel {given} cannot be used: {error:#}"),

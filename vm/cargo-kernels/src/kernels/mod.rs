@@ -62,12 +62,11 @@ pub fn file() -> PathBuf {
 /// [`Exit::usage`] that names file, line and what was expected, when anything in a list is not as it must be.
 pub fn pinned() -> Result<Vec<Pin>> {
     let path = file();
-    let pins = match variable(FILE_VARIABLE) {
-        Some(_) => read(&path)?,
-        None if path.exists() => pins::merged(pins::built_in(), read(&path)?),
-        None => pins::built_in(),
-    };
-    Ok(obtain::with_nix(&store()?, pins))
+    match variable(FILE_VARIABLE) {
+        Some(_) => read(&path),
+        None if path.exists() => Ok(pins::merged(pins::built_in(), read(&path)?)),
+        None => Ok(pins::built_in()),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<Pin>> {
@@ -95,7 +94,7 @@ pub fn cache_key(pin: &Pin) -> Result<String> {
     Ok(obtain::key(&store()?, pin))
 }
 
-/// Finds what was asked for with `-k`: pins' names, images, directories; every pin if nothing was.
+/// Finds what was asked for with `-k`: pins' names, images, directories; every pin that is not extra if nothing was.
 ///
 /// # Errors
 ///

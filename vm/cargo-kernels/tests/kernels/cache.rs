@@ -150,7 +150,7 @@ fn archives_that_reach_outside_are_refused() {
 }
 
 /// Runs a shell script with a mount namespace of its own; `$KERNELS` is the program.
-fn in_namespace(sandbox: &Sandbox, script: &str) -> Command {
+pub fn in_namespace(sandbox: &Sandbox, script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
     sandbox.environment(&mut command);
@@ -161,7 +161,7 @@ fn in_namespace(sandbox: &Sandbox, script: &str) -> Command {
 }
 
 /// Whether this machine lets its users mount; if not, the test that asks says so, whatever hides its output.
-fn can_mount(test: &str) -> bool {
+pub fn can_mount(test: &str) -> bool {
     let probe = "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /mnt'";
     let output = Command::new("sh").args(["-c", probe]).output().unwrap();
     if !output.status.success() {

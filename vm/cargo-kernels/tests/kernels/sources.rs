@@ -109,31 +109,15 @@ fn mirrors_in_a_directory_and_in_a_list_are_found() {
 }
 
 #[test]
-fn a_weak_hash_is_said_and_the_strong_one_told() {
-    let archive = Server::https();
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
-    let (sha1, sha256) = (sandbox::sha1(&deb), sandbox::sha256(&deb));
-    archive.at(&format!("/file/{sha1}"), Answer::File(deb.clone()));
-    let sandbox = Sandbox::new().trusting(&archive).with_archive(archive.url("/file/"));
-    let source =
-        format!("kind = \"debian\"\nfiles = [{{ path = \"{POOL_PATH}\", sha1 = \"{sha1}\" }}]");
-    sandbox.pins(&pin(&source));
-    assert!(sandbox.run(&["list"], 0).contains("debian (weak: SHA-1)"));
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains(&format!("weak; its SHA-256 is {sha256}")), "{said}");
-}
-
-#[test]
 fn nix_is_first_when_it_is_there() {
     let sandbox = Sandbox::new();
     let modules = sandbox.path("nix/6.1/lib/modules/6.1.9");
     std::fs::create_dir_all(&modules).unwrap();
     std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
     std::fs::write(sandbox.path("nix/6.1/config"), "CONFIG_PCI=y\n").unwrap();
-    let other = "kind = \"url\"\nurl = \"https://localhost:1/x\"";
     let hash = "0".repeat(64);
     sandbox.pins(&pin(&format!(
-        "kind = \"nix\"\nattribute = \"linux_6_1\"\n[[kernel.source]]\n{other}\nsha256 = \"{hash}\""
+        "kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\""
     )));
     let fetch = |with: bool| {
         let mut command = sandbox.kernels(&["fetch"]);
@@ -145,28 +129,13 @@ fn nix_is_first_when_it_is_there() {
     use assert_cmd::assert::OutputAssertExt;
     let said = sandbox::said(fetch(true).assert().code(0));
     assert!(said.contains("6.1: 6.1.9 from nix, "), "{said}");
-    let said = sandbox::said(fetch(false).assert().code(3));
-    assert!(
-        said.contains("nix: not inside `nix develop` (VMTEST_NIX_KERNELS is not set)"),
-        "{said}"
-    );
-    assert!(said.contains("url: https://localhost:1/x: connection refused"), "{said}");
-    assert!(said.contains("kernel 6.1 is unavailable: none of its sources has it"), "{said}");
-}
-
-#[test]
-fn nix_may_have_a_kernel_that_no_source_takes_from_it() {
-    let sandbox = Sandbox::new();
-    std::fs::create_dir_all(sandbox.path("nix/6.1")).unwrap();
-    std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
-    let hash = "0".repeat(64);
-    sandbox.pins(&pin(&format!(
-        "kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\""
-    )));
     let mut list = sandbox.kernels(&["list", "--json"]);
     list.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
     let rows: serde_json::Value = serde_json::from_slice(&list.output().unwrap().stdout).unwrap();
     assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
+    let said = sandbox::said(fetch(false).assert().code(3));
+    assert!(said.contains("url: https://localhost:1/x: connection refused"), "{said}");
+    assert!(said.contains("kernel 6.1 is unavailable: none of its sources has it"), "{said}");
 }
 
 #[test]

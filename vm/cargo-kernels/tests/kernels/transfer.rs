@@ -168,7 +168,7 @@ fn size(path: &std::path::Path) -> u64 {
 }
 
 /// Waits for what another process does to the disk, which nothing tells of.
-fn wait_until(done: impl Fn() -> bool) {
+pub fn wait_until(done: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !done() {
         assert!(std::time::Instant::now() < deadline, "it never happened");

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{self, Measured, Sha256Hex};
 use super::pins::{Pin, Source};
-use super::{Kernel, archive, image, kconfig, tree};
+use super::{Kernel, archive, build, image, kconfig, tree};
 use crate::lock;
 
 pub use configs::config_inside;
@@ -95,18 +95,17 @@ pub enum Found {
 }
 
 impl Entry {
-    /// The place of `source`'s kernel; `None` for Nix, which keeps its kernels itself.
-    pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Option<Self> {
-        let hashes = source.pinned();
-        if hashes.is_empty() {
-            return None;
-        }
+    /// The place of `source`'s kernel.
+    pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Self {
         let mut identity = format!("{LAYOUT}");
-        for pinned in hashes {
-            identity += &format!(" {pinned}");
+        for pinned in source.pinned() {
+            identity += &format!(" sha256:{}", pinned.sha256);
+        }
+        if matches!(source, Source::Source { .. }) {
+            identity += &format!(" {}", build::identity());
         }
         let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
-        Some(Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) })
+        Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) }
     }
 
     /// Its name: the pin's, and what the hashes make.
@@ -172,7 +171,7 @@ impl Entry {
             name: pin.name.clone(),
             image,
             modules,
-            expected: pin.expected_from(source),
+            expected: pin.expected.clone(),
             release: manifest.release,
             config,
             source: source.kind().to_owned(),
@@ -219,13 +218,24 @@ impl Entry {
         downloads: &[PathBuf],
         origin: Vec<Origin>,
     ) -> Result<()> {
+        self.make_with(pin, source, origin, |root| {
+            downloads.iter().try_for_each(|download| archive::unpack(download, root))
+        })
+    }
+
+    /// Makes the entry of what `fill` puts into the directory that it is given; the caller holds the lock.
+    pub fn make_with(
+        &self,
+        pin: &Pin,
+        source: &Source,
+        origin: Vec<Origin>,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let staging = self.incoming().join("entry");
         remove_all(&staging)?;
         let root = staging.join(TREE);
         std::fs::create_dir_all(&root)?;
-        for download in downloads {
-            archive::unpack(download, &root)?;
-        }
+        fill(&root)?;
         let manifest = describe(pin, source, &staging, origin)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
@@ -245,7 +255,7 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
     let found = tree::find(&staging.join(TREE))
         .ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
     let image = image::inspect(&found.image)?;
-    let expected = pin.expected_from(source);
+    let expected = &pin.expected;
     if let Some(release) = &image.release {
         ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
     }

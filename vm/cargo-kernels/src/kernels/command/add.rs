@@ -1,4 +1,4 @@
-//! `cargo xtask kernels add`: fetches a kernel, hashes it, reads its release, and pins it.
+//! `cargo xtask kernels add`: fetches a kernel or its source, hashes it, reads its release, and pins it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use url::Url;
 use super::show::{self, Board};
 use crate::exit::{self, Exit};
 use crate::kernels::cache::{Entry, Origin};
-use crate::kernels::digest::Pinned;
+use crate::kernels::digest::Sha256Hex;
 use crate::kernels::download::Address;
-use crate::kernels::pins::{self, Pin, Place, Source};
+use crate::kernels::pins::{self, Arch, Pin, Source};
 use crate::kernels::{self, Expected, Progress, cache};
 use crate::paths;
 use vm_kernels::lock::{self, How};
@@ -24,7 +24,9 @@ const WHY: &str = "added with `cargo xtask kernels add`";
 pub fn run(name: &str, from: &str) -> Result<u8> {
     let path = kernels::file();
     read(&path, name)?;
-    pins::check_new_name(name).map_err(Exit::usage)?;
+    if !pins::is_name(name) {
+        return Err(Exit::usage(format!("expected {}, found {name:?}", pins::NAME)));
+    }
     let given = Given::parse(from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);
@@ -33,7 +35,10 @@ pub fn run(name: &str, from: &str) -> Result<u8> {
     pin(&path, name, &release, &source)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
-    if let Place::File(file, _) = &source.place {
+    if matches!(source, Source::Source { .. }) {
+        println!("`cargo xtask kernels fetch {name}` builds it now; else the first run does.");
+    }
+    if let Source::File { path: file, .. } = &source {
         if file.is_absolute() {
             println!(
                 "{} is outside of the workspace: other machines will refuse this pin.",
@@ -73,6 +78,8 @@ fn directory(file: &Path) -> &Path {
 
 /// What the user named.
 enum Given {
+    /// A release of kernel.org's, such as `6.6.144`, which is built here.
+    Release(String),
     Url(Url),
     File(PathBuf),
 }
@@ -86,6 +93,10 @@ impl Given {
             }
             return Ok(Self::Url(url));
         }
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if text.contains('.') && text.split('.').all(number) && !Path::new(text).exists() {
+            return Ok(Self::Release(text.to_owned()));
+        }
         let path = Path::new(text).canonicalize();
         let path = path.map_err(|error| Exit::usage(format!("{text}: {error}")))?;
         if !path.is_file() {
@@ -98,18 +109,31 @@ impl Given {
 
     fn address(&self) -> Result<Address> {
         let url = match self {
+            Self::Release(release) => tarball(release)?,
             Self::Url(url) => url.clone(),
             Self::File(path) => kernels::file_address(&paths::workspace().join(path))?,
         };
         Ok(Address { url, proxy: None })
     }
 
-    fn place(&self, pinned: Pinned) -> Place {
-        match self {
-            Self::Url(url) => Place::Url(url.clone(), pinned),
-            Self::File(path) => Place::File(path.clone(), pinned),
-        }
+    fn source(&self, sha256: Sha256Hex) -> Result<Source> {
+        let arch = match std::env::consts::ARCH {
+            "aarch64" => Arch::Aarch64,
+            _ => Arch::X86_64,
+        };
+        Ok(match self {
+            Self::Release(release) => Source::Source { url: tarball(release)?, sha256 },
+            Self::Url(url) => Source::Url { url: url.clone(), sha256, arch },
+            Self::File(path) => Source::File { path: path.clone(), sha256, arch },
+        })
     }
+}
+
+/// Where kernel.org has a release, for good.
+fn tarball(release: &str) -> Result<Url> {
+    let major = release.split('.').next().unwrap_or_default();
+    let dir = "https://cdn.kernel.org/pub/linux/kernel";
+    Ok(Url::parse(&format!("{dir}/v{major}.x/linux-{release}.tar.xz"))?)
 }
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns its release, its source and its size.
@@ -121,21 +145,23 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
     crate::kernels::download::download(&address, &part, progress)
         .map_err(|error| anyhow::anyhow!("{}: {error}", address.url))?;
     let measured = crate::kernels::digest::measure(&part)?;
-    let pinned = Pinned { sha256: Some(measured.sha256.clone()), sha1: None };
-    let source = Source {
-        place: given.place(pinned),
-        release: None,
-        arch: Some(std::env::consts::ARCH.to_owned()),
-    };
+    let source = given.source(measured.sha256.clone())?;
     let pin = Pin {
         name: name.to_owned(),
         expected: Expected::Any,
         why: WHY.to_owned(),
+        extra: false,
         sources: vec![source.clone()],
     };
-    let entry =
-        Entry::of(&kernels::store()?.cache, &pin, &source).context("a source without a hash")?;
+    let entry = Entry::of(&kernels::store()?.cache, &pin, &source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
+    if let Given::Release(release) = given {
+        // `fetch` finds it there, and builds it.
+        let incoming = entry.incoming();
+        std::fs::create_dir_all(&incoming)?;
+        std::fs::rename(&part, incoming.join("0.part"))?;
+        return Ok((release.clone(), source, measured.size));
+    }
     progress.note("unpacking");
     let origin = vec![Origin { url: address.url.to_string(), measured }];
     let made = entry.make(&pin, &source, &[part], origin);
@@ -171,22 +197,18 @@ fn array_of(table: Table) -> Item {
 fn source_table(source: &Source) -> Result<Table> {
     let mut table = Table::new();
     table["kind"] = value(source.kind());
-    let pinned = match &source.place {
-        Place::Url(url, pinned) => {
-            table["url"] = value(url.as_str());
-            pinned
-        }
-        Place::File(path, pinned) => {
+    match source {
+        Source::Url { url, .. } | Source::Source { url, .. } => table["url"] = value(url.as_str()),
+        Source::File { path, .. } => {
             table["path"] = value(path.to_str().context("a path that is not UTF-8")?);
-            pinned
         }
-        Place::Nix | Place::Debian(_) => bail!("only a file or an address can be added"),
-    };
-    if let Some(sha256) = &pinned.sha256 {
-        table["sha256"] = value(sha256.as_str());
+        Source::Debian { .. } => bail!("only a release, a file or an address can be added"),
     }
-    if source.arch.as_deref().is_some_and(|arch| arch != pins::DEFAULT_ARCH) {
-        table["arch"] = value(source.arch.as_deref().unwrap_or_default());
+    for pinned in source.pinned() {
+        table["sha256"] = value(pinned.sha256.as_str());
+    }
+    if source.arch() != Arch::default() {
+        table["arch"] = value(source.arch().as_str());
     }
     Ok(table)
 }

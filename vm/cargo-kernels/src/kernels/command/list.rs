@@ -1,4 +1,4 @@
-//! `cargo xtask kernels list`: the pins, and which are at hand.
+//! `cargo xtask kernels list`: the pins, which are at hand, and how to get those that are not.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use super::show;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
-use crate::kernels::{self, Expected, Store, obtain};
+use crate::kernels::{self, Store, obtain};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Serialize)]
@@ -18,11 +18,13 @@ struct Row {
     expected: String,
     /// Why it is pinned.
     why: String,
+    /// Whether it is used only when it is asked for by its name.
+    extra: bool,
     /// Whether it needs no network.
     at_hand: bool,
     /// The release that the kernel at hand names.
     release: Option<String>,
-    /// Where the kernel at hand came from.
+    /// Where the kernel at hand came from: a source's kind, or `nix`.
     source: Option<&'static str>,
     /// Bytes that the kernel at hand takes in the cache; Nix's are not counted.
     size: Option<u64>,
@@ -35,10 +37,10 @@ struct Row {
 /// A source as it is listed.
 #[derive(Debug, Serialize)]
 struct Listed {
-    /// `nix`, `debian`, `url` or `file`.
+    /// `debian`, `url`, `source` or `file`.
     kind: &'static str,
-    /// Whether only SHA-1 pins a file of it.
-    weak: bool,
+    /// The SHA-256 of each of its files.
+    sha256: Vec<String>,
 }
 
 /// Runs the command.
@@ -49,70 +51,60 @@ pub fn run(json: bool) -> Result<u8> {
         show::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         return Ok(exit::OK);
     }
-    let header = ["pin", "release", "source", "size", "at hand", "why"];
-    show::print(&show::table(&header, &[3], rows.iter().map(cells).collect()));
+    let header = ["pin", "release", "source", "sha256", "size", "at hand", "why"];
+    show::print(&show::table(&header, &[4], rows.iter().map(cells).collect()));
+    let absent: Vec<&str> =
+        rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
+    if !absent.is_empty() {
+        let names = absent.join(" ");
+        show::print(&format!("\nTo get what is not at hand: cargo xtask kernels fetch {names}\n"));
+    }
     Ok(exit::OK)
 }
 
 fn row(store: &Store, pin: &Pin) -> Row {
+    let listed = |source: &Source| Listed {
+        kind: source.kind(),
+        sha256: source.pinned().iter().map(|pinned| pinned.sha256.to_string()).collect(),
+    };
     let mut row = Row {
         name: pin.name.clone(),
-        expected: match &pin.expected {
-            Expected::Any => String::new(),
-            expected => expected.to_string(),
-        },
+        expected: pin.expected.to_string(),
         why: pin.why.clone(),
+        extra: pin.extra,
         at_hand: false,
         release: None,
         source: None,
         size: None,
         image: None,
-        sources: pin
-            .sources
-            .iter()
-            .map(|source| Listed { kind: source.kind(), weak: source.is_weak() })
-            .collect(),
+        sources: pin.sources.iter().map(listed).collect(),
     };
+    if let Some(Ok(kernel)) = obtain::nix(store, pin) {
+        (row.at_hand, row.source) = (true, Some("nix"));
+        (row.image, row.release) = (Some(kernel.image), kernel.release);
+        return row;
+    }
     for source in &pin.sources {
-        if fill_in(&mut row, store, pin, source) {
-            break;
-        }
+        let entry = Entry::of(&store.cache, pin, source);
+        let Ok(manifest) = entry.manifest() else { continue };
+        (row.at_hand, row.source) = (true, Some(source.kind()));
+        row.image = Some(entry.dir().join(manifest.image));
+        (row.release, row.size) = (manifest.release, Some(manifest.size));
+        break;
     }
     row
 }
 
-/// Fills in what is at hand of `source`, if anything is.
-fn fill_in(row: &mut Row, store: &Store, pin: &Pin, source: &Source) -> bool {
-    match Entry::of(&store.cache, pin, source) {
-        Some(entry) => {
-            let Ok(manifest) = entry.manifest() else { return false };
-            row.image = Some(entry.dir().join(manifest.image));
-            row.release = manifest.release;
-            row.size = Some(manifest.size);
-        }
-        None => {
-            let Ok(kernel) = obtain::nix(store, pin) else { return false };
-            row.image = Some(kernel.image);
-            row.release = kernel.release;
-        }
-    }
-    row.at_hand = true;
-    row.source = Some(source.kind());
-    true
-}
-
 fn cells(row: &Row) -> Vec<String> {
-    let named = |kind: &str, weak| format!("{kind}{}", if weak { " (weak: SHA-1)" } else { "" });
-    let sources = row
-        .sources
-        .iter()
-        .filter(|listed| row.source.is_none_or(|kind| kind == listed.kind))
-        .map(|listed| named(listed.kind, listed.weak))
-        .collect::<Vec<_>>();
+    let of_pin = || row.sources.iter().map(|source| source.kind).collect::<Vec<_>>().join(", ");
+    // Twelve digits, as Git shows them; `--json` has all.
+    let hashes = row.sources.iter().filter_map(|source| source.sha256.first());
+    let hashes: Vec<_> = hashes.filter_map(|hash| hash.get(..12)).collect();
     vec![
         row.name.clone(),
         row.release.clone().unwrap_or_else(|| row.expected.clone()),
-        sources.join(", "),
+        row.source.map_or_else(of_pin, str::to_owned),
+        hashes.join(", "),
         row.size.map_or_else(|| "-".to_owned(), show::size),
         if row.at_hand { "yes" } else { "no" }.to_owned(),
         row.why.split(':').next().unwrap_or_default().to_owned(),

@@ -114,8 +114,7 @@ fn needed(store: &Store, pins: &[Pin]) -> HashSet<String> {
     let mut names = HashSet::new();
     for pin in pins {
         for source in &pin.sources {
-            let entry = Entry::of(&store.cache, pin, source);
-            names.extend(entry.map(|entry| entry.name().to_owned()));
+            names.insert(Entry::of(&store.cache, pin, source).name().to_owned());
         }
     }
     names

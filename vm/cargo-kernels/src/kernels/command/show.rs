@@ -59,6 +59,12 @@ impl Progress for Line {
             None => eprintln!("{}: {text}", self.name),
         }
     }
+
+    fn working_on(&self, step: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(step.to_owned());
+        }
+    }
 }
 
 impl Drop for Line {

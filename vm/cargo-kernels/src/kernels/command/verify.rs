@@ -71,9 +71,8 @@ fn of_pin(pin: &Pin) -> Result<Vec<Cached<'_>>> {
     let store = kernels::store()?;
     let mut found = Vec::new();
     for source in &pin.sources {
-        if let Some(entry) =
-            Entry::of(&store.cache, pin, source).filter(|entry| entry.dir().exists())
-        {
+        let entry = Entry::of(&store.cache, pin, source);
+        if entry.dir().exists() {
             found.push(Cached { pin, source, entry });
         }
     }

@@ -1,0 +1,198 @@
+//! Kernels that are built from their source: with a compiler and a make that only pretend.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use assert_cmd::assert::OutputAssertExt;
+use vm_kernels::fake::{self, Member};
+
+use crate::cache::{can_mount, in_namespace};
+use crate::sandbox::{self, Sandbox, pin, sha256};
+use crate::server::{Answer, Server};
+use crate::transfer::wait_until;
+
+/// A `make` that takes what it is given for the configuration.
+const CONFIGURES: &str = "/bin/cp \"$config\" .config";
+/// A `make` that leaves an option out, as the real one does when a dependency is not met.
+const DROPS: &str = "/bin/grep -v CONFIG_BLOCK= \"$config\" > .config";
+const BUILDS: &str = "echo '  CC      init/main.o'";
+const FAILS: &str = "echo 'init/main.c:1: error: no' >&2; exit 2";
+/// Says so, and goes on when the file `hold` is gone.
+const WAITS: &str =
+    "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /bin/sleep 0.02; done";
+
+/// A server with a source at `/linux.tar.xz`, a sandbox that pins it, and programs that behave like this.
+fn pinned(configure: &str, build: &str) -> (Server, Sandbox) {
+    let server = Server::https();
+    let tarball = fake::xz(&fake::tar(&[Member::File("linux-6.1.9/arch/x86/Kconfig", b"")]));
+    server.at("/linux.tar.xz", Answer::File(tarball.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    let (url, sha256) = (server.url("/linux.tar.xz"), sha256(&tarball));
+    sandbox.pins(&pin(&format!("kind = \"source\"\nurl = \"{url}\"\nsha256 = \"{sha256}\"")));
+    std::fs::write(sandbox.path("image"), fake::bzimage("6.1.9", None)).unwrap();
+    for name in ["ld", "flex", "bison", "bc", "perl", "pahole"] {
+        sandbox.program(name, "echo 1.24");
+    }
+    compiler(&sandbox, "12");
+    sandbox.program(
+        "make",
+        &format!(
+            "echo \"$*\" >> \"$HOME/make.log\"\n\
+             for word; do case $word in KCONFIG_ALLCONFIG=*) config=${{word#*=}};; esac; done\n\
+             if [ \"$word\" = allnoconfig ]; then {configure}; exit; fi\n\
+             {build}\n/bin/mkdir -p arch/x86/boot; /bin/cp \"$HOME/image\" arch/x86/boot/bzImage\n"
+        ),
+    );
+    (server, sandbox)
+}
+
+fn compiler(sandbox: &Sandbox, version: &str) {
+    sandbox.program("gcc", &format!("case $1 in -E) exit;; esac; echo {version}"));
+}
+
+/// How make was called, a line each.
+fn calls(sandbox: &Sandbox) -> Vec<String> {
+    let log = std::fs::read_to_string(sandbox.path("make.log")).unwrap_or_default();
+    log.lines().map(str::to_owned).collect()
+}
+
+fn tree(sandbox: &Sandbox) -> PathBuf {
+    sandbox.entry().join("tree")
+}
+
+#[test]
+fn a_source_is_fetched_and_built_once() {
+    let (server, sandbox) = pinned(CONFIGURES, BUILDS);
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains("building it from source, which is done once: about "), "{said}");
+    assert!(said.contains("6.1: 6.1.9 from source, "), "{said}");
+    let config = std::fs::read_to_string(tree(&sandbox).join("config")).unwrap();
+    assert!(config.contains("CONFIG_BPF_SYSCALL=y\n"));
+    assert!(sandbox.incoming().is_empty(), "something is left of the build");
+    let calls = calls(&sandbox);
+    assert!(calls.iter().all(|call| call.starts_with("ARCH=x86_64 ")), "{calls:?}");
+    assert!(calls[1].ends_with(" bzImage") && !calls[1].contains("CC="), "{calls:?}");
+
+    sandbox.run(&["fetch"], 0);
+    assert_eq!((server.requests().len(), self::calls(&sandbox).len()), (1, 2));
+}
+
+#[test]
+fn another_compiler_makes_another_kernel() {
+    let (_server, sandbox) = pinned(CONFIGURES, BUILDS);
+    sandbox.run(&["fetch"], 0);
+    compiler(&sandbox, "15");
+    sandbox.run(&["fetch"], 0);
+    assert_eq!(sandbox.entries().len(), 2);
+    // GCC 15 takes C23 for granted.
+    assert!(calls(&sandbox)[3].contains(" CC=gcc -std=gnu11 "), "{:?}", calls(&sandbox));
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_package_before_anything_is_fetched() {
+    let (server, sandbox) = pinned(CONFIGURES, BUILDS);
+    sandbox.program("gcc", "case $1 in -E) exit 1;; esac; echo 12");
+    for name in ["flex", "pahole"] {
+        std::fs::remove_file(sandbox.path("bin").join(name)).unwrap();
+    }
+    let said = sandbox.run(&["fetch"], 3);
+    let expected = "source: building it needs flex, pahole, gelf.h, zlib.h; on Debian: \
+        apt-get install flex pahole libelf-dev zlib1g-dev";
+    assert!(said.contains(expected), "{said}");
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn no_space_is_said_before_anything_is_fetched() {
+    if !can_mount("no_space_is_said_before_anything_is_fetched") {
+        return;
+    }
+    let (server, sandbox) = pinned(CONFIGURES, BUILDS);
+    std::fs::create_dir(sandbox.cache()).unwrap();
+    let script = "mount -t tmpfs -o size=64m none \"$VMTEST_CACHE_DIR\"; \
+        PATH=$HOME/bin exec \"$KERNELS\" fetch";
+    let said = sandbox::said(in_namespace(&sandbox, script).assert().code(3));
+    assert!(said.contains("source: building it needs 4096 MiB in "), "{said}");
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn an_option_that_the_release_does_not_take_is_named() {
+    let (_server, sandbox) = pinned(DROPS, BUILDS);
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("this release has no CONFIG_BLOCK=y as configured"), "{said}");
+    assert_eq!(calls(&sandbox).len(), 1, "it was built all the same");
+}
+
+#[test]
+fn a_build_that_fails_says_why_and_the_source_is_kept() {
+    let (server, sandbox) = pinned(CONFIGURES, FAILS);
+    for _ in 0..2 {
+        let said = sandbox.run(&["fetch"], 3);
+        assert!(said.contains("`make bzImage` failed (exit status: 2)"), "{said}");
+        assert!(said.contains("init/main.c:1: error: no"), "{said}");
+        assert!(sandbox.entries().is_empty());
+        assert!(!sandbox.incoming().iter().any(|path| path.ends_with("build")));
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn another_release_than_the_pinned_is_not_taken() {
+    let (_server, sandbox) = pinned(CONFIGURES, BUILDS);
+    std::fs::write(sandbox.path("image"), fake::bzimage("6.2.0", None)).unwrap();
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("the image is 6.2.0, pinned is 6.1.x"), "{said}");
+}
+
+#[test]
+fn a_killed_build_ends_with_its_harness_and_leaves_no_kernel() {
+    let (server, sandbox) = pinned(CONFIGURES, WAITS);
+    std::fs::write(sandbox.path("hold"), "").unwrap();
+    let mut first = sandbox.kernels(&["fetch"]).stderr(Stdio::null()).spawn().unwrap();
+    let pid = || std::fs::read_to_string(sandbox.path("pid")).unwrap_or_default();
+    wait_until(|| pid().ends_with('\n'));
+    let process = PathBuf::from(format!("/proc/{}", pid().trim()));
+    assert!(process.exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    wait_until(|| !process.exists());
+    assert!(sandbox.entries().is_empty(), "half a kernel passes for one");
+
+    std::fs::remove_file(sandbox.path("hold")).unwrap();
+    sandbox.run(&["fetch"], 0);
+    assert!(sandbox.incoming().is_empty(), "something is left of the first build");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn two_runs_at_once_build_once() {
+    let (_server, sandbox) = pinned(CONFIGURES, WAITS);
+    std::fs::write(sandbox.path("hold"), "").unwrap();
+    let start = || {
+        let mut command = sandbox.kernels(&["fetch"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let first = start();
+    wait_until(|| sandbox.path("pid").exists());
+    let mut second = start();
+    let mut told = std::io::BufReader::new(second.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+    assert_eq!(line, "6.1: another run is fetching it; waiting\n");
+    std::fs::remove_file(sandbox.path("hold")).unwrap();
+    assert!(first.wait_with_output().unwrap().status.success());
+    assert!(second.wait_with_output().unwrap().status.success());
+    assert_eq!(calls(&sandbox).len(), 2);
+}
+
+#[test]
+fn a_pin_that_cannot_be_had_names_the_others_of_its_series() {
+    let (_server, sandbox) = pinned(CONFIGURES, FAILS);
+    let pins = std::fs::read_to_string(sandbox.pins_file()).unwrap();
+    let other = pins.replace("\"6.1\"", "\"6.1-other\"").replace("why =", "extra = true\nwhy =");
+    sandbox.pins(&format!("{pins}\n{other}"));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("other builds of this series are pinned as 6.1-other"), "{said}");
+    assert!(!said.contains("kernel 6.1-other"), "an extra pin was fetched unasked: {said}");
+}

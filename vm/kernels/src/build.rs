@@ -1,0 +1,294 @@
+//! Building a kernel from its source: a release's tarball, this crate's configuration, this machine's compiler.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
+
+use super::compression::Compression;
+use super::progress::Progress;
+use super::{digest, kconfig};
+
+/// What is built: every option that the kernel is to have, on top of allnoconfig.
+pub const CONFIG: &str = include_str!("../config/x86_64.config");
+
+/// Programs that the build runs, each with Debian's package. No libssl-dev: nothing is signed.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("gcc", "gcc"),
+    ("ld", "binutils"),
+    ("make", "make"),
+    ("flex", "flex"),
+    ("bison", "bison"),
+    ("bc", "bc"),
+    ("perl", "perl"),
+    // 1.13 or later, for the BTF of 5.4.
+    ("pahole", "pahole"),
+];
+/// Headers of libraries that the build's own programs (objtool, resolve_btfids) are linked with.
+const HEADERS: [(&str, &str); 2] = [("gelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
+
+/// The unpacked tree of 6.18 with its objects, in bytes, rounded up.
+const SPACE: u64 = 4 << 30;
+/// What 6.6 takes on one core of 2020; 5.4 takes half of it.
+const CORE_MINUTES: usize = 24;
+/// How often a build that nobody watches says that it goes on.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+/// How much of the compiler's complaints is shown of a build that failed, in bytes.
+const SHOWN: u64 = 2000;
+
+/// Why there is no kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Something that the build needs is not installed.
+    #[error(
+        "building it needs {}; on Debian: apt-get install {}",
+        list(.0.iter().map(|(what, _)| *what)),
+        .0.iter().map(|(_, package)| *package).collect::<Vec<_>>().join(" ")
+    )]
+    Missing(Vec<(&'static str, &'static str)>),
+    /// The disk is too full to begin.
+    #[error("building it needs {} MiB in {}, where {} MiB are free", SPACE >> 20, .0.display(), .1 >> 20)]
+    NoSpace(PathBuf, u64),
+    /// The tarball is none of a kernel.
+    #[error("it is no kernel's source: {0}")]
+    NoSource(String),
+    /// The kernel's own configuration tool left out what was asked for.
+    #[error("this release has no {} as configured", list(.0.iter().map(String::as_str)))]
+    Dropped(Vec<String>),
+    /// make(1) failed.
+    #[error("`make {target}` failed ({status}):\n{complaints}")]
+    Failed {
+        /// What was to be made.
+        target: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote to standard error.
+        complaints: String,
+    },
+    /// A file could not be read or written.
+    #[error("{0}")]
+    Io(String, #[source] io::Error),
+}
+
+fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
+    let path = path.display().to_string();
+    move |error| BuildError::Io(path, error)
+}
+
+/// All that decides what a build gives, beside the source: the configuration, the compiler, and pahole, which makes the
+/// BTF. It is part of the name under which the kernel is cached.
+pub fn identity() -> String {
+    let version = |program: &str| first_line(program, "--version").unwrap_or_default();
+    let config = digest::sha256(CONFIG.as_bytes());
+    format!("config:{config} {} {}", version("gcc"), version("pahole"))
+}
+
+fn first_line(program: &str, option: &str) -> Option<String> {
+    let output = Command::new(program).arg(option).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(str::to_owned)
+}
+
+/// Looks for all that a build needs, before anything is fetched.
+///
+/// # Errors
+///
+/// [`BuildError::Missing`] names everything at once; [`BuildError::NoSpace`] when `dir` has too little room.
+pub fn check(dir: &Path) -> Result<(), BuildError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    let mut missing: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| !in_path(name)).collect();
+    // Without a compiler there is no telling which headers it would find.
+    if in_path("gcc") {
+        missing.extend(HEADERS.into_iter().filter(|(name, _)| !has_header(name)));
+    }
+    if !missing.is_empty() {
+        return Err(BuildError::Missing(missing));
+    }
+    let free = statvfs(dir).map_err(|errno| io_at(dir)(errno.into()))?;
+    let free = free.blocks_available() * free.fragment_size();
+    if free < SPACE { Err(BuildError::NoSpace(dir.to_owned(), free)) } else { Ok(()) }
+}
+
+fn has_header(name: &str) -> bool {
+    let find = format!("#if !__has_include(<{name}>)\n#error\n#endif\n");
+    let compiler = Command::new("gcc")
+        .args(["-E", "-x", "c", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut compiler) = compiler else { return false };
+    if let Some(mut input) = compiler.stdin.take() {
+        let _ = io::Write::write_all(&mut input, find.as_bytes());
+    }
+    compiler.wait().is_ok_and(|status| status.success())
+}
+
+/// Builds the kernel in the tarball in the directory `work`, which is empty, and puts `bzImage` and `config` into the
+/// directory `into`.
+///
+/// # Errors
+///
+/// When it cannot be built; what is in `work` is of no use then.
+pub fn build(
+    tarball: &Path,
+    work: &Path,
+    into: &Path,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    progress.note(&format!(
+        "building it from source, which is done once: about {} minutes on {cores} cores",
+        CORE_MINUTES.div_ceil(cores)
+    ));
+    let tree = Tree { dir: unpack(tarball, work)?, log: work.join("stderr"), progress };
+    let fragment = work.join("fragment");
+    fs::write(&fragment, CONFIG).map_err(io_at(&fragment))?;
+    tree.make("allnoconfig", &[format!("KCONFIG_ALLCONFIG={}", fragment.display())])?;
+    let config = tree.dir.join(".config");
+    let text = fs::read_to_string(&config).map_err(io_at(&config))?;
+    let dropped = dropped(CONFIG, &text);
+    if !dropped.is_empty() {
+        return Err(BuildError::Dropped(dropped));
+    }
+    tree.make("bzImage", &[format!("-j{cores}")])?;
+    for (from, to) in [("arch/x86/boot/bzImage", "bzImage"), (".config", "config")] {
+        let to = into.join(to);
+        fs::copy(tree.dir.join(from), &to).map_err(io_at(&to))?;
+    }
+    Ok(())
+}
+
+/// The lines of `fragment` that `config` has not: an option whose dependencies are not met is dropped without a word.
+fn dropped(fragment: &str, config: &str) -> Vec<String> {
+    let has = kconfig::parse(config);
+    let wanted = kconfig::parse(fragment).into_iter();
+    let dropped = wanted.filter(|(option, value)| has.get(option) != Some(value));
+    dropped.map(|(option, value)| format!("{option}={value}")).collect()
+}
+
+/// Unpacks the tarball, whose hash is known by now; returns the one directory in it.
+fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, BuildError> {
+    let dir = work.join("source");
+    let mut start = [0; 8];
+    let mut file = File::open(tarball).map_err(io_at(tarball))?;
+    let count = file.read(&mut start).map_err(io_at(tarball))?;
+    let compression = Compression::of(&start[..count]).unwrap_or(Compression::None);
+    file.seek(SeekFrom::Start(0)).map_err(io_at(tarball))?;
+    let reader = compression.decoder(BufReader::new(file)).map_err(io_at(tarball))?;
+    tar::Archive::new(reader).unpack(&dir).map_err(io_at(tarball))?;
+    let mut entries = fs::read_dir(&dir).map_err(io_at(&dir))?.flatten().map(|entry| entry.path());
+    let tree = entries.next().filter(|tree| tree.join("arch/x86/Kconfig").is_file());
+    tree.ok_or_else(|| BuildError::NoSource("there is no arch/x86/Kconfig in it".to_owned()))
+}
+
+/// A kernel's source tree, unpacked.
+struct Tree<'a> {
+    dir: PathBuf,
+    log: PathBuf,
+    progress: &'a dyn Progress,
+}
+
+impl Tree<'_> {
+    fn make(&self, target: &'static str, arguments: &[String]) -> Result<(), BuildError> {
+        let log = File::create(&self.log).map_err(io_at(&self.log))?;
+        let mut command = self.command();
+        command.args(arguments).arg(target).stderr(log).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(io_at(Path::new("make")))?;
+        if let Some(output) = child.stdout.take() {
+            self.watch(output);
+        }
+        let status = child.wait().map_err(io_at(Path::new("make")))?;
+        if status.success() {
+            return Ok(());
+        }
+        let complaints = end_of(&self.log).unwrap_or_else(|error| error.to_string());
+        Err(BuildError::Failed { target, status, complaints })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("make");
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        // As an argument, since the environment's variables count for less than the Makefile's own.
+        // Without LOCALVERSION the release gets a `+` where the cache happens to be below a Git repository.
+        command.args(["ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION="]);
+        // GCC 15 takes C23 for granted, in which `bool` and `false` are keywords. Parts of the kernels before 6.14 are
+        // compiled without any -std and define them; where there is one it comes later and counts.
+        let version = first_line("gcc", "-dumpversion").unwrap_or_default();
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_some_and(|major| major >= 15) {
+            command.arg("CC=gcc -std=gnu11");
+        }
+        // The same source gives the same image, whoever builds it whenever.
+        command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
+        command.args(["KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_TIMESTAMP=1970-01-01"]);
+        // What a cargo or a make above this program means for itself, and what a developer has set for other kernels.
+        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "KCFLAGS", "KAFLAGS", "KCPPFLAGS", "O"] {
+            command.env_remove(name);
+        }
+        for name in ["KBUILD_OUTPUT", "KCONFIG_CONFIG", "KBUILD_EXTMOD", "W", "C"] {
+            command.env_remove(name);
+        }
+        command.env("LC_ALL", "C");
+        // SAFETY: prctl(2) is async-signal-safe, and nothing else is done between fork and exec. A build whose harness
+        // was killed is told to end too: make passes SIGTERM on to what it runs.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
+        command
+    }
+
+    /// Tells of every file that is compiled, a line each (`  CC      kernel/fork.o`).
+    fn watch(&self, output: impl Read) {
+        let begun = Instant::now();
+        let (mut steps, mut told) = (0, 0);
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            steps += 1;
+            self.progress.working_on(line.trim());
+            let periods = begun.elapsed().as_secs() / SIGN_OF_LIFE.as_secs();
+            if periods > told {
+                told = periods;
+                self.progress.note(&format!("building for {told} min: {steps} steps done"));
+            }
+        }
+    }
+}
+
+fn end_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_was_dropped_or_changed_is_named() {
+        let fragment = "# a comment\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=0\n";
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=1\nCONFIG_D=y\n";
+        assert_eq!(dropped(fragment, config), ["CONFIG_B=y", "CONFIG_C=0"]);
+        assert_eq!(dropped(fragment, fragment), [""; 0]);
+    }
+
+    #[test]
+    fn every_line_of_the_configuration_is_an_option() {
+        let lines = CONFIG.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        assert_eq!(lines.count(), kconfig::parse(CONFIG).len());
+    }
+}
