@@ -53,5 +53,5 @@ fn every_command_line_is_accepted() {
             }
         }
     }
-    assert!(found > 3, "only {found} command lines were found");
+    assert!(found > 2, "only {found} command lines were found");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cargo_kernels::flags;
-pub use cargo_kernels::flags::{KernelArgs, VmArgs};
+pub use cargo_kernels::flags::VmArgs;
 use clap::{Args, Parser, Subcommand};
 
 /// Proves a BPF program on pinned kernels.
@@ -31,10 +31,8 @@ pub enum Command {
     Run(Run),
     /// Show sections, symbols and bytecode of the BPF object
     Inspect(Inspect),
-    /// Run mutants of the program, each of which must be caught
-    Selftest(Selftest),
     /// Compare the verdicts of booted and restored guests, again and again
-    Agree(Agree),
+    Agree(flags::Agree),
     /// What `cargo kernels` does, too.
     #[command(flatten)]
     Common(flags::Command),
@@ -68,29 +66,4 @@ pub struct Inspect {
     /// A BPF object file [default: the one the build made]
     #[arg(value_name = "OBJECT")]
     pub object: Option<PathBuf>,
-}
-
-/// `cargo xtask selftest`
-#[derive(Debug, Clone, Args)]
-pub struct Selftest {
-    /// Which kernels.
-    #[command(flatten)]
-    pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
-}
-
-/// `cargo xtask agree`
-#[derive(Debug, Clone, Args)]
-pub struct Agree {
-    /// Which kernels.
-    #[command(flatten)]
-    pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
-    /// How often each case is run, each way
-    #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub rounds: u16,
 }

@@ -9,7 +9,9 @@ use xshell::{Shell, cmd};
 use cargo_kernels::exit;
 use cargo_kernels::tools::{self, Tool};
 
-use crate::{build, flags};
+use cargo_kernels::build;
+
+use crate::flags;
 
 /// Runs the command.
 ///

@@ -1,18 +1,15 @@
 //! `cargo xtask`: see `cargo xtask --help`, and docs/architecture.md for the way through the code.
 
-mod agree;
-mod build;
 mod flags;
 mod inspect;
 mod local;
 mod minimum_rust;
 mod run;
-mod selftest;
 mod test;
 
 use std::process::ExitCode;
 
-use cargo_kernels::{command, exit, kernels, vmtest};
+use cargo_kernels::{agree, build, command, exit, kernels, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
@@ -23,7 +20,6 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags),
         Command::Inspect(flags) => inspect::run(&flags),
         Command::Agree(flags) => agree::run(&flags),
-        Command::Selftest(flags) => selftest::run(&flags),
         Command::Vmtest(flags) => vmtest::run(&flags),
         Command::Kernels(flags) => kernels::command::run(&flags),
         Command::Common(command) => command::run(&command, Xtask::command()),

@@ -7,7 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 
-use crate::{build, flags};
+use cargo_kernels::build;
+
+use crate::flags;
 
 /// Runs the command: builds the program, and becomes it, as root.
 pub fn run(flags: &flags::Run) -> Result<u8> {

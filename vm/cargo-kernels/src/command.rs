@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::flags::Command;
-use crate::{bench, completions, doctor, exec, matrix, setup, shell};
+use crate::{bench, completions, doctor, exec, matrix, selftest, setup, shell};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
 ///
@@ -16,6 +16,7 @@ pub fn run(command: &Command, program: clap::Command) -> Result<u8> {
         Command::Shell(flags) => shell::run(flags),
         Command::Exec(flags) => exec::run(flags),
         Command::Bench(flags) => bench::run(flags),
+        Command::Selftest(flags) => selftest::run(flags),
         Command::Matrix => matrix::run(),
         Command::Completions(flags) => completions::run(flags, program),
     }

@@ -28,6 +28,8 @@ pub enum Command {
     Exec(Exec),
     /// Measure the time to a verdict against a bare QEMU boot
     Bench(Bench),
+    /// Run mutants of the program, each of which must be caught
+    Selftest(Selftest),
     /// Print the pins as a CI matrix (JSON)
     Matrix,
     /// Print a shell's completions
@@ -284,4 +286,29 @@ pub struct Bench {
 pub struct Completions {
     /// bash, zsh, fish, ...
     pub shell: clap_complete::Shell,
+}
+
+/// `cargo xtask selftest`
+#[derive(Debug, Clone, Args)]
+pub struct Selftest {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// `cargo xtask agree`
+#[derive(Debug, Clone, Args)]
+pub struct Agree {
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// How often each case is run, each way
+    #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
 }

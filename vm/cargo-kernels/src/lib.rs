@@ -2,8 +2,10 @@
 //!
 //! See docs/architecture.md for the way through the code.
 
+pub mod agree;
 pub mod bench;
 pub mod binaries;
+pub mod build;
 pub mod cargo;
 pub mod command;
 pub mod completions;
@@ -23,6 +25,7 @@ pub mod paths;
 pub mod payload;
 pub mod report;
 pub mod selection;
+pub mod selftest;
 pub mod setup;
 pub mod shell;
 pub mod static_build;

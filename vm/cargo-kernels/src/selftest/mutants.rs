@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use cargo_kernels::exit::Exit;
-use cargo_kernels::paths;
+use crate::exit::Exit;
+use crate::paths;
 
 /// One change to the program, and who has to notice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

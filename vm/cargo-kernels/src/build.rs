@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Artifact, Message};
 
-use cargo_kernels::metadata::Metadata;
-use cargo_kernels::static_build::StaticBuild;
-use cargo_kernels::{cargo, exit};
+use crate::metadata::Metadata;
+use crate::static_build::StaticBuild;
+use crate::{cargo, exit};
 
 /// Runs the command.
 pub fn run() -> Result<u8> {

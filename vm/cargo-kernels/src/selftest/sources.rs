@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use cargo_kernels::paths;
+use crate::paths;
 
 /// What is never part of the sources.
 const LEFT_OUT: &[&str] = &["target", ".git", "result"];
