@@ -6,10 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use cargo_kernels::exit;
 use cargo_kernels::tools::{self, Tool};
-
-use cargo_kernels::build;
+use cargo_kernels::{build, exit};
 
 use crate::flags;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
 
 use cargo_kernels::{cargo, paths, setup};
 
@@ -65,37 +66,36 @@ pub fn install() -> Result<()> {
     let mut arguments = vec!["--download-only", "-o", &archives];
     arguments.extend(packages.iter().map(String::as_str));
     setup::install(&arguments)?;
-    for entry in fs::read_dir(&downloads).context("cannot read the downloads")? {
-        let package = entry.context("cannot read the downloads")?.path();
+    let shell = Shell::new()?;
+    for package in shell.read_dir(&downloads)? {
         if package.extension().is_some_and(|extension| extension == "deb") {
-            let status = Command::new("dpkg-deb").arg("-x").args([&package, &new]).status();
-            if !status.context("cannot run dpkg-deb")?.success() {
-                bail!("cannot unpack {}", package.display());
-            }
-            let _ = fs::remove_file(package);
+            cmd!(shell, "dpkg-deb -x {package} {new}").quiet().run()?;
+            shell.remove_path(package)?;
         }
     }
-    let _ = fs::remove_dir_all(&root);
+    shell.remove_path(&root)?;
     fs::rename(&new, &root).with_context(|| format!("cannot make {}", root.display()))
+}
+
+/// What a program prints; nothing when it fails.
+fn said(command: xshell::Cmd<'_>) -> String {
+    command.quiet().ignore_stderr().read().unwrap_or_default()
 }
 
 /// Whether the package lists have such a rustc of that version.
 fn debian_has(suffix: &str) -> bool {
-    let mut show = Command::new("apt-cache");
-    show.args(["show", "--no-all-versions"]).arg(format!("rustc{suffix}")).stderr(Stdio::null());
-    let output = show.output().map(|output| output.stdout).unwrap_or_default();
-    String::from_utf8_lossy(&output).contains(&format!("\nVersion: {VERSION}."))
+    let Ok(shell) = Shell::new() else { return false };
+    let shown = said(cmd!(shell, "apt-cache show --no-all-versions rustc{suffix}"));
+    shown.contains(&format!("\nVersion: {VERSION}."))
 }
 
 /// The directory with `cargo` and `rustc` of exactly that version.
 fn find() -> Option<PathBuf> {
-    let mut rustup = Command::new("rustup");
-    rustup.args(["which", "--toolchain", VERSION, "rustc"]).stderr(Stdio::null());
+    let shell = Shell::new().ok()?;
     // It would download one that is not here.
-    let output = rustup.env("RUSTUP_AUTO_INSTALL", "0").output().ok();
-    let of_rustup = output.filter(|output| output.status.success()).and_then(|output| {
-        Some(Path::new(String::from_utf8_lossy(&output.stdout).trim()).parent()?.to_owned())
-    });
+    let which =
+        cmd!(shell, "rustup which --toolchain {VERSION} rustc").env("RUSTUP_AUTO_INSTALL", "0");
+    let of_rustup = Path::new(&said(which)).parent().map(Path::to_owned);
     let others = [unpacked().join("usr/bin"), PathBuf::from("/usr/bin")];
     of_rustup.into_iter().chain(others).find(|bin| is_it(bin))
 }
