@@ -1,7 +1,7 @@
 # `nix fmt`: formats Rust and Nix alike.
 {
   cargo,
-  nixfmt-rfc-style,
+  nixfmt,
   rustfmt,
   writeShellApplication,
   ...
@@ -10,7 +10,7 @@ writeShellApplication {
   name = "fmt";
   runtimeInputs = [
     cargo
-    nixfmt-rfc-style
+    nixfmt
     rustfmt
   ];
   text = ''

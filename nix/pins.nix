@@ -1,5 +1,0 @@
-# The pins of vm/kernels.toml, each with the name that it has among the flake's outputs: `5.4` is `5_4` there, since
-# a dot separates attributes on Nix's command line.
-map (
-  pin: pin // { output = builtins.replaceStrings [ "." ] [ "_" ] pin.name; }
-) (builtins.fromTOML (builtins.readFile ../vm/kernels.toml)).kernel
