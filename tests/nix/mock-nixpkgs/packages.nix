@@ -1,8 +1,9 @@
 # nixpkgs' packages: only those that it has, with the outputs and the arguments that they have there. What the flake
-# merely names is an empty file or a stub; what makes the kernels' directory and the shell really runs.
+# merely names is an empty directory; what it builds kernels, reports and the shell with really runs, on the host's
+# bash and tools. The test that uses this puts two files here: `dropped`, options that no kernel has, and `status`, the
+# exit code of the harness.
 { lib, system }:
 let
-  # Runs `script` with the host's bash and tools.
   run =
     name: variables: script:
     derivation (
@@ -11,36 +12,29 @@ let
         builder = "/bin/bash";
         PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
         args = [
-          "-euc"
+          "-euo"
+          "pipefail"
+          "-c"
           ''
             for input in ''${nativeBuildInputs-}; do PATH=$input/bin:$PATH; done
             ${script}
-            # Were a tool that closes its output before it ends the last one, bash would become that tool, and Nix
-            # would take the end of the output for the end of the build and kill it.
+            # Else bash becomes the last program, and when that closes its output Nix kills it.
             exit
           ''
         ];
       }
       // variables
     );
-  lines = builtins.concatStringsSep "\n";
 
-  # A package with these outputs, the first of which stands for it.
+  # A package with these outputs, the first of which stands for it, and empty files in them.
   package =
-    name: outputs: script:
-    run name { inherit outputs; } (lines (map (output: "mkdir -p \$${output}") outputs ++ [ script ]));
-  simple = name: package name [ "out" ] "";
-  # A library, which is the host's, with its shared object in one output and its archive in another.
-  library =
     name: outputs: files:
-    package name outputs (
-      lines (
-        map (file: ''
-          mkdir -p $(dirname ${file})
-          ln -s $(cc -print-file-name=$(basename ${file})) ${file}
-        '') files
+    run name { inherit outputs; } (
+      toString (
+        map (output: "mkdir -p \$${output}/lib;") outputs ++ map (file: "touch \$${file};") files
       )
     );
+  simple = name: package name [ "out" ] [ ];
 
   # A package with one program, a bash script.
   program =
@@ -54,27 +48,43 @@ let
       meta.mainProgram = name;
     };
 
-  # Makes its main program, which does nothing.
-  mkDerivation =
-    {
-      name ? "${arguments.pname}-${arguments.version}",
-      env ? { },
-      meta ? { },
-      ...
-    }@arguments:
-    run name (
-      removeAttrs arguments [
-        "env"
-        "meta"
-      ]
-      // builtins.mapAttrs (_: value: "${value}") env
-    ) "install -D /bin/true $out/bin/${meta.mainProgram or name}"
-    // {
-      inherit meta;
-    };
+  stdenv = {
+    cc = simple "gcc-wrapper";
+    hostPlatform = { inherit system; };
+    mkDerivation =
+      {
+        name,
+        env ? { },
+        meta ? { },
+        ...
+      }@arguments:
+      run name
+        (
+          removeAttrs arguments [
+            "env"
+            "meta"
+          ]
+          // builtins.mapAttrs (_: value: "${value}") env
+        )
+        ''
+          runHook() { :; }
+          patchShebangs() { :; }
+          make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
+            grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
+          }
+          if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
+          chmod --recursive u+w *
+          cd *
+          eval "$buildPhase"
+          [ "''${dontInstall-}" ] || eval "$installPhase"
+        ''
+      // {
+        inherit meta;
+      };
+  };
 
-  # Functions for the parts of a kernel: a bzImage that says its release where the boot protocol has it, a module.
-  parts = ''
+  # A bzImage that says its release where the boot protocol has it.
+  image = ''
     image() { # RELEASE FILE
       mkdir -p "$(dirname "$2")"
       truncate --size 4096 "$2"
@@ -85,84 +95,59 @@ let
       put "$2" 0x20e '\x00\x01' # where the release is, less 0x200
       put "$2" 0x300 "$1 (mock)"
     }
-    modules() { # RELEASE ROOT
-      mkdir -p "$2/lib/modules/$1/kernel"
-      touch "$2/lib/modules/$1/kernel/mock.ko"
-    }
-    config() { # FILE
-      mkdir -p "$(dirname "$1")"
-      cp ${./config} "$1"
-    }
   '';
-
-  linux =
-    release: outputs:
-    run "linux-${release}" { inherit outputs; } ''
-      ${parts}
-      image ${release} $out/bzImage
-      modules ${release} ''${modules-$out}
-      mkdir -p $dev
-    ''
-    // {
-      configfile = run "linux-config-${release}" { } "${parts} config $out";
-    };
 in
-rec {
-  inherit lib;
-
-  stdenv = {
-    inherit mkDerivation;
-    cc = simple "gcc-wrapper";
-    hostPlatform = { inherit system; };
-  };
+lib.genAttrs [
+  "bison"
+  "bpftools"
+  "clippy"
+  "deadnix"
+  "file"
+  "flex"
+  "kmod"
+  "makeWrapper"
+  "nixfmt"
+  "pahole"
+  "perl"
+  "pkg-config"
+  "rust-analyzer"
+  "rustc"
+  "rustfmt"
+  "zstd"
+] simple
+// rec {
+  inherit lib stdenv;
+  gcc14Stdenv = stdenv;
 
   # `nix develop` runs its commands with this one.
   bashInteractive = run "bash" { } "mkdir -p $out/bin; ln -s /bin/bash $out/bin/";
-  bpftools = simple "bpftools";
-  cargo = simple "cargo";
-  clippy = simple "clippy";
-  deadnix = simple "deadnix";
-  file = program "file" "echo the mock";
-  gnumake = simple "gnumake";
-  nixfmt-rfc-style = simple "nixfmt-rfc-style";
-  pkg-config = simple "pkg-config";
-  rust-analyzer = simple "rust-analyzer";
-  rustc = simple "rustc";
-  rustfmt = simple "rustfmt";
-  zstd = simple "zstd";
-
-  # `dpkg-deb --extract`, of what `fetchurl` makes below.
+  # The harness: `cargo xtask vmtest --list`, `cargo xtask vmtest --kernel K --report DIR`.
+  cargo = program "cargo" ''
+    mkdir -p target
+    [ $3 = --list ] && exit
+    echo "$4 on $(ls $VMTEST_NIX_KERNELS)" | tee $6/report.html > $6/summary.md
+    exit $(cat ${./status})
+  '';
   dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
-  # `depmod --basedir DIR RELEASE`
-  kmod = program "depmod" "touch $2/lib/modules/$3/modules.dep";
   qemu_kvm = program "qemu-system-x86_64" "echo the mock";
   pkgsStatic.busybox = program "busybox" "echo the mock";
 
   elfutils =
-    library "elfutils" [ "bin" "dev" "out" "man" ] [ "$out/lib/libelf.a" "$out/lib/libelf.so" ]
+    package "elfutils" [ "bin" "dev" "out" "man" ] [ "out/lib/libelf.a" "out/lib/libelf.so" ]
     // {
       overrideAttrs =
         change: builtins.deepSeq (change { configureFlags = [ "--program-prefix=eu-" ]; }) elfutils;
     };
-  glibc = library "glibc" [ "out" "bin" "dev" "static" ] [ "$out/lib/libc.so" "$static/lib/libc.a" ];
-  zlib = library "zlib" [ "out" "dev" "static" ] [ "$out/lib/libz.so" "$static/lib/libz.a" ];
+  glibc = package "glibc" [ "out" "bin" "dev" "static" ] [ "out/lib/libc.so" "static/lib/libc.a" ];
+  zlib = package "zlib" [ "out" "dev" "static" ] [ "out/lib/libz.so" "static/lib/libz.a" ];
   llvmPackages = {
     clang = simple "clang-wrapper";
-    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] "";
+    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] [ ];
   };
 
   rustPlatform = {
     cargoSetupHook = simple "cargo-setup-hook";
-    importCargoLock =
-      { lockFile }: run "cargo-vendor-dir" { lock = builtins.readFile lockFile; } "mkdir $out";
-  };
-  python3Packages = {
-    buildPythonApplication = mkDerivation;
-    argcomplete = simple "argcomplete";
-    argparse-manpage = simple "argparse-manpage";
-    python.sitePackages = "lib/python3.12/site-packages";
-    requests = simple "requests";
-    setuptools = simple "setuptools";
+    importCargoLock = { lockFile }: run "cargo-vendor-dir" { inherit lockFile; } "mkdir $out";
   };
   fetchPypi =
     {
@@ -171,85 +156,72 @@ rec {
       hash,
     }:
     run "${pname}-${version}.tar.gz" { inherit hash; } "touch $out";
+  python3Packages =
+    lib.genAttrs [ "argcomplete" "argparse-manpage" "requests" "setuptools" ] simple
+    // {
+      python.sitePackages = "lib/python3.13/site-packages";
+      buildPythonApplication =
+        { meta, ... }@arguments: builtins.deepSeq arguments (program meta.mainProgram "echo the mock");
+    };
 
-  linuxKernel.kernels = {
-    linux_5_4 = linux "5.4.302" [
-      "out"
-      "dev"
-    ];
-    linux_5_10 = linux "5.10.247" [
-      "out"
-      "dev"
-    ];
-    linux_5_15 = linux "5.15.196" [
-      "out"
-      "dev"
-    ];
-    linux_6_1 = linux "6.1.158" [
-      "out"
-      "dev"
-    ];
-    linux_6_6 = linux "6.6.116" [
-      "out"
-      "dev"
-    ];
-    # As from 25.11 on, with modules in an output of their own.
-    linux_6_12 = linux "6.12.58" [
-      "out"
-      "dev"
-      "modules"
-    ];
-  };
-
-  # Makes what a file of that name has in it: Debian's packages of a kernel, or a bare image.
+  # Makes what a file of that name has in it: a kernel's source, a package of Debian's, a bare image.
   fetchurl =
     {
       name,
       urls,
-      sha256 ? "",
-      sha1 ? "",
+      sha256,
     }:
-    assert sha256 != "" || sha1 != "";
-    run name { inherit urls sha256 sha1; } ''
-      ${parts}
+    run name { inherit urls sha256; } ''
+      ${image}
       release=''${name#linux-*-} release=''${release%%_*} release=''${release%-unsigned}
       mkdir tree
       case $name in
-        linux-image-*)
-          image $release tree/boot/vmlinuz-$release
-          modules $release tree
-          config tree/boot/config-$release ;;
+        *.tar.xz) mkdir tree/scripts ;;
+        linux-image-*) image $release tree/boot/vmlinuz-$release ;;
         linux-binary-*) image $release tree/usr/lib/modules/$release/vmlinuz ;;
-        linux-modules-*) modules $release tree/usr ;;
-        linux-base-*) config tree/usr/lib/modules/$release/config ;;
+        *.deb) ;;
         *) image 0.0.0 $out; exit ;;
       esac
-      tar --create --file $out --directory tree .
+      tar --create --file $out tree --transform 's,^tree,.,'
     '';
+  linuxManualConfig =
+    {
+      version,
+      modDirVersion,
+      src,
+      configfile,
+      stdenv,
+      extraMakeFlags,
+      config,
+      allowImportFromDerivation,
+    }:
+    assert config == { } && !allowImportFromDerivation;
+    run "linux-${version}" {
+      inherit src configfile extraMakeFlags;
+      inherit (stdenv) cc;
+    } "${image} image ${modDirVersion} $out/bzImage";
 
-  runCommand =
-    name: variables: script:
-    run name variables script;
+  runCommand = run;
   linkFarm =
     name: entries:
+    let
+      pairs =
+        if builtins.isList entries then
+          entries
+        else
+          builtins.attrValues (builtins.mapAttrs (name: path: { inherit name path; }) entries);
+    in
     run name { } (
-      lines ([ "mkdir $out" ] ++ map ({ name, path }: "ln -s ${path} $out/${name}") entries)
+      "mkdir $out;" + toString (map ({ name, path }: "ln -s ${path} $out/${name};") pairs)
     );
   writeShellScriptBin = program;
   writeShellApplication =
     {
       name,
       text,
-      runtimeInputs ? [ ],
-      runtimeEnv ? { },
+      runtimeInputs,
     }:
-    program name (
-      lines (
-        map (input: "PATH=${input}/bin:$PATH") runtimeInputs
-        ++ builtins.attrValues (builtins.mapAttrs (key: value: "export ${key}='${value}'") runtimeEnv)
-        ++ [ text ]
-      )
-    );
+    builtins.deepSeq runtimeInputs (program name text);
   mkShell =
     {
       packages,
