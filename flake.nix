@@ -45,6 +45,6 @@
         default = project.shell;
       });
 
-      formatter = forAll (project: project.formatter);
+      formatter = lib.genAttrs systems (system: nixpkgs.legacyPackages.${system}.nixfmt-tree);
     };
 }

@@ -13,7 +13,6 @@ let
     vm-host = load ./vm-host.nix;
     checks = load ./checks.nix;
     shell = load ./shell.nix;
-    formatter = load ./formatter.nix;
 
     # A busybox that needs no libraries, alone: its several hundred names would hide those of coreutils.
     busybox-static = pkgs.runCommand "busybox-static" { } ''

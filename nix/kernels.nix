@@ -141,9 +141,6 @@ in
   directory =
     pins:
     linkFarm "vmtest-kernels" (
-      map (pin: {
-        inherit (pin) name;
-        path = kernel pin;
-      }) pins
+      builtins.listToAttrs (map (pin: lib.nameValuePair pin.name (kernel pin)) pins)
     );
 }

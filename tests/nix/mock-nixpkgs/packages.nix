@@ -1,10 +1,9 @@
-# nixpkgs' packages: only those that it has, with the outputs and the arguments that they have there. What the flake
-# merely names is an empty directory; what it builds kernels, reports and the shell with really runs, on the host's
-# bash and tools. The test that uses this puts two files here: `dropped`, options that no kernel has, and `status`, the
-# exit code of the harness.
+# nixpkgs' packages, only those that it has. What the flake merely names is a stand-in; what it makes kernels, reports
+# and the shell with really runs, on the host's bash and tools. The test that uses this puts two files here: `dropped`,
+# options that no kernel has, and `status`, the exit code of the harness.
 { lib, system }:
 let
-  run =
+  runCommand =
     name: variables: script:
     derivation (
       {
@@ -26,61 +25,50 @@ let
       // variables
     );
 
-  # A package with these outputs, the first of which stands for it, and empty files in them.
-  package =
-    name: outputs: files:
-    run name { inherit outputs; } (
-      toString (
-        map (output: "mkdir -p \$${output}/lib;") outputs ++ map (file: "touch \$${file};") files
-      )
-    );
-  simple = name: package name [ "out" ] [ ];
-
   # A package with one program, a bash script.
   program =
     name: text:
-    run name { inherit text; } ''
+    runCommand name { inherit text; } ''
       mkdir -p $out/bin
       printf '#!/bin/bash\nset -eu\n%s\n' "$text" > $out/bin/${name}
       chmod +x $out/bin/${name}
-    ''
-    // {
-      meta.mainProgram = name;
-    };
+    '';
+
+  # Every output, every library.
+  package =
+    name:
+    let
+      outputs = [
+        "out"
+        "dev"
+        "static"
+      ];
+      made = runCommand name { inherit outputs; } ''
+        for output in $out $dev $static; do
+          mkdir -p $output/lib
+          touch $output/lib/lib{c,elf,z}.{a,so}
+        done
+      '';
+    in
+    made // { overrideAttrs = change: builtins.seq (change { configureFlags = [ ]; }) made; };
 
   stdenv = {
-    cc = simple "gcc-wrapper";
+    cc = package "gcc-wrapper";
     hostPlatform = { inherit system; };
     mkDerivation =
-      {
-        name,
-        env ? { },
-        meta ? { },
-        ...
-      }@arguments:
-      run name
-        (
-          removeAttrs arguments [
-            "env"
-            "meta"
-          ]
-          // builtins.mapAttrs (_: value: "${value}") env
-        )
-        ''
-          runHook() { :; }
-          patchShebangs() { :; }
-          make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
-            grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
-          }
-          if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
-          chmod --recursive u+w *
-          cd *
-          eval "$buildPhase"
-          [ "''${dontInstall-}" ] || eval "$installPhase"
-        ''
-      // {
-        inherit meta;
-      };
+      arguments:
+      runCommand arguments.name (removeAttrs arguments [ "env" "meta" ] // arguments.env or { }) ''
+        runHook() { :; }
+        patchShebangs() { :; }
+        make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
+          grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
+        }
+        if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
+        chmod --recursive u+w *
+        cd *
+        eval "$buildPhase"
+        [ "''${dontInstall-}" ] || eval "$installPhase"
+      '';
   };
 
   # A bzImage that says its release where the boot protocol has it.
@@ -102,25 +90,31 @@ lib.genAttrs [
   "bpftools"
   "clippy"
   "deadnix"
+  "elfutils"
   "file"
   "flex"
+  "glibc"
   "kmod"
   "makeWrapper"
   "nixfmt"
+  "nixfmt-tree"
   "pahole"
   "perl"
   "pkg-config"
+  "qemu_kvm"
   "rust-analyzer"
   "rustc"
   "rustfmt"
+  "zlib"
   "zstd"
-] simple
-// rec {
-  inherit lib stdenv;
+] package
+// {
+  inherit lib runCommand stdenv;
   gcc14Stdenv = stdenv;
+  llvmPackages = lib.genAttrs [ "clang" "clang-unwrapped" ] package;
+  pkgsStatic.busybox = package "busybox";
+  writeShellScriptBin = program;
 
-  # `nix develop` runs its commands with this one.
-  bashInteractive = run "bash" { } "mkdir -p $out/bin; ln -s /bin/bash $out/bin/";
   # The harness: `cargo xtask vmtest --list`, `cargo xtask vmtest --kernel K --report DIR`.
   cargo = program "cargo" ''
     mkdir -p target
@@ -128,50 +122,23 @@ lib.genAttrs [
     echo "$4 on $(ls $VMTEST_NIX_KERNELS)" | tee $6/report.html > $6/summary.md
     exit $(cat ${./status})
   '';
-  dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
-  qemu_kvm = program "qemu-system-x86_64" "echo the mock";
-  pkgsStatic.busybox = program "busybox" "echo the mock";
-
-  elfutils =
-    package "elfutils" [ "bin" "dev" "out" "man" ] [ "out/lib/libelf.a" "out/lib/libelf.so" ]
-    // {
-      overrideAttrs =
-        change: builtins.deepSeq (change { configureFlags = [ "--program-prefix=eu-" ]; }) elfutils;
-    };
-  glibc = package "glibc" [ "out" "bin" "dev" "static" ] [ "out/lib/libc.so" "static/lib/libc.a" ];
-  zlib = package "zlib" [ "out" "dev" "static" ] [ "out/lib/libz.so" "static/lib/libz.a" ];
-  llvmPackages = {
-    clang = simple "clang-wrapper";
-    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] [ ];
-  };
-
   rustPlatform = {
-    cargoSetupHook = simple "cargo-setup-hook";
-    importCargoLock = { lockFile }: run "cargo-vendor-dir" { inherit lockFile; } "mkdir $out";
+    cargoSetupHook = package "cargo-setup-hook";
+    importCargoLock = { lockFile }: runCommand "cargo-vendor-dir" { inherit lockFile; } "mkdir $out";
   };
-  fetchPypi =
-    {
-      pname,
-      version,
-      hash,
-    }:
-    run "${pname}-${version}.tar.gz" { inherit hash; } "touch $out";
+
+  fetchPypi = { pname, ... }: package pname;
   python3Packages =
-    lib.genAttrs [ "argcomplete" "argparse-manpage" "requests" "setuptools" ] simple
+    lib.genAttrs [ "argcomplete" "argparse-manpage" "requests" "setuptools" ] package
     // {
       python.sitePackages = "lib/python3.13/site-packages";
-      buildPythonApplication =
-        { meta, ... }@arguments: builtins.deepSeq arguments (program meta.mainProgram "echo the mock");
+      buildPythonApplication = arguments: builtins.deepSeq arguments (package arguments.pname);
     };
 
   # Makes what a file of that name has in it: a kernel's source, a package of Debian's, a bare image.
   fetchurl =
-    {
-      name,
-      urls,
-      sha256,
-    }:
-    run name { inherit urls sha256; } ''
+    { name, ... }@file:
+    runCommand name { inherit (file) urls sha256; } ''
       ${image}
       release=''${name#linux-*-} release=''${release%%_*} release=''${release%-unsigned}
       mkdir tree
@@ -184,59 +151,23 @@ lib.genAttrs [
       esac
       tar --create --file $out tree --transform 's,^tree,.,'
     '';
+  dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
   linuxManualConfig =
-    {
-      version,
-      modDirVersion,
-      src,
-      configfile,
-      stdenv,
-      extraMakeFlags,
-      config,
-      allowImportFromDerivation,
-    }:
-    assert config == { } && !allowImportFromDerivation;
-    run "linux-${version}" {
-      inherit src configfile extraMakeFlags;
-      inherit (stdenv) cc;
-    } "${image} image ${modDirVersion} $out/bzImage";
+    arguments:
+    assert arguments.config == { };
+    runCommand "linux-${arguments.version}" { inherit (arguments) src configfile extraMakeFlags; }
+      "${image} image ${arguments.modDirVersion} $out/bzImage";
 
-  runCommand = run;
   linkFarm =
     name: entries:
-    let
-      pairs =
-        if builtins.isList entries then
-          entries
-        else
-          builtins.attrValues (builtins.mapAttrs (name: path: { inherit name path; }) entries);
-    in
-    run name { } (
-      "mkdir $out;" + toString (map ({ name, path }: "ln -s ${path} $out/${name};") pairs)
+    runCommand name { } (
+      toString ([ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "; ln -s ${path} $out/${name}") entries)
     );
-  writeShellScriptBin = program;
-  writeShellApplication =
-    {
-      name,
-      text,
-      runtimeInputs,
-    }:
-    builtins.deepSeq runtimeInputs (program name text);
+  # Builds a description of the shell.
   mkShell =
-    {
-      packages,
-      env,
-    }:
-    run "nix-shell" (
-      builtins.mapAttrs (_: value: "${value}") env
-      // {
-        outputs = [ "out" ];
-        nativeBuildInputs = packages;
-        # What `nix develop` runs to find out about the environment.
-        stdenv = run "stdenv" { } ''
-          mkdir $out
-          echo 'for input in $nativeBuildInputs; do PATH=$input/bin:$PATH; done' > $out/setup
-        '';
-      }
-    ) "touch $out";
+    { packages, env }:
+    runCommand "nix-shell" (env // { nativeBuildInputs = packages; }) ''
+      echo "$nativeBuildInputs" > $out
+      ls $VMTEST_NIX_KERNELS >> $out
+    '';
 }
