@@ -1,5 +1,6 @@
 # What `nix flake check` builds. Each is a derivation of its own, so that a farm of builders shares them out.
 {
+  bashInteractive,
   cargo,
   cargo-job,
   deadnix,
@@ -8,6 +9,7 @@
   nixfmt,
   runCommand,
   rustfmt,
+  util-linux,
   vm-host,
   ...
 }:
@@ -88,6 +90,11 @@ in
 
     unit-tests = cargo-job {
       name = "unit-tests";
+      # For `complete` and `setsid`.
+      tools = [
+        bashInteractive
+        util-linux
+      ];
       command = "cargo test --workspace --lib --bins";
     };
   };

@@ -86,6 +86,7 @@ let
   '';
 in
 lib.genAttrs [
+  "bashInteractive"
   "bison"
   "bpftools"
   "clippy"
@@ -105,6 +106,7 @@ lib.genAttrs [
   "rust-analyzer"
   "rustc"
   "rustfmt"
+  "util-linux"
   "zlib"
   "zstd"
 ] package
