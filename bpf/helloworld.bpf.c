@@ -10,6 +10,7 @@ int bpf_prog(void *ctx)
 {
 	char msg[] = "Hello, World!";
 
-	bpf_printk("invoke bpf_prog: %s", msg);
+	/* Before Linux 5.9 the kernel does not end the line. */
+	bpf_printk("invoke bpf_prog: %s\n", msg);
 	return 0;
 }

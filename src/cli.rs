@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::failure::Kind;
-
 /// Say hello from the kernel, in trace_pipe, whenever a process calls execve
 ///
 /// Loads a BPF program, attaches it to the tracepoint syscalls/sys_enter_execve, and detaches it on SIGINT (Ctrl-C) or
 /// SIGTERM. Prints a dot a second on stderr meanwhile.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_long_help = after_help(), after_help = after_help())]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Read trace_pipe and print this program's lines
     #[arg(short, long)]
@@ -31,34 +29,55 @@ pub struct Cli {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "expected a number of seconds above 0".into())
+    let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    let duration = duration.filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "expected a number of seconds above 0".into())
 }
 
-fn after_help() -> String {
-    let mut help = String::from(
-        "Examples:\n  \
-         sudo helloworld                          then read the file that it names\n  \
-         sudo helloworld --follow --duration 10   ten seconds of lines\n\n\
-         Exit codes:\n   0  stopped as asked, or stdout was closed\n",
-    );
-    for kind in Kind::ALL {
-        help.push_str(&format!("  {:>2}  {}\n", kind.exit_code(), kind.description()));
-    }
-    help
-}
+/// The exit codes are those of `Error::exit_code`.
+const AFTER_HELP: &str = "\
+Examples:
+  sudo helloworld                          then read the file that it names
+  sudo helloworld --follow --duration 10   ten seconds of lines
+
+Exit codes:
+   0  stopped as asked, or stdout was closed
+   1  another error
+   2  wrong usage
+   3  missing privileges
+   4  the kernel has no BPF, or none for tracepoints
+   5  tracefs is not mounted, or the kernel has none
+   6  the kernel has no tracepoint for execve
+   7  kernel lockdown forbids tracing
+   8  the limit on locked memory is too low (kernels before 5.11)
+   9  the kernel refused the BPF program; its log is shown
+  10  --follow, and another process reads trace_pipe
+";
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    /// `UPDATE_MAN=1 cargo test -p helloworld man` writes it.
+    #[test]
+    fn the_man_page_is_up_to_date() {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/helloworld.1");
+        if std::env::var_os("UPDATE_MAN").is_some() {
+            std::fs::write(file, &page).unwrap();
+        }
+        let committed = std::fs::read(file).unwrap();
+        assert!(committed == page, "run: UPDATE_MAN=1 cargo test -p helloworld man");
     }
 
     #[test]

@@ -1,18 +1,82 @@
-//! The tracer; see `helloworld --help`.
+//! Hello world for eBPF: a BPF program says hello in the kernel's trace buffer for every execve(2), and this loads it,
+//! attaches it, and detaches it again. See `helloworld --help`.
+//!
+//! The kernel side is `bpf/helloworld.bpf.c`. `build.rs` compiles it and makes a Rust module of it, the skeleton.
 
-use std::io::Write as _;
+mod cli;
+mod environment;
+mod error;
+mod session;
+mod trace_pipe;
+
+use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use helloworld::{cli, session};
+use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
+
+use crate::cli::Cli;
+use crate::error::{ATTACH, Error, LOAD};
+use crate::skeleton::{HelloworldLinks, HelloworldSkelBuilder};
+use crate::trace_pipe::TracePipe;
+
+#[allow(clippy::unwrap_used, reason = "generated")]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/helloworld.skel.rs"));
+}
 
 fn main() -> ExitCode {
-    match session::run(&cli::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // With stderr closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "error: {failure}");
-            ExitCode::from(failure.kind.exit_code())
+    let result = run(&Cli::parse());
+    session::end_dots();
+    match result {
+        Ok(()) | Err(Error::StdoutClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            session::say(&format!("error: {error}\n"));
+            ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Traces until SIGINT, SIGTERM, the end of `--duration`, or until nobody reads stdout any more. However it returns,
+/// the program is detached: dropping the skeleton does that.
+fn run(cli: &Cli) -> Result<(), Error> {
+    // Before anything is attached, so that a signal always finds it ready.
+    let signals = session::stop_signals().map_err(|why| Error::other("catch signals", why))?;
+    error::keep_libbpf_log(cli.verbose);
+    environment::check_privileges()?;
+    let tracefs = trace_pipe::find_tracefs(cli.mount_tracefs)?;
+
+    let mut object = MaybeUninit::uninit(); // libbpf keeps its state here
+    let mut skeleton = HelloworldSkelBuilder::default()
+        .open(&mut object)
+        .and_then(|opened| opened.load())
+        .map_err(|error| Error::libbpf(LOAD, &error))?;
+    let mut pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
+    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error))?;
+    announce(tracefs, cli.follow)?;
+    session::wait(&signals, pipe.as_mut(), cli.duration)?;
+
+    skeleton.links = HelloworldLinks::default(); // no further execve runs the program
+    pipe.map_or(Ok(()), |mut pipe| session::print(&pipe.read()?))
+}
+
+/// Says that the program is attached, and where its lines are.
+fn announce(tracefs: &str, follow: bool) -> Result<(), Error> {
+    let hint = if follow {
+        format!("Lines from {tracefs}/trace_pipe:")
+    } else {
+        format!("Read the lines with `sudo cat {tracefs}/trace_pipe`; end with Ctrl-C.")
+    };
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "Successfully started! {hint}")
+        .and_then(|()| stdout.flush())
+        .map_err(Error::stdout)?;
+    let switch = format!("{tracefs}/tracing_on");
+    if std::fs::read(&switch).is_ok_and(|value| value.starts_with(b"0")) {
+        session::say(&format!(
+            "note: tracing is off: there will be no lines until {switch} is 1\n"
+        ));
+    }
+    Ok(())
 }

@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use assert_cmd::Command;
-use helloworld::failure::Kind;
 use nix::unistd::geteuid;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -18,6 +17,9 @@ use tempfile::TempDir;
 
 /// The user that may do nothing.
 const NOBODY: u32 = 65534;
+
+/// The exit code that says so.
+const NOT_PERMITTED: i32 = 3;
 
 fn helloworld() -> Command {
     Command::cargo_bin("helloworld").unwrap()
@@ -52,9 +54,8 @@ fn help_names_every_option_and_exit_code() {
     for option in ["--follow", "--duration <SECS>", "--mount-tracefs", "--verbose", "--version"] {
         help = help.stdout(contains(option));
     }
-    for kind in Kind::ALL {
-        let line = format!("\n  {:>2}  {}\n", kind.exit_code(), kind.description());
-        help = help.stdout(contains(line));
+    for code in 0..=10 {
+        help = help.stdout(contains(format!("\n  {code:>2}  ")));
     }
 }
 
@@ -83,8 +84,7 @@ fn wrong_usage_is_told_and_has_its_exit_code() {
         (&["--duration", "soon"], "expected a number of seconds above 0"),
         (&["-d", "1", "-d", "2"], "cannot be used multiple times"),
     ] {
-        let usage = i32::from(Kind::Usage.exit_code());
-        helloworld().args(arguments).assert().code(usage).stdout("").stderr(contains(message));
+        helloworld().args(arguments).assert().code(2).stdout("").stderr(contains(message));
     }
 }
 
@@ -96,7 +96,7 @@ fn missing_privileges_are_named_whatever_else_is_missing() {
         command.args(arguments);
         Command::from_std(command)
             .assert()
-            .code(i32::from(Kind::Privileges.exit_code()))
+            .code(NOT_PERMITTED)
             .stdout("")
             .stderr(contains("CAP_BPF").and(contains("CAP_PERFMON")).and(contains("CAP_SYS_ADMIN")))
             .stderr(contains("sudo"))
@@ -111,5 +111,5 @@ fn a_closed_stderr_does_not_change_the_exit_code() {
     drop(reader);
     let stderr = OwnedFd::from(writer);
     let status = program.command().stdin(Stdio::null()).stderr(stderr).status().unwrap();
-    assert_eq!(status.code(), Some(Kind::Privileges.exit_code().into()));
+    assert_eq!(status.code(), Some(NOT_PERMITTED));
 }

@@ -4,13 +4,14 @@ mod build;
 mod flags;
 mod inspect;
 mod local;
+mod minimum_rust;
 mod run;
 mod selftest;
 mod test;
 
 use std::process::ExitCode;
 
-use cargo_kernels::{command, exit, kernels_command, vmtest};
+use cargo_kernels::{command, exit, kernels, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Command::Inspect(flags) => inspect::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
         Command::Vmtest(flags) => vmtest::run(&flags),
-        Command::Kernels(flags) => kernels_command::run(&flags),
+        Command::Kernels(flags) => kernels::command::run(&flags),
         Command::Common(command) => command::run(&command, Xtask::command()),
     };
     exit::conclude(result)

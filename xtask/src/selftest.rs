@@ -14,6 +14,7 @@ use vmtest_agent::TestResult;
 use crate::flags;
 use cargo_kernels::engine::{self, Engine};
 use cargo_kernels::exit;
+use cargo_kernels::kernels::{self, Target};
 use cargo_kernels::lanes;
 use cargo_kernels::metadata::Metadata;
 use cargo_kernels::paths;
@@ -23,7 +24,6 @@ use cargo_kernels::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
-use vm_kernels::{self as kernels, Target};
 
 /// What came of one program on one kernel.
 struct Row {
@@ -75,6 +75,7 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
             allow_kernel_warnings: false,
             allow_unavailable: false,
             logs: logs.clone(),
+            cache: paths::cache()?,
             started: Instant::now(),
             interrupt: &interrupt,
             accel_note: Once::new(),

@@ -6,20 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::flags;
-use crate::local;
-use cargo_kernels::cargo;
-use cargo_kernels::exit;
-use cargo_kernels::paths;
-use cargo_kernels::setup;
 use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::{cargo, exit, paths, setup};
+
+use crate::{flags, local, minimum_rust};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
-
-/// One kernel that is enough where one is.
-const ONE_KERNEL: &str = "6.12";
 
 /// Where the reports of the two matrices go, below the workspace.
 const REPORT: &str = "target/vmtest/report";
@@ -27,138 +21,45 @@ const REPORT: &str = "target/vmtest/report";
 /// One step: what it is, and what is run for it.
 struct Step {
     name: &'static str,
-    program: Program,
-    args: &'static [&'static str],
+    run: Run,
     /// Without it the step is not run, which is said, and is no failure.
     needs: Option<Tool>,
     /// Looked at when the program has succeeded.
     then: fn() -> Result<()>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Program {
-    /// Cargo itself.
-    Cargo,
+/// What is run, with its arguments, blanks between them.
+#[derive(Clone, Copy)]
+enum Run {
+    Cargo(&'static str),
+    /// The cargo of the oldest Rust that Cargo.toml promises.
+    MinimumCargo(&'static str),
     /// This program, with the options that say how VMs run.
-    Xtask,
+    Xtask(&'static str),
+    /// Tests that are ignored by default: cargo's options to choose them.
+    Ignored(&'static str),
 }
 
+const fn step(name: &'static str, run: Run) -> Step {
+    Step { name, run, needs: None, then: || Ok(()) }
+}
+
+#[rustfmt::skip]
 const STEPS: &[Step] = &[
-    Step {
-        name: "tests that need no VM",
-        program: Program::Cargo,
-        args: &["test", "--workspace", "--quiet", "--no-fail-fast"],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "the tests on every kernel at hand, booted",
-        program: Program::Xtask,
-        args: &["vmtest", "--allow-unavailable", "--report", REPORT],
-        needs: None,
-        then: enough_kernels,
-    },
-    Step {
-        name: "the tests on every kernel at hand, restored",
-        program: Program::Xtask,
-        args: &["vmtest", "--warm", "--allow-unavailable", "--report", REPORT],
-        needs: None,
-        then: enough_kernels,
-    },
-    Step {
-        name: "the long tests, on one kernel",
-        program: Program::Xtask,
-        args: &["vmtest", "--warm", "-k", ONE_KERNEL, "--", "--ignored"],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "mutants of the program, on one kernel",
-        program: Program::Xtask,
-        args: &["selftest", "-k", ONE_KERNEL],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "faults: programs, guests and hosts that misbehave",
-        program: Program::Cargo,
-        args: &[
-            "test",
-            "--quiet",
-            "--package",
-            "cargo-kernels",
-            "--test",
-            "faults",
-            "--",
-            "--ignored",
-        ],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "a program of one's own, as its page says",
-        program: Program::Cargo,
-        args: &[
-            "test",
-            "--quiet",
-            "--package",
-            "cargo-kernels",
-            "--test",
-            "fork",
-            "--",
-            "--ignored",
-        ],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "the workflow",
-        program: Program::Cargo,
-        args: &[
-            "test",
-            "--quiet",
-            "-p",
-            "cargo-kernels",
-            "--test",
-            "github_workflow",
-            "--",
-            "--ignored",
-        ],
-        needs: None,
-        then: nothing,
-    },
-    Step {
-        name: "the flake, against a mock of nixpkgs",
-        program: Program::Cargo,
-        args: &[
-            "test",
-            "--quiet",
-            "--package",
-            "cargo-kernels",
-            "--test",
-            "nix_flake",
-            "--",
-            "--ignored",
-        ],
-        needs: Some(Tool::Nix),
-        then: nothing,
-    },
-    Step {
-        name: "report.html in a browser",
-        program: Program::Cargo,
-        args: &[
-            "test",
-            "--quiet",
-            "-p",
-            "cargo-kernels",
-            "--lib",
-            "in_chromium",
-            "--",
-            "--ignored",
-        ],
-        needs: Some(Tool::Chromium),
-        then: nothing,
-    },
+    step("tests that need no VM", Run::Cargo("test --workspace --quiet --no-fail-fast")),
+    step("the workspace, with the oldest Rust that it promises",
+        Run::MinimumCargo("check --workspace --all-targets --locked --quiet")),
+    Step { then: enough_kernels, ..step("the tests on every kernel at hand, booted",
+        Run::Xtask("vmtest --allow-unavailable --report target/vmtest/report")) },
+    Step { then: enough_kernels, ..step("the tests on every kernel at hand, restored",
+        Run::Xtask("vmtest --warm --allow-unavailable --report target/vmtest/report")) },
+    step("the long tests, on one kernel", Run::Xtask("vmtest --warm -k 6.12 -- --ignored")),
+    step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
+    step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
+    step("a program of one's own, as its page says", Run::Ignored("-p xtask --test fork")),
+    step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
+    Step { needs: Some(Tool::Nix), ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
+    Step { needs: Some(Tool::Chromium), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 
 /// How a step ended.
@@ -175,6 +76,7 @@ enum End {
 pub fn run(flags: &flags::Test) -> Result<u8> {
     if flags.setup {
         setup::ensure_for_tests()?;
+        minimum_rust::install()?;
     }
     if flags.local {
         return local::run();
@@ -225,19 +127,23 @@ impl Step {
     }
 
     fn succeed(&self, xtask: &OsString, flags: &flags::Test) -> Result<()> {
-        let (name, rest) = self.args.split_at(1);
-        let (program, options) = match self.program {
-            Program::Cargo => {
-                (std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), Vec::new())
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let (program, arguments) = match self.run {
+            Run::Cargo(line) => (cargo, words(line)),
+            Run::MinimumCargo(line) => return minimum_rust::run(&words(line)),
+            Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored"))),
+            Run::Xtask(line) => {
+                // Options go right after the command's name: the end may be behind a `--`.
+                let mut arguments = words(line);
+                arguments.splice(1..1, vm_options(&flags.vm));
+                (xtask.clone(), arguments)
             }
-            Program::Xtask => (xtask.clone(), vm_options(&flags.vm)),
         };
-        // Options go right after the command's name: the end may be behind a `--`.
-        let mut command = Command::new(program);
-        command.current_dir(paths::workspace()).args(name).args(options).args(rest);
+        let mut command = Command::new(&program);
+        command.current_dir(paths::workspace()).args(arguments);
         command.env(cargo::TARGET_DIR, cargo::plain_target(&paths::target())?);
-        let status =
-            command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+        let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
         if !status.success() {
             bail!("{status}");
         }
@@ -249,10 +155,6 @@ fn vm_options(vm: &flags::VmArgs) -> Vec<String> {
     let accel = ["--accel".to_owned(), vm.accel.name().to_owned()].into_iter();
     let timeout = vm.timeout.into_iter().flat_map(|s| ["--timeout".to_owned(), s.to_string()]);
     accel.chain(timeout).collect()
-}
-
-fn nothing() -> Result<()> {
-    Ok(())
 }
 
 fn enough_kernels() -> Result<()> {

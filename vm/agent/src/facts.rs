@@ -6,7 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use vmtest_agent::{Facts, FactsRequest, ProgramFacts};
@@ -17,6 +17,9 @@ use crate::run_tests::Runner;
 
 /// Time that each BPF program takes is counted while this is 1 (since 5.1).
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// How long the program may take to be ready, and again to end. Nothing but facts is lost when it takes longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many programs are executed for events to be counted over.
 const EXECVES: u32 = 20;
@@ -44,12 +47,12 @@ fn observe(request: &FactsRequest, runner: &Runner<'_>, facts: &mut Facts) -> io
     let before: BTreeSet<u32> = bpf::programs()?.into_iter().collect();
     let started = Instant::now();
     let mut process = Watched::start(runner.command(&request.program))?;
-    let ready = wait_for_line(&mut process, &request.ready_line, started + runner.timeout);
+    let ready = wait_for_line(&mut process, &request.ready_line, started + PATIENCE);
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));
     process.signal(Signal::SIGTERM);
-    process.follow(Instant::now() + runner.timeout, |_| ControlFlow::Continue(()))?;
-    process.finish(|_| {})?;
+    process.follow(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
+    process.finish(|_, _| {})?;
     facts.programs = programs?;
     Ok(())
 }
@@ -57,7 +60,7 @@ fn observe(request: &FactsRequest, runner: &Runner<'_>, facts: &mut Facts) -> io
 /// Waits until the program prints a line with `needle` in it.
 fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::Result<()> {
     let mut line = Vec::new();
-    let stop = process.follow(deadline, |bytes| {
+    let stop = process.follow(deadline, |_, bytes| {
         let mut pieces = bytes.split_inclusive(|byte| *byte == b'\n');
         let found = pieces.any(|piece| {
             line.extend_from_slice(piece);

@@ -9,11 +9,11 @@ use vmtest_agent::{Event, Job, PROTOCOL};
 use crate::channel::Channel;
 use crate::machine::Machine;
 use crate::run_tests::Runner;
-use crate::{clock, entropy, facts, taint, unpack};
+use crate::{clock, entropy, facts, modules, taint, unpack};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
 /// whatever else goes wrong is reported to the host.
-pub fn serve(channel: &mut Channel, machine: &Machine) -> Result<()> {
+pub fn serve(channel: &mut Channel, machine: &mut Machine) -> Result<()> {
     channel.send(ready()?)?;
     let done = channel.receive_job().and_then(|job| perform(&job, machine, channel));
     let last = match done {
@@ -33,9 +33,12 @@ fn ready() -> Result<Event> {
     })
 }
 
-fn perform(job: &Job, machine: &Machine, channel: &mut Channel) -> Result<()> {
+fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()> {
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
+    if let Err(error) = modules::share() {
+        machine.troubles.push(format!("{error:#}"));
+    }
     let payload = unpack::directory(&job.payload, machine.window.as_ref())?;
     run(job, &payload, channel)
 }
@@ -44,18 +47,15 @@ fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     let timeout = Duration::try_from_secs_f64(job.test_timeout_s)
         .map_err(|_| anyhow!("{} is no time limit for a test", job.test_timeout_s))?;
     let runner = Runner { payload, env: &job.env, timeout };
-    let tainted_before = taint::flags();
     for test in &job.tests {
         channel.send(Event::TestStarted(test.clone()))?;
         channel.send(Event::TestFinished(runner.run(test)))?;
     }
+    channel.send(Event::Tainted { flags: taint::flags() })?;
     if let Some(request) = &job.facts {
         channel.send(Event::Facts(facts::collect(request, &runner)))?;
     }
-    match taint::flags() & !tainted_before {
-        0 => Ok(()),
-        flags => channel.send(Event::Tainted { flags }),
-    }
+    Ok(())
 }
 
 fn explain(error: &anyhow::Error, troubles: &[String]) -> String {

@@ -4,8 +4,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, umask};
 use vmtest_agent::PAYLOAD_DIR;
 
-use crate::mounts;
 use crate::window::Window;
+use crate::{modules, mounts, network};
 
 /// The guest, as the agent has made or found it.
 pub struct Machine {
@@ -21,7 +21,8 @@ impl Machine {
     /// done before there is a job is done here.
     pub fn bring_up() -> Self {
         umask(Mode::from_bits_truncate(0o022));
-        let mut troubles = mounts::all();
+        let mut troubles = modules::load_first();
+        troubles.extend(set_up());
         let window = Window::open().unwrap_or_else(|error| {
             troubles.push(format!("{error:#}"));
             None
@@ -32,10 +33,16 @@ impl Machine {
         Self { troubles, window }
     }
 
-    /// Adds what tests need to a guest that something else brought up.
+    /// Adds what is missing in a guest that something else brought up.
     pub fn complete() -> Self {
-        Self { troubles: mounts::missing(), window: None }
+        Self { troubles: set_up(), window: None }
     }
+}
+
+fn set_up() -> Vec<String> {
+    let mut troubles = mounts::missing();
+    troubles.extend(network::bring_up());
+    troubles
 }
 
 /// Switches the guest off. Returns only when the kernel refuses.

@@ -1,7 +1,6 @@
 //! The file systems that tests find.
 
 use std::fs;
-use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
@@ -22,36 +21,29 @@ const fn optional(kind: &'static str, target: &'static str) -> Mount {
     Mount { kind, target, options: None, optional: true }
 }
 
-/// In the order in which they are mounted.
+/// What every guest has, in the order in which it is mounted. Not there already are: in an initramfs all of them, in
+/// a guest of virtme-ng's those that it does not mount itself.
 const ALL: &[Mount] = &[
     needed("proc", "/proc"),
     needed("sysfs", "/sys"),
     Mount { options: Some("mode=0755"), ..needed("devtmpfs", "/dev") },
+    Mount { options: Some("mode=620,ptmxmode=666"), ..optional("devpts", "/dev/pts") },
+    Mount { options: Some("mode=1777"), ..needed("tmpfs", "/dev/shm") },
     Mount { options: Some("mode=1777"), ..needed("tmpfs", "/tmp") },
     Mount { options: Some("mode=0755"), ..needed("tmpfs", "/run") },
+    // The kernel makes the directories below /sys, for what it was built with.
+    optional("tracefs", "/sys/kernel/tracing"),
+    optional("debugfs", "/sys/kernel/debug"),
+    optional("securityfs", "/sys/kernel/security"),
     optional("bpf", "/sys/fs/bpf"),
+    optional("cgroup2", "/sys/fs/cgroup"),
 ];
 
-/// The directory that a kernel with tracefs makes for it in sysfs (since 4.1).
-const TRACEFS: Mount = optional("tracefs", "/sys/kernel/tracing");
-/// Where tracing is on a kernel that has no tracefs: a directory of debugfs.
-const DEBUGFS: Mount = optional("debugfs", "/sys/kernel/debug");
-
-/// Mounts everything, on an empty initramfs. Returns what went wrong.
-pub fn all() -> Vec<String> {
-    let mut troubles: Vec<String> = ALL.iter().filter_map(|entry| entry.mount().err()).collect();
-    troubles.extend(tracing());
-    troubles
-}
-
-/// Mounts what is missing in a guest that is up already. Returns what went wrong.
+/// Mounts what is missing. Returns what went wrong.
 pub fn missing() -> Vec<String> {
-    let mut troubles = tracing();
-    if tempfile_in(Path::new("/tmp")).is_err() {
-        let tmp = Mount { options: Some("mode=1777"), ..needed("tmpfs", "/tmp") };
-        troubles.extend(tmp.mount().err());
-    }
-    troubles
+    let there = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let missing = ALL.iter().filter(|entry| !entry.is_among(&there));
+    missing.filter_map(|entry| entry.mount().err()).collect()
 }
 
 /// Mounts a tmpfs of its own at `target`, which is made if need be.
@@ -59,24 +51,15 @@ pub fn tmpfs(target: &'static str) -> Result<(), String> {
     Mount { options: Some("mode=0755"), ..needed("tmpfs", target) }.mount()
 }
 
-fn tracing() -> Vec<String> {
-    let entry = if Path::new(TRACEFS.target).is_dir() { &TRACEFS } else { &DEBUGFS };
-    if Path::new(entry.target).join("trace_pipe").exists()
-        || Path::new(entry.target).join("tracing/trace_pipe").exists()
-    {
-        return Vec::new();
-    }
-    entry.mount().err().into_iter().collect()
-}
-
-/// Whether a file can be made in `directory`; it is gone again afterwards.
-fn tempfile_in(directory: &Path) -> std::io::Result<()> {
-    let probe = directory.join(format!(".vmtest-agent-{}", std::process::id()));
-    fs::write(&probe, b"")?;
-    fs::remove_file(&probe)
-}
-
 impl Mount {
+    /// Whether one of the lines of /proc/mounts (proc_mounts(5)) is of this kind and at this place.
+    fn is_among(&self, mounts: &str) -> bool {
+        mounts.lines().any(|line| {
+            let mut fields = line.split(' ').skip(1);
+            (fields.next(), fields.next()) == (Some(self.target), Some(self.kind))
+        })
+    }
+
     fn mount(&self) -> Result<(), String> {
         // Below sysfs the directories are the kernel's: one that is missing cannot be made.
         if let Err(error) = fs::create_dir_all(self.target) {
@@ -86,7 +69,7 @@ impl Mount {
                 Err(format!("cannot make {}: {error}", self.target))
             };
         }
-        let flags = MsFlags::MS_NOSUID | MsFlags::empty();
+        let flags = MsFlags::MS_NOSUID;
         match mount(Some(self.kind), self.target, Some(self.kind), flags, self.options) {
             Ok(()) => Ok(()),
             // ENODEV: the kernel does not know the file system.
@@ -95,5 +78,17 @@ impl Mount {
             Err(nix::Error::EBUSY) => Ok(()),
             Err(error) => Err(format!("cannot mount {} at {}: {error}", self.kind, self.target)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_is_known_by_its_place_and_its_kind() {
+        let tmp = optional("tmpfs", "/tmp");
+        assert!(tmp.is_among("proc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"));
+        assert!(!tmp.is_among("host /tmp 9p rw 0 0\ntmpfs /tmp/x tmpfs rw 0 0\n/tmp tmpfs x"));
     }
 }

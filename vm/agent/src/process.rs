@@ -1,31 +1,35 @@
-//! A program under watch: its output read as it comes, its end noticed, and everything that it
-//! started ended with it.
+//! Programs under watch: their output read as it comes, their end noticed, and everything that they
+//! started ended with them. Meanwhile this process does what an init does: it reaps whoever outlives
+//! their parent and dies.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
+use signal_hook::SigId;
+use signal_hook::consts::SIGCHLD;
+use signal_hook::low_level;
 
 /// How long a killed process may take to be gone. Only one that is stuck in the kernel takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running program, in a process group of its own, with its standard input at `/dev/null` and
-/// both its outputs in one pipe.
+/// A running program, in a process group of its own, with its standard input at `/dev/null`.
 pub struct Watched {
     child: Child,
     group: Pid,
-    output: File,
-    ended: OwnedFd,
+    /// What it prints on: one pipe for both its outputs, or one for each. Taken out when it is at its end.
+    outputs: Vec<Option<File>>,
+    deaths: Deaths,
 }
 
 /// Why [`Watched::follow`] came back.
@@ -40,37 +44,53 @@ pub enum Stop {
 }
 
 impl Watched {
-    /// Starts `command`.
+    /// Starts `command` with both its outputs in one pipe, number 0.
     pub fn start(mut command: Command) -> io::Result<Self> {
-        let (output, input) = pipe2(OFlag::O_CLOEXEC)?;
-        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
-        let child = command.spawn()?;
-        // It holds the pipe's other end: without this the pipe would never be at its end.
-        drop(command);
-        let group = Pid::from_raw(child.id() as i32);
-        let ended = end_of(group)?;
-        Ok(Self { child, group, output: output.into(), ended })
+        let (output, input) = pipe()?;
+        command.stdout(input.try_clone()?).stderr(input);
+        Self::spawn(command, vec![output])
     }
 
-    /// Hands the program's output to `look` as it comes, until that has seen enough, the program's
-    /// process has ended, or `deadline` has come.
+    /// Starts `command` with a pipe for its standard output, number 0, and one for its errors, number 1.
+    pub fn start_with_two_outputs(mut command: Command) -> io::Result<Self> {
+        let ((output, stdout), (errors, stderr)) = (pipe()?, pipe()?);
+        command.stdout(stdout).stderr(stderr);
+        Self::spawn(command, vec![output, errors])
+    }
+
+    /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
+    fn spawn(mut command: Command, outputs: Vec<File>) -> io::Result<Self> {
+        let deaths = Deaths::watch()?;
+        let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
+        let group = Pid::from_raw(child.id() as i32);
+        Ok(Self { child, group, outputs: outputs.into_iter().map(Some).collect(), deaths })
+    }
+
+    /// Hands the program's output to `look` as it comes, with the number of its pipe, until that has seen
+    /// enough, the program's process has ended, or `deadline` has come.
     pub fn follow(
         &mut self,
         deadline: Instant,
-        mut look: impl FnMut(&[u8]) -> ControlFlow<()>,
+        mut look: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<Stop> {
         let mut buffer = vec![0; 64 * 1024];
-        let mut output_open = true;
         loop {
-            match wait(output_open.then_some(&self.output), &self.ended, deadline)? {
-                Wake::Ended => return Ok(Stop::Ended),
-                Wake::Deadline => return Ok(Stop::Deadline),
-                Wake::Output => match self.output.read(&mut buffer)? {
-                    0 => output_open = false,
-                    count if look(&buffer[..count]).is_break() => return Ok(Stop::Satisfied),
-                    _ => {}
-                },
+            // The end comes before output: what a program left behind may print for ever.
+            if reap_others(self.group) {
+                return Ok(Stop::Ended);
+            }
+            let Some(readable) = self.wait(deadline)? else { return Ok(Stop::Deadline) };
+            for number in readable {
+                let Some(output) = &mut self.outputs[number] else { continue };
+                match output.read(&mut buffer) {
+                    Ok(0) => self.outputs[number] = None,
+                    Ok(count) if look(number, &buffer[..count]).is_break() => {
+                        return Ok(Stop::Satisfied);
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -82,84 +102,127 @@ impl Watched {
 
     /// Ends the program and everything that it started, hands what they printed last to `look`, and
     /// says how the program's process ended: nothing if it is stuck in the kernel.
-    pub fn finish(mut self, mut look: impl FnMut(&[u8])) -> io::Result<Option<ExitStatus>> {
+    pub fn finish(mut self, mut look: impl FnMut(usize, &[u8])) -> io::Result<Option<ExitStatus>> {
         let _ = killpg(self.group, Signal::SIGKILL);
-        let gone = wait(None, &self.ended, Instant::now() + PATIENCE)? == Wake::Ended;
-        let status = if gone { Some(self.child.wait()?) } else { None };
-        if gone {
-            kill_strays(Instant::now() + PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
+        while !reap_others(self.group) {
+            if !self.deaths.wait(deadline)? {
+                break;
+            }
+        }
+        // Nothing if it is still there.
+        let status = self.child.try_wait()?;
+        if status.is_some() {
+            self.kill_strays(Instant::now() + PATIENCE)?;
         }
         let mut buffer = vec![0; 64 * 1024];
-        // Nobody is left to write, so this ends: with the pipe's end, or because it is empty.
-        while let Ok(count @ 1..) = self.output.read(&mut buffer) {
-            look(&buffer[..count]);
+        for (number, output) in self.outputs.iter_mut().enumerate() {
+            let Some(output) = output else { continue };
+            // Nobody is left to write, so this ends: with the pipe's end, or because it is empty.
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                look(number, &buffer[..count]);
+            }
         }
         Ok(status)
     }
+
+    /// Kills and reaps every other child of this process: as the first process of the guest, or as a
+    /// subreaper, it inherits whoever outlives their parent, in whatever process group they are.
+    fn kill_strays(&self, deadline: Instant) -> io::Result<()> {
+        while has_children() {
+            for stray in children() {
+                let _ = kill(stray, Signal::SIGKILL);
+            }
+            reap_others(self.group);
+            if has_children() && !self.deaths.wait(deadline)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is output or a child has ended; nothing when the deadline came first. The pipes that
+    /// have something to say.
+    fn wait(&self, deadline: Instant) -> io::Result<Option<Vec<usize>>> {
+        let open = self.outputs.iter().enumerate();
+        let open: Vec<(usize, &File)> =
+            open.filter_map(|(number, output)| Some((number, output.as_ref()?))).collect();
+        let mut fds = vec![PollFd::new(self.deaths.told.as_fd(), PollFlags::POLLIN)];
+        fds.extend(open.iter().map(|(_, output)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
+        if !poll_until(&mut fds, deadline)? {
+            return Ok(None);
+        }
+        self.deaths.note();
+        let has_something = |index: usize| fds[index + 1].any() == Some(true);
+        Ok(Some((0..open.len()).filter(|index| has_something(*index)).map(|i| open[i].0).collect()))
+    }
 }
 
-#[derive(PartialEq, Eq)]
-enum Wake {
-    Output,
-    Ended,
-    Deadline,
+/// A pipe that is read without waiting.
+fn pipe() -> io::Result<(File, OwnedFd)> {
+    let (output, input) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((output.into(), input))
 }
 
-/// Waits for whichever comes first. The end comes before output: what a program left behind may
-/// print for ever.
-fn wait(output: Option<&File>, ended: &OwnedFd, deadline: Instant) -> io::Result<Wake> {
-    let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-    fds.extend(output.map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
+/// Is told whenever a child of this process ends.
+struct Deaths {
+    told: UnixStream,
+    handler: SigId,
+}
+
+impl Deaths {
+    fn watch() -> io::Result<Self> {
+        let (told, teller) = UnixStream::pair()?;
+        told.set_nonblocking(true)?;
+        Ok(Self { told, handler: low_level::pipe::register(SIGCHLD, teller)? })
+    }
+
+    /// Waits for one that was not noted yet; `false` when the deadline came first.
+    fn wait(&self, deadline: Instant) -> io::Result<bool> {
+        let told = poll_until(&mut [PollFd::new(self.told.as_fd(), PollFlags::POLLIN)], deadline)?;
+        self.note();
+        Ok(told)
+    }
+
+    fn note(&self) {
+        let mut buffer = [0; 256];
+        while matches!((&self.told).read(&mut buffer), Ok(1..)) {}
+    }
+}
+
+impl Drop for Deaths {
+    fn drop(&mut self) {
+        low_level::unregister(self.handler);
+    }
+}
+
+/// `false` when the deadline came first.
+fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up, or the last millisecond would be spent in a busy loop.
         let left = left + Duration::from_micros(999);
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(0) if Instant::now() >= deadline => return Ok(Wake::Deadline),
+        match poll(fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
             Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) if fds[0].any() == Some(true) => return Ok(Wake::Ended),
-            Ok(_) => return Ok(Wake::Output),
+            Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// A descriptor that becomes readable when process `pid`, a child of ours, has ended. It stays to
-/// be waited for.
-fn end_of(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: it takes two integers, and returns a descriptor of ours.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    if let Ok(fd @ 0..) = i32::try_from(pidfd) {
-        // SAFETY: as above.
-        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOSYS) => end_of_before_5_3(pid),
-        error => Err(error),
-    }
-}
-
-fn end_of_before_5_3(pid: Pid) -> io::Result<OwnedFd> {
-    let (ended, sign) = pipe2(OFlag::O_CLOEXEC)?;
-    thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-        while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
-            == Err(nix::Error::EINTR)
-        {}
-        drop(sign);
-    })?;
-    Ok(ended)
-}
-
-/// Kills and reaps every other child of this process: as the first process of the guest, or as a
-/// subreaper, it inherits whoever outlives their parent, in whatever process group they are.
-fn kill_strays(deadline: Instant) {
-    while has_children() && Instant::now() < deadline {
-        for stray in children() {
-            let _ = kill(stray, Signal::SIGKILL);
-            let gone = end_of(stray).and_then(|ended| wait(None, &ended, deadline));
-            if matches!(gone, Ok(Wake::Ended)) {
-                let _ = waitpid(stray, None);
+/// Reaps every child that has ended, but for `own`: whether that one has.
+fn reap_others(own: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        match waitid(Id::All, look) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid != own => {
+                let _ = waitpid(pid, None);
             }
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return true,
+            Err(nix::Error::EINTR) => {}
+            _ => return false,
         }
     }
 }
@@ -180,6 +243,13 @@ pub fn children() -> Vec<Pid> {
         .filter(|pid| parent_of(*pid) == Some(own))
         .map(Pid::from_raw)
         .collect()
+}
+
+/// Held by a test that runs programs: each ends every other child of its process, the ones of a test beside it too.
+#[cfg(test)]
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn parent_of(pid: i32) -> Option<u32> {

@@ -7,14 +7,32 @@ use serde::{Deserialize, Serialize};
 /// The device of the channel in the guest. The first serial port is the kernel's console.
 pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 
-/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
+/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD TRUST PROGRAM
+/// ARGS…`.
 pub const SUPERVISE: &str = "supervise";
+
+/// As TRUST: the program may be anything, and gets no privileges. Everything else there means that it keeps its own.
+pub const UNTRUSTED: &str = "untrusted";
 
 /// Where the payload is in every guest.
 pub const PAYLOAD_DIR: &str = "/payload";
 
+/// Where every guest has the lists that modprobe reads of its kernel's modules, and with each module's place as a link
+/// into [`MODULES_SHARE`]. Not there for a kernel without modules.
+pub const MODULES_DIR: &str = "/modules";
+
+/// Modules without which the share cannot be mounted, in the order in which they are loaded; below [`MODULES_DIR`],
+/// in a guest that nothing else brings up.
+pub const FIRST_MODULES: &str = "first";
+
+/// Where the host's directory with the kernel's modules is mounted.
+pub const MODULES_SHARE: &str = "/run/modules";
+
+/// The mount tag of that directory, a 9p share.
+pub const MODULES_TAG: &str = "modules";
+
 /// Version of these messages; an agent saved in an old snapshot may speak another.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -101,13 +119,13 @@ pub enum Event {
     TestStarted(TestId),
     /// A test has ended.
     TestFinished(TestOutcome),
-    /// What the kernel says of the program.
-    Facts(Facts),
-    /// The kernel has tainted itself since the job came. Not sent when it has not.
+    /// Every test that was asked for has been run: all that decides the verdict has been said.
     Tainted {
-        /// The bits of `/proc/sys/kernel/tainted` that are new.
+        /// `/proc/sys/kernel/tainted`: all flags since the kernel started, in a guest that was saved too.
         flags: u64,
     },
+    /// What the kernel says of the program.
+    Facts(Facts),
     /// The whole job is done; nothing follows.
     Finished,
     /// The job could not be done; nothing follows.

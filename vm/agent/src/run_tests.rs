@@ -75,11 +75,11 @@ impl Runner<'_> {
         let log = Log::create()?;
         command.args(["--logfile", &log.path()]);
         let mut process = Watched::start(command)?;
-        let stop = process.follow(started + self.timeout, |bytes| {
+        let stop = process.follow(started + self.timeout, |_, bytes| {
             capture.push(bytes);
             ControlFlow::Continue(())
         })?;
-        let status = process.finish(|bytes| capture.push(bytes))?;
+        let status = process.finish(|_, bytes| capture.push(bytes))?;
         let log = log.read()?;
         if log.contains(SUMMARY) {
             // What libtest-mimic writes there it does not print.
@@ -150,14 +150,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::sync::MutexGuard;
 
     use nix::sys::prctl::set_child_subreaper;
 
     use super::*;
-
-    /// The runner ends every other child of its process, the ones of a test beside it too.
-    static ALONE: Mutex<()> = Mutex::new(());
 
     /// A payload with one test binary, which is a shell script.
     struct Payload {
@@ -167,7 +164,7 @@ mod tests {
 
     impl Payload {
         fn new(script: &str) -> Self {
-            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            let _alone = crate::process::alone();
             set_child_subreaper(true).unwrap();
             let directory =
                 std::env::temp_dir().join(format!("vmtest-agent-{}", std::process::id()));
@@ -269,6 +266,15 @@ mod tests {
         assert_eq!(outcome.result, TestResult::TimedOut);
         assert_eq!(outcome.output, "begun\n");
         assert_eq!(crate::process::children(), []);
+    }
+
+    /// What a test of a daemon does: it waits for the end of one that is not its child any more.
+    #[test]
+    fn an_orphan_that_has_ended_is_gone_while_its_test_still_runs() {
+        let daemon = "pid=$(sh -c 'sleep 1000 > /dev/null 2>&1 & echo $!'); kill -9 $pid";
+        let payload = Payload::new(&format!("{daemon}; while kill -0 $pid; do :; done\n{PASSED}"));
+        let outcome = payload.run(60);
+        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::engine::{self, Engine};
 use crate::exit;
 use crate::flags;
+use crate::kernels::{self, Kernel, Silent, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
 use crate::paths;
@@ -29,7 +30,6 @@ use vm_guest::accel::{self, Accel};
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
-use vm_kernels::{self as kernels, Kernel, Silent, Target};
 
 /// Runs the command.
 ///
@@ -155,6 +155,7 @@ impl Bench<'_> {
             allow_kernel_warnings: true,
             allow_unavailable: false,
             logs: self.logs.clone(),
+            cache: paths::cache()?,
             started: Instant::now(),
             interrupt: self.interrupt,
             accel_note: Once::new(),

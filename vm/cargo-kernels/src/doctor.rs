@@ -1,10 +1,10 @@
 //! `cargo xtask doctor`: each thing the host needs, whether it works, and what to do.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use comfy_table::{Cell, Color, ContentArrangement, Table, TableStyle};
+use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::flags;
+use crate::kernels::{self, Silent};
 use crate::paths;
-use crate::tools::{self, Need, Problem, Spec, TOOLS, Tool};
+use crate::tools::{self, Need, Spec, TOOLS, Tool};
+use crate::ui::grid;
 use vm_guest::accel::{self, Kvm};
-use vm_kernels::{self as kernels, Silent};
 
 /// Runs the command.
 ///
@@ -43,11 +44,11 @@ struct Diagnosis {
 }
 
 /// One thing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Check {
-    name: String,
+    name: &'static str,
     /// Completes "needed to …".
-    purpose: String,
+    purpose: &'static str,
     /// Whether kernels cannot be tested without it.
     needed: bool,
     ok: bool,
@@ -57,92 +58,48 @@ struct Check {
     problem: Option<String>,
     /// What to do about it.
     remedy: Option<String>,
-    /// A tool that is nowhere; getting it is the remedy.
-    #[serde(skip)]
-    not_found: Option<Tool>,
 }
 
 impl Diagnosis {
     fn make() -> Self {
         let vng_works = tools::check(Tool::Vng).is_ok();
-        let mut checks: Vec<Check> = TOOLS
-            .iter()
-            .filter(|spec| match spec.need {
-                // Only of interest as long as there is something left to install.
-                Need::Install => !vng_works,
-                Need::Local => !geteuid().is_root(),
-                Need::Boot | Need::Build | Need::Fetch => true,
-                Need::Test => false,
-            })
-            .map(tool)
-            .collect();
+        let shown = TOOLS.iter().filter(|spec| match spec.need {
+            // Only of interest as long as there is something left to install.
+            Need::Install => !vng_works,
+            Need::Local => !geteuid().is_root(),
+            Need::Boot | Need::Build | Need::Inspect => true,
+            Need::Test => false,
+        });
+        let mut checks: Vec<Check> = shown.map(tool).collect();
         checks.extend([cache(), kvm(), bpf_here()]);
         let ok = checks.iter().all(|check| check.ok || !check.needed);
         Self { version: 1, ok, checks }
     }
 
+    /// A row for each thing, with its place or what is wrong and what to do, and the sum.
     fn for_people(&self) -> String {
-        let rows = self.checks.iter().map(|check| {
+        let columns = console::Term::stdout().size_checked().map(|(_, columns)| columns);
+        let mut table = grid::grid(&[], columns);
+        if console::colors_enabled() {
+            table.enforce_styling();
+        }
+        table.add_rows(self.checks.iter().map(|check| {
             let version = check.version.as_deref().unwrap_or_default();
-            vec![
-                check.word(),
-                Cell::new(&check.name),
-                Cell::new(version),
-                Cell::new(check.detail()),
-            ]
-        });
-        let troubles = self.checks.iter().filter(|check| check.not_found.is_none());
-        let troubles = troubles.filter_map(|check| {
-            let problem = check.problem.as_ref()?;
-            let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
-            Some(vec![
-                Cell::new(&check.name),
-                Cell::new(format!("{problem}{}", remedy.unwrap_or_default())),
-            ])
-        });
-        let not_found: Vec<Tool> = self.checks.iter().filter_map(|check| check.not_found).collect();
-        let to_get = (!not_found.is_empty())
-            .then(|| vec![Cell::new("not found"), Cell::new(tools::how_to_get(&not_found))]);
-        let mut text = table(rows) + "\n";
-        let troubles: Vec<_> = troubles.chain(to_get).collect();
-        if !troubles.is_empty() {
-            text += &(table(troubles.into_iter()) + "\n");
-        }
+            [check.word(), Cell::new(check.name), Cell::new(version), Cell::new(check.detail())]
+        }));
         let missing = self.checks.iter().filter(|check| check.needed && !check.ok).count();
-        text + &match missing {
-            0 => "Everything that is needed is here.\n".to_owned(),
-            1 => "1 thing that is needed is missing or does not work.\n".to_owned(),
-            _ => format!("{missing} things that are needed are missing or do not work.\n"),
-        }
+        let sum = match missing {
+            0 => "Everything that is needed is here.",
+            1 => "1 thing that is needed is missing or does not work.",
+            _ => &format!("{missing} things that are needed are missing or do not work."),
+        };
+        format!("{}\n{sum}\n", grid::text(table))
     }
-}
-
-/// Without lines, and not wider than the terminal.
-fn table(rows: impl Iterator<Item = Vec<Cell>>) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new());
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.add_rows(rows);
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 impl Check {
-    fn new(name: &str, purpose: &str, needed: bool) -> Self {
-        Self {
-            name: name.into(),
-            purpose: purpose.into(),
-            needed,
-            ok: true,
-            version: None,
-            path: None,
-            problem: None,
-            remedy: None,
-            not_found: None,
-        }
-    }
-
-    fn failed(self, problem: impl Into<String>) -> Self {
-        Self { ok: false, problem: Some(problem.into()), ..self }
+    fn failed(self, problem: impl Into<String>, remedy: Option<String>) -> Self {
+        Self { ok: false, problem: Some(problem.into()), remedy, ..self }
     }
 
     fn word(&self) -> Cell {
@@ -155,56 +112,59 @@ impl Check {
 
     fn detail(&self) -> String {
         match (&self.problem, &self.path) {
-            (Some(_), _) if self.not_found.is_some() => "not found".into(),
-            (Some(_), _) => "see below".into(),
-            (None, Some(path)) => short(path),
+            (Some(problem), _) => match &self.remedy {
+                Some(remedy) => format!("{problem}: {remedy}"),
+                None => problem.clone(),
+            },
+            (None, Some(path)) => {
+                path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string()
+            }
             (None, None) => String::new(),
         }
     }
 }
 
-/// Relative to the workspace where it is inside.
-fn short(path: &Path) -> String {
-    path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string()
-}
-
 fn tool(spec: &Spec) -> Check {
-    let check = Check::new(spec.name, spec.purpose, spec.need != Need::Local);
-    match tools::check(spec.tool()) {
+    let needed = !matches!(spec.need, Need::Local | Need::Inspect);
+    let check =
+        Check { name: spec.name, purpose: spec.purpose, needed, ok: true, ..Check::default() };
+    match tools::check(spec.tool) {
         Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
-        Err(unusable) => {
-            let not_found = (unusable.problem == Problem::Missing).then_some(unusable.tool);
-            let remedy = Some(unusable.remedy());
-            Check { remedy, not_found, ..check.failed(unusable.what()) }
-        }
+        Err(unusable) => check.failed(&unusable.what, Some(unusable.remedy())),
     }
 }
 
 fn cache() -> Check {
-    let check = Check::new("cache", "keep kernels", true);
-    let set_another = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
+    let check = Check {
+        name: "cache",
+        purpose: "keep kernels",
+        needed: true,
+        ok: true,
+        ..Check::default()
+    };
+    let remedy = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
     let dir = match paths::cache() {
         Ok(dir) => dir,
-        Err(error) => return Check { remedy: set_another, ..check.failed(format!("{error:#}")) },
+        Err(error) => return check.failed(format!("{error:#}"), remedy),
     };
     // It is made when it is needed, so what counts is the nearest directory that exists.
-    let existing = dir.ancestors().find(|ancestor| ancestor.exists());
-    match existing.map(|existing| access(existing, AccessFlags::W_OK | AccessFlags::X_OK)) {
-        Some(Ok(())) => Check { path: Some(dir), ..check },
-        Some(Err(error)) => {
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(&dir);
+    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => Check { path: Some(dir), ..check },
+        Err(error) => {
             let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Check { remedy: set_another, path: Some(dir), ..check.failed(problem) }
+            Check { path: Some(dir), ..check }.failed(problem, remedy)
         }
-        None => Check { remedy: set_another, ..check.failed("no directory above it exists") },
     }
 }
 
 fn kvm() -> Check {
-    let check = Check::new("KVM", "run kernels at full speed", false);
+    let check =
+        Check { name: "KVM", purpose: "run kernels at full speed", ok: true, ..Check::default() };
     match try_kvm() {
         Ok(Kvm::Works) => Check { path: Some("/dev/kvm".into()), ..check },
-        Ok(kvm) => check.failed(kvm.trouble().unwrap_or_default()),
-        Err(error) => check.failed(format!("it could not be tried: {error:#}")),
+        Ok(kvm) => check.failed(kvm.trouble().unwrap_or_default(), None),
+        Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
     }
 }
 
@@ -227,17 +187,18 @@ fn try_kvm() -> Result<Kvm> {
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.
 fn bpf_here() -> Check {
-    let check = Check::new("BPF, tracefs", "run the program on this machine", false);
+    let (name, purpose) = ("BPF, tracefs", "run the program on this machine");
+    let check = Check { name, purpose, ok: true, ..Check::default() };
     if !has_bpf() {
-        return check.failed("the kernel that runs here was built without BPF");
+        return check.failed("the kernel that runs here was built without BPF", None);
     }
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     match tracefs(&mounts) {
         Some(path) => Check { path: Some(path), ..check },
-        None => Check {
-            remedy: Some("run `mount -t tracefs tracefs /sys/kernel/tracing` as root".into()),
-            ..check.failed("tracefs is not mounted here")
-        },
+        None => {
+            let mount = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
+            check.failed("tracefs is not mounted here", Some(mount.into()))
+        }
     }
 }
 
@@ -271,12 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_needed_counts_and_every_trouble_is_shown_with_its_remedy() {
-        let missing = Check {
-            remedy: Some("get it".into()),
-            ..Check::new("thing", "do things", true).failed("it is not here")
-        };
-        let without = Check::new("nicety", "be nice", false).failed("it is nowhere");
+    fn only_what_is_needed_counts_and_every_problem_is_shown_with_its_remedy() {
+        let needed = Check { name: "thing", needed: true, ..Check::default() };
+        let missing = needed.failed("it is not here", Some("get it".into()));
+        let without = Check { name: "nicety", ..Check::default() }.failed("it is nowhere", None);
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
         let text = diagnosis.for_people();
         for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]

@@ -11,6 +11,7 @@ use vmtest_agent::{Job, TestId};
 
 use crate::exit::Exit;
 use crate::judge::{Case, Judgement};
+use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
 use crate::paths;
 use crate::payload::Payload;
@@ -23,7 +24,6 @@ use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, Limits, Observed, Progress};
 use vm_guest::{Lane, Spec};
 use vm_kernels::kconfig::{self, Checked};
-use vm_kernels::{self as kernels, Kernel, Target};
 
 /// What all kernels of a run have in common.
 pub struct Engine<'a> {
@@ -49,6 +49,8 @@ pub struct Engine<'a> {
     pub allow_unavailable: bool,
     /// Where console logs are kept.
     pub logs: PathBuf,
+    /// The cache.
+    pub cache: PathBuf,
     /// When the whole run began.
     pub started: Instant,
     /// Ctrl-C.
@@ -141,7 +143,9 @@ impl Engine<'_> {
         let accel = self.choose_accel(&kernel, on)?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
-        let timeout_s = self.timeout_s.unwrap_or_else(|| accel.default_timeout().as_secs_f64());
+        let timeout_s = self.timeout_s.unwrap_or_else(|| {
+            accel.default_limit(tests.len(), self.metadata.test_timeout_s).as_secs_f64()
+        });
         let (judgement, seen) = self
             .judged(&kernel, accel, timeout_s, tests, &log, on)
             .map_err(|error| Stopped::host(&error))?;
@@ -149,7 +153,8 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound.
+    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound: that one has the whole
+    /// time again, since the first one's does not count.
     fn judged(
         &self,
         kernel: &Kernel,
@@ -165,11 +170,14 @@ impl Engine<'_> {
         if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {
             return Ok((judgement, seen));
         }
-        let Some(why) =
-            self.lane.blame(&self.spec(kernel, accel, &RunDir::create(&paths::runs())?))?
-        else {
-            return Ok((judgement, seen));
-        };
+        let blame = RunDir::create(&paths::runs())
+            .and_then(|run| self.lane.blame(&self.spec(kernel, accel, Instant::now(), &run)))
+            .unwrap_or_else(|error| {
+                // That is no reason to lose what was seen.
+                on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
+                None
+            });
+        let Some(why) = blame else { return Ok((judgement, seen)) };
         on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         Ok((case.judge(&seen), seen))
@@ -177,9 +185,9 @@ impl Engine<'_> {
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let mut fragments = self.metadata.kconfig_paths();
-        fragments.push(paths::workspace().join(self.lane.kconfig()));
-        let checked = kconfig::check(kernel, &fragments).map_err(|error| Stopped::host(&error))?;
-        match checked {
+        fragments.extend(self.lane.kconfig().map(|path| paths::workspace().join(path)));
+        let needs = kernels::needs(&fragments).map_err(|error| Stopped::host(&error))?;
+        match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
                 on(RunEvent::Note(
@@ -218,12 +226,13 @@ impl Engine<'_> {
         log: &Path,
         on: OnEvent<'_>,
     ) -> Result<Observed> {
+        let deadline = Instant::now() + Duration::from_secs_f64(timeout_s);
         let run = RunDir::create(&paths::runs())?;
-        let spec = self.spec(kernel, accel, &run);
+        let spec = self.spec(kernel, accel, deadline, &run);
         let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
-        let limits = Limits { total: Duration::from_secs_f64(timeout_s) };
+        let limits = Limits { deadline };
         let (total, mut done) = (tests.len(), 0);
         supervise::run(started, &job, limits, log, self.interrupt, |progress| {
             let current = match progress {
@@ -238,12 +247,20 @@ impl Engine<'_> {
         })
     }
 
-    fn spec<'s>(&'s self, kernel: &'s Kernel, accel: Accel, run: &'s RunDir) -> Spec<'s> {
+    fn spec<'s>(
+        &'s self,
+        kernel: &'s Kernel,
+        accel: Accel,
+        deadline: Instant,
+        run: &'s RunDir,
+    ) -> Spec<'s> {
         Spec {
             kernel,
             payload: &self.payload.files,
             run,
+            cache: &self.cache,
             accel,
+            deadline,
             memory_mib: self.metadata.memory_mib,
             kernel_args: &self.metadata.kernel_args,
         }
@@ -311,7 +328,7 @@ fn file_name(name: &str) -> String {
 fn random_hex(bytes: usize) -> Result<String> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random).context("the system gives no random numbers")?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 /// Makes the directory for this run's console logs, and removes those of runs long past.
@@ -332,4 +349,97 @@ pub fn log_dir() -> Result<PathBuf> {
         let _ = std::fs::remove_dir_all(dir);
     }
     Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+
+    use command_fds::{CommandFdExt, FdMapping};
+
+    use super::*;
+    use crate::kernels::Expected;
+    use vm_guest::process::{Guarded, GuardedCommand};
+    use vm_guest::{Link, Started};
+
+    /// Its guests say nothing, and nobody can tell whether they were sound.
+    struct Unsound(Mutex<u32>);
+
+    impl Lane for Unsound {
+        fn name(&self) -> &'static str {
+            "unsound"
+        }
+
+        fn kconfig(&self) -> Option<&'static str> {
+            None
+        }
+
+        fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+            *self.0.lock().unwrap() += 1;
+            let (guest, host) = UnixStream::pair()?;
+            let mut command = GuardedCommand::new("sleep")?;
+            command.arg("1000");
+            command.fd_mappings(vec![FdMapping { parent_fd: guest.into(), child_fd: 3 }])?;
+            Ok(Started {
+                process: Guarded::spawn(command)?,
+                console: vec![],
+                channel: Link::Connected(host),
+                qmp: None,
+                payload: vmtest_agent::Payload::Memory { bytes: 0 },
+                ready: None,
+            })
+        }
+
+        fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+            anyhow::bail!("its memory was changed")
+        }
+    }
+
+    #[test]
+    fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
+        let logs = tempfile::tempdir().unwrap();
+        let lane = Unsound(Mutex::new(0));
+        let engine = Engine {
+            lane: &lane,
+            qemu: "qemu".into(),
+            metadata: &Metadata::load().unwrap(),
+            payload: &Payload::empty(),
+            accel: AccelChoice::Tcg,
+            timeout_s: None,
+            facts: false,
+            isolate: false,
+            allow_kernel_warnings: false,
+            allow_unavailable: false,
+            logs: logs.path().to_owned(),
+            cache: logs.path().to_owned(),
+            started: Instant::now(),
+            interrupt: &Interrupt::default(),
+            accel_note: Once::new(),
+        };
+        let kernel = Kernel {
+            name: "k".into(),
+            image: "/boot/k".into(),
+            modules: None,
+            expected: Expected::Any,
+            release: None,
+            config: None,
+            source: "path".into(),
+        };
+        let notes = Mutex::new(Vec::new());
+        let on = |event| {
+            if let RunEvent::Note(note) = event {
+                notes.lock().unwrap().push(note);
+            }
+        };
+        let log = logs.path().join("log");
+        let (judgement, _) =
+            engine.judged(&kernel, Accel::Tcg, 0.1, &[], &log, &on).expect("the verdict is lost");
+        assert_eq!(judgement.verdict, Verdict::NoBoot, "{}", judgement.reason);
+        let expected = "cannot tell whether the guest was sound: its memory was changed";
+        assert_eq!(*notes.lock().unwrap(), [expected]);
+        assert_eq!(lane.0.into_inner().unwrap(), 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask exec`: one command in a kernel, with its output and its exit code.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmtest_agent::{ExecEvent, ExecJob};
 
+use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::shell;
@@ -99,11 +101,11 @@ fn vng(host: &HostRoot, agent: &Path) -> Result<GuardedCommand> {
     let mut command = GuardedCommand::new(&host.vng)?;
     command
         .current_dir(host.run.path())
+        .env_clear()
         .envs(host.environment()?)
-        .env_remove("KBUILD_OUTPUT")
         .args(host.arguments(true))
         .args(["--verbose", "--append", "loglevel=5"])
-        .args(["--exec", &format!("'{}' exec", agent.replace('\'', r"'\''"))])
+        .args(["--exec", &format!("{} exec", shlex::try_quote(agent)?)])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -136,9 +138,10 @@ fn job(flags: &flags::Exec) -> Result<ExecJob> {
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
     // What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-    let env = std::env::vars_os()
+    let mut env: BTreeMap<String, String> = vm_guest::environment::allowed()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    env.extend(environment::asked(&flags.env)?);
     Ok(ExecJob { argv: flags.command.clone(), cwd, env })
 }
 

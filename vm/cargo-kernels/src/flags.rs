@@ -11,7 +11,7 @@ pub const KERNELS_HELP: &str = "\
 Environment:
   VMTEST_CACHE_DIR       the cache [default: vmtest in the user's cache directory]
   VMTEST_NIX_KERNELS     a directory of kernels, one for each pin; `nix develop` sets it
-  VMTEST_KERNELS_TOML    another list of pins than vm/kernels.toml
+  VMTEST_KERNELS_TOML    another list of pins than vm/kernels/kernels.toml
   VMTEST_DEBIAN_ARCHIVE  an https address that serves files by SHA-1, instead of Debian's archive
   http_proxy, https_proxy, no_proxy, SSL_CERT_FILE, SSL_CERT_DIR  as for other programs";
 
@@ -49,7 +49,9 @@ pub struct VmArgs {
     /// Hardware virtualization or emulation; auto tries whether KVM works
     #[arg(long, default_value = "auto", value_parser = accel_choice())]
     pub accel: AccelChoice,
-    /// Seconds until a guest that has not finished is stopped [default: 60 under KVM, 180 under TCG; none for exec]
+    /// Seconds that a kernel's run may take, from when the kernel is at hand: waiting, saving, booting and all tests
+    /// [default: 60 under KVM, 180 under TCG, and for each test another 5 or 15, together at least test-timeout-s;
+    /// none for exec]
     #[arg(long, value_name = "S", value_parser = positive_seconds)]
     pub timeout: Option<f64>,
 }
@@ -201,12 +203,43 @@ pub enum Kernels {
     },
 }
 
+/// `--env NAME[=VALUE]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Letters, digits and underscores.
+    pub name: String,
+    /// `None`: the one that it has here.
+    pub value: Option<String>,
+}
+
+impl std::str::FromStr for EnvVar {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(is_name)
+        {
+            return Err("expected NAME or NAME=VALUE".into());
+        }
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
 /// `cargo xtask shell`
 #[derive(Debug, Clone, Args)]
 pub struct Shell {
     /// A pin's name, a kernel image, or a directory
     #[arg(short, long = "kernel", value_name = "K")]
     pub kernel: String,
+    /// A variable of the guest's environment, with its value here or this one; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<EnvVar>,
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -221,6 +254,9 @@ pub struct Exec {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+    /// A variable of the guest's environment, with its value here or this one; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<EnvVar>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,

@@ -67,7 +67,7 @@ impl Case<'_> {
             Expected::Any => return None,
         };
         let reason = format!(
-            "booted {release}, not {wanted}: check the pin `{}` in vm/kernels.toml",
+            "booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml",
             self.kernel.name
         );
         Some(judgement(Verdict::WrongKernel, reason, vec![]))

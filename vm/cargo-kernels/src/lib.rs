@@ -9,13 +9,14 @@ pub mod command;
 pub mod completions;
 pub mod doctor;
 pub mod engine;
+pub mod environment;
 pub mod exec;
 pub mod exit;
 pub mod flags;
 mod judge;
-#[path = "../../../xtask/src/kernels/command/mod.rs"]
-pub mod kernels_command;
+pub mod kernels;
 pub mod lanes;
+mod listing;
 pub mod matrix;
 pub mod metadata;
 pub mod paths;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cargo_kernels::{command, exit, flags, kernels_command, vmtest};
+use cargo_kernels::{command, exit, flags, kernels, vmtest};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs a cargo project's tests as root on pinned kernels.
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let command = CargoKernels::parse_from(args).command;
     exit::conclude(match command {
         Command::Test(flags) => vmtest::run(&flags),
-        Command::Pins(flags) => kernels_command::run(&flags),
+        Command::Pins(flags) => kernels::command::run(&flags),
         Command::Common(flags) => command::run(&flags, CargoKernels::command()),
     })
 }

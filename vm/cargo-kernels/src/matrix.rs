@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::exit;
-use vm_kernels as kernels;
+use crate::kernels;
 
 /// What `strategy.matrix` of a GitHub workflow takes: one job for each of `include`.
 #[derive(Debug, Serialize)]

@@ -11,6 +11,7 @@ use vmtest_agent::{FactsRequest, PAYLOAD_DIR, TestId};
 
 use crate::cargo;
 use crate::exit::Exit;
+use crate::listing;
 use crate::metadata::Metadata;
 use crate::paths;
 use crate::static_build::StaticBuild;
@@ -61,10 +62,11 @@ impl Payload {
             env.insert(format!("CARGO_BIN_EXE_{name}"), format!("{PAYLOAD_DIR}/{guest_path}"));
             files.insert(guest_path, path.clone());
         }
+        let lists = source.target.join("vmtest/lists");
         let mut tests = Vec::new();
         for (name, path) in &built.tests {
             let guest_path = format!("tests/{name}");
-            for test in list_tests(path, test_args)? {
+            for test in listing::tests(path, test_args, &lists)? {
                 tests.push(TestId { binary: guest_path.clone(), name: test });
             }
             files.insert(guest_path, path.clone());
@@ -84,6 +86,17 @@ impl Payload {
             ready_line: metadata.ready_line.clone(),
         };
         Ok(Self { tests, env, facts, files: vm_guest::payload::Payload { files } })
+    }
+
+    /// Nothing.
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        Self {
+            tests: vec![],
+            env: BTreeMap::new(),
+            facts: FactsRequest { program: String::new(), ready_line: String::new() },
+            files: vm_guest::payload::Payload::default(),
+        }
     }
 
     /// The environment in which tests find the programs where cargo put them, on this machine.
@@ -118,41 +131,6 @@ fn guest_env() -> BTreeMap<String, String> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect()
-}
-
-/// Asks a test binary which tests it would run. It is static, so it runs here as well as there.
-fn list_tests(binary: &Path, test_args: &[String]) -> Result<Vec<String>> {
-    let output = Command::new(binary)
-        .args(["--list", "--format", "terse"])
-        .args(test_args)
-        .env("VMTEST", "1")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {} to list its tests", binary.display()))?;
-    if !output.status.success() {
-        return Err(Exit::usage(format!(
-            "the test binary does not accept `{}`: {}",
-            test_args.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        )));
-    }
-    let names = String::from_utf8_lossy(&output.stdout);
-    let mut tests: Vec<String> =
-        names.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
-    if !includes_ignored(test_args) {
-        let ignored = list_ignored(binary)?;
-        tests.retain(|test| !ignored.contains(test));
-    }
-    Ok(tests)
-}
-
-fn includes_ignored(test_args: &[String]) -> bool {
-    test_args.iter().any(|arg| arg == "--ignored" || arg == "--include-ignored")
-}
-
-fn list_ignored(binary: &Path) -> Result<Vec<String>> {
-    let only_ignored = ["--ignored".to_owned()];
-    list_tests(binary, &only_ignored)
 }
 
 /// What cargo built, by name.

@@ -1,18 +1,18 @@
 //! `cargo xtask setup`: installs what the host needs. Debian and Ubuntu: packages, through apt-get; anywhere: the
 //! pinned virtme-ng, into an environment of its own under `target/`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::exit;
 use crate::flags;
 use crate::paths;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
 use vm_guest::process::{Guarded, GuardedCommand};
+use vm_kernels::lock;
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -23,16 +23,17 @@ const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 /// When something that is needed could not be installed, or must be installed by hand.
 pub fn run(flags: &flags::Setup) -> Result<u8> {
     if flags.dry_run {
-        let plan = Plan::make();
-        if plan.is_empty() {
+        let Plan { packages, environment, by_hand } = Plan::make(false);
+        if packages.is_empty() && !environment && by_hand.is_empty() {
             println!("Nothing to do: everything that is needed is here.");
         }
-        for step in plan.steps() {
-            println!("would {step}");
+        if !packages.is_empty() {
+            println!("would install Debian packages: {}", packages.join(" "));
         }
-        for missing in &plan.by_hand {
-            println!("cannot install here: {missing}");
+        if environment {
+            println!("would install virtme-ng into {}", self::environment().display());
         }
+        by_hand.iter().for_each(|missing| println!("cannot install here: {missing}"));
         return Ok(exit::OK);
     }
     ensure()?;
@@ -45,7 +46,7 @@ pub fn run(flags: &flags::Setup) -> Result<u8> {
 /// # Errors
 /// As [`run`].
 pub fn ensure() -> Result<()> {
-    ensure_with(&[])
+    ensure_with(false)
 }
 
 /// As [`ensure`], and what only `cargo xtask test` needs, where that can be installed: a step that
@@ -54,25 +55,29 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn ensure_for_tests() -> Result<()> {
-    ensure_with(&[Need::Test])
+    ensure_with(true)
 }
 
-fn ensure_with(further: &[Need]) -> Result<()> {
-    let plan = || Plan::make().with(further);
-    if plan().is_empty() {
+fn ensure_with(tests: bool) -> Result<()> {
+    if missing(tests).is_empty() {
         return Ok(());
     }
     let _lock = lock()?;
     // Another setup may have done it meanwhile.
-    let plan = plan();
+    let plan = Plan::make(tests);
     if !plan.packages.is_empty() {
-        Apt::find()?.install(&plan.packages)?;
+        install(&plan.packages)?;
     }
     // Without Python there is no use in trying; the list at the end names it.
     if plan.environment && tools::check(Tool::Python).is_ok() {
         make_environment()?;
     }
-    still_missing(&missing())
+    let needed = |one: &Unusable| matches!(one.tool.spec().need, Need::Boot | Need::Build);
+    let missing: Vec<Unusable> = missing(false).into_iter().filter(needed).collect();
+    if !missing.is_empty() {
+        bail!("{}", tools::list(&missing));
+    }
+    Ok(())
 }
 
 /// The `vng` of the environment under `target/`, if that is complete and the pinned one.
@@ -99,155 +104,90 @@ struct Plan {
 }
 
 impl Plan {
-    fn make() -> Self {
+    fn make(tests: bool) -> Self {
         let mut plan = Self::default();
-        for unusable in missing() {
-            let packages = unusable.tool.spec().packages;
-            if !unusable.can_be_installed() {
-                plan.by_hand.push(unusable);
-            } else if unusable.tool == Tool::Vng {
+        for unusable in missing(tests) {
+            let spec = unusable.tool.spec();
+            if unusable.tool == Tool::Vng && unusable.can_be_installed() {
                 plan.environment = true;
                 plan.need_python();
-            } else if has_apt() {
-                plan.add(packages);
-            } else {
+            } else if unusable.can_be_installed() && has_apt() {
+                plan.add(spec.packages);
+            } else if matches!(spec.need, Need::Boot | Need::Build) {
                 plan.by_hand.push(unusable);
             }
         }
         plan
     }
 
-    fn with(mut self, further: &[Need]) -> Self {
-        if has_apt() {
-            for spec in TOOLS.iter().filter(|spec| further.contains(&spec.need)) {
-                if tools::check(spec.tool()).is_err() {
-                    self.add(spec.packages);
-                }
-            }
-        }
-        self
-    }
-
     fn need_python(&mut self) {
         match tools::check(Tool::Python) {
             Ok(python) if has_venv(&python.path) => {}
-            Err(unusable) if !has_apt() => self.by_hand.push(unusable),
             _ if has_apt() => self.add(Tool::Python.spec().packages),
-            _ => {}
+            Err(unusable) => self.by_hand.push(unusable),
+            Ok(_) => {}
         }
     }
 
     fn add(&mut self, packages: &[&'static str]) {
-        for package in packages {
-            if !self.packages.contains(package) {
-                self.packages.push(package);
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.environment && self.by_hand.is_empty()
-    }
-
-    /// What would be done, each as the rest of a sentence.
-    fn steps(&self) -> Vec<String> {
-        let mut steps = Vec::new();
-        if !self.packages.is_empty() {
-            steps.push(format!("install Debian packages: {}", self.packages.join(" ")));
-        }
-        if self.environment {
-            steps.push(format!("install virtme-ng into {}", environment().display()));
-        }
-        steps
+        self.packages.extend(packages);
+        self.packages.sort_unstable();
+        self.packages.dedup();
     }
 }
 
-/// Everything that booting and building need and that is not here.
-fn missing() -> Vec<Unusable> {
-    let needed =
-        TOOLS.iter().filter(|spec| matches!(spec.need, Need::Boot | Need::Build | Need::Fetch));
-    needed.filter_map(|spec| tools::check(spec.tool()).err()).collect()
-}
-
-fn still_missing(missing: &[Unusable]) -> Result<()> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!("{}", tools::list(missing));
+/// Everything that setup is there for and that is not here.
+fn missing(tests: bool) -> Vec<Unusable> {
+    let wanted = TOOLS.iter().filter(|spec| match spec.need {
+        Need::Boot | Need::Build | Need::Inspect => true,
+        Need::Test => tests,
+        Need::Install | Need::Local => false,
+    });
+    wanted.filter_map(|spec| tools::check(spec.tool).err()).collect()
 }
 
 /// One setup at a time in this checkout; apt-get sees to its own.
-fn lock() -> Result<Flock<File>> {
+fn lock() -> Result<File> {
     let path = paths::target().join("vmtest/setup.lock");
     let failed = || format!("cannot lock {}", path.display());
     fs::create_dir_all(paths::target().join("vmtest")).with_context(failed)?;
-    let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    match Flock::lock(open.with_context(failed)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-            println!("Waiting for another setup to finish.");
-            let lock = Flock::lock(file, FlockArg::LockExclusive);
-            lock.map_err(|(_, errno)| errno).with_context(failed)
+    lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)
+}
+
+/// `apt-get install` with these packages, or options and packages.
+pub fn install(arguments: &[&str]) -> Result<()> {
+    let install = [&["install", "--yes", "--no-install-recommends"], arguments].concat();
+    if !apt_get(&install)?.success() {
+        // There are no lists yet, or they name versions that the mirror has dropped.
+        for arguments in [&["update"][..], &install] {
+            let status = apt_get(arguments)?;
+            if !status.success() {
+                bail!("`apt-get {}` failed ({status}): see its messages above", arguments[0]);
+            }
         }
-        Err((_, errno)) => Err(errno).with_context(failed),
     }
+    Ok(())
 }
 
-/// apt-get, run as root.
-struct Apt {
-    /// What stands before it on the command line.
-    prefix: Vec<&'static str>,
-}
-
-impl Apt {
-    fn find() -> Result<Self> {
-        if nix::unistd::geteuid().is_root() {
-            return Ok(Self { prefix: vec!["env"] });
-        }
+/// As root, and without questions.
+///
+/// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
+fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
+    let mut line =
+        vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
+    if !nix::unistd::geteuid().is_root() {
         if tools::find(Tool::Sudo).is_err() {
             bail!(
                 "installing packages needs root, and there is no sudo: run `cargo xtask setup` as root, or see \
                  `cargo xtask setup --dry-run` for what to install"
             );
         }
-        Ok(Self { prefix: vec!["sudo", "env"] })
+        line.insert(0, "sudo");
     }
-
-    fn install(&self, packages: &[&str]) -> Result<()> {
-        let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
-        if has_package_lists() && self.run(&install)?.success() {
-            return Ok(());
-        }
-        // The lists are empty or name versions that the mirror has dropped.
-        let updated = self.run(&["update"])?;
-        if !updated.success() {
-            bail!("`apt-get update` failed ({updated}): see its messages above");
-        }
-        let installed = self.run(&install)?;
-        if !installed.success() {
-            bail!("`apt-get install` failed ({installed}): see its messages above");
-        }
-        Ok(())
-    }
-
-    /// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
-    fn run(&self, arguments: &[&str]) -> Result<ExitStatus> {
-        let mut line = self.prefix.clone();
-        line.extend(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"]);
-        line.extend(arguments);
-        println!("$ {}", line.join(" "));
-        let status = Command::new(line[0]).args(&line[1..]).status();
-        status.with_context(|| format!("cannot run {}", line[0]))
-    }
-}
-
-/// A fresh system has none until the first `apt-get update`.
-fn has_package_lists() -> bool {
-    fs::read_dir("/var/lib/apt/lists").is_ok_and(|mut entries| {
-        entries.any(|entry| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
-        })
-    })
+    line.extend(arguments);
+    println!("$ {}", line.join(" "));
+    let status = Command::new(line[0]).args(&line[1..]).status();
+    status.with_context(|| format!("cannot run {}", line[0]))
 }
 
 /// Written last, with the requirements in it: an environment without it was interrupted, or is of older pins.

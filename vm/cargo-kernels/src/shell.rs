@@ -1,11 +1,18 @@
 //! `cargo xtask shell`: a kernel to look around in.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
+use crate::kernels::{self, Progress};
 use anyhow::{Context, Result, anyhow};
-use vm_kernels::{self as kernels, Progress};
+use nix::unistd::{Uid, User};
 
+use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::paths;
@@ -27,15 +34,16 @@ pub fn run(flags: &flags::Shell) -> Result<u8> {
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
+    let env = environment::asked(&flags.env)?;
     let host = host_root(&flags.kernel, &flags.vm)?;
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
-    let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?;
+    let shell = start_script(host.run.path(), &cwd, &env)?;
     let status = Command::new(&host.vng)
         .current_dir(host.run.path())
+        .env_clear()
         .envs(host.environment()?)
-        .env_remove("KBUILD_OUTPUT")
         .args(host.arguments(false))
-        .args(["--append", &format!("virtme_chdir=\"{}\"", cwd.trim_start_matches('/'))])
+        .args(["--shell", &shell])
         // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
         .status()
         .with_context(|| format!("cannot run {}", host.vng.display()))?;
@@ -65,5 +73,67 @@ impl Progress for OnStderr {
 
     fn note(&self, text: &str) {
         eprintln!("{text}");
+    }
+}
+
+/// Writes what virtme-ng is to take for root's shell, and gives its path: a script that starts the real one where it is
+/// wanted. On its way to the guest an argument passes through a shell and the kernel's command line, whose quoting
+/// differs; a file is read by one shell, once.
+fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>) -> Result<String> {
+    let path = dir.join("shell");
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
+    let name = path.to_str().filter(|path| path.chars().all(plain)).map(str::to_owned);
+    let name = name.ok_or_else(|| {
+        Exit::usage(format!(
+            "the guest finds its shell in {}, whose name has characters that do not get through to it: set \
+             CARGO_TARGET_DIR to a directory with a plainer name",
+            dir.display()
+        ))
+    })?;
+    let root = User::from_uid(Uid::from_raw(0)).ok().flatten().map(|root| root.shell);
+    let shell = root.unwrap_or_else(|| "/bin/sh".into());
+    let shell = shlex::bytes::try_quote(shell.as_os_str().as_bytes())?.into_owned();
+    let mut script = b"#!/bin/sh\ncd -- ".to_vec();
+    script.extend_from_slice(&shlex::bytes::try_quote(cwd.as_os_str().as_bytes())?);
+    for (name, value) in env {
+        script
+            .extend_from_slice(format!("\nexport {name}={}", shlex::try_quote(value)?).as_bytes());
+    }
+    let end = [b"\nexport SHELL=", &*shell, b"\nexec ", &*shell, b" \"$@\"\n"].concat();
+    script.extend(end);
+    fs::write(&path, script)
+        // It has what --env says, which may be a secret: only the owner, and root in the guest, read it.
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_directory_and_the_variables_are_names_to_the_shell_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = "$(touch x) y'\"\n`touch x`";
+        let cwd = dir.path().join(odd);
+        fs::create_dir(&cwd).unwrap();
+        let env = BTreeMap::from([("ODD".to_owned(), odd.to_owned())]);
+        let script = start_script(dir.path(), &cwd, &env).unwrap();
+        let said = dir.path().join("said");
+        let run = Command::new("sh")
+            .args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\""])
+            .arg(&said)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{run:?}");
+        let expected = format!("{}\n{odd}", cwd.display());
+        assert_eq!(fs::read_to_string(said).unwrap(), expected);
+        assert!(!dir.path().join("x").exists() && !cwd.join("x").exists());
+        let error = start_script(&cwd, &cwd, &env).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

@@ -13,6 +13,7 @@ use anyhow::Result;
 use crate::engine::{self, Engine};
 use crate::exit;
 use crate::flags;
+use crate::kernels::{self, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
 use crate::paths;
@@ -25,7 +26,6 @@ use crate::verdict::KernelReport;
 use vm_guest::Lane;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
-use vm_kernels::{self as kernels, Target};
 
 /// Runs the command.
 ///
@@ -94,6 +94,7 @@ impl Session<'_> {
             allow_kernel_warnings: flags.allow_kernel_warnings,
             allow_unavailable: flags.allow_unavailable,
             logs: engine::log_dir()?,
+            cache: paths::cache()?,
             started,
             interrupt: self.interrupt,
             accel_note: Once::new(),

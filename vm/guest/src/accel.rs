@@ -1,23 +1,22 @@
 //! Hardware virtualization or emulation: whether KVM works here is found out by trying.
 //!
 //! On nested hosts `/dev/kvm` can exist, open and create a VM, and still no Linux guest comes up. So the kernel that
-//! is about to be booted is started under KVM with a deadline, and the answer is remembered until the host reboots.
+//! is about to be booted is started under KVM with a deadline. That KVM works is remembered until the host reboots;
+//! that it does not, for a while only: perhaps the host was busy.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{Guarded, GuardedCommand};
-use vm_kernels::whole_file;
+use vm_kernels::{lock, whole_file};
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +46,18 @@ impl Accel {
         }
     }
 
-    /// How long a guest may take unless the user says otherwise.
+    /// How long a kernel's run may take unless the user says otherwise: the time to come up, and then some for each
+    /// test, but at least as much as one test may take, in seconds.
+    pub fn default_limit(self, tests: usize, test_timeout_s: f64) -> Duration {
+        let each = match self {
+            Self::Kvm => 5.0,
+            Self::Tcg => 15.0,
+        };
+        let all = (each * tests as f64).max(test_timeout_s);
+        self.default_timeout() + Duration::try_from_secs_f64(all).unwrap_or_default()
+    }
+
+    /// How long a guest may take to come up and run one command.
     pub fn default_timeout(self) -> Duration {
         match self {
             Self::Kvm => Duration::from_secs(60),
@@ -104,11 +114,9 @@ pub fn choose(
         return Ok(Chosen { accel: Accel::Tcg, note: None });
     }
     let trial = Trial::of_this_machine(qemu, cache)?;
-    let kvm = match choice {
-        // Whoever insists may have changed something, so a failure of an earlier run does not count.
-        AccelChoice::Kvm => trial.kvm(kernel_image, Trust::Success),
-        AccelChoice::Auto | AccelChoice::Tcg => trial.kvm(kernel_image, Trust::Everything),
-    }?;
+    // Whoever insists may have changed something, so an earlier failure does not count.
+    let insists = choice == AccelChoice::Kvm;
+    let kvm = trial.kvm(kernel_image, if insists { Trust::Success } else { Trust::Everything })?;
     match (kvm.trouble(), choice) {
         (None, _) => Ok(Chosen { accel: Accel::Kvm, note: None }),
         (Some(trouble), AccelChoice::Kvm) => bail!("KVM does not work here: {trouble}"),
@@ -171,6 +179,8 @@ const DEVICE: &str = "/dev/kvm";
 const KVM_DEADLINE: Duration = Duration::from_secs(6);
 /// The same under TCG on a busy machine; only waited for once KVM has failed.
 const TCG_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a failure is believed. Trying again takes [`KVM_DEADLINE`].
+const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 
 /// What a kernel prints once interrupts, timers and threads work (`net/socket.c`, `net/netlink/af_netlink.c`: an early
 /// initcall), or at the latest when it finds no root file system (`init/do_mounts.c`). Earlier words prove nothing:
@@ -191,14 +201,9 @@ struct Remembered {
     boot_id: String,
     qemu: PathBuf,
     qemu_modified: i64,
+    /// When it was found, in seconds since 1970.
+    found_s: u64,
     kvm: Kvm,
-}
-
-/// What trying showed.
-struct Tried {
-    kvm: Kvm,
-    /// Whether it says something of KVM, and not perhaps only of the kernel.
-    holds_for_every_kernel: bool,
 }
 
 /// Everything a trial depends on.
@@ -206,22 +211,18 @@ struct Tried {
 struct Trial<'a> {
     device: &'a Path,
     qemu: &'a Path,
-    /// Where the answer is remembered between runs.
+    /// Where the answer is remembered.
     memory: PathBuf,
-    /// Where it is remembered within this one.
-    of_this_run: &'a Mutex<Option<Remembered>>,
     kvm_deadline: Duration,
     tcg_deadline: Duration,
 }
 
 impl<'a> Trial<'a> {
     fn of_this_machine(qemu: &'a Path, cache: &Path) -> Result<Self> {
-        static OF_THIS_RUN: Mutex<Option<Remembered>> = Mutex::new(None);
         Ok(Self {
             device: Path::new(DEVICE),
             qemu,
             memory: cache.join("kvm.json"),
-            of_this_run: &OF_THIS_RUN,
             kvm_deadline: KVM_DEADLINE,
             tcg_deadline: TCG_DEADLINE,
         })
@@ -231,32 +232,24 @@ impl<'a> Trial<'a> {
         if let Some(trouble) = self.device() {
             return Ok(trouble);
         }
-        // Held while trying: the other kernels of this run wait for the answer.
-        let mut of_this_run = self.of_this_run.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = self.key()?;
-        let fits =
-            |answer: &Remembered| Remembered { kvm: key.kvm.clone(), ..answer.clone() } == key;
-        if let Some(answer) = of_this_run.as_ref().filter(|answer| fits(answer)) {
-            if trust != Trust::Nothing {
-                return Ok(answer.kvm.clone());
-            }
+        // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to, each
+        // tries for itself.
+        let _ = self.memory.parent().map(std::fs::create_dir_all);
+        let _lock = lock::exclusive(&self.memory.with_extension("lock"), || ());
+        let now = self.answer(Kvm::Works)?;
+        let earlier = std::fs::read(&self.memory).ok().and_then(|json| Remembered::parse(&json));
+        match earlier.filter(|earlier| earlier.counts(&now)).map(|earlier| earlier.kvm) {
+            Some(Kvm::Works) if trust != Trust::Nothing => return Ok(Kvm::Works),
+            Some(kvm) if trust == Trust::Everything => return Ok(kvm),
+            _ => {}
         }
-        // And the other runs. Without a place to remember it each run tries for itself.
-        let _lock = lock(&self.memory.with_extension("lock"));
-        let earlier = recall(&self.memory).filter(fits).map(|answer| answer.kvm);
-        let tried = match (earlier, trust) {
-            (Some(kvm), Trust::Everything) => Tried { kvm, holds_for_every_kernel: true },
-            (Some(Kvm::Works), Trust::Success) => {
-                Tried { kvm: Kvm::Works, holds_for_every_kernel: true }
-            }
-            _ => self.try_out(kernel_image, trust)?,
-        };
-        if tried.holds_for_every_kernel {
-            let answer = Remembered { kvm: tried.kvm.clone(), ..key };
-            remember(&self.memory, &answer);
-            *of_this_run = Some(answer);
+        let (kvm, certain) = self.try_out(kernel_image, trust)?;
+        if certain {
+            // Only spares the next kernel a trial, so failing to write it is no error.
+            let json = serde_json::to_vec(&Remembered { kvm: kvm.clone(), ..now })?;
+            let _ = whole_file::write(&self.memory, &json);
         }
-        Ok(tried.kvm)
+        Ok(kvm)
     }
 
     /// What opening the device shows: trouble, or nothing.
@@ -269,7 +262,8 @@ impl<'a> Trial<'a> {
         }
     }
 
-    fn key(&self) -> Result<Remembered> {
+    /// An answer as it would be found now.
+    fn answer(&self, kvm: Kvm) -> Result<Remembered> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("cannot tell whether this machine has rebooted")?;
         let qemu = self.qemu.metadata();
@@ -278,16 +272,17 @@ impl<'a> Trial<'a> {
             boot_id: boot_id.trim().to_owned(),
             qemu: self.qemu.to_owned(),
             qemu_modified: qemu.mtime(),
-            kvm: Kvm::Works,
+            found_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            kvm,
         })
     }
 
-    fn try_out(&self, kernel_image: &Path, trust: Trust) -> Result<Tried> {
-        let certain = |kvm| Tried { kvm, holds_for_every_kernel: true };
+    /// The answer, and whether it holds for every kernel.
+    fn try_out(&self, kernel_image: &Path, trust: Trust) -> Result<(Kvm, bool)> {
         let last_words = match self.boot(kernel_image, Accel::Kvm, self.kvm_deadline)? {
-            Life::Seen => return Ok(certain(Kvm::Works)),
-            Life::Refused(message) => {
-                return Ok(certain(Kvm::Dead(format!("QEMU cannot use it: {message}"))));
+            Life::Seen => return Ok((Kvm::Works, true)),
+            Life::Refused(why) => {
+                return Ok((Kvm::Dead(format!("QEMU cannot use it: {why}")), true));
             }
             Life::None(last_words) => last_words,
         };
@@ -298,20 +293,16 @@ impl<'a> Trial<'a> {
         ));
         if trust == Trust::Success {
             // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
-            return Ok(Tried { kvm: dead, holds_for_every_kernel: false });
+            return Ok((dead, false));
         }
-        match self.boot(kernel_image, Accel::Tcg, self.tcg_deadline)? {
-            Life::Seen => Ok(certain(dead)),
-            _ => Ok(Tried {
-                kvm: Kvm::Untried(format!("{kernel} comes up neither under it nor emulated")),
-                holds_for_every_kernel: false,
-            }),
-        }
+        Ok(match self.boot(kernel_image, Accel::Tcg, self.tcg_deadline)? {
+            Life::Seen => (dead, true),
+            _ => (Kvm::Untried(format!("{kernel} comes up neither under it nor emulated")), false),
+        })
     }
 
     /// Boots the kernel without a root file system until it shows that it lives.
     fn boot(&self, kernel_image: &Path, accel: Accel, deadline: Duration) -> Result<Life> {
-        let deadline = Instant::now() + deadline;
         let mut command = GuardedCommand::new(self.qemu)?;
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
@@ -322,47 +313,50 @@ impl<'a> Trial<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut qemu = Guarded::spawn(command)?;
-        let (sender, lines) = mpsc::channel();
-        forward(qemu.stdout.take(), sender.clone(), Said::Guest);
-        forward(qemu.stderr.take(), sender, Said::Qemu);
-        Ok(match Life::watch(&lines, deadline) {
-            Life::Refused(message) => Life::Refused(self.without_own_name(&message)),
-            life => life,
+        let (Some(stdout), Some(stderr)) = (qemu.stdout.take(), qemu.stderr.take()) else {
+            bail!("QEMU was started without pipes");
+        };
+        let (name, late) = (self.qemu.file_name().unwrap_or_default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if matches!(qemu.wait_timeout(deadline), Ok(None)) {
+                    late.store(true, Ordering::Relaxed);
+                    let _ = qemu.kill();
+                }
+            });
+            let complaint = scope.spawn(|| complaint(stderr, &name.to_string_lossy(), &qemu));
+            let mut last = None;
+            for line in lines(stdout).filter(|line| !line.is_empty()) {
+                if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
+                    qemu.kill()?;
+                    return Ok(Life::Seen);
+                }
+                last = Some(line);
+            }
+            qemu.wait()?;
+            let last_words = match last {
+                Some(line) => format!("and stops at {line:?}"),
+                None => "and prints nothing".into(),
+            };
+            Ok(match late.load(Ordering::Relaxed) {
+                true => Life::None(last_words),
+                false => Life::Refused(complaint.join().unwrap_or_default()),
+            })
         })
     }
+}
 
-    /// QEMU's messages begin with its name.
-    fn without_own_name(&self, message: &str) -> String {
-        let name = self.qemu.file_name().unwrap_or_default().to_string_lossy();
-        let said = message.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(": "));
-        let said = said.unwrap_or(message);
-        said.strip_prefix("error: ").unwrap_or(said).to_owned()
+impl Remembered {
+    fn parse(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
     }
-}
 
-/// A line, and whose it is.
-enum Said {
-    Guest(String),
-    Qemu(String),
-}
-
-fn forward(
-    from: Option<impl Read + Send + 'static>,
-    to: mpsc::Sender<Said>,
-    whose: fn(String) -> Said,
-) {
-    let Some(from) = from else { return };
-    std::thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut line = Vec::new();
-        // Ends with the process, or when nobody listens any more.
-        while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            if to.send(whose(String::from_utf8_lossy(&line).trim().to_owned())).is_err() {
-                return;
-            }
-            line.clear();
-        }
-    });
+    /// Whether it is of this boot and this QEMU, and not too old.
+    fn counts(&self, now: &Self) -> bool {
+        let same = Self { kvm: now.kvm.clone(), found_s: now.found_s, ..self.clone() } == *now;
+        let age = now.found_s.checked_sub(self.found_s);
+        same && (self.kvm == Kvm::Works || age.is_some_and(|age| age < FAILURE_VALID.as_secs()))
+    }
 }
 
 /// What was seen of a kernel that was started.
@@ -376,57 +370,26 @@ enum Life {
     None(String),
 }
 
-impl Life {
-    fn watch(lines: &mpsc::Receiver<Said>, deadline: Instant) -> Self {
-        let mut guest = String::new();
-        let mut complaint = String::new();
-        loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Said::Guest(line)) if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) => {
-                    return Self::Seen;
-                }
-                Ok(Said::Guest(line)) if line.is_empty() => {}
-                Ok(Said::Guest(line)) => guest = line,
-                // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
-                Ok(Said::Qemu(line)) if line.starts_with("KVM internal error") => {
-                    return Self::Refused(line);
-                }
-                Ok(Said::Qemu(line)) => {
-                    if complaint.is_empty() && !line.contains(": warning: ") {
-                        complaint = line;
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) if complaint.is_empty() => {
-                    return Self::Refused("it ended without a word".into());
-                }
-                Err(RecvTimeoutError::Disconnected) => return Self::Refused(complaint),
-                Err(RecvTimeoutError::Timeout) if guest.is_empty() => {
-                    return Self::None("and prints nothing".into());
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    return Self::None(format!("and stops at {guest:?}"));
-                }
-            }
+/// What QEMU has to say against it, warnings aside.
+fn complaint(stderr: impl Read, name: &str, qemu: &Guarded) -> String {
+    let mut complaint = None;
+    for line in lines(stderr).filter(|line| !line.contains(": warning: ")) {
+        // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
+        if line.starts_with("KVM internal error") {
+            let _ = qemu.kill();
+            return line;
         }
+        complaint.get_or_insert(line);
     }
+    let said = complaint.unwrap_or_else(|| "it ended without a word".into());
+    // Its messages begin with its name.
+    let own = said.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&said);
+    own.strip_prefix("error: ").unwrap_or(own).to_owned()
 }
 
-/// Waits until no other run holds it. Without one (a cache that cannot be written) nothing is remembered either.
-fn lock(path: &Path) -> Option<Flock<File>> {
-    std::fs::create_dir_all(path.parent()?).ok()?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).ok()?;
-    Flock::lock(file, FlockArg::LockExclusive).ok()
-}
-
-fn recall(memory: &Path) -> Option<Remembered> {
-    serde_json::from_slice(&std::fs::read(memory).ok()?).ok()
-}
-
-/// Only spares the next run a trial, so failing to write it is no error.
-fn remember(memory: &Path, answer: &Remembered) {
-    if let Ok(json) = serde_json::to_vec(answer) {
-        let _ = whole_file::write(memory, &json);
-    }
+fn lines(from: impl Read) -> impl Iterator<Item = String> {
+    let lines = BufReader::new(from).split(b'\n').map_while(Result::ok);
+    lines.map(|line| String::from_utf8_lossy(&line).trim().to_owned())
 }
 
 #[cfg(test)]
@@ -438,7 +401,6 @@ mod tests {
     /// A machine with a QEMU of our own making.
     struct Machine {
         dir: tempfile::TempDir,
-        of_this_run: Mutex<Option<Remembered>>,
         kvm_deadline: Duration,
     }
 
@@ -457,7 +419,7 @@ mod tests {
             std::fs::write(dir.path().join("kvm"), "").unwrap();
             // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
             let kvm_deadline = Duration::from_secs(if kvm == HANGS { 2 } else { 60 });
-            Self { dir, of_this_run: Mutex::new(None), kvm_deadline }
+            Self { dir, kvm_deadline }
         }
 
         fn kvm(&self, trust: Trust) -> Kvm {
@@ -465,8 +427,7 @@ mod tests {
             let trial = Trial {
                 device: &device,
                 qemu: &qemu,
-                memory: self.dir.path().join("cache/kvm.json"),
-                of_this_run: &self.of_this_run,
+                memory: self.memory(),
                 kvm_deadline: self.kvm_deadline,
                 tcg_deadline: Duration::from_secs(60),
             };
@@ -478,8 +439,12 @@ mod tests {
             calls.map_or(0, |calls| calls.lines().count())
         }
 
-        fn next_run(self) -> Self {
-            Self { of_this_run: Mutex::new(None), ..self }
+        fn memory(&self) -> PathBuf {
+            self.dir.path().join("cache/kvm.json")
+        }
+
+        fn remembered(&self) -> Option<Remembered> {
+            Remembered::parse(&std::fs::read(self.memory()).ok()?)
         }
     }
 
@@ -494,7 +459,6 @@ mod tests {
         let machine = Machine::new(COMES_UP, "exit 1");
         assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
         assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
-        let machine = machine.next_run();
         assert_eq!(machine.kvm(Trust::Success), Kvm::Works);
         assert_eq!(machine.calls(), 1);
         assert_eq!(machine.kvm(Trust::Nothing), Kvm::Works);
@@ -506,12 +470,9 @@ mod tests {
         let machine = Machine::new(REFUSES, "exit 1");
         let dead = Kvm::Dead("QEMU cannot use it: failed to set MSR".into());
         assert_eq!(machine.kvm(Trust::Everything), dead);
-        let machine = machine.next_run();
         assert_eq!(machine.kvm(Trust::Everything), dead);
         assert_eq!(machine.calls(), 1);
-        let machine = machine.next_run();
         assert_eq!(machine.kvm(Trust::Success), dead, "who insists gets a trial of its own");
-        assert_eq!(machine.kvm(Trust::Success), dead, "one a run");
         assert_eq!(machine.calls(), 2);
     }
 
@@ -532,7 +493,28 @@ mod tests {
                 .into(),
         );
         assert_eq!(machine.kvm(Trust::Everything), dead);
-        assert_eq!(machine.next_run().kvm(Trust::Everything), dead);
+        assert_eq!(machine.kvm(Trust::Everything), dead);
+        assert_eq!(machine.calls(), 2, "once under KVM, once emulated, and then remembered");
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_after_a_while_and_a_success_is_not() {
+        let machine = Machine::new(REFUSES, "exit 1");
+        machine.kvm(Trust::Everything);
+        let age_by = |seconds| {
+            let mut answer = machine.remembered().unwrap();
+            answer.found_s -= seconds;
+            std::fs::write(machine.memory(), serde_json::to_vec(&answer).unwrap()).unwrap();
+        };
+        age_by(FAILURE_VALID.as_secs() / 2);
+        machine.kvm(Trust::Everything);
+        assert_eq!(machine.calls(), 1);
+        age_by(FAILURE_VALID.as_secs());
+        std::fs::write(machine.dir.path().join("qemu.sh"), COMES_UP).unwrap();
+        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "the host was only busy");
+        age_by(100 * FAILURE_VALID.as_secs());
+        std::fs::remove_file(machine.dir.path().join("qemu.sh")).unwrap();
+        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "tried again");
     }
 
     #[test]
@@ -549,7 +531,7 @@ mod tests {
         let machine = Machine::new(HANGS, COMES_UP);
         assert!(matches!(machine.kvm(Trust::Success), Kvm::Dead(_)));
         assert_eq!(machine.calls(), 1);
-        assert_eq!(recall(&machine.dir.path().join("cache/kvm.json")), None);
+        assert_eq!(machine.remembered(), None);
     }
 
     #[test]
@@ -579,15 +561,13 @@ mod tests {
 
     #[test]
     fn another_boot_or_another_qemu_or_a_damaged_memory_means_another_trial() {
-        let machine = Machine::new(COMES_UP, "exit 1").next_run();
+        let machine = Machine::new(COMES_UP, "exit 1");
         machine.kvm(Trust::Everything);
-        let memory = machine.dir.path().join("cache/kvm.json");
-        let good = recall(&memory).unwrap();
+        let good = machine.remembered().unwrap();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let qemu = machine.dir.path().join("qemu").metadata().unwrap();
         assert_eq!((&*good.boot_id, good.qemu_modified), (boot_id.trim(), qemu.mtime()));
         let text = |answer: &Remembered| serde_json::to_string(answer).unwrap();
-        let mut machine = machine;
         for (calls, found) in [
             (2, text(&Remembered { boot_id: "another".into(), ..good.clone() })),
             (3, text(&Remembered { qemu: "/another/qemu".into(), ..good.clone() })),
@@ -595,8 +575,7 @@ mod tests {
             (5, text(&good)[1..].to_owned()),
             (5, text(&good)),
         ] {
-            std::fs::write(&memory, found).unwrap();
-            machine = machine.next_run();
+            std::fs::write(machine.memory(), found).unwrap();
             assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
             assert_eq!(machine.calls(), calls);
         }

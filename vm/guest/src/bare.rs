@@ -25,10 +25,6 @@ impl Lane for Bare {
         "bare"
     }
 
-    fn kconfig(&self) -> &'static str {
-        "vm/kconfig.warm"
-    }
-
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
         let initramfs = Contents::gather(&self.busybox)?.with_payload(spec.payload)?.build()?;
         let path = spec.run.path().join(INITRAMFS);
@@ -42,6 +38,7 @@ impl Lane for Bare {
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
             window: None,
+            modules: false,
             waits: false,
         };
         Ok(machine

@@ -16,7 +16,7 @@ pub const AGENT: &str = "/vmtest-agent";
 
 /// Directories that exist, empty, in every guest.
 pub const DIRECTORIES: &[&str] =
-    &["bin", "dev", "etc", "payload", "proc", "root", "run", "sys", "tmp"];
+    &["bin", "dev", "etc", "lib", "lib/modules", "payload", "proc", "root", "run", "sys", "tmp"];
 
 /// Small files that programs expect.
 pub const FILES: &[(&str, &str)] = &[

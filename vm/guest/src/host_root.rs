@@ -2,6 +2,7 @@
 //!
 //! The host's files are read-only there: virtme-ng puts what the guest writes into memory.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::accel::Accel;
+use crate::environment;
 use crate::rundir::RunDir;
 use crate::vng::{CHANNEL_OPTIONS, depmod, listen, path_with, qemu_options};
 use vm_kernels::Kernel;
@@ -60,13 +62,15 @@ impl HostRoot {
         arguments
     }
 
-    /// The environment in which virtme-ng finds its own parts, and nothing of the user's.
+    /// The whole environment of virtme-ng, in which it finds its own parts, and no configuration of the user's.
     ///
     /// # Errors
     /// When `PATH` cannot be extended.
-    pub fn environment(&self) -> Result<Vec<(&'static str, std::ffi::OsString)>> {
+    pub fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
         let dir = self.run.path().as_os_str().to_owned();
-        Ok(vec![("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)])
+        let own = [("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)];
+        let own = own.map(|(name, value)| (name.into(), value));
+        Ok(environment::allowed().chain(own).collect())
     }
 
     /// The agent's line; QEMU connects to it when it is started with [`CHANNEL_OPTIONS`].

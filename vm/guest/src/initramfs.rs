@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cpio::newc::{Builder, ModeFileType, trailer};
-use vmtest_agent::PAYLOAD_DIR;
+use vmtest_agent::{MODULES_DIR, PAYLOAD_DIR};
 
+use crate::module_share::ModuleShare;
 use crate::payload::Payload;
 use crate::{agent, guest_root};
 
@@ -24,6 +25,7 @@ pub struct Contents {
     busybox: Vec<u8>,
     applets: Vec<String>,
     payload: Vec<u8>,
+    modules: Option<PathBuf>,
 }
 
 impl Contents {
@@ -38,6 +40,7 @@ impl Contents {
             busybox: read(busybox)?,
             applets: guest_root::applets(busybox)?,
             payload: Vec::new(),
+            modules: None,
         })
     }
 
@@ -50,10 +53,16 @@ impl Contents {
         Ok(self)
     }
 
+    /// The lists of a kernel's modules too, and those to be loaded first.
+    pub fn with_modules(mut self, share: Option<&ModuleShare>) -> Self {
+        self.modules = share.map(|share| share.lists.clone());
+        self
+    }
+
     /// The archive, in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst).
     ///
     /// # Errors
-    /// When the payload is no archive of files and directories.
+    /// When the payload is no archive of files and directories, or a module cannot be read.
     pub fn build(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for dir in guest_root::DIRECTORIES {
@@ -71,6 +80,9 @@ impl Contents {
             archive.symlink(&format!("bin/{applet}"), "busybox")?;
         }
         self.add_payload(&mut archive)?;
+        if let Some(lists) = &self.modules {
+            archive.tree(MODULES_DIR.trim_start_matches('/'), lists)?;
+        }
         archive.finish()
     }
 
@@ -115,6 +127,29 @@ impl Archive {
     fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> Result<()> {
         let entry = self.entry(path, ModeFileType::Regular, permissions);
         self.add(entry, content)
+    }
+
+    /// A directory of the host's, with all that is in it.
+    fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
+        self.directory(path)?;
+        let failed = || format!("cannot read {}", from.display());
+        let entries = fs::read_dir(from).with_context(failed)?;
+        let mut entries = entries.collect::<std::io::Result<Vec<_>>>().with_context(failed)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name();
+            let path = format!("{path}/{}", name.to_str().context("a module's name is not UTF-8")?);
+            let kind = entry.file_type().with_context(failed)?;
+            if kind.is_dir() {
+                self.tree(&path, &entry.path())?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(entry.path()).with_context(failed)?;
+                self.symlink(&path, target.to_str().context("a link is not UTF-8")?)?;
+            } else {
+                self.file(&path, 0o644, &fs::read(entry.path()).with_context(failed)?)?;
+            }
+        }
+        Ok(())
     }
 
     fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
@@ -166,6 +201,7 @@ mod tests {
             busybox: b"busybox".to_vec(),
             applets: vec!["sh".into(), "true".into()],
             payload: tar.into_inner().unwrap(),
+            modules: None,
         }
     }
 
@@ -206,6 +242,23 @@ mod tests {
             }
         }
         assert!(all.contains(&("payload/tests/deep/trace".into(), 0o100755, "t".into())));
+    }
+
+    #[test]
+    fn lists_of_modules_come_with_their_links() {
+        let lists = tempfile::tempdir().unwrap();
+        fs::create_dir(lists.path().join("first")).unwrap();
+        fs::write(lists.path().join("first/00-a.ko"), "elf").unwrap();
+        std::os::unix::fs::symlink("/run/modules/kernel", lists.path().join("kernel")).unwrap();
+        let contents = Contents { modules: Some(lists.path().into()), ..contents(&[]) };
+        let all = entries(&contents.build().unwrap());
+        for (name, mode, content) in [
+            ("modules/first", 0o040755, ""),
+            ("modules/first/00-a.ko", 0o100644, "elf"),
+            ("modules/kernel", 0o120777, "/run/modules/kernel"),
+        ] {
+            assert!(all.contains(&(name.into(), mode, content.into())), "{name}: {all:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -16,12 +18,16 @@ pub mod accel;
 pub mod agent;
 pub mod bare;
 pub mod channel;
+pub mod command_line;
 pub mod console;
+pub mod deadline;
 pub mod direct;
+pub mod environment;
 pub mod guest_root;
 pub mod host_root;
 pub mod initramfs;
 pub mod interrupt;
+pub mod module_share;
 pub mod payload;
 pub mod process;
 pub mod qemu;
@@ -42,8 +48,10 @@ pub trait Lane: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
-    /// Lists the kernel options that only this way needs; relative to the workspace.
-    fn kconfig(&self) -> &'static str;
+    /// Lists the kernel options that only this way needs, if there are any; relative to the workspace.
+    fn kconfig(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
     /// `note` is told of what a person should know.
@@ -71,8 +79,12 @@ pub struct Spec<'a> {
     pub payload: &'a Payload,
     /// A directory of this run's own, removed when the run is over.
     pub run: &'a RunDir,
+    /// What is made of kernels and kept is below this directory.
+    pub cache: &'a Path,
     /// KVM or TCG.
     pub accel: Accel,
+    /// When the run is over, however far it got.
+    pub deadline: Instant,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
     /// Further kernel parameters, each one word without quotes or anything else that a shell reads.

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,10 +17,11 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use vmtest_agent::MODULES_TAG;
 
 use crate::accel::Accel;
 use crate::process::{Guarded, GuardedCommand};
-use crate::{Link, Started};
+use crate::{Link, Started, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
 const CONSOLE_FD: i32 = 10;
@@ -29,6 +30,7 @@ const MONITOR_FD: i32 = 12;
 const PAYLOAD_FD: i32 = 13;
 const LOCK_FD: i32 = 14;
 const STATE_FD: i32 = 15;
+const MODULES_FD: i32 = 16;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
 pub const RAM: &str = "ram";
@@ -54,6 +56,8 @@ pub struct Machine<'a> {
     pub dir: &'a Path,
     /// How many bytes of memory, [`Handed::payload`], the guest sees as a device: a power of two.
     pub window: Option<u64>,
+    /// Whether there is a share with modules, [`Handed::modules`].
+    pub modules: bool,
     /// Whether it waits for a saved state, [`Handed::state`], instead of booting.
     pub waits: bool,
 }
@@ -67,6 +71,8 @@ pub struct Handed {
     pub state: Option<OwnedFd>,
     /// A lock on what the machine uses.
     pub lock: Option<File>,
+    /// The directory that the guest can mount.
+    pub modules: Option<File>,
 }
 
 /// What holds a guest's memory.
@@ -88,6 +94,8 @@ pub struct Running {
     pub process: Guarded,
     /// The first serial port.
     pub console: UnixStream,
+    /// What has come from there already: the guest's own words before it was saved.
+    pub printed: Vec<u8>,
     /// The second serial port.
     pub channel: UnixStream,
     /// QEMU's monitor.
@@ -118,6 +126,7 @@ impl Machine<'_> {
             (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
             (LOCK_FD, handed.lock.map(OwnedFd::from)),
             (STATE_FD, handed.state),
+            (MODULES_FD, handed.modules.map(OwnedFd::from)),
         ];
         let mappings = inherited.into_iter().filter_map(|(child_fd, parent_fd)| {
             parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd })
@@ -125,7 +134,8 @@ impl Machine<'_> {
         command
             .fd_mappings(mappings.collect())
             .context("two descriptors for QEMU have the same number")?;
-        Ok(Running { process: Guarded::spawn(command)?, console, channel, monitor })
+        let process = Guarded::spawn(command)?;
+        Ok(Running { process, console, printed: Vec::new(), channel, monitor })
     }
 
     /// The whole command line. It does not depend on this process or on this run.
@@ -138,6 +148,11 @@ impl Machine<'_> {
             serial_port("channel", CHANNEL_FD),
             monitor(),
             self.window.map(|bytes| window(bytes, self.memory)).unwrap_or_default(),
+            if self.modules {
+                modules(&format!("/proc/self/fd/{MODULES_FD}")).concat()
+            } else {
+                Vec::new()
+            },
             if self.waits { waiting() } else { Vec::new() },
         ]
         .concat()
@@ -147,7 +162,9 @@ impl Machine<'_> {
         arguments.extend(["-kernel".into(), self.kernel.into()]);
         if !self.waits {
             arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
-            arguments.push(command_line(self.kernel_args).into());
+            let further = self.kernel_args.iter().map(String::as_str);
+            let parameters = command_line::own(self.accel).into_iter().chain(further);
+            arguments.push(parameters.collect::<Vec<_>>().join(" ").into());
         }
         arguments
     }
@@ -156,7 +173,8 @@ impl Machine<'_> {
 impl Running {
     /// For the one who watches it; the agent finds the payload there.
     pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Started {
-        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(self.console)];
+        let mut console: Vec<Box<dyn Read + Send>> =
+            vec![Box::new(Cursor::new(self.printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }
@@ -180,21 +198,6 @@ impl Running {
         }
         words.trim().replace('\n', "; ")
     }
-}
-
-/// The kernel's command line.
-///
-/// - `panic=-1` reboots at once after a panic, which `-no-reboot` turns into an exit.
-/// - `loglevel=5`: warnings and worse; every line more costs time on an emulated serial port.
-/// - `no_timer_check`: QEMU's timers work, but on a busy host an emulated CPU may be too late for the
-///   kernel to notice, which then panics.
-pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 no_timer_check";
-
-fn command_line(further: &[String]) -> String {
-    std::iter::once(COMMAND_LINE)
-        .chain(further.iter().map(String::as_str))
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// QEMU's name of the state that a waiting machine is to read.
@@ -285,6 +288,13 @@ fn window(bytes: u64, memory: Memory) -> Vec<String> {
     ])
 }
 
+/// A directory that the guest can mount, and only read. A machine can be saved with it while it is not mounted.
+pub fn modules(path: &str) -> [[String; 2]; 2] {
+    let fsdev = format!("local,id=modules,path={path},security_model=none,readonly=on");
+    let device = format!("virtio-9p-pci,fsdev=modules,mount_tag={MODULES_TAG}");
+    [["-fsdev".into(), fsdev], ["-device".into(), device]]
+}
+
 /// Waits to be told where its state is: the capability that it was saved with must be set first.
 fn waiting() -> Vec<String> {
     strings(["-incoming", "defer"])
@@ -316,6 +326,7 @@ mod tests {
             kernel_args: &["quiet".to_owned()],
             dir: Path::new("/elsewhere"),
             window: Some(64 << 20),
+            modules: true,
             waits,
         };
         let arguments = machine.arguments();
@@ -326,7 +337,8 @@ mod tests {
     #[test]
     fn a_machine_is_restored_with_the_devices_that_it_was_saved_with() {
         let saved = arguments(Memory::File, false);
-        let boot = format!("-initrd initramfs -append {COMMAND_LINE} quiet");
+        let parameters = command_line::own(Accel::Tcg).join(" ");
+        let boot = format!("-initrd initramfs -append {parameters} quiet");
         let expected = saved
             .replace("share=on", "share=off")
             .replace(&boot, "")

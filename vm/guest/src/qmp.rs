@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::deadline::Until;
+
 /// A connection to the monitor.
 pub struct Qmp {
     /// Unbuffered, so that nothing is lost when someone else goes on reading.
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Until>,
     /// Events that came while something else was waited for.
     events: Vec<Event>,
-    deadline: Instant,
 }
 
 /// Something that happened in the machine.
@@ -55,8 +56,8 @@ impl Qmp {
     /// # Errors
     /// When nobody answers.
     pub fn connect(stream: UnixStream, deadline: Instant) -> Result<Self> {
-        let reader = BufReader::with_capacity(1, stream);
-        let mut qmp = Self { reader, events: Vec::new(), deadline };
+        let reader = BufReader::with_capacity(1, Until { stream, deadline });
+        let mut qmp = Self { reader, events: Vec::new() };
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
     }
@@ -101,14 +102,9 @@ impl Qmp {
     }
 
     fn read(&mut self) -> Result<Message> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            bail!("it took too long");
-        }
-        self.reader.get_ref().set_read_timeout(Some(left))?;
         let mut line = Vec::new();
         match self.reader.read_until(b'\n', &mut line) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("it took too long"),
+            Err(error) if error.kind() == ErrorKind::TimedOut => bail!("it took too long"),
             // Reset, when it went without having read all.
             Ok(0) | Err(_) => bail!("it is gone"),
             Ok(_) => {}
@@ -116,13 +112,6 @@ impl Qmp {
         serde_json::from_slice(&line).with_context(|| {
             format!("its monitor says something strange: {}", String::from_utf8_lossy(&line))
         })
-    }
-}
-
-impl Drop for Qmp {
-    fn drop(&mut self) {
-        // The time limit is the socket's, and so that of every other descriptor of it.
-        let _ = self.reader.get_ref().set_read_timeout(None);
     }
 }
 
@@ -176,11 +165,25 @@ mod tests {
         assert!(format!("{error:#}").contains("took too long"), "{error:#}");
     }
 
+    #[test]
+    fn a_monitor_that_says_a_byte_now_and_then_is_not_waited_for_either() {
+        let (mut qemu, stream) = UnixStream::pair().unwrap();
+        let drip = std::thread::spawn(move || {
+            while qemu.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let error =
+            Qmp::connect(stream, Instant::now() + Duration::from_millis(100)).err().unwrap();
+        assert!(format!("{error:#}").contains("took too long"), "{error:#}");
+        drip.join().unwrap();
+    }
+
     /// Whoever goes on reading, as the supervisor does, misses nothing.
     #[test]
     fn nothing_is_read_beyond_what_was_asked_for() {
         let (_qemu, qmp) = monitor(&[GREETING, DONE, r#"{"event": "SHUTDOWN"}"#]);
-        let stream = qmp.unwrap().reader.get_ref().try_clone().unwrap();
+        let stream = qmp.unwrap().reader.get_ref().stream.try_clone().unwrap();
         assert_eq!(stream.read_timeout().unwrap(), None);
         let mut rest = String::new();
         BufReader::new(stream).read_line(&mut rest).unwrap();

@@ -2,17 +2,21 @@
 //! was killed.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
+
+use vm_kernels::lock::{self, How};
+
+/// In a run's directory, the file that is locked while the run lasts.
+const LOCK: &str = "lock";
 
 /// Owned by a living process for as long as its lock is held.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl RunDir {
@@ -22,13 +26,15 @@ impl RunDir {
     /// When it cannot be written to, or the disk is full.
     pub fn create(runs: &Path) -> Result<Self> {
         fs::create_dir_all(runs).with_context(|| format!("cannot create {}", runs.display()))?;
-        let _gate = gate(runs, FlockArg::LockShared)?;
+        let _gate = gate(runs, How::LockShared)?;
         let path = tempfile::Builder::new()
             .prefix("run-")
             .tempdir_in(runs)
             .with_context(|| format!("cannot create a directory in {}", runs.display()))?
             .keep();
-        let lock = lock(&path)?.context("a run directory just made is locked by someone else")?;
+        let lock = path.join(LOCK);
+        let lock = lock::exclusive(&lock, || ())
+            .with_context(|| format!("cannot lock {}", lock.display()))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -40,13 +46,17 @@ impl RunDir {
     /// Removes what killed runs left behind.
     pub fn clear_abandoned(runs: &Path) {
         // Behind the gate no directory is about to be locked: one that is not is abandoned.
-        let Ok(_gate) = gate(runs, FlockArg::LockExclusive) else { return };
+        let Ok(_gate) = gate(runs, How::LockExclusive) else { return };
         let Ok(entries) = fs::read_dir(runs) else { return };
         for entry in entries.flatten() {
             let path = entry.path();
-            match existing_lock(&path) {
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => drop(fs::remove_dir_all(path)),
+            let abandoned = match lock::existing(&path.join(LOCK), How::NonBlockingLockExclusive) {
+                Ok(lock) => lock.is_some(),
+                // Killed before it was locked. What else may be wrong says nothing of who uses it.
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            if abandoned {
+                let _ = fs::remove_dir_all(path);
             }
         }
     }
@@ -63,21 +73,10 @@ impl Drop for RunDir {
 }
 
 /// Held, shared, from making a directory until it is locked.
-fn gate(runs: &Path, how: FlockArg) -> Result<Flock<File>> {
-    let failed = || format!("cannot lock {}", runs.display());
-    let dir = File::open(runs).with_context(failed)?;
-    Flock::lock(dir, how).map_err(|(_, error)| error).with_context(failed)
-}
-
-fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
-    let file = dir.join("lock");
-    let file = File::create(&file).with_context(|| format!("cannot create {}", file.display()))?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
-}
-
-fn existing_lock(dir: &Path) -> io::Result<Option<Flock<File>>> {
-    let file = File::open(dir.join("lock"))?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
+fn gate(runs: &Path, how: How) -> Result<File> {
+    lock::existing(runs, how)
+        .and_then(|gate| gate.ok_or(ErrorKind::NotFound.into()))
+        .with_context(|| format!("cannot lock {}", runs.display()))
 }
 
 #[cfg(test)]
@@ -95,8 +94,13 @@ mod tests {
         let just_made = runs.path().join("run-just-made");
         fs::create_dir_all(&just_made).unwrap();
 
+        let unreadable = runs.path().join("run-unreadable");
+        fs::create_dir_all(&unreadable).unwrap();
+        std::os::unix::fs::symlink(LOCK, unreadable.join(LOCK)).unwrap();
+
         RunDir::clear_abandoned(runs.path());
 
+        assert!(unreadable.exists(), "a lock that cannot be opened (ELOOP) may be held");
         assert!(living.path().is_dir());
         assert!(!abandoned.exists());
         assert!(!just_made.exists(), "killed before it was locked");

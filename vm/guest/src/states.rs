@@ -5,6 +5,7 @@
 //!     manifest.json    what it depends on, what it said, and how to tell that it is undamaged
 //!     state            the machine's devices, as QEMU saved them
 //!     ram              its memory, with holes where it is zero
+//!     console          what it had printed
 //!     lock             held, shared, by every QEMU that uses it
 //! states/new-*/        one in the making or on its way out, unless the run was killed
 //! states/locks/<key>   held while it is being made
@@ -14,10 +15,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -26,13 +26,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Ready;
+use crate::deadline::within;
 use crate::qemu::RAM;
+use vm_kernels::lock::{self, How};
 
 /// Bytes on disk of all saved guests together; beyond it those go that were not used for longest.
 pub const LIMIT: u64 = 4 << 30;
 
 /// The file that QEMU saves the machine's devices to.
 pub const STATE: &str = "state";
+/// The file with what the guest had printed.
+pub const CONSOLE: &str = "console";
 const MANIFEST: &str = "manifest.json";
 const LOCK: &str = "lock";
 const LOCKS: &str = "locks";
@@ -45,7 +49,7 @@ pub struct Key(String);
 impl Key {
     /// The key of what is made of these ingredients.
     pub fn of(ingredients: &serde_json::Value) -> Self {
-        Self(hex(&Sha256::digest(ingredients.to_string()))[..32].to_owned())
+        Self(sha256(ingredients.to_string().as_bytes())[..32].to_owned())
     }
 }
 
@@ -58,6 +62,8 @@ pub struct Saved {
     pub ready: Ready,
     /// The machine's devices.
     pub state: Vec<u8>,
+    /// What it had printed on its console.
+    pub console: Vec<u8>,
     /// Whoever has this open keeps the guest from being removed.
     pub lock: File,
 }
@@ -94,30 +100,33 @@ impl States {
     /// When it is damaged.
     pub fn find(&self, key: &Key) -> Result<Option<Saved>> {
         let dir = self.dir(key);
-        let Some(lock) = lock(&dir, libc::LOCK_SH)? else { return Ok(None) };
+        let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
         let manifest = Manifest::read(&dir)?;
         let state = fs::read(dir.join(STATE)).context("its devices cannot be read")?;
         ensure!(sha256(&state) == manifest.state_sha256, "its devices are not what was saved");
+        let console = fs::read(dir.join(CONSOLE)).context("its console cannot be read")?;
+        ensure!(sha256(&console) == manifest.console_sha256, "its console is not what was saved");
         let ram = Stamp::of(&dir.join(RAM)).context("its memory cannot be read")?;
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
-        Ok(Some(Saved { dir, ready: manifest.ready, state, lock }))
+        Ok(Some(Saved { dir, ready: manifest.ready, state, console, lock }))
     }
 
     /// The saved guest of these ingredients, made if need be, once, however many ask at the same
-    /// time: `make` leaves [`RAM`] and [`STATE`] in a directory, and returns what the agent said.
+    /// time: `make` leaves [`RAM`], [`STATE`] and [`CONSOLE`] in a directory, and returns what the agent said.
     ///
     /// # Errors
-    /// Those of `make`, and when the cache cannot be written to.
+    /// Those of `make`, when the cache cannot be written to, and when someone else makes it until `deadline`.
     pub fn make(
         &self,
         kernel: &str,
         ingredients: serde_json::Value,
+        deadline: Instant,
         make: impl FnOnce(&Path) -> Result<Ready>,
     ) -> Result<Saved> {
         let key = Key::of(&ingredients);
-        let _making = self.lock_making(&key)?;
+        let _making = self.lock_making(&key, deadline)?;
         if let Ok(Some(saved)) = self.find(&key) {
             return Ok(saved);
         }
@@ -157,11 +166,18 @@ impl States {
     /// # Errors
     /// When it cannot be removed.
     pub fn prune(&self, listed: &Listed) -> Result<bool> {
-        let lock = lock(&listed.dir, libc::LOCK_EX | libc::LOCK_NB)?;
+        // Behind the gate no new directory is about to be locked: one that is not is abandoned.
+        let _gate = listed.is_new().then(|| gate(&self.root, How::LockExclusive)).transpose()?;
+        let lock = lock(&listed.dir, How::NonBlockingLockExclusive)?;
         if lock.is_none() && listed.dir.join(LOCK).exists() {
             return Ok(false);
         }
-        self.remove(&listed.dir).map(|()| true)
+        match listed.is_new() {
+            true => fs::remove_dir_all(&listed.dir)
+                .with_context(|| format!("cannot remove {}", listed.dir.display()))?,
+            false => self.remove(&listed.dir)?,
+        }
+        Ok(true)
     }
 
     fn shrink(&self) {
@@ -180,20 +196,19 @@ impl States {
 
     fn clear_abandoned(&self) {
         for listed in self.list().iter().filter(|listed| listed.is_new()) {
-            // One without a lock may have been made this very moment.
-            if listed.dir.join(LOCK).exists() {
-                let _ = self.prune(listed);
-            }
+            let _ = self.prune(listed);
         }
     }
 
-    fn lock_making(&self, key: &Key) -> Result<File> {
+    fn lock_making(&self, key: &Key, deadline: Instant) -> Result<File> {
         let path = self.root.join(LOCKS).join(&key.0);
         let locked = || -> Result<File> {
             fs::create_dir_all(self.root.join(LOCKS))?;
-            let file = File::options().write(true).create(true).truncate(false).open(&path)?;
-            flock(&file, libc::LOCK_EX)?;
-            Ok(file)
+            let file = path.clone();
+            // There is no flock(2) with a time limit.
+            within(deadline, move || lock::exclusive(&file, || ()))
+                .context("another run was saving this guest for as long as this one could wait")?
+                .map_err(Into::into)
         };
         locked().with_context(|| format!("cannot lock {}", path.display()))
     }
@@ -228,6 +243,7 @@ struct Manifest {
     ingredients: serde_json::Value,
     ready: Ready,
     state_sha256: String,
+    console_sha256: String,
     /// Memory is too much to hash for every run: a file that nobody wrote to is believed.
     ram: Stamp,
     ram_sha256: String,
@@ -252,11 +268,13 @@ impl Manifest {
             }
         })?;
         let state = fs::read(dir.join(STATE)).context("QEMU saved nothing")?;
+        let console = fs::read(dir.join(CONSOLE)).context("nothing was kept of its console")?;
         Ok(Self {
             kernel: kernel.to_owned(),
             ingredients,
             ready,
             state_sha256: sha256(&state),
+            console_sha256: sha256(&console),
             ram: Stamp::of(&path)?,
             ram_sha256,
         })
@@ -330,9 +348,9 @@ struct New {
 impl New {
     fn create(root: &Path) -> Result<Self> {
         let failed = || format!("cannot create a directory in {}", root.display());
+        let _gate = gate(root, How::LockShared)?;
         let dir = tempfile::Builder::new().prefix(NEW).tempdir_in(root).with_context(failed)?;
-        let lock = File::create(dir.path().join(LOCK)).with_context(failed)?;
-        flock(&lock, libc::LOCK_EX | libc::LOCK_NB).with_context(failed)?;
+        let lock = lock::exclusive(&dir.path().join(LOCK), || ()).with_context(failed)?;
         Ok(Self { path: dir.keep(), _lock: lock })
     }
 
@@ -352,37 +370,21 @@ impl Drop for New {
     }
 }
 
-/// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
-fn lock(dir: &Path, operation: libc::c_int) -> Result<Option<File>> {
-    let path = dir.join(LOCK);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
-    match flock(&file, operation) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-        result => result.with_context(|| format!("cannot lock {}", path.display()))?,
-    }
-    // It may have been removed, or replaced, while it was waited for.
-    let still_there = fs::metadata(&path).is_ok_and(|now| {
-        file.metadata().is_ok_and(|locked| (now.dev(), now.ino()) == (locked.dev(), locked.ino()))
-    });
-    Ok(still_there.then_some(file))
+/// Held, shared, from making a new directory until it is locked.
+fn gate(root: &Path, how: How) -> Result<File> {
+    let path = root.join(LOCKS);
+    fs::create_dir_all(&path)
+        .and_then(|()| lock::existing(&path, how))
+        .and_then(|gate| gate.ok_or(io::ErrorKind::NotFound.into()))
+        .with_context(|| format!("cannot lock {}", path.display()))
 }
 
-/// flock(2). The lock belongs to the open file: it lasts until the last descriptor of it is closed,
-/// in this process and in those that inherited one.
-fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
-    loop {
-        // SAFETY: it takes two integers.
-        if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
+/// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
+fn lock(dir: &Path, how: How) -> Result<Option<File>> {
+    let path = dir.join(LOCK);
+    match lock::existing(&path, how) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
@@ -410,7 +412,7 @@ fn digest_ram(file: &File, mut zeros: impl FnMut(i64, i64) -> Result<()>) -> Res
         }
         offset += count as u64;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// Where the next bytes that are no hole begin.
@@ -425,11 +427,7 @@ fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
 
 /// The SHA-256 of some bytes, in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -452,6 +450,10 @@ mod tests {
         Fixture { states: States { root: root.path().into(), limit: LIMIT }, _root: root }
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
     fn ready() -> Ready {
         Ready { protocol: 1, release: "6.12".into(), uptime_s: 1.5 }
     }
@@ -462,12 +464,13 @@ mod tests {
         ram[4096..2 * 4096].fill(b'm');
         fs::write(dir.join(RAM), ram)?;
         fs::write(dir.join(STATE), "devices")?;
+        fs::write(dir.join(CONSOLE), "words")?;
         Ok(ready())
     }
 
     impl Fixture {
         fn make(&self, ingredients: &Value) -> Saved {
-            self.states.make("kernel", ingredients.clone(), leave).unwrap()
+            self.states.make("kernel", ingredients.clone(), soon(), leave).unwrap()
         }
 
         fn has(&self, ingredients: &Value) -> bool {
@@ -499,9 +502,11 @@ mod tests {
         assert!(!fixture.has(&ingredients));
         let made = fixture.make(&ingredients);
         assert_eq!((&*made.state, &made.ready), (&b"devices"[..], &ready()));
+        assert_eq!(made.console, b"words");
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
-        let again = fixture.states.make("kernel", ingredients, |_| panic!("made again")).unwrap();
+        let again =
+            fixture.states.make("kernel", ingredients, soon(), |_| panic!("made again")).unwrap();
         assert_eq!(again.dir, made.dir);
     }
 
@@ -516,7 +521,7 @@ mod tests {
                         made.fetch_add(1, Ordering::Relaxed);
                         leave(dir)
                     };
-                    fixture.states.make("kernel", json!(1), make).unwrap();
+                    fixture.states.make("kernel", json!(1), soon(), make).unwrap();
                 });
             }
         });
@@ -524,9 +529,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_another_makes_for_too_long_is_not_waited_for() {
+        let fixture = fixture();
+        let _making = fixture.states.lock_making(&Key::of(&json!(1)), soon()).unwrap();
+        let late = fixture.states.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
+        assert!(format!("{late:#}").contains("another run"), "{late:#}");
+    }
+
+    #[test]
     fn damage_is_seen_named_and_repaired() {
         type Damage = fn(&Path);
-        let damages: [(&str, Damage); 6] = [
+        let damages: [(&str, Damage); 7] = [
+            ("console is not", |dir| fs::write(dir.join(CONSOLE), "wordz").unwrap()),
             ("devices are not", |dir| fs::write(dir.join(STATE), "devicez").unwrap()),
             ("devices cannot be read", |dir| fs::remove_file(dir.join(STATE)).unwrap()),
             ("memory was changed", |dir| {
@@ -556,7 +570,7 @@ mod tests {
             leave(dir)?;
             anyhow::bail!("no boot")
         };
-        assert!(fixture.states.make("kernel", json!(1), fail).is_err());
+        assert!(fixture.states.make("kernel", json!(1), soon(), fail).is_err());
         assert!(!fixture.has(&json!(1)));
         assert_eq!(fixture.states.list().len(), 0);
     }
@@ -647,5 +661,24 @@ mod tests {
         };
         assert!(eventually(cleared));
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_about_to_be_locked_is_not_cleared() {
+        let fixture = fixture();
+        let root = &fixture.states.root;
+        // As a run that is between making its directory and locking it.
+        let gate = gate(root, How::LockShared).unwrap();
+        let made = root.join("new-made");
+        fs::create_dir(&made).unwrap();
+        File::create(made.join(LOCK)).unwrap();
+        let states = fixture.states.clone();
+        let clearing = std::thread::spawn(move || states.clear_abandoned());
+        // Long enough to be cleared, if anything would.
+        std::thread::sleep(Duration::from_millis(50));
+        let _lock = lock::exclusive(&made.join(LOCK), || panic!("somebody else has it")).unwrap();
+        drop(gate);
+        clearing.join().unwrap();
+        assert!(made.exists());
     }
 }

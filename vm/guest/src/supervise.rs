@@ -22,9 +22,12 @@ use crate::process::Guarded;
 use crate::{Link, Ready, Started};
 
 /// How long a kernel that has panicked may go on printing.
-const PANIC_GRACE: Duration = Duration::from_millis(700);
+pub(super) const PANIC_GRACE: Duration = Duration::from_millis(700);
 /// How long the console of a guest that is gone may still take to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long a guest may take to tell its facts once every test has been run. They decide nothing: without them the run
+/// is finished just as well.
+const FACTS_GRACE: Duration = Duration::from_secs(15);
 /// How long QEMU may take to exit once its guest has shut down. QEMU 7.2 sometimes never does: at its end it waits for a
 /// command of its monitor that it no longer executes.
 const EXIT_GRACE: Duration = Duration::from_secs(3);
@@ -32,8 +35,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(3);
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// From the start of the VM to the end of the job.
-    pub total: Duration,
+    /// When the run is over, however far it got.
+    pub deadline: Instant,
 }
 
 /// Everything that was seen of a guest.
@@ -51,7 +54,7 @@ pub struct Observed {
     pub running: Option<TestId>,
     /// What the kernel says of the program.
     pub facts: Option<Facts>,
-    /// The kernel's taint flags that are new since the job was handed over.
+    /// The kernel's taint flags once every test had been run.
     pub tainted: u64,
     /// What the guest's kernel printed.
     pub console: Console,
@@ -146,10 +149,11 @@ pub fn run(
     let mut watch = Watch {
         job,
         begun,
-        deadline: begun + limits.total,
+        deadline: limits.deadline,
         stream: None,
         job_sent: None,
         panicked: false,
+        tested: false,
         qemu_up: false,
         guest_shutdown: false,
         exited: None,
@@ -192,6 +196,8 @@ struct Watch<'a, P> {
     stream: Option<UnixStream>,
     job_sent: Option<Instant>,
     panicked: bool,
+    /// Every test has been run; what may still come is facts.
+    tested: bool,
     qemu_up: bool,
     guest_shutdown: bool,
     exited: Option<ExitStatus>,
@@ -222,6 +228,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
     fn when_silent(&mut self) -> End {
         match self.exited.take() {
             _ if self.panicked => End::Panicked,
+            _ if self.tested => End::Finished,
             _ if self.guest_shutdown => End::GuestShutdown,
             Some(status) => {
                 End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up }
@@ -296,9 +303,12 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             }
             Event::Tainted { flags } => {
                 self.observed.tainted = flags;
+                self.tested = true;
+                self.deadline = self.deadline.min(Instant::now() + FACTS_GRACE);
                 None
             }
             Event::Finished => Some(End::Finished),
+            Event::Failed { .. } if self.tested => Some(End::Finished),
             Event::Failed { reason } => Some(End::AgentFailed(reason)),
         }
     }
@@ -472,7 +482,8 @@ mod tests {
         };
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
-        run(started, job, Limits { total }, log.path(), &interrupt, |_| {}).unwrap()
+        let limits = Limits { deadline: Instant::now() + total };
+        run(started, job, limits, log.path(), &interrupt, |_| {}).unwrap()
     }
 
     #[test]
@@ -493,6 +504,22 @@ mod tests {
         let seen = watched(channel, None, &Job { env, ..job() }, Duration::from_millis(500));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
+    }
+
+    #[test]
+    fn facts_that_never_come_leave_a_run_finished() {
+        for last in ["\"finished\"", "{\"failed\":{\"reason\":\"no facts\"}}", ""] {
+            let (mut guest, channel) = guest_that_is_up();
+            for event in ["{\"tainted\":{\"flags\":512}}", last] {
+                let frame = format!("{{\"token\":\"secret\",\"event\":{event}}}\n");
+                guest.write_all(frame.as_bytes()).unwrap();
+                if last.is_empty() {
+                    break;
+                }
+            }
+            let seen = watched(channel, None, &job(), Duration::from_millis(500));
+            assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last}");
+        }
     }
 
     #[test]

@@ -15,15 +15,16 @@ use std::thread;
 
 use crate::accel::Accel;
 use crate::direct;
+use crate::environment;
+use crate::module_share::{FIRST, ModuleShare};
 use crate::process::{Guarded, GuardedCommand};
-use crate::{Lane, Link, Spec, Started, guest_root};
+use crate::{Lane, Link, Spec, Started, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Kernel, modules};
 
-/// What virtme-ng needs to mount the guest's root. Everything else that its guests usually load
-/// (keyboards, virtio-fs, consoles) costs time and is not needed.
-const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+/// The directory with the kernel's modules, which the guest can mount, in the directory that QEMU runs in.
+const MODULES: &str = "modules";
 
 /// Where the payload is in the guest.
 const PAYLOAD_ARCHIVE: &str = "/payload.tar";
@@ -44,8 +45,8 @@ impl Lane for Vng {
         "cold"
     }
 
-    fn kconfig(&self) -> &'static str {
-        "vm/kconfig.cold"
+    fn kconfig(&self) -> Option<&'static str> {
+        Some("vm/kconfig.cold")
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
@@ -81,6 +82,11 @@ impl Vng {
         let file = fs::File::create(&archive)
             .with_context(|| format!("cannot create {}", archive.display()))?;
         spec.payload.write_tar(file)?;
+        if let Some(share) = ModuleShare::of(spec.kernel, spec.cache)? {
+            share.stage(&root)?;
+            symlink(&share.modules, spec.run.path().join(MODULES))
+                .context("cannot link modules")?;
+        }
         guest_root::open_to_all(&root)?;
         stage_kernel(spec.kernel, &spec.run.path().join("kernel"))
     }
@@ -91,13 +97,14 @@ impl Vng {
         let mut command = GuardedCommand::new(&self.vng)?;
         command
             .current_dir(dir)
+            .env_clear()
+            .envs(environment::allowed())
             // virtme-ng reads a configuration there, and that of the user must not matter.
             .env("HOME", dir)
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
             // so the directory is called something plain. And a full /tmp must not matter either.
             .env("TMPDIR", "/proc/self/cwd")
             .env("PATH", path_with(&self.vng)?)
-            .env_remove("KBUILD_OUTPUT")
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
             .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
             .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])
@@ -107,13 +114,17 @@ impl Vng {
         if spec.accel == Accel::Tcg {
             command.arg("--disable-kvm");
         }
-        let own = KERNEL_OPTIONS.iter().chain(accel_options(spec.accel)).copied();
-        for option in own.chain(spec.kernel_args.iter().map(String::as_str)) {
+        let own = command_line::through_virtme_ng(spec.accel);
+        for option in own.into_iter().chain(spec.kernel_args.iter().map(String::as_str)) {
             command.args(["--append", option]);
         }
         command.args(["--exec", &start_agent()]);
         let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
         command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
+        if spec.kernel.modules.is_some() {
+            let [fsdev, device] = qemu::modules(MODULES);
+            command.args([fsdev, device].map(|option| format!("--qemu-opts={}", option.join(" "))));
+        }
         limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
@@ -157,22 +168,6 @@ fn start_agent() -> String {
     format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy}")
 }
 
-/// `--verbose` shows the kernel's console, and asks for more of it than is worth its time on a
-/// serial line: warnings and worse are enough.
-/// `no_timer_check`: on a busy host an emulated CPU may be too late for the kernel to see that its
-/// timers work, which then panics.
-/// `cryptomgr.notests`: tests of ciphers, for which the kernel asks modprobe for modules that are not there.
-const KERNEL_OPTIONS: &[&str] = &["loglevel=5", "no_timer_check", "cryptomgr.notests"];
-
-/// Calibrating an emulated local APIC's timer takes a tenth of a second, and goes wrong on a busy host. Without it the
-/// kernel uses the HPET or the PIT (arch/x86/kernel/apic/apic.c).
-fn accel_options(accel: Accel) -> &'static [&'static str] {
-    match accel {
-        Accel::Kvm => &[],
-        Accel::Tcg => &["nolapic_timer"],
-    }
-}
-
 /// The guest's second serial port is the agent's line.
 pub(super) const CHANNEL_OPTIONS: &[&str] =
     &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
@@ -189,7 +184,8 @@ pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
 }
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks
-/// modprobe what to load. It finds there only what it needs.
+/// modprobe what to load. It finds there only what it needs: everything else that its guests usually load (keyboards,
+/// virtio-fs, consoles) costs time.
 ///
 /// # Errors
 /// When a module is missing, or something cannot be written.
@@ -201,7 +197,7 @@ pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     let modules_dir = dir.join("lib/modules").join(release);
     fs::create_dir_all(&modules_dir)
         .with_context(|| format!("cannot create {}", modules_dir.display()))?;
-    for module in modules::resolve(kernel, MODULES)? {
+    for module in modules::resolve(kernel, FIRST)? {
         let path = modules_dir.join(format!("{}.ko", module.name));
         fs::write(&path, &module.bytes)
             .with_context(|| format!("cannot write {}", path.display()))?;

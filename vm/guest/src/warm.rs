@@ -14,31 +14,38 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use vmtest_agent::{Event, Frame, PROTOCOL};
 
 use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
+use crate::deadline::{Until, left};
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
+use crate::module_share::ModuleShare;
 use crate::qemu::{self, Handed, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
-use crate::states::{self, Key, STATE, Saved, States};
+use crate::states::{self, CONSOLE, Key, STATE, Saved, States};
+use crate::supervise::PANIC_GRACE;
 use crate::{Lane, Ready, Spec, Started};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The payload's memory is at least so many bytes. How many is part of a saved guest.
 const SMALLEST_WINDOW: u64 = 64 << 20;
 
-/// How long QEMU may take to take up a saved guest, however busy the host is.
+/// How long QEMU may take to take up a saved guest, however busy the host is; one that is no good may have no end.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The most that a guest may have printed, in bytes, to be saved: all of it is judged again at every run.
+const LONGEST_CONSOLE: usize = 1 << 20;
 
 /// The start of the kernel's image, in the directory of a saved guest. QEMU adds a ROM to a machine
 /// that it is to boot a kernel on, so a machine that takes up such a guest must have it as well; but
@@ -62,15 +69,12 @@ impl Lane for Warm<'_> {
         "warm"
     }
 
-    fn kconfig(&self) -> &'static str {
-        "vm/kconfig.warm"
-    }
-
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
             Ok(started) => Ok(started),
             Err(error) if self.interrupt.signal().is_some() => Err(error),
+            Err(error) if left(spec.deadline).is_none() => Err(error),
             // What is wrong with the kernel, if it is the kernel, is for the judge to say.
             Err(error) => {
                 note(format!("cannot be saved, so it is booted: {error:#}"));
@@ -96,6 +100,7 @@ struct Guest<'a> {
     warm: &'a Warm<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
+    modules: Option<ModuleShare>,
     archive: File,
     window: u64,
     payload: vmtest_agent::Payload,
@@ -103,6 +108,7 @@ struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
+        let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let contents = Contents::gather(&warm.busybox)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
@@ -111,7 +117,8 @@ impl<'a> Guest<'a> {
         Ok(Self {
             warm,
             spec,
-            initramfs: contents.build()?,
+            initramfs: contents.with_modules(modules.as_ref()).build()?,
+            modules,
             archive,
             window,
             payload: vmtest_agent::Payload::Memory { bytes },
@@ -132,7 +139,11 @@ impl<'a> Guest<'a> {
             }
         }
         let name = &self.spec.kernel.name;
-        self.restore(states.make(name, ingredients, |dir| self.save(dir))?)
+        let mut failed = None;
+        let made =
+            states.make(name, ingredients, self.spec.deadline, |dir| self.save(dir, &mut failed));
+        // Of a guest that panicked, or never came up, there is as much to see as of one that was only booted.
+        failed.map_or_else(|| self.restore(made?), Ok)
     }
 
     /// A guest that was not saved, for a kernel that cannot be.
@@ -153,23 +164,43 @@ impl<'a> Guest<'a> {
             ..self.with_payload()?
         };
         let mut running = machine.start(handed)?;
-        if let Err(error) = take_up(&running.monitor) {
+        // What its boot said belongs to every run, as if this one had booted it.
+        running.printed = saved.console;
+        let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
+        if let Err(error) = take_up(&running.monitor, limit) {
             return Err(error.context(running.last_words()));
         }
         let started = running.into_started(self.payload.clone());
         Ok(Started { ready: Some(saved.ready), ..started })
     }
 
-    /// Boots the guest and leaves it, as files, in `dir`.
-    fn save(&self, dir: &Path) -> Result<Ready> {
+    /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
+    fn save(&self, dir: &Path, failed: &mut Option<Started>) -> Result<Ready> {
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
         let payload = Some(qemu::blank_memory(self.window)?);
-        let running = machine.start(Handed { payload, ..Handed::default() })?;
-        let ready = self.wait_until_ready(&running)?;
-        leave(&running.monitor)?;
+        let mut running = machine.start(Handed { payload, ..self.with_modules()? })?;
+        let printed = watch_console(&running)?;
+        let ready = match self.wait_until_ready(&running) {
+            Ok(ready) => ready,
+            Err(error) => {
+                // Its reader ends with that; whoever judges it has the rest to do.
+                let _ = running.console.shutdown(Shutdown::Read);
+                let printed = printed.join().unwrap_or_default();
+                if printed.panicked || left(self.spec.deadline).is_none() {
+                    running.printed = printed.bytes;
+                    *failed = Some(running.into_started(self.payload.clone()));
+                }
+                return Err(error);
+            }
+        };
+        leave(&running.monitor, self.spec.deadline)?;
+        // With the process the console ends, and then all of it was read.
         running.process.kill()?;
+        let printed = printed.join().unwrap_or_default().bytes;
+        ensure!(printed.len() < LONGEST_CONSOLE, "it printed too much to be kept");
+        write(&dir.join(CONSOLE), &printed)?;
         fs::remove_file(dir.join(INITRAMFS))?;
         Ok(ready)
     }
@@ -184,13 +215,22 @@ impl<'a> Guest<'a> {
             kernel_args: self.spec.kernel_args,
             dir,
             window: Some(self.window),
+            modules: self.modules.is_some(),
             waits: false,
         }
     }
 
     fn with_payload(&self) -> Result<Handed> {
         let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Handed { payload: Some(payload), ..Handed::default() })
+        Ok(Handed { payload: Some(payload), ..self.with_modules()? })
+    }
+
+    fn with_modules(&self) -> Result<Handed> {
+        let open = |share: &ModuleShare| {
+            File::open(&share.modules)
+                .with_context(|| format!("cannot open {}", share.modules.display()))
+        };
+        Ok(Handed { modules: self.modules.as_ref().map(open).transpose()?, ..Handed::default() })
     }
 
     /// Everything that a saved guest depends on.
@@ -215,43 +255,58 @@ impl<'a> Guest<'a> {
 
     /// Waits for the agent's first word, and no longer than the kernel lives.
     fn wait_until_ready(&self, running: &Running) -> Result<Ready> {
-        let limit = self.spec.accel.default_timeout();
-        let hang_up = |channel: &UnixStream| drop(channel.shutdown(Shutdown::Both));
-        let _interrupt = self.warm.interrupt.subscribe({
-            let channel = running.channel.try_clone()?;
-            move || hang_up(&channel)
-        });
-        let console = running.console.try_clone()?;
         let channel = running.channel.try_clone()?;
-        let reader = std::thread::spawn(move || {
-            let mut seen = Console::default();
-            console::pump(console, |bytes| {
-                seen.feed(bytes, |notice| match notice {
-                    Notice::Panic(_) => hang_up(&channel),
-                    Notice::PanicEnd => {}
-                });
-            });
-            seen
-        });
-        first_word(&running.channel, limit).map_err(|error| {
-            // It is over; with the process the console ends, and then all of it was read.
-            let _ = running.process.kill();
-            match reader.join().ok().and_then(|seen| seen.panic) {
-                Some(panic) => anyhow!("its kernel panicked: {panic}"),
-                None => error,
-            }
-        })
+        let _interrupt = self.warm.interrupt.subscribe(move || hang_up(&channel));
+        let stream = running.channel.try_clone()?;
+        first_word(Until { stream, deadline: self.spec.deadline })
     }
 }
 
+fn hang_up(channel: &UnixStream) {
+    let _ = channel.shutdown(Shutdown::Both);
+}
+
+/// What a guest printed while it came up.
+#[derive(Default)]
+struct Printed {
+    /// At most [`LONGEST_CONSOLE`] of it.
+    bytes: Vec<u8>,
+    panicked: bool,
+}
+
+/// Reads the console to its end; hangs up on the agent when there will be none any more.
+fn watch_console(running: &Running) -> Result<JoinHandle<Printed>> {
+    let console = running.console.try_clone()?;
+    let channel = running.channel.try_clone()?;
+    Ok(thread::spawn(move || {
+        let mut seen = Console::default();
+        let mut printed = Printed::default();
+        console::pump(console, |bytes| {
+            let room = LONGEST_CONSOLE - printed.bytes.len();
+            printed.bytes.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            seen.feed(bytes, |notice| match notice {
+                Notice::Panic(_) => {
+                    printed.panicked = true;
+                    let channel = channel.try_clone();
+                    thread::spawn(move || {
+                        thread::sleep(PANIC_GRACE);
+                        drop(channel.map(|channel| hang_up(&channel)));
+                    });
+                }
+                Notice::PanicEnd => hang_up(&channel),
+            });
+        });
+        printed
+    }))
+}
+
 /// What the agent says when it is ready, which is the first thing it says.
-fn first_word(channel: &UnixStream, limit: Duration) -> Result<Ready> {
+fn first_word(channel: Until) -> Result<Ready> {
     const LONGEST: u64 = 4096;
-    channel.set_read_timeout(Some(limit))?;
     let mut line = Vec::new();
     BufReader::new(channel.take(LONGEST))
         .read_until(b'\n', &mut line)
-        .with_context(|| format!("it was not ready within {} s", limit.as_secs()))?;
+        .context("nothing was heard of its agent in time")?;
     ensure!(!line.is_empty(), "it ended before it was ready");
     match serde_json::from_slice(&line) {
         Ok(Frame { event: Event::Ready { protocol, release, uptime_s }, .. }) => {
@@ -262,8 +317,8 @@ fn first_word(channel: &UnixStream, limit: Duration) -> Result<Ready> {
 }
 
 /// Makes a waiting machine take up the state that it was handed, and run.
-fn take_up(monitor: &UnixStream) -> Result<()> {
-    let mut qmp = Qmp::connect(monitor.try_clone()?, Instant::now() + RESTORE_LIMIT)?;
+fn take_up(monitor: &UnixStream, deadline: Instant) -> Result<()> {
+    let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared"])?;
     qmp.execute("migrate-incoming", &json!({ "uri": qemu::incoming_uri() }))?;
     qmp.wait_for("take up the saved state", |event| event.event == "RESUME")?;
@@ -271,8 +326,8 @@ fn take_up(monitor: &UnixStream) -> Result<()> {
 }
 
 /// Makes a machine stop and write the state of its devices to [`STATE`].
-fn leave(monitor: &UnixStream) -> Result<()> {
-    let mut qmp = Qmp::connect(monitor.try_clone()?, Instant::now() + RESTORE_LIMIT)?;
+fn leave(monitor: &UnixStream, deadline: Instant) -> Result<()> {
+    let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared", "events"])?;
     // A shell does it in the directory that QEMU runs in, so there is nothing to be quoted.
     qmp.execute("migrate", &json!({ "uri": format!("exec:cat > {STATE}") }))?;

@@ -1,10 +1,33 @@
-#![allow(missing_docs, dead_code)]
-#[path = "../../../xtask/src/kernels/mod.rs"]
-pub mod kernels;
-pub use kernels::*;
-#[path = "../../cargo-kernels/src/exit.rs"]
-pub mod exit;
-#[path = "../../cargo-kernels/src/paths.rs"]
-pub mod paths;
-#[path = "../../../xtask/src/whole_file.rs"]
+//! Kernels: which are pinned, where they come from, and getting them onto this machine.
+//!
+//! What a caller needs: [`pins`] to read a list, a [`Store`] to say where things are, [`select`] to find what was
+//! asked for, [`Target::obtain`] to get it, [`kconfig`] and [`modules`] to look into what came.
+
+mod archive;
+pub mod cache;
+mod compression;
+mod debian;
+pub mod digest;
+pub mod download;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod image;
+pub mod kconfig;
+mod kernel;
+pub mod lock;
+pub mod modules;
+pub mod obtain;
+pub mod pins;
+mod progress;
+mod store;
+mod target;
+mod tree;
 pub mod whole_file;
+
+pub use digest::sha256_file;
+pub use kernel::{Expected, Kernel};
+pub use obtain::Unavailable;
+pub use pins::Pin;
+pub use progress::{Progress, Silent};
+pub use store::{NIX_VARIABLE, Store};
+pub use target::{SelectError, Target, select};

@@ -24,6 +24,8 @@ const WORKING: &[(&str, &str)] = &[
     ("depmod", ""),
     ("make", ""),
     ("pkg-config", ""),
+    ("llvm-objdump", ""),
+    ("llvm-readelf", ""),
     ("sudo", "exec \"$@\""),
     // `env NAME=VALUE… PROGRAM ARGS…`
     (
@@ -42,7 +44,6 @@ impl Machine {
         for name in ["libc.a", "libelf.a", "libz.a"] {
             std::fs::write(machine.path("lib").join(name), "").unwrap();
         }
-        std::fs::write(machine.path("certificates"), "").unwrap();
         for (name, code) in WORKING {
             machine.tool(name, code);
         }
@@ -78,17 +79,6 @@ impl Machine {
         symlink(fake, path).unwrap();
     }
 
-    /// As [`Self::tool`], and also the executable file is another than before.
-    pub fn replace(&self, name: &str, code: &str) {
-        self.tool(name, code);
-        let link = self.path("bin").join(name);
-        let copy = self.path(name);
-        let status = Command::new("cp").arg(link.canonicalize().unwrap()).arg(&copy).status();
-        assert!(status.unwrap().success());
-        std::fs::remove_file(&link).unwrap();
-        symlink(copy, link).unwrap();
-    }
-
     /// Takes a program off its PATH.
     pub fn remove(&self, name: &str) {
         std::fs::remove_file(self.path("bin").join(name)).unwrap();
@@ -119,7 +109,6 @@ impl Machine {
             // For what the fakes themselves need.
             .env("REAL_PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("LIBRARIES", self.path("lib"))
-            .env("SSL_CERT_FILE", self.path("certificates"))
             .env("CARGO_TARGET_DIR", self.path("target"))
             .env("VMTEST_CACHE_DIR", self.path("cache"));
         for variable in [

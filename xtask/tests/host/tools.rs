@@ -24,33 +24,33 @@ fn a_complete_machine_is_fine() {
 }
 
 #[test]
-fn a_missing_tool_is_named() {
-    for name in ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"] {
+fn a_missing_tool_is_named_with_the_way_to_get_it() {
+    let tools = ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"];
+    for (name, remedy) in tools
+        .map(|name| (name, "install what Debian has"))
+        .into_iter()
+        .chain([("vng", "cargo xtask setup")])
+    {
         let machine = Machine::complete();
         machine.remove(name);
-        check_trouble(&machine, name, &[name, "was not found"], "install what Debian has");
+        check_trouble(&machine, name, &[name, "was not found"], remedy);
     }
-}
-
-#[test]
-fn the_packages_are_named_where_apt_is() {
+    let machine = Machine::complete();
+    std::fs::remove_file(machine.path("lib/libelf.a")).unwrap();
+    check_trouble(&machine, "libelf.a", &["libelf.a was not found"], "libelf-dev");
     let machine = Machine::debian_without("busybox");
     machine.tool("apt-get", "");
     check_trouble(&machine, "busybox", &["not found"], "apt-get install busybox-static");
 }
 
 #[test]
-fn a_missing_archive_is_named() {
+fn a_numbered_llvm_will_do_and_none_is_only_missing_for_inspect() {
     let machine = Machine::complete();
-    std::fs::remove_file(machine.path("lib/libelf.a")).unwrap();
-    check_trouble(&machine, "libelf.a", &["libelf.a was not found"], "libelf-dev");
-}
-
-#[test]
-fn without_vng_there_is_a_command_that_installs_it() {
-    let machine = Machine::complete();
-    machine.remove("vng");
-    check_trouble(&machine, "vng", &["vng was not found"], "cargo xtask setup");
+    machine.remove("llvm-objdump");
+    let objdump = machine.doctor("llvm-objdump");
+    assert_eq!((&objdump["ok"], &objdump["needed"]), (&false.into(), &false.into()), "{objdump}");
+    machine.tool("llvm-objdump-14", "");
+    assert_eq!(machine.doctor("llvm-objdump")["ok"], true);
 }
 
 #[test]
@@ -59,7 +59,6 @@ fn vng_may_be_too_old_or_something_else_or_broken() {
         ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
         ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
         ("printf '\\033[31mred\\n'", "printed \"\\u{1b}[31mred\""),
-        ("exit 0", "printed \"\""),
         ("echo Traceback >&2; echo 'ImportError: no virtme' >&2; exit 1", "ImportError: no virtme"),
         ("echo 'virtme-ng 1.42'; exit 4", "virtme-ng 1.42"),
         ("kill -9 $$", "signal: 9"),
@@ -80,18 +79,6 @@ fn vng_without_its_python_is_broken() {
     std::fs::set_permissions(machine.path("script"), mode).unwrap();
     std::os::unix::fs::symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
     check_trouble(&machine, "vng", &["does not work", "No such file"], "cargo xtask setup");
-}
-
-#[test]
-fn an_old_qemu_is_refused() {
-    let machine = Machine::complete();
-    machine.tool("qemu-system-x86_64", "echo 'QEMU emulator version 5.2.0 (Debian)'");
-    check_trouble(
-        &machine,
-        "qemu-system-x86_64",
-        &["version 5.2.0, and 6.0"],
-        "install what Debian has",
-    );
 }
 
 #[test]
@@ -122,42 +109,9 @@ fn an_environment_variable_comes_first_and_must_be_right() {
 }
 
 #[test]
-fn a_program_is_asked_for_its_version_once_until_it_changes() {
-    let machine = Machine::complete();
-    machine.tool("vng", "echo x >> \"$0.calls\"; echo 'virtme-ng 1.42'");
-    for _ in 0..2 {
-        assert_eq!(machine.doctor("vng")["version"], "1.42");
-    }
-    assert_eq!(machine.calls("vng").len(), 1);
-
-    machine.replace("vng", "echo x >> \"$0.calls\"; echo 'virtme-ng 1.43'");
-    for _ in 0..2 {
-        assert_eq!(machine.doctor("vng")["version"], "1.43");
-    }
-    assert_eq!(machine.calls("vng").len(), 2);
-
-    // A damaged memory is none.
-    std::fs::write(machine.path("target/vmtest/versions.json"), "{").unwrap();
-    assert_eq!(machine.doctor("vng")["version"], "1.43");
-    assert_eq!(machine.calls("vng").len(), 3);
-}
-
-#[test]
-fn kvm_is_no_reason_to_fail() {
-    let kvm = Machine::complete().doctor("KVM");
-    assert_eq!(kvm["needed"], false);
-}
-
-#[test]
 fn without_a_tool_vmtest_says_so_before_it_does_anything() {
-    for (name, purpose) in [
-        ("qemu-system-x86_64", "run kernels"),
-        ("vng", "boot kernels through virtme-ng"),
-        ("busybox", "give the guest its few commands"),
-        ("file", "let virtme-ng read a kernel's version"),
-        ("make", "build libbpf"),
-        ("clang", "compile for BPF"),
-    ] {
+    for (name, purpose) in [("vng", "boot kernels through virtme-ng"), ("clang", "compile for BPF")]
+    {
         let machine = Machine::complete();
         machine.remove(name);
         let output = machine.xtask(&["vmtest", "-k", "6.12"]).output().unwrap();

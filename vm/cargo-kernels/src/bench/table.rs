@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::Cell;
 use serde::Serialize;
+
+use crate::ui::grid::{self, right};
 
 /// The floor's name.
 pub const FLOOR: &str = "bare";
@@ -77,7 +79,6 @@ impl Series {
         };
         let median = self.median();
         let ratio = median.zip(floor).map(|(median, floor)| median / floor);
-        let right = |text| Cell::new(text).set_alignment(CellAlignment::Right);
         vec![
             Cell::new(self.name),
             right(number(median.as_ref())),
@@ -109,13 +110,11 @@ impl Measured {
 
     /// For a person.
     pub fn text(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')));
-        table.force_no_tty();
-        table.set_header(["way", "median s", "least", "most", "x floor", "runs"]);
+        let header = ["way", "median s", "least", "most", "x floor", "runs"];
+        let mut table = grid::grid(&header, None);
         let floor = self.series.iter().find(|it| it.name == FLOOR).and_then(Series::median);
         table.add_rows(self.series.iter().map(|series| series.row(floor)));
-        format!("{} ({})\n{table}", self.kernel, self.accel)
+        format!("{} ({})\n{}", self.kernel, self.accel, grid::text(table))
     }
 }
 

@@ -66,6 +66,14 @@ impl Drop for Live {
     }
 }
 
+/// A line of its own for something that is under way, until it is finished or dropped.
+pub fn running_line(lines: &MultiProgress, prefix: String) -> ProgressBar {
+    let progress = lines.add(ProgressBar::new_spinner().with_prefix(prefix));
+    progress.set_style(line_style(RUNNING));
+    progress.enable_steady_tick(TICK);
+    progress
+}
+
 impl Bar {
     fn new(lines: &MultiProgress, name: String, width: usize) -> Self {
         let progress = lines.add(ProgressBar::new_spinner());

@@ -3,6 +3,7 @@
 //! The engine reports [`RunEvent`]s and knows nothing of terminals; a [`Screen`] shows them and knows nothing
 //! of virtual machines. On a terminal each kernel has a live line; anywhere else there are plain lines.
 
+pub mod grid;
 mod live;
 mod phrase;
 mod plain;
@@ -14,6 +15,8 @@ use std::io::{self, IsTerminal};
 
 use crate::verdict::KernelReport;
 use live::Live;
+pub use live::running_line;
+pub use phrase::progress;
 use plain::Plain;
 pub use table::table;
 

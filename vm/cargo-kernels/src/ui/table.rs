@@ -1,8 +1,9 @@
 //! The end of a run on a terminal: the table, what went wrong, the facts, the sum.
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{Cell, Color, Table};
 use vmtest_agent::{TestOutcome, TestResult};
 
+use super::grid::{self, lines, right, text as print};
 use crate::report::words::{self, TestNames};
 use crate::report::{RunReport, facts};
 use crate::text;
@@ -64,8 +65,8 @@ fn kernels(run: &RunReport, looks: Looks) -> String {
             Cell::new(text::line(&kernel.name)),
             Cell::new(kernel.release.as_deref().map_or("-".into(), text::line)),
             Cell::new(kernel.verdict.word()).fg(colour(kernel)),
-            Cell::new(words::passed_of(kernel)).set_alignment(CellAlignment::Right),
-            Cell::new(format!("{:.1}", kernel.total_s)).set_alignment(CellAlignment::Right),
+            right(words::passed_of(kernel)),
+            right(format!("{:.1}", kernel.total_s)),
             Cell::new(kernel.accel.as_deref().unwrap_or("-")),
         ]);
     }
@@ -81,7 +82,7 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
     for row in rows {
         table.add_row(row.into_iter().zip(facts::COLUMNS).map(
             |(cell, column)| match column.number {
-                true => Cell::new(cell).set_alignment(CellAlignment::Right),
+                true => right(cell),
                 false => Cell::new(cell),
             },
         ));
@@ -149,32 +150,11 @@ fn wrap(indent: &str, text: &str, looks: Looks) -> Vec<String> {
 }
 
 fn borderless(header: &[&str], looks: Looks) -> Table {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')));
-    if !header.is_empty() {
-        table.set_header(header.iter().copied());
+    let mut table = grid::grid(header, looks.width);
+    if looks.colour {
+        table.enforce_styling();
     }
-    if let Some(width) = looks.width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    match looks.colour {
-        true => table.enforce_styling(),
-        false => table.force_no_tty(),
-    };
     table
-}
-
-/// The table's lines, columns two spaces apart.
-fn lines(mut table: Table) -> Vec<String> {
-    let last = table.column_count() - 1;
-    for column in table.column_iter_mut() {
-        column.set_padding((0, if column.index == last { 0 } else { 2 }));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect()
-}
-
-fn print(table: Table) -> String {
-    lines(table).join("\n") + "\n"
 }
 
 fn colour(kernel: &KernelReport) -> Color {

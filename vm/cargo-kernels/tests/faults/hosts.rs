@@ -162,6 +162,26 @@ fn everything_is_below_a_path_with_spaces_and_more() {
     assert!(odd.join("vmtest/logs").is_dir());
 }
 
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn exec_runs_where_it_was_called_and_sees_no_secret() {
+    let scene = Scene::new();
+    let odd = scene.path("$(touch x) y'\"");
+    fs::create_dir(&odd).unwrap();
+    let mut exec = scene.xtask();
+    // Not the package that misbehaves, of which every test is ignored.
+    exec.env_remove("VMTEST_METADATA");
+    exec.current_dir(&odd).env("SECRET", "secret").env("TOLD", "a $(touch x)");
+    exec.args(["exec", "-k", "6.1", "--accel", "tcg", "--env", "TOLD", "--env", "NEW='\""]);
+    exec.args(["--", "sh", "-c", "pwd; echo \"$TOLD $NEW ${SECRET-unset}\"; cat /proc/cmdline"]);
+    let output = exec.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = format!("{}\na $(touch x) '\" unset\n", odd.display());
+    assert!(said.starts_with(&expected), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!said.contains("secret"), "{said}");
+    assert_eq!(fs::read_dir(&odd).unwrap().count(), 0);
+}
+
 /// So that not everything has to be built once more.
 fn copy_builds(to: &Path) {
     fs::create_dir(to).unwrap();

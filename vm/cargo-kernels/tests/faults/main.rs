@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ends;
+mod exec;
 mod guests;
 mod hosts;
 mod output;

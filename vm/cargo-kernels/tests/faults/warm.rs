@@ -205,6 +205,51 @@ fn a_kernel_that_cannot_be_saved_is_judged_as_when_it_is_booted() {
     let words = "before the agent was up: Kernel panic - not syncing";
     let ended = warm.run("contained::tells");
     ended.expect("panic", 3, words);
-    assert!(ended.printed.contains("cannot be saved, so it is booted: its kernel panicked"));
+    assert!(!ended.printed.contains("so it is booted"), "booted a second time: {}", ended.printed);
     assert_eq!(warm.saved(), Vec::<PathBuf>::new());
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_kernel_that_does_not_come_up_to_be_saved_is_not_waited_for_twice() {
+    let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
+    let scene = Scene::new().metadata(args).timeout(30);
+    let cache = scene.cache();
+    let warm = Warm { scene, cache };
+    let words = "nothing was heard of the agent within 30 s; the kernel got as far as: ";
+    let ended = warm.run("contained::tells");
+    ended.expect("no-boot", 3, words);
+    assert!(!ended.printed.contains("so it is booted"), "waited for twice: {}", ended.printed);
+}
+
+/// Without the directory /sys/kernel/mm the kernel warns that there is no place for one below it, and goes on.
+const WARNS_AT_BOOT: &str = "kernel-args = ['initcall_blacklist=mm_sysfs_init']";
+/// The mark of a warning (Documentation/admin-guide/tainted-kernels.rst), and nothing on the console.
+const TAINTED_AT_BOOT: &str = "kernel-args = ['sysctl.kernel.tainted=512']";
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
+    for (args, words) in [
+        (WARNS_AT_BOOT, "the kernel complained: WARNING: CPU: 0 PID: 1 at fs/sysfs/group.c"),
+        (TAINTED_AT_BOOT, "there was a warning (taint flag W)"),
+    ] {
+        let scene = Scene::new().metadata(args);
+        let cache = scene.cache();
+        let warm = Warm { scene, cache };
+        let booted = Run::whole(&warm.scene, warm.scene.vmtest("contained::tells"));
+        booted.expect("kernel-complaint", 1, words);
+        for kind in ["saved", "restored"] {
+            let ended = warm.run("contained::tells");
+            assert_eq!(ended.printed.contains(SAVING), kind == "saved", "{}", ended.printed);
+            let verdict = ended.expect("kernel-complaint", 1, words);
+            let log = verdict.kernel["console_log"].as_str().unwrap();
+            let log = fs::read_to_string(warm.scene.reports().join(log)).unwrap();
+            assert_eq!(
+                log.contains("internal_create_group"),
+                args == WARNS_AT_BOOT,
+                "{kind}: {log}"
+            );
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Tests that pass, whatever else they do: the harness has to say so, and to be none the worse for it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write, stdout};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::guest::run;
@@ -30,6 +31,44 @@ misdeeds! {
     fn finds_the_clock_right() {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(since_epoch.as_secs() > SOME_TIME_IN_2025, "{since_epoch:?}");
+    }
+
+    /// In every kind of guest the same.
+    fn finds_what_a_machine_has() {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        for (kind, place) in [
+            ("proc", "/proc"),
+            ("sysfs", "/sys"),
+            ("devtmpfs", "/dev"),
+            ("devpts", "/dev/pts"),
+            ("tmpfs", "/dev/shm"),
+            ("tmpfs", "/tmp"),
+            ("tmpfs", "/run"),
+            ("tracefs", "/sys/kernel/tracing"),
+            ("debugfs", "/sys/kernel/debug"),
+            ("securityfs", "/sys/kernel/security"),
+            ("bpf", "/sys/fs/bpf"),
+            ("cgroup2", "/sys/fs/cgroup"),
+        ] {
+            let is_it = |line: &str| {
+                let fields: Vec<&str> = line.split(' ').collect();
+                (fields[2], fields[1]) == (kind, place)
+            };
+            assert!(mounts.lines().any(is_it), "{kind} is not at {place}:\n{mounts}");
+        }
+        assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim(), "vmtest");
+        assert!(fs::read_to_string("/etc/passwd").unwrap().starts_with("root:x:0:0:"));
+        assert!(run("ping", &["-c", "1", "127.0.0.1"]));
+    }
+
+    /// From the kernel's own directory, for a program that asks and for the kernel, which does so for a file system.
+    fn loads_modules_on_demand() {
+        let loaded = |name: &str| Path::new("/sys/module").join(name).is_dir();
+        assert!(!loaded("dummy") && !loaded("squashfs"));
+        assert!(run("modprobe", &["dummy"]));
+        assert!(loaded("dummy"));
+        run("mount", &["-t", "squashfs", "nothing", "/run"]);
+        assert!(loaded("squashfs"));
     }
 
     fn floods_stdout() {

@@ -1,0 +1,71 @@
+//! The kernel's modules: all of them are there for whatever asks, a program or the kernel itself, and they stay on
+//! the host until then.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, MODULES_TAG};
+
+use crate::mounts;
+
+/// What the kernel executes when it wants a module. It looks for `/sbin/modprobe`, which is not there while it
+/// boots: nothing is worth loading then.
+const MODPROBE: (&str, &str) = ("/proc/sys/kernel/modprobe", "/bin/modprobe");
+
+/// Loads what the share needs. Returns what went wrong.
+pub fn load_first() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(Path::new(MODULES_DIR).join(FIRST_MODULES)) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.iter().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect()
+}
+
+fn load(path: &Path) -> Result<()> {
+    let load = || -> io::Result<()> {
+        match finit_module(File::open(path)?, c"", ModuleInitFlags::empty()) {
+            // It may be built in, and the list of what is may be missing.
+            Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    load().with_context(|| format!("cannot load {}", path.display()))
+}
+
+/// Makes modules load on demand. A guest cannot be saved any more after this.
+pub fn share() -> Result<()> {
+    if !Path::new(MODULES_DIR).is_dir() {
+        return Ok(());
+    }
+    link().context("cannot make a directory for modules")?;
+    fs::create_dir_all(MODULES_SHARE)?;
+    let options = "version=9p2000.L,trans=virtio,cache=loose,msize=262144";
+    mount(Some(MODULES_TAG), MODULES_SHARE, Some("9p"), MsFlags::MS_RDONLY, Some(options))
+        .context("cannot mount the share with the modules")?;
+    let (setting, modprobe) = MODPROBE;
+    fs::write(setting, modprobe).with_context(|| format!("cannot write {setting}"))
+}
+
+/// `/lib/modules/<release>` is [`MODULES_DIR`], whatever stands there.
+fn link() -> Result<()> {
+    const PARENT: &str = "/lib/modules";
+    let release = nix::sys::utsname::uname()?.release().to_owned();
+    let link = Path::new(PARENT).join(release);
+    fs::create_dir_all(PARENT)?;
+    let make = || {
+        let _ = fs::remove_file(&link);
+        symlink(MODULES_DIR, &link)
+    };
+    if make().is_err() {
+        // The root is read-only.
+        mounts::tmpfs(PARENT).map_err(anyhow::Error::msg)?;
+        make()?;
+    }
+    Ok(())
+}

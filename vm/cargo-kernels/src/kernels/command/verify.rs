@@ -1,0 +1,105 @@
+//! `cargo xtask kernels verify`: hashes again all that is in the cache.
+
+use anyhow::Result;
+
+use super::show::Board;
+use crate::exit;
+use crate::kernels::cache::Entry;
+use crate::kernels::pins::{Pin, Source};
+use crate::kernels::{self, select};
+use vm_guest::states::{self, States};
+
+/// Hashing is bound by the disk or by a core each.
+const AT_ONCE: usize = 4;
+
+/// One kernel in the cache.
+struct Cached<'a> {
+    pin: &'a Pin,
+    source: &'a Source,
+    entry: Entry,
+}
+
+/// Runs the command.
+pub fn run(names: &[String]) -> Result<u8> {
+    let targets = select(names)?;
+    let mut cached = Vec::new();
+    let mut all_good = true;
+    for target in &targets {
+        let Some(pin) = target.pin() else {
+            println!("{}: not of the cache, so there is no hash to hold it to", target.name());
+            continue;
+        };
+        let found = of_pin(pin)?;
+        if found.is_empty() && !names.is_empty() {
+            println!("{}: not in the cache; `cargo xtask kernels fetch {0}` gets it", pin.name);
+            all_good = false;
+        }
+        cached.extend(found);
+    }
+    let board = Board::new(cached.iter().map(|cached| cached.pin.name.as_str()));
+    let good = super::in_parallel(&cached, AT_ONCE, |cached| {
+        let (text, good) = verify(cached);
+        board.result(&format!("{} ({}): {text}", cached.pin.name, cached.source.kind()));
+        good
+    });
+    all_good &= good.into_iter().all(|good| good);
+    if names.is_empty() {
+        all_good &= saved_guests()?;
+    }
+    Ok(if all_good { exit::OK } else { exit::NOT_RUN })
+}
+
+/// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
+fn saved_guests() -> Result<bool> {
+    let states = States::below(&crate::paths::cache()?);
+    let mut all_good = true;
+    for listed in states.list() {
+        let Some(kernel) = &listed.kernel else { continue };
+        if states::verify_ram(&listed.dir)? {
+            println!("{kernel} (saved guest): good");
+        } else {
+            all_good = false;
+            let removed = states.prune(&listed)?;
+            let what = if removed { "removed" } else { "in use, so it was left" };
+            println!("{kernel} (saved guest): its memory is not what was saved; {what}");
+        }
+    }
+    Ok(all_good)
+}
+
+fn of_pin(pin: &Pin) -> Result<Vec<Cached<'_>>> {
+    let store = kernels::store()?;
+    let mut found = Vec::new();
+    for source in &pin.sources {
+        if let Some(entry) =
+            Entry::of(&store.cache, pin, source).filter(|entry| entry.dir().exists())
+        {
+            found.push(Cached { pin, source, entry });
+        }
+    }
+    Ok(found)
+}
+
+/// What came of it, for a person, and whether it is good.
+fn verify(cached: &Cached<'_>) -> (String, bool) {
+    match cached.entry.verify() {
+        Ok(count) => (format!("good, {count} files"), true),
+        Err(damage) => {
+            let again = format!("`cargo xtask kernels fetch {}` gets it again", cached.pin.name);
+            let dropped = match drop_damaged(&cached.entry) {
+                Ok(()) => format!("it was removed; {again}"),
+                Err(error) => format!("it could not be removed: {error:#}"),
+            };
+            (format!("damaged: {damage:#}; {dropped}"), false)
+        }
+    }
+}
+
+/// Removes an entry, unless it was made anew meanwhile.
+fn drop_damaged(entry: &Entry) -> Result<()> {
+    let _lock = entry.lock(|| ())?;
+    match entry.verify() {
+        Ok(_) => Ok(()),
+        Err(_) => entry.remove(),
+    }
+}

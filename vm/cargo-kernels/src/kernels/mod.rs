@@ -1,0 +1,150 @@
+//! Kernels as this workspace has them: `vm-kernels` with this machine's directories, this project's own list of pins,
+//! and exit codes.
+
+pub mod command;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use url::Url;
+
+use crate::exit::Exit;
+use crate::paths;
+
+pub use vm_kernels::{
+    Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
+    kconfig, modules, obtain, pins, sha256_file,
+};
+
+/// Another list of pins than the built-in one and the project's, for trying one out and for tests.
+const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
+/// Another place than Debian's that serves files by hash, for hosts that cannot reach it; https only.
+const ARCHIVE_VARIABLE: &str = "VMTEST_DEBIAN_ARCHIVE";
+
+/// A variable's value, unless it is empty.
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The cache, the project, and what the environment names.
+///
+/// # Errors
+///
+/// When there is no place for a cache, or `$VMTEST_DEBIAN_ARCHIVE` is no https address.
+pub fn store() -> Result<Store> {
+    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
+    Ok(Store {
+        cache: paths::cache()?,
+        project: paths::workspace().to_owned(),
+        nix: variable(NIX_VARIABLE).map(PathBuf::from),
+        debian_archive: debian_archive.transpose()?,
+    })
+}
+
+fn archive(base: &str) -> Result<Url> {
+    // Without the slash a file's name would replace the last part.
+    let url = Url::parse(&format!("{}/", base.trim_end_matches('/')))
+        .with_context(|| format!("{ARCHIVE_VARIABLE}={base}"))?;
+    ensure!(url.scheme() == "https", "{ARCHIVE_VARIABLE}={base}: expected an https address");
+    Ok(url)
+}
+
+/// The project's own list, where `kernels add` writes: `$VMTEST_KERNELS_TOML`, else `kernels.toml`.
+pub fn file() -> PathBuf {
+    variable(FILE_VARIABLE).map_or_else(|| paths::workspace().join("kernels.toml"), PathBuf::from)
+}
+
+/// The built-in pins and the project's own, of which the latter count where both have a name; only those of
+/// `$VMTEST_KERNELS_TOML` if that is set.
+///
+/// # Errors
+///
+/// [`Exit::usage`] that names file, line and what was expected, when anything in a list is not as it must be.
+pub fn pinned() -> Result<Vec<Pin>> {
+    let path = file();
+    let pins = match variable(FILE_VARIABLE) {
+        Some(_) => read(&path)?,
+        None if path.exists() => pins::merged(pins::built_in(), read(&path)?),
+        None => pins::built_in(),
+    };
+    Ok(obtain::with_nix(&store()?, pins))
+}
+
+fn read(path: &Path) -> Result<Vec<Pin>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
+    parse(&text, path)
+}
+
+/// Reads pins from `text`, which is the content of `path`.
+///
+/// # Errors
+///
+/// [`Exit::usage`] when anything is not as it must be.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
+    let shown = path.strip_prefix(paths::workspace()).unwrap_or(path);
+    pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
+}
+
+/// Changes whenever the kernel that a pin gives may change.
+///
+/// # Errors
+///
+/// When there is no place for a cache.
+pub fn cache_key(pin: &Pin) -> Result<String> {
+    Ok(obtain::key(&store()?, pin))
+}
+
+/// Finds what was asked for with `-k`: pins' names, images, directories; every pin if nothing was.
+///
+/// # Errors
+///
+/// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
+pub fn select(wanted: &[String]) -> Result<Vec<Target>> {
+    vm_kernels::select(&store()?, &pinned()?, wanted)
+        .map_err(|error| Exit::usage(error.to_string()))
+}
+
+/// What the fragments at `paths` say that a kernel needs.
+///
+/// # Errors
+///
+/// [`Exit::usage`] when one cannot be read or a line of it is not as it must be.
+pub fn needs(paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
+    let mut needs = Vec::new();
+    for path in paths {
+        let shown = path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Exit::usage(format!("cannot read the list of kernel options {shown}: {error}"))
+        })?;
+        let read = kconfig::needs(&text, &shown);
+        needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
+    }
+    Ok(needs)
+}
+
+/// An address of a file on this machine.
+fn file_address(path: &Path) -> Result<Url> {
+    Url::from_file_path(path).map_err(|()| anyhow!("{} is no absolute path", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_projects_own_fragments_are_good() {
+        let all = ["vm/kconfig", "vm/kconfig.cold", "vm/kconfig.warm", "bpf/kconfig"];
+        for name in all.map(|name| paths::workspace().join(name)) {
+            assert!(!needs(&[name]).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_wrong_usage() {
+        let error = select(&["6.99".to_owned()]).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
+    }
+}

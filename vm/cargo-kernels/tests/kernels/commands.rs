@@ -1,0 +1,208 @@
+//! What the subcommands print, write and remove.
+
+use std::fs::File;
+use std::process::Stdio;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::sandbox::{Sandbox, pin, sha256, url_source};
+use crate::server::{Answer, Server, held};
+use vm_kernels::fake;
+
+const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
+    [[kernel.source]]\nkind = \"nix\"\nattribute = \"linux_5_4\"\n# the end\n";
+
+#[test]
+fn mistakes_in_the_pins_are_shown_where_they_are() {
+    let sandbox = Sandbox::new();
+    sandbox.pins(&pin("kind = \"url\"\nurl = \"http://localhost/x\"\nsha256 = \"00\""));
+    let said = sandbox.run(&["list"], 2);
+    assert!(
+        said.contains("kernels.toml:9:10: expected 64 lower-case hexadecimal digits"),
+        "{said}"
+    );
+    assert!(said.contains("sha256 = \"00\""), "{said}");
+}
+
+#[test]
+fn an_unknown_kernel_is_wrong_usage() {
+    let sandbox = Sandbox::new();
+    sandbox.pins(COMMENTED);
+    let said = sandbox.run(&["fetch", "6.99"], 2);
+    let expected = "unknown kernel \"6.99\": no pin and no file has this name; the pins are 5.4";
+    assert!(said.contains(expected), "{said}");
+    let file = sandbox.pins_file();
+    let said = sandbox.run(&["fetch", file.to_str().unwrap()], 2);
+    assert!(said.contains("it is no kernel image"), "{said}");
+}
+
+#[test]
+fn list_shows_what_is_at_hand() {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    let list = || -> Value {
+        let output = sandbox.kernels(&["list", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let before = &list()[0];
+    assert_eq!(before["at_hand"], false);
+    assert_eq!(before["expected"], "6.1.x");
+    assert_eq!(before["release"], Value::Null);
+    sandbox.run(&["fetch"], 0);
+    let after = &list()[0];
+    assert_eq!(after["at_hand"], true);
+    assert_eq!(after["release"], "6.1.9-test");
+    assert_eq!(after["source"], "url");
+    // The image, and the configuration that was inside it.
+    assert_eq!(after["size"], image.len() + "CONFIG_PCI=y\n".len());
+    let said = sandbox.run(&["list"], 0);
+    assert!(said.contains("6.1.9-test  url"), "{said}");
+}
+
+#[test]
+fn add_pins_an_address_and_keeps_what_is_written() {
+    let server = Server::https();
+    let image = fake::bzimage("6.14.2-mine", None);
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(COMMENTED);
+    let url = server.url("/bzImage");
+    let said = sandbox.run(&["add", "6.14", &url], 0);
+    assert!(said.contains("6.14: pinned 6.14.2-mine"), "{said}");
+    let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
+    let added = text.strip_prefix(COMMENTED).expect("what was written has changed");
+    for line in [
+        "name = \"6.14\"".to_owned(),
+        "release = \"6.14.2-mine\"".to_owned(),
+        "kind = \"url\"".to_owned(),
+        format!("url = \"{url}\""),
+        format!("sha256 = \"{}\"", sha256(&image)),
+    ] {
+        assert!(added.contains(&line), "{line} is not in {added}");
+    }
+    sandbox.run(&["fetch", "6.14"], 0);
+    assert_eq!(server.requests().len(), 1, "it was fetched twice");
+    let left = std::fs::read_dir(sandbox.cache().join("incoming")).unwrap().count();
+    assert_eq!(left, 0, "something is left of the download");
+}
+
+#[test]
+fn add_keeps_what_others_write_while_it_fetches() {
+    let server = Server::https();
+    let (answer, gate) = held(fake::bzimage("6.14.2-mine", None), 10);
+    server.at("/bzImage", answer);
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(COMMENTED);
+    let adding = |name| {
+        let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut first = adding("6.14");
+    gate.reached.recv().unwrap();
+    let edited = format!("{COMMENTED}# Theirs.\n");
+    sandbox.pins(&edited);
+    // It is answered at once, so it is done before the first.
+    assert!(adding("6.15").wait().unwrap().success());
+    gate.release.send(()).unwrap();
+    assert!(first.wait().unwrap().success());
+    let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
+    assert!(text.starts_with(&edited), "{text}");
+    assert!(text.contains("name = \"6.14\"") && text.contains("name = \"6.15\""), "{text}");
+}
+
+#[test]
+fn add_pins_a_file_by_its_hash() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("linux.deb");
+    std::fs::write(&path, fake::kernel_deb("6.14.2-mine", ".zst")).unwrap();
+    let said = sandbox.run(&["add", "mine", path.to_str().unwrap()], 0);
+    assert!(said.contains("other machines will refuse this pin"), "{said}");
+    // Another file of the same name is not the pinned one.
+    std::fs::remove_dir_all(sandbox.cache()).unwrap();
+    sandbox.run(&["fetch", "mine"], 0);
+    std::fs::remove_dir_all(sandbox.cache()).unwrap();
+    std::fs::write(&path, fake::kernel_deb("6.14.3-mine", ".zst")).unwrap();
+    let said = sandbox.run(&["fetch", "mine"], 3);
+    assert!(said.contains("has SHA-256 "), "{said}");
+}
+
+#[test]
+fn add_refuses_what_makes_no_pin() {
+    let server = Server::https();
+    server.at("/page", Answer::File(b"<html>".to_vec()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(COMMENTED);
+    let page = server.url("/page");
+    let dir = sandbox.path("bin");
+    for (name, from, code, finding) in [
+        ("5.4", page.as_str(), 2, "5.4 is pinned already"),
+        ("a/b", &page, 2, "expected a name of letters, digits"),
+        ("6.14", "http://localhost/x", 2, "expected an https address"),
+        ("6.14", "/nowhere", 2, "No such file"),
+        ("6.14", dir.to_str().unwrap(), 2, "a directory works with -k"),
+        ("6.14", &page, 3, "it is a web page"),
+        ("6.14", &server.url("/nothing"), 3, "404 Not Found"),
+    ] {
+        let said = sandbox.run(&["add", name, from], code);
+        assert!(said.contains(finding), "{finding}: {said}");
+        assert_eq!(std::fs::read_to_string(sandbox.pins_file()).unwrap(), COMMENTED);
+    }
+}
+
+#[test]
+fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9-test", None);
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    sandbox.run(&["fetch"], 0);
+    assert!(sandbox.run(&["prune"], 0).contains("Nothing to remove"));
+
+    let entry = sandbox.entry();
+    let state = sandbox.cache().join("states/6.1-0123");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("lock"), "").unwrap();
+    std::fs::write(state.join("state"), vec![1; 1 << 20]).unwrap();
+    sandbox.pins(COMMENTED);
+    let said = sandbox.run(&["prune", "--dry-run"], 0);
+    for path in [&entry, &state] {
+        assert!(said.contains(path.to_str().unwrap()) && path.exists(), "{said}");
+    }
+    assert!(said.contains("would be freed"), "{said}");
+
+    let hold = |path| {
+        let lock = Flock::lock(File::open(path).unwrap(), FlockArg::LockSharedNonblock);
+        lock.map_err(|(_, errno)| errno).unwrap()
+    };
+    let held = [hold(entry.join("manifest.json")), hold(state.join("lock"))];
+    assert!(sandbox.run(&["prune"], 0).contains("in use, kept"));
+    assert!(entry.exists() && state.exists());
+    drop(held);
+    // What a prune that was killed has left.
+    let left = sandbox.cache().join("kernels/.5.4-0123.removed");
+    std::fs::create_dir(&left).unwrap();
+    assert!(sandbox.run(&["prune"], 0).contains("removed"));
+    assert!(!entry.exists() && !state.exists() && !left.exists());
+}
+
+#[test]
+fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
+    let sandbox = Sandbox::new();
+    let matrix = || -> Value {
+        let mut command =
+            std::process::Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
+        sandbox.environment(command.arg("matrix"));
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    };
+    sandbox.pins(&pin(&url_source("https://localhost/a", b"a")));
+    let first = matrix();
+    assert_eq!(first["include"][0]["kernel"], "6.1");
+    sandbox.pins(&pin(&url_source("https://localhost/a", b"b")));
+    let second = matrix();
+    assert_ne!(first["include"][0]["cache_key"], second["include"][0]["cache_key"]);
+}

@@ -1,0 +1,163 @@
+//! A place of its own for a test: a cache, a list of pins, and an apt that says what the test wants.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use assert_cmd::assert::OutputAssertExt;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::server::Server;
+
+/// Directories, and how `xtask` is run in them.
+pub struct Sandbox {
+    dir: TempDir,
+    certificate: Option<PathBuf>,
+    archive: Option<String>,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        let sandbox = Self { dir, certificate: None, archive: None };
+        sandbox.pins("");
+        sandbox
+    }
+
+    /// Makes `xtask` trust the server.
+    pub fn trusting(mut self, server: &Server) -> Self {
+        let path = self.path("ca.pem");
+        std::fs::write(&path, server.certificate.as_ref().unwrap()).unwrap();
+        self.certificate = Some(path);
+        self
+    }
+
+    /// Takes `url` for Debian's permanent archive.
+    pub fn with_archive(mut self, url: String) -> Self {
+        self.archive = Some(url);
+        self
+    }
+
+    /// Puts an apt in the way that knows these mirrors.
+    pub fn with_mirrors(self, roots: &[String]) -> Self {
+        let lines: String = roots.iter().map(|root| format!("echo 'Debian {root}'\n")).collect();
+        self.program("apt-get", &lines);
+        self.program("apt-config", "");
+        self
+    }
+
+    pub fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the list of pins.
+    pub fn pins(&self, text: &str) {
+        std::fs::write(self.pins_file(), text).unwrap();
+    }
+
+    pub fn pins_file(&self) -> PathBuf {
+        self.path("kernels.toml")
+    }
+
+    /// `cargo xtask kernels …`, in this sandbox. Without [`Self::with_mirrors`] it finds no apt.
+    pub fn kernels(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
+        command.args(arguments);
+        self.environment(&mut command);
+        command
+    }
+
+    pub fn environment(&self, command: &mut Command) {
+        command
+            .env_clear()
+            .env("PATH", self.path("bin"))
+            .env("HOME", self.dir.path())
+            .env("VMTEST_CACHE_DIR", self.cache())
+            .env("VMTEST_KERNELS_TOML", self.pins_file());
+        if let Some(certificate) = &self.certificate {
+            command.env("SSL_CERT_FILE", certificate);
+        }
+        if let Some(archive) = &self.archive {
+            command.env("VMTEST_DEBIAN_ARCHIVE", archive);
+        }
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+
+    /// The finished kernels in the cache.
+    pub fn entries(&self) -> Vec<PathBuf> {
+        children(&self.cache().join("kernels"))
+    }
+
+    /// The only finished kernel's directory.
+    pub fn entry(&self) -> PathBuf {
+        let entries = self.entries();
+        assert_eq!(entries.len(), 1, "expected one kernel in the cache: {entries:?}");
+        entries[0].clone()
+    }
+
+    /// Everything below `incoming/`.
+    pub fn incoming(&self) -> Vec<PathBuf> {
+        children(&self.cache().join("incoming")).iter().flat_map(|dir| children(dir)).collect()
+    }
+
+    /// Runs `kernels …` and returns what it printed on both outputs, once the exit code is as expected.
+    pub fn run(&self, arguments: &[&str], code: i32) -> String {
+        said(self.kernels(arguments).assert().code(code))
+    }
+}
+
+/// Both outputs of a program that has ended.
+pub fn said(assert: assert_cmd::assert::Assert) -> String {
+    let output = assert.get_output();
+    [&output.stdout, &output.stderr]
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .concat()
+}
+
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+pub fn sha1(bytes: &[u8]) -> String {
+    hex::encode(Sha1::digest(bytes))
+}
+
+/// A pin `6.1` whose source has these lines.
+pub fn pin(source: &str) -> String {
+    format!(
+        "[[kernel]]\nname = \"6.1\"\nseries = \"6.1.\"\nwhy = \"a test\"\n\n[[kernel.source]]\n{source}\n"
+    )
+}
+
+/// The lines of a source of kind `url`.
+pub fn url_source(url: &str, content: &[u8]) -> String {
+    format!("kind = \"url\"\nurl = \"{url}\"\nsha256 = \"{}\"", sha256(content))
+}
+
+/// The lines of a source of kind `debian` with one file, pinned by both hashes.
+pub fn debian_source(path: &str, content: &[u8]) -> String {
+    format!(
+        "kind = \"debian\"\nfiles = [{{ path = \"{path}\", sha256 = \"{}\", sha1 = \"{}\" }}]",
+        sha256(content),
+        sha1(content)
+    )
+}

@@ -1,0 +1,207 @@
+//! Where kernels come from: each kind of source, and the order of them.
+
+use crate::sandbox::{self, Sandbox, debian_source, pin, url_source};
+use crate::server::{Answer, Server};
+use vm_kernels::fake::{self, Member};
+
+const POOL_PATH: &str = "pool/main/l/linux/linux-image-6.1.9_6.1.9-1_amd64.deb";
+
+#[test]
+fn an_image_is_fetched_once_and_never_again() {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9-test", None);
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains("6.1: 6.1.9-test from url, "), "{said}");
+    assert_eq!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap(), image);
+    assert!(sandbox.incoming().is_empty(), "downloads are left over");
+
+    sandbox.run(&["fetch", "6.1"], 0);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn packages_of_every_compression_are_unpacked() {
+    for suffix in [".xz", ".zst", ".gz", ""] {
+        let server = Server::https();
+        let deb = fake::kernel_deb("6.1.9-test", suffix);
+        server.at("/linux.deb", Answer::File(deb.clone()));
+        let sandbox = Sandbox::new().trusting(&server);
+        sandbox.pins(&pin(&url_source(&server.url("/linux.deb"), &deb)));
+        sandbox.run(&["fetch"], 0);
+        let tree = sandbox.entry().join("tree");
+        assert!(tree.join("boot/vmlinuz-6.1.9-test").is_file(), "data.tar{suffix}");
+        assert!(tree.join("lib/modules/6.1.9-test/kernel/outer.ko").is_file());
+        assert!(!tree.join("usr").exists(), "documentation was unpacked");
+    }
+}
+
+#[test]
+fn a_tar_archive_is_unpacked() {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9-test", None);
+    let archive = fake::zstd(&fake::tar(&[
+        Member::File("bzImage", &image),
+        Member::File("lib/modules/6.1.9-test/kernel/a.ko", b"module"),
+        Member::Symlink("lib/modules/6.1.9-test/build", "/usr/src/linux"),
+    ]));
+    server.at("/linux.tar.zst", Answer::File(archive.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/linux.tar.zst"), &archive)));
+    sandbox.run(&["fetch"], 0);
+    let modules = sandbox.entry().join("tree/lib/modules/6.1.9-test");
+    assert!(modules.join("kernel/a.ko").is_file());
+    assert!(modules.join("build").symlink_metadata().is_err(), "a link to sources was made");
+}
+
+#[test]
+fn debian_is_asked_through_apts_mirrors_in_their_order() {
+    let (first, second) = (Server::http(), Server::http());
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    second.at(&format!("/debian/{POOL_PATH}"), Answer::File(deb.clone()));
+    let sandbox = Sandbox::new().with_mirrors(&[first.url("/security/"), second.url("/debian/")]);
+    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains("6.1: 6.1.9-test from debian"), "{said}");
+    assert_eq!(first.requests()[0].path, format!("/security/{POOL_PATH}"));
+}
+
+#[test]
+fn the_permanent_archive_has_what_the_mirrors_have_no_more() {
+    let (mirror, archive) = (Server::http(), Server::https());
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
+    let sandbox = Sandbox::new()
+        .trusting(&archive)
+        .with_mirrors(&[mirror.url("/debian/")])
+        .with_archive(archive.url("/file/"));
+    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    sandbox.run(&["fetch"], 0);
+    assert_eq!(mirror.requests().len(), 1);
+}
+
+#[test]
+fn without_apt_the_archive_is_asked_at_once() {
+    let archive = Server::https();
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
+    let sandbox = Sandbox::new().trusting(&archive).with_archive(archive.url("/file"));
+    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    sandbox.run(&["fetch"], 0);
+}
+
+#[test]
+fn mirrors_in_a_directory_and_in_a_list_are_found() {
+    let sandbox = Sandbox::new();
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let file = sandbox.path("mirror").join(POOL_PATH);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, &deb).unwrap();
+    let list = sandbox.path("mirrors.list");
+    let mirror = format!("# ours\nfile:{}/ priority:1\n", sandbox.path("mirror").display());
+    std::fs::write(&list, mirror).unwrap();
+    let sandbox = sandbox.with_mirrors(&[format!("mirror+file:{}/", list.display())]);
+    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    sandbox.run(&["fetch"], 0);
+}
+
+#[test]
+fn a_weak_hash_is_said_and_the_strong_one_told() {
+    let archive = Server::https();
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let (sha1, sha256) = (sandbox::sha1(&deb), sandbox::sha256(&deb));
+    archive.at(&format!("/file/{sha1}"), Answer::File(deb.clone()));
+    let sandbox = Sandbox::new().trusting(&archive).with_archive(archive.url("/file/"));
+    let source =
+        format!("kind = \"debian\"\nfiles = [{{ path = \"{POOL_PATH}\", sha1 = \"{sha1}\" }}]");
+    sandbox.pins(&pin(&source));
+    assert!(sandbox.run(&["list"], 0).contains("debian (weak: SHA-1)"));
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains(&format!("weak; its SHA-256 is {sha256}")), "{said}");
+}
+
+#[test]
+fn nix_is_first_when_it_is_there() {
+    let sandbox = Sandbox::new();
+    let modules = sandbox.path("nix/6.1/lib/modules/6.1.9");
+    std::fs::create_dir_all(&modules).unwrap();
+    std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    std::fs::write(sandbox.path("nix/6.1/config"), "CONFIG_PCI=y\n").unwrap();
+    let other = "kind = \"url\"\nurl = \"https://localhost:1/x\"";
+    let hash = "0".repeat(64);
+    sandbox.pins(&pin(&format!(
+        "kind = \"nix\"\nattribute = \"linux_6_1\"\n[[kernel.source]]\n{other}\nsha256 = \"{hash}\""
+    )));
+    let fetch = |with: bool| {
+        let mut command = sandbox.kernels(&["fetch"]);
+        if with {
+            command.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
+        }
+        command
+    };
+    use assert_cmd::assert::OutputAssertExt;
+    let said = sandbox::said(fetch(true).assert().code(0));
+    assert!(said.contains("6.1: 6.1.9 from nix, "), "{said}");
+    let said = sandbox::said(fetch(false).assert().code(3));
+    assert!(
+        said.contains("nix: not inside `nix develop` (VMTEST_NIX_KERNELS is not set)"),
+        "{said}"
+    );
+    assert!(said.contains("url: https://localhost:1/x: connection refused"), "{said}");
+    assert!(said.contains("kernel 6.1 is unavailable: none of its sources has it"), "{said}");
+}
+
+#[test]
+fn nix_may_have_a_kernel_that_no_source_takes_from_it() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.path("nix/6.1")).unwrap();
+    std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    let hash = "0".repeat(64);
+    sandbox.pins(&pin(&format!(
+        "kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\""
+    )));
+    let mut list = sandbox.kernels(&["list", "--json"]);
+    list.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
+    let rows: serde_json::Value = serde_json::from_slice(&list.output().unwrap().stdout).unwrap();
+    assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
+}
+
+#[test]
+fn a_kernel_of_another_release_is_not_taken() {
+    let server = Server::https();
+    let image = fake::bzimage("6.2.0", None);
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("the image is 6.2.0, pinned is 6.1.x"), "{said}");
+    assert!(sandbox.entries().is_empty());
+}
+
+#[test]
+fn what_is_no_kernel_is_not_taken() {
+    let server = Server::https();
+    let page = b"<!DOCTYPE html><p>Please log in".to_vec();
+    server.at("/bzImage", Answer::File(page.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &page)));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("it is no kernel image: it is a web page"), "{said}");
+}
+
+#[test]
+fn a_source_for_another_machine_is_passed_over() {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9", None);
+    server.at("/bzImage", Answer::File(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    let other = if cfg!(target_arch = "x86_64") { "aarch64" } else { "x86_64" };
+    let source = url_source(&server.url("/bzImage"), &image);
+    sandbox.pins(&pin(&format!("{source}\narch = \"{other}\"")));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains(&format!("url: it is for {other}, this machine is")), "{said}");
+    assert!(server.requests().is_empty());
+}

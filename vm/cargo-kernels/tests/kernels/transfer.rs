@@ -1,0 +1,206 @@
+//! What can go wrong between here and a server.
+
+use std::process::Stdio;
+
+use crate::sandbox::{Sandbox, debian_source, pin, sha256, url_source};
+use crate::server::{Answer, Request, Server, held};
+use vm_kernels::fake;
+
+/// A server with one image at `/bzImage`, and a sandbox that pins it.
+fn pinned(answer: impl FnOnce(Vec<u8>) -> Answer) -> (Server, Sandbox, Vec<u8>) {
+    let server = Server::https();
+    let image = fake::bzimage("6.1.9-test", None);
+    server.at("/bzImage", answer(image.clone()));
+    let sandbox = Sandbox::new().trusting(&server);
+    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    (server, sandbox, image)
+}
+
+fn ranges(server: &Server) -> Vec<Option<String>> {
+    server.requests().into_iter().map(|request| request.range).collect()
+}
+
+fn assert_whole(sandbox: &Sandbox, image: &[u8]) {
+    assert!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap() == image);
+}
+
+#[test]
+fn a_corrupted_download_is_refused_and_removed() {
+    let (_server, sandbox, image) = pinned(|mut image| {
+        image[100_000] ^= 1;
+        Answer::File(image)
+    });
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains(&format!("pinned is {}", sha256(&image))), "{said}");
+    assert!(said.contains("has SHA-256 "), "{said}");
+    assert!(sandbox.entries().is_empty());
+    assert!(sandbox.incoming().is_empty(), "what was refused is still there");
+}
+
+#[test]
+fn after_a_mirror_with_another_file_the_next_is_asked() {
+    let (bad, good) = (Server::http(), Server::http());
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let path = "pool/main/l/linux/linux-image-6.1.9_6.1.9-1_amd64.deb";
+    bad.at(&format!("/{path}"), Answer::File(b"another file".to_vec()));
+    good.at(&format!("/{path}"), Answer::File(deb.clone()));
+    let sandbox = Sandbox::new().with_mirrors(&[bad.url("/"), good.url("/")]);
+    sandbox.pins(&pin(&debian_source(path, &deb)));
+    sandbox.run(&["fetch"], 0);
+    assert_eq!(ranges(&good), [None], "the beginning of another file was kept");
+}
+
+#[test]
+fn a_broken_transfer_is_taken_up_where_it_ended() {
+    let (server, sandbox, image) =
+        pinned(|bytes| Answer::BreaksOnce { at: bytes.len() / 2, bytes });
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+    assert_eq!(ranges(&server), [None, Some(format!("bytes={}-", image.len() / 2))]);
+}
+
+#[test]
+fn a_server_that_always_breaks_is_given_up_in_the_end() {
+    let (server, sandbox, _) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 0 });
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("the connection broke off (tried 3 times)"), "{said}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn a_server_in_trouble_is_asked_again() {
+    let (server, sandbox, _) = pinned(|_| Answer::Status("503 Service Unavailable"));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("503 Service Unavailable (tried 3 times)"), "{said}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn a_server_without_ranges_starts_over() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    server.at("/bzImage", Answer::WholeFile(image.clone()));
+    let before = server.requests().len();
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before + 1, "the whole was put behind the beginning");
+}
+
+#[test]
+fn a_beginning_that_is_not_the_files_is_thrown_away() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    let part = sandbox.incoming().pop().unwrap();
+    std::fs::write(&part, vec![0; 5000]).unwrap();
+    server.at("/bzImage", Answer::File(image.clone()));
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains("fetching it anew"), "{said}");
+    assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn a_beginning_longer_than_the_file_is_thrown_away() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    let part = sandbox.incoming().pop().unwrap();
+    std::fs::write(&part, vec![0; image.len() + 1]).unwrap();
+    server.at("/bzImage", Answer::File(image.clone()));
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn two_fetches_at_once_download_once() {
+    let (answer, gate) = held(fake::bzimage("6.1.9-test", None), 70_000);
+    let (server, sandbox, image) = pinned(|_| answer);
+    let start = || {
+        let mut command = sandbox.kernels(&["fetch"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let first = start();
+    gate.reached.recv().unwrap();
+    let mut second = start();
+    // The second says that it waits; only then does the first get the rest.
+    let mut told = std::io::BufReader::new(second.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+    assert_eq!(line, "6.1: another run is fetching it; waiting\n");
+    gate.release.send(()).unwrap();
+    assert!(first.wait_with_output().unwrap().status.success());
+    assert!(second.wait_with_output().unwrap().status.success());
+    assert_eq!(server.requests().len(), 1);
+    assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn after_a_kill_the_rest_is_fetched() {
+    let (answer, gate) = held(fake::bzimage("6.1.9-test", None), 70_000);
+    let (server, sandbox, image) = pinned(|_| answer);
+    let mut first = sandbox.kernels(&["fetch"]).stderr(Stdio::null()).spawn().unwrap();
+    gate.reached.recv().unwrap();
+    wait_until(|| sandbox.incoming().first().is_some_and(|part| size(part) > 0));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(sandbox.entries().is_empty(), "half a kernel passes for one");
+    let here = size(&sandbox.incoming()[0]);
+    assert!(here < image.len() as u64);
+
+    let whole = Request { path: "/bzImage".to_owned(), range: None };
+    let rest = Request { range: Some(format!("bytes={here}-")), ..whole.clone() };
+    sandbox.run(&["fetch"], 0);
+    assert_eq!(server.requests(), [whole, rest]);
+    assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn a_whole_download_that_was_left_behind_is_used_without_a_network() {
+    let (server, sandbox, image) = pinned(|bytes| Answer::AlwaysBreaks { bytes, at: 1000 });
+    sandbox.run(&["fetch"], 3);
+    std::fs::write(sandbox.incoming().pop().unwrap(), &image).unwrap();
+    let before = server.requests().len();
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+    assert_eq!(server.requests().len(), before);
+}
+
+fn size(path: &std::path::Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Waits for what another process does to the disk, which nothing tells of.
+fn wait_until(done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "it never happened");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_redirect_is_followed_within_https() {
+    let (server, sandbox, image) = pinned(|_| Answer::Redirect("/elsewhere".to_owned()));
+    server.at("/elsewhere", Answer::File(image.clone()));
+    sandbox.run(&["fetch"], 0);
+    assert_whole(&sandbox, &image);
+}
+
+#[test]
+fn a_redirect_out_of_https_is_refused() {
+    let plain = Server::http();
+    let (_server, sandbox, image) = pinned(|_| Answer::Redirect(plain.url("/bzImage")));
+    plain.at("/bzImage", Answer::File(image));
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("which leaves https"), "{said}");
+    assert!(plain.requests().is_empty(), "it was asked all the same");
+    assert!(sandbox.entries().is_empty());
+}
+
+#[test]
+fn a_server_that_nobody_vouches_for_is_refused() {
+    let (server, sandbox, _) = pinned(Answer::File);
+    let other = Server::https();
+    let sandbox = sandbox.trusting(&other);
+    let said = sandbox.run(&["fetch"], 3);
+    assert!(said.contains("certificate"), "{said}");
+    assert!(server.requests().is_empty());
+}

@@ -1,0 +1,110 @@
+//! Waiting that ends: a kernel's run has one deadline, and whatever is waited for on its way ends with it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// What is left until `deadline`; nothing once it has passed.
+pub fn left(deadline: Instant) -> Option<Duration> {
+    Some(deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+}
+
+/// A stream that is read and written until a deadline. The limit of a socket is one of each read, so that a byte now
+/// and then would hold its reader for ever; this one is one of all reads together.
+#[derive(Debug)]
+pub struct Until {
+    /// The stream itself.
+    pub stream: UnixStream,
+    /// From then on every read and write fails with [`ErrorKind::TimedOut`].
+    pub deadline: Instant,
+}
+
+impl Until {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        left(self.deadline).map(Some).ok_or_else(|| ErrorKind::TimedOut.into())
+    }
+}
+
+impl Read for Until {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer).map_err(timed_out)
+    }
+}
+
+impl Write for Until {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes).map_err(timed_out)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        // The limits are the socket's, and so those of every other descriptor of it.
+        let _ = self.stream.set_read_timeout(None);
+        let _ = self.stream.set_write_timeout(None);
+    }
+}
+
+/// socket(7): a socket's own limit shows as EAGAIN.
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+/// What `blocking` returns, unless that takes until `deadline`: then nothing, and what it returns later is dropped.
+pub fn within<T: Send + 'static>(
+    deadline: Instant,
+    blocking: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(blocking()));
+    receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_byte_now_and_then_does_not_hold_a_reader() {
+        let (mut guest, stream) = UnixStream::pair().unwrap();
+        // It ends when nobody reads any more.
+        let drip = std::thread::spawn(move || {
+            while guest.write_all(b".").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let mut rest = Vec::new();
+        let error = Until { stream, deadline }.read_to_end(&mut rest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drip.join().unwrap();
+    }
+
+    #[test]
+    fn a_limit_is_gone_with_the_one_who_set_it() {
+        let (_guest, stream) = UnixStream::pair().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(1);
+        let mut until = Until { stream: stream.try_clone().unwrap(), deadline };
+        assert_eq!(until.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(until);
+        assert_eq!(stream.read_timeout().unwrap(), None);
+    }
+
+    #[test]
+    fn what_takes_too_long_is_not_waited_for() {
+        let (_hold, never) = mpsc::channel::<()>();
+        assert_eq!(within(Instant::now(), move || never.recv().is_ok()), None);
+        assert_eq!(within(Instant::now() + Duration::from_secs(60), || 1), Some(1));
+    }
+}

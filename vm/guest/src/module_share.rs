@@ -1,0 +1,136 @@
+//! A kernel's modules, for guests: a share of the host's directory, and beside it what modprobe has to know.
+//!
+//! They are 100 MB and more, and a guest wants none of them, or a few. So they stay on the host until one is asked for,
+//! and only depmod's lists go into the guest's root directory. Those are made once and kept in the cache.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE};
+
+use crate::states::sha256;
+use crate::vng::depmod;
+use vm_kernels::{Kernel, modules};
+
+/// Counts changes of what is kept.
+const LAYOUT: u32 = 1;
+
+/// What a guest needs to mount a directory of the host's.
+pub const FIRST: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+
+/// Depmod's lists that busybox's modprobe reads.
+const LISTS: &[&str] = &["modules.dep", "modules.alias", "modules.builtin"];
+
+/// A kernel's modules, and what a guest needs to find them.
+#[derive(Debug, Clone)]
+pub struct ModuleShare {
+    /// The host's directory, `lib/modules/<release>`.
+    pub modules: PathBuf,
+    /// The directory with the lists, links into the share, and in [`FIRST_MODULES`] the modules to be loaded first.
+    pub lists: PathBuf,
+}
+
+impl ModuleShare {
+    /// That of a kernel, kept in this cache directory; nothing for one without modules.
+    ///
+    /// # Errors
+    /// When depmod fails, or the cache cannot be written to.
+    pub fn of(kernel: &Kernel, cache: &Path) -> Result<Option<Self>> {
+        let Some(modules) = kernel.modules.clone() else { return Ok(None) };
+        let failed = || format!("cannot list the modules in {}", modules.display());
+        let kept = cache.join("modules");
+        let lists = kept.join(&sha256(&identity(&modules, cache).with_context(failed)?)[..32]);
+        if !lists.is_dir() {
+            fs::create_dir_all(&kept).with_context(failed)?;
+            let new = tempfile::Builder::new().prefix("new-").tempdir_in(&kept)?;
+            make(kernel, &modules, new.path()).with_context(failed)?;
+            // Whoever was quicker has made the same.
+            if fs::rename(new.path().join("lists"), &lists).is_err() && !lists.is_dir() {
+                anyhow::bail!("cannot write {}", lists.display());
+            }
+        }
+        Ok(Some(Self { modules, lists }))
+    }
+
+    /// Copies the lists into a guest's root directory. What they begin with is loaded by whoever mounts that.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn stage(&self, root: &Path) -> Result<()> {
+        let to = root.join(MODULES_DIR.trim_start_matches('/'));
+        let copy = || -> std::io::Result<()> {
+            fs::create_dir(&to)?;
+            for entry in fs::read_dir(&self.lists)? {
+                let entry = entry?;
+                let (from, to) = (entry.path(), to.join(entry.file_name()));
+                if entry.file_type()?.is_symlink() {
+                    symlink(fs::read_link(from)?, to)?;
+                } else if entry.file_type()?.is_file() {
+                    fs::copy(from, to)?;
+                }
+            }
+            Ok(())
+        };
+        copy().with_context(|| format!("cannot copy {}", self.lists.display()))
+    }
+}
+
+/// What changes whenever a module does.
+fn identity(modules: &Path, cache: &Path) -> Result<Vec<u8>> {
+    let mut identity = format!("{LAYOUT}\0{}\0", modules.display()).into_bytes();
+    // What is in the cache was hashed, and is never changed.
+    if !modules.starts_with(cache.join("kernels")) {
+        add_files(modules, &mut identity)?;
+    }
+    Ok(identity)
+}
+
+fn add_files(dir: &Path, identity: &mut Vec<u8>) -> Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let metadata = entry.metadata()?;
+        identity.extend_from_slice(entry.file_name().as_bytes());
+        let stamp = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        if metadata.is_dir() {
+            add_files(&entry.path(), identity)?;
+        } else {
+            identity.extend_from_slice(format!("{stamp:?}").as_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
+    // depmod wants a release's number, and any will do.
+    const RELEASE: &str = "0.0.0";
+    let tree = scratch.join("lib/modules").join(RELEASE);
+    let lists = scratch.join("lists");
+    let first = lists.join(FIRST_MODULES);
+    fs::create_dir_all(&tree)?;
+    fs::create_dir_all(&first)?;
+    for entry in fs::read_dir(modules)? {
+        let entry = entry?;
+        // depmod writes beside the modules, and where these are is not to be written to.
+        symlink(entry.path(), tree.join(entry.file_name()))?;
+        if entry.file_type()?.is_dir() {
+            symlink(
+                Path::new(MODULES_SHARE).join(entry.file_name()),
+                lists.join(entry.file_name()),
+            )?;
+        }
+    }
+    depmod(scratch, RELEASE.as_ref())?;
+    for name in LISTS {
+        if tree.join(name).exists() {
+            fs::copy(tree.join(name), lists.join(name))?;
+        }
+    }
+    for (number, module) in modules::resolve_with(kernel, &[], FIRST)?.iter().enumerate() {
+        fs::write(first.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! The cache of kernels on disk, shared by every run on this machine.
+//!
+//! ```text
+//! kernels/<pin>-<id>/      one source's kernel, complete: it gets this name when everything in it is written
+//!     manifest.json        what it is and where it came from
+//!     SHA256SUMS           of every file in tree/, as sha256sum(1) reads it
+//!     tree/                what was unpacked
+//! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
+//! locks/<pin>-<id>         held while an entry is being made
+//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
+//! states/                  snapshots of guests, which are not this module's
+//! ```
+//!
+//! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
+
+mod configs;
+mod in_use;
+mod stale;
+mod sums;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::digest::{self, Measured, Sha256Hex};
+use super::pins::{Pin, Source};
+use super::{Kernel, archive, image, kconfig, tree};
+use crate::lock;
+
+pub use configs::config_inside;
+pub use stale::{Kept, Stale, discard, size_of, stale};
+pub use sums::listing;
+
+/// Counts changes of what an entry looks like on disk; part of every entry's name.
+const LAYOUT: u32 = 1;
+const MANIFEST: &str = "manifest.json";
+const TREE: &str = "tree";
+const KERNELS: &str = "kernels";
+const INCOMING: &str = "incoming";
+const LOCKS: &str = "locks";
+
+/// One source's place in the cache.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    root: PathBuf,
+    name: String,
+}
+
+/// What an entry says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The pin that it was fetched for.
+    pub pin: String,
+    /// The source's kind.
+    pub source: String,
+    /// Each file that was fetched.
+    pub origin: Vec<Origin>,
+    /// The release that the image names.
+    pub release: Option<String>,
+    /// The image, relative to the entry, as are the other paths.
+    pub image: PathBuf,
+    /// The image's hash, checked whenever it is used.
+    pub image_sha256: Sha256Hex,
+    /// The hash of `SHA256SUMS`.
+    pub sums_sha256: Sha256Hex,
+    /// `…/lib/modules/<release>`.
+    pub modules: Option<PathBuf>,
+    /// The kernel's configuration.
+    pub config: Option<PathBuf>,
+    /// Bytes in all files together.
+    pub size: u64,
+}
+
+/// A file as it was fetched.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where it is to be had.
+    pub url: String,
+    /// What it was.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// What is found at an entry's place.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A kernel that is the pinned one.
+    Ready(Box<Kernel>),
+    /// Something that is not, or no more; the text says what is wrong with it.
+    Damaged(String),
+}
+
+impl Entry {
+    /// The place of `source`'s kernel; `None` for Nix, which keeps its kernels itself.
+    pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Option<Self> {
+        let hashes = source.pinned();
+        if hashes.is_empty() {
+            return None;
+        }
+        let mut identity = format!("{LAYOUT}");
+        for pinned in hashes {
+            identity += &format!(" {pinned}");
+        }
+        let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
+        Some(Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) })
+    }
+
+    /// Its name: the pin's, and what the hashes make.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory of the finished entry.
+    pub fn dir(&self) -> PathBuf {
+        self.root.join(KERNELS).join(&self.name)
+    }
+
+    /// Where downloads for it go.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join(INCOMING).join(&self.name)
+    }
+
+    /// Whether there is a finished entry, without looking into it.
+    pub fn exists(&self) -> bool {
+        self.dir().join(MANIFEST).is_file()
+    }
+
+    /// Waits until no other run makes this entry; `waiting` is called if there is one.
+    pub fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
+        let path = self.root.join(LOCKS).join(&self.name);
+        let hint = || cannot_write(&self.root);
+        for dir in [LOCKS, KERNELS] {
+            std::fs::create_dir_all(self.root.join(dir)).with_context(hint)?;
+        }
+        lock::exclusive(&path, waiting).with_context(hint)
+    }
+
+    /// Looks whether the pinned kernel is here, and is it: its image is hashed.
+    pub fn look(&self, pin: &Pin, source: &Source) -> Found {
+        match self.dir().try_exists() {
+            Ok(false) => Found::Nothing,
+            Ok(true) => match self.load(pin, source) {
+                Ok(kernel) => Found::Ready(Box::new(kernel)),
+                Err(error) => Found::Damaged(format!("{error:#}")),
+            },
+            Err(error) => Found::Damaged(error.to_string()),
+        }
+    }
+
+    fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
+        let dir = self.dir();
+        ensure!(self.exists(), "it has no manifest");
+        in_use::hold(&dir, &dir.join(MANIFEST))?;
+        let manifest = self.manifest()?;
+        let image = dir.join(&manifest.image);
+        let found = digest::sha256_file(&image)
+            .with_context(|| format!("cannot read {}", image.display()))?;
+        ensure!(found == manifest.image_sha256, "{} is not what was unpacked", image.display());
+        let modules = manifest.modules.map(|modules| dir.join(modules));
+        if let Some(modules) = &modules {
+            ensure!(modules.is_dir(), "{} is gone", modules.display());
+        }
+        let config = match manifest.config {
+            Some(config) => Some(self.config(&config)?),
+            None => None,
+        };
+        Ok(Kernel {
+            name: pin.name.clone(),
+            image,
+            modules,
+            expected: pin.expected_from(source),
+            release: manifest.release,
+            config,
+            source: source.kind().to_owned(),
+        })
+    }
+
+    /// Reads the kernel's configuration, if it is still what was unpacked.
+    fn config(&self, relative: &Path) -> Result<kconfig::Config> {
+        let path = self.dir().join(relative);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let known = sums::contains(&self.dir(), relative, &digest::sha256(text.as_bytes()))?;
+        ensure!(known, "{} is not what was unpacked", path.display());
+        Ok(kconfig::parse(&text))
+    }
+
+    /// What the entry says of itself.
+    pub fn manifest(&self) -> Result<Manifest> {
+        let path = self.dir().join(MANIFEST);
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Hashes every file again; returns how many there are.
+    ///
+    /// # Errors
+    ///
+    /// Names what is missing, changed, or should not be there.
+    pub fn verify(&self) -> Result<usize> {
+        sums::verify(&self.dir(), &self.manifest()?.sums_sha256)
+    }
+
+    /// Removes the entry; the caller holds the lock.
+    pub fn remove(&self) -> Result<()> {
+        remove_at_once(&self.dir())
+    }
+
+    /// Makes the entry of what was downloaded; the caller holds the lock.
+    pub fn make(
+        &self,
+        pin: &Pin,
+        source: &Source,
+        downloads: &[PathBuf],
+        origin: Vec<Origin>,
+    ) -> Result<()> {
+        let staging = self.incoming().join("entry");
+        remove_all(&staging)?;
+        let root = staging.join(TREE);
+        std::fs::create_dir_all(&root)?;
+        for download in downloads {
+            archive::unpack(download, &root)?;
+        }
+        let manifest = describe(pin, source, &staging, origin)?;
+        let json = serde_json::to_vec_pretty(&manifest)?;
+        std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
+        // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
+        self.remove()?;
+        std::fs::rename(&staging, self.dir())
+            .with_context(|| format!("cannot rename to {}", self.dir().display()))
+    }
+}
+
+fn cannot_write(dir: &Path) -> String {
+    let dir = dir.display();
+    format!("cannot write to the cache {dir}: make it writable, or set VMTEST_CACHE_DIR")
+}
+
+fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> Result<Manifest> {
+    let found = tree::find(&staging.join(TREE))
+        .ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
+    let image = image::inspect(&found.image)?;
+    let expected = pin.expected_from(source);
+    if let Some(release) = &image.release {
+        ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
+    }
+    let relative = |path: &Path| path.strip_prefix(staging).map(Path::to_owned);
+    let config = match found.config {
+        Some(config) => Some(config),
+        None => extract_config(&found.image, &staging.join(TREE))?,
+    };
+    let (size, sums_sha256) = sums::write(staging)?;
+    Ok(Manifest {
+        pin: pin.name.clone(),
+        source: source.kind().to_owned(),
+        origin,
+        release: image.release,
+        image_sha256: digest::sha256_file(&found.image)?,
+        image: relative(&found.image)?,
+        sums_sha256,
+        modules: found.modules.as_deref().map(relative).transpose()?,
+        config: config.as_deref().map(relative).transpose()?,
+        size,
+    })
+}
+
+/// Writes the configuration that is inside an image next to it, so that it need not be looked for again.
+fn extract_config(image: &Path, root: &Path) -> Result<Option<PathBuf>> {
+    let Some(text) = image::config(image)? else { return Ok(None) };
+    let path = root.join("config");
+    std::fs::write(&path, text)?;
+    Ok(Some(path))
+}
+
+/// A directory in `cache` for a download that has no entry yet; it is removed when it is dropped.
+pub fn scratch(cache: &Path, name: &str) -> Result<tempfile::TempDir> {
+    let incoming = cache.join(INCOMING);
+    let make = || {
+        std::fs::create_dir_all(&incoming)?;
+        let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
+        in_use::hold(dir.path(), dir.path())?;
+        Ok::<_, anyhow::Error>(dir)
+    };
+    make().with_context(|| cannot_write(&incoming))
+}
+
+/// Removes a file or directory if it is there.
+pub fn remove_all(path: &Path) -> Result<()> {
+    let result = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory so that nobody ever finds half of it: it loses its name first.
+fn remove_at_once(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // What a killed run left of an earlier one goes too; `kernels prune` finds it as well.
+    let going = path.with_file_name(format!(".{name}.removed"));
+    remove_all(&going)?;
+    match std::fs::rename(path, &going) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+        Ok(()) => remove_all(&going),
+    }
+}

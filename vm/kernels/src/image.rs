@@ -1,0 +1,314 @@
+//! Kernel images: telling one from any other file, the release it names, the configuration inside it.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use memchr::memmem;
+
+use super::compression::Compression;
+
+/// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
+mod header {
+    /// Number of 512-byte setup sectors after the boot sector; 0 stands for 4.
+    pub const SETUP_SECTS: usize = 0x1f1;
+    /// The boot sector's signature, `55 aa`.
+    pub const BOOT_FLAG: usize = 0x1fe;
+    /// `HdrS`.
+    pub const MAGIC: usize = 0x202;
+    /// Version of the boot protocol, minor byte first.
+    pub const VERSION: usize = 0x206;
+    /// Where the release string starts, less 0x200; 0 when there is none.
+    pub const KERNEL_VERSION: usize = 0x20e;
+    /// Where the compressed kernel starts, from the end of the setup sectors; since protocol 2.08.
+    pub const PAYLOAD_OFFSET: usize = 0x248;
+    /// How long the compressed kernel is.
+    pub const PAYLOAD_LENGTH: usize = 0x24c;
+    /// All of the above fits in this.
+    pub const SIZE: usize = 0x250;
+}
+
+/// Magic of an arm64 `Image`, at offset 56 (Documentation/arch/arm64/booting.rst).
+const ARM64_MAGIC: (usize, &[u8]) = (56, b"ARM\x64");
+
+/// What is read of an image before it is booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// How it is packed.
+    pub kind: ImageKind,
+    /// The release (`uname -r`) that it names, where its format has a place for it.
+    pub release: Option<String>,
+}
+
+/// The formats that a boot loader takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// x86's bzImage; the compressed kernel is at `payload_start`, `payload_length` bytes long.
+    BzImage {
+        /// From the start of the file.
+        payload_start: u64,
+        /// In bytes.
+        payload_length: u64,
+    },
+    /// arm64's uncompressed Image.
+    Arm64,
+}
+
+/// Reads an image's header.
+///
+/// # Errors
+///
+/// When the file cannot be read or is no kernel image; the message says what it seems to be instead.
+pub fn inspect(path: &Path) -> Result<Image> {
+    let mut file = File::open(path)?;
+    let start = read_up_to(&mut file, header::SIZE)?;
+    let (offset, magic) = ARM64_MAGIC;
+    if start.get(offset..offset + magic.len()) == Some(magic) {
+        return Ok(Image { kind: ImageKind::Arm64, release: arm64_release(path)? });
+    }
+    if !is_bzimage(&start) {
+        bail!("it is no kernel image: {}", what_it_is_instead(&start));
+    }
+    let setup_sectors = match start[header::SETUP_SECTS] {
+        0 => 4,
+        count => u64::from(count),
+    };
+    let kind = ImageKind::BzImage {
+        payload_start: (setup_sectors + 1) * 512
+            + u64::from(u32_at(&start, header::PAYLOAD_OFFSET)),
+        payload_length: u64::from(u32_at(&start, header::PAYLOAD_LENGTH)),
+    };
+    Ok(Image { kind, release: release(&mut file, &start, setup_sectors)? })
+}
+
+fn is_bzimage(start: &[u8]) -> bool {
+    start.len() == header::SIZE
+        && start[header::BOOT_FLAG..].starts_with(&[0x55, 0xaa])
+        && start[header::MAGIC..].starts_with(b"HdrS")
+        && start[header::VERSION + 1] >= 2
+}
+
+/// The first word of the version string that the header points at, such as `6.1.0-47-amd64`.
+fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Option<String>> {
+    let pointer = u64::from(u16_at(start, header::KERNEL_VERSION));
+    // "This field is only valid if less than 0x200 * setup_sects" (boot.rst).
+    if pointer == 0 || pointer >= 0x200 * setup_sectors {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(0x200 + pointer))?;
+    let text = read_up_to(file, 256)?;
+    let word = text.split(|byte| matches!(byte, 0 | b' ' | b'\n')).next().unwrap_or_default();
+    Ok(std::str::from_utf8(word).ok().filter(|word| !word.is_empty()).map(str::to_owned))
+}
+
+/// arm64's header has no place for the release; the banner of `/proc/version` is in the uncompressed kernel.
+fn arm64_release(path: &Path) -> io::Result<Option<String>> {
+    let Some(mut after) = after_marker(File::open(path)?, b"Linux version ")? else {
+        return Ok(None);
+    };
+    let mut text = Vec::new();
+    (&mut after).take(128).read_to_end(&mut text)?;
+    let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+    Ok(std::str::from_utf8(word).ok().filter(|word| !word.contains('%')).map(str::to_owned))
+}
+
+/// The configuration inside an image: `CONFIG_IKCONFIG` puts it, compressed with gzip, behind the marker
+/// `IKCFG_ST` (kernel/configs.c; scripts/extract-ikconfig does the same).
+///
+/// `None` when the kernel was built without it, or is compressed in a way that is not known here.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn config(path: &Path) -> Result<Option<String>> {
+    let Some(kernel) = payload(path)? else { return Ok(None) };
+    // A payload that does not decompress is the boot's to complain of; here there is just no configuration.
+    let Ok(Some(compressed)) = after_marker(kernel, b"IKCFG_ST") else { return Ok(None) };
+    let mut text = String::new();
+    let read = flate2::read::GzDecoder::new(compressed).take(MAX_CONFIG).read_to_string(&mut text);
+    Ok(read.is_ok().then_some(text))
+}
+
+/// The kernel itself, decompressed; `None` when it is compressed in a way that is not known here.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
+    let mut file = File::open(path)?;
+    Ok(match inspect(path)?.kind {
+        ImageKind::Arm64 => Some(Box::new(file)),
+        ImageKind::BzImage { payload_start, payload_length } => {
+            file.seek(SeekFrom::Start(payload_start))?;
+            let magic = read_up_to(&mut file, 8)?;
+            let Some(compression) = Compression::of(&magic) else { return Ok(None) };
+            file.seek(SeekFrom::Start(payload_start))?;
+            Some(compression.single_decoder(BufReader::new(file.take(payload_length)))?)
+        }
+    })
+}
+
+/// No configuration is longer than this.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Reads up to the end of `marker`; what is returned goes on from there. Keeps one buffer in memory, no more.
+fn after_marker(mut reader: impl Read, marker: &[u8]) -> io::Result<Option<impl Read>> {
+    let finder = memmem::Finder::new(marker);
+    let mut buffer = vec![0; 256 * 1024];
+    let mut filled = 0;
+    loop {
+        let count = match reader.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok(None),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        filled += count;
+        if let Some(at) = finder.find(&buffer[..filled]) {
+            let rest = buffer[at + marker.len()..filled].to_vec();
+            return Ok(Some(io::Cursor::new(rest).chain(reader)));
+        }
+        // The marker may straddle two reads.
+        let keep = filled.min(marker.len() - 1);
+        buffer.copy_within(filled - keep..filled, 0);
+        filled = keep;
+    }
+}
+
+fn what_it_is_instead(start: &[u8]) -> &'static str {
+    const KNOWN: [(&[u8], &str); 7] = [
+        (b"\x7fELF", "it is an ELF file; for a vmlinux give its arch/x86/boot/bzImage instead"),
+        (b"!<arch>", "it is an archive, such as a .deb; give what is in it"),
+        (b"\x1f\x8b", "it is compressed with gzip"),
+        (b"\xfd7zXZ", "it is compressed with xz"),
+        (b"\x28\xb5\x2f\xfd", "it is compressed with zstd"),
+        (b"<!DOCTYPE", "it is a web page"),
+        (b"<html", "it is a web page"),
+    ];
+    match KNOWN.iter().find(|(magic, _)| start.starts_with(magic)) {
+        Some((_, what)) => what,
+        None if start.is_empty() => "it is empty",
+        None => "it lacks the bzImage signatures (55 aa at 0x1fe, HdrS at 0x202)",
+    }
+}
+
+fn read_up_to(file: &mut File, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(count);
+    file.take(count as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::fake;
+    use super::*;
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_release_is_the_first_word_of_the_header_string() {
+        let file = written(&fake::bzimage("6.1.0-47-amd64", None));
+        assert_eq!(inspect(file.path()).unwrap().release.as_deref(), Some("6.1.0-47-amd64"));
+    }
+
+    #[test]
+    fn a_header_may_name_no_release() {
+        let mut image = fake::bzimage("6.1.0", None);
+        for pointer in [0_u16, 0x200 * 4, u16::MAX] {
+            image[0x20e..0x210].copy_from_slice(&pointer.to_le_bytes());
+            assert_eq!(inspect(written(&image).path()).unwrap().release, None, "{pointer:#x}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_found_in_every_compression() {
+        let text = "CONFIG_BPF=y\n".repeat(1000);
+        type Pack = fn(&[u8]) -> Vec<u8>;
+        let packers: [(&str, Pack); 4] =
+            [("gzip", fake::gzip), ("xz", fake::xz), ("zstd", fake::zstd), ("lzma", lzma)];
+        for (name, pack) in packers {
+            let file = written(&fake::bzimage_packed("6.1.0", Some(&text), pack));
+            assert_eq!(config(file.path()).unwrap().as_deref(), Some(text.as_str()), "{name}");
+            let file = written(&fake::bzimage_packed("6.1.0", None, pack));
+            assert_eq!(config(file.path()).unwrap(), None, "{name}");
+        }
+    }
+
+    fn lzma(bytes: &[u8]) -> Vec<u8> {
+        let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
+        let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_unknown() {
+        let unknown = |bytes: &[u8]| [b"LZ4 or what", bytes].concat();
+        let file = written(&fake::bzimage_packed("6.1.0", Some("CONFIG_BPF=y\n"), unknown));
+        assert_eq!(config(file.path()).unwrap(), None);
+        let long = hex::encode(fake::noise(20_000));
+        let mut image = fake::bzimage("6.1.0", Some(&long));
+        assert_eq!(config(written(&image).path()).unwrap().as_ref(), Some(&long));
+        image.truncate(image.len() - 10_000);
+        assert_eq!(config(written(&image).path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_marker_is_found_wherever_the_reads_cut_it() {
+        let text = [fake::noise(256 * 1024 - 3).as_slice(), b"MARKERrest"].concat();
+        let mut rest = String::new();
+        after_marker(text.as_slice(), b"MARKER")
+            .unwrap()
+            .unwrap()
+            .read_to_string(&mut rest)
+            .unwrap();
+        assert_eq!(rest, "rest");
+        assert!(after_marker(text.as_slice(), b"NOWHERE").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_arm64_image_names_its_release_in_the_banner() {
+        let mut image = vec![0; 100_000];
+        image[56..60].copy_from_slice(b"ARM\x64");
+        image.extend(b"Linux version 6.6.9 (nixbld@localhost) (gcc) #1-NixOS");
+        let found = inspect(written(&image).path()).unwrap();
+        assert_eq!((found.kind, found.release.as_deref()), (ImageKind::Arm64, Some("6.6.9")));
+    }
+
+    #[test]
+    fn what_is_no_image_is_called_what_it_is() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"\x7fELF\x02", "it is an ELF file; for a vmlinux give its arch/x86/boot/bzImage"),
+            (b"!<arch>\n", "it is an archive"),
+            (b"\x1f\x8b", "it is compressed with gzip"),
+            (b"", "it is empty"),
+            (&[0; 4096], "it lacks the bzImage signatures"),
+            (b"MZ", "it lacks the bzImage signatures"),
+        ];
+        for (bytes, finding) in cases {
+            let error = inspect(written(bytes).path()).unwrap_err().to_string();
+            assert!(error.contains(finding), "{error}");
+        }
+        for signature in [header::BOOT_FLAG, header::MAGIC] {
+            let mut image = fake::bzimage("6.1.0", None);
+            image[signature] = 0;
+            assert!(inspect(written(&image).path()).is_err(), "{signature:#x}");
+        }
+    }
+}

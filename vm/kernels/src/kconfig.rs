@@ -1,0 +1,241 @@
+//! Kernel configurations: reading them, and checking that what the guest and the program need is there.
+//!
+//! What is needed is written in fragments such as `vm/kconfig`, a line each:
+//!
+//! ```text
+//! # a comment
+//! CONFIG_VIRTIO_BLK=y|m  # why it is needed
+//! ```
+//!
+//! `y` is built in, `m` a module (which must then be in the kernel's module directory), `n` not set; `|` parts the
+//! values that will do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Kernel;
+
+/// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
+pub type Config = BTreeMap<String, String>;
+
+/// Reads a configuration file.
+pub fn read(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the kernel's configuration {}", path.display()))?;
+    Ok(parse(&text))
+}
+
+/// Reads a configuration as the kernel's build writes it.
+pub fn parse(text: &str) -> Config {
+    let option = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        name.starts_with("CONFIG_").then(|| (name.to_owned(), value.to_owned()))
+    };
+    text.lines().filter_map(option).collect()
+}
+
+/// What became of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// The kernel's configuration could not be found: only the boot can tell.
+    Unknown,
+    /// Everything is there.
+    Complete,
+    /// Something is not.
+    Missing(Vec<Missing>),
+}
+
+/// An option that a kernel does not have as it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// What is needed, and why.
+    pub need: Need,
+    /// What the kernel has: a value, or `None` for "not set".
+    pub found: Option<String>,
+    /// Whether the option is a module, which would do, but the module's file is nowhere.
+    pub module_absent: bool,
+}
+
+/// One line of a fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The option, such as `CONFIG_BPF_SYSCALL`.
+    pub option: String,
+    /// The values that will do.
+    pub values: Vec<String>,
+    /// Why it is needed.
+    pub why: String,
+    /// The fragment that says so, as a person knows it.
+    pub fragment: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Need { option, values, why, fragment } = &self.need;
+        match (&self.found, self.module_absent) {
+            (Some(_), true) => write!(f, "{option}=m, but there are no modules")?,
+            (Some(found), false) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
+            (None, _) => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
+        }
+        write!(f, ": {why} ({fragment})")
+    }
+}
+
+/// Checks a kernel against what is needed.
+pub fn check(kernel: &Kernel, needs: Vec<Need>) -> Checked {
+    let Some(config) = &kernel.config else { return Checked::Unknown };
+    let missing = |need| unmet(need, config, kernel.modules.is_some());
+    let missing: Vec<_> = needs.into_iter().filter_map(missing).collect();
+    if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) }
+}
+
+fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
+    let found = config.get(&need.option).cloned();
+    let value = found.as_deref().unwrap_or("n");
+    let module_absent = value == "m" && !has_modules;
+    let met = need.values.iter().any(|wanted| wanted == value) && !module_absent;
+    (!met).then_some(Missing { need, found, module_absent })
+}
+
+/// A line of a fragment that is not as it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{fragment}:{line}: expected `CONFIG_NAME=y|m  # why`, found {found:?}")]
+pub struct FragmentError {
+    /// The fragment.
+    pub fragment: String,
+    /// The line's number, from 1.
+    pub line: usize,
+    /// What is there.
+    pub found: String,
+}
+
+/// Reads the text of a fragment, which people know as `fragment`.
+///
+/// # Errors
+///
+/// When a line of it is not as it must be.
+pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>, FragmentError> {
+    let mut needs = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = || FragmentError {
+            fragment: fragment.to_owned(),
+            line: index + 1,
+            found: line.to_owned(),
+        };
+        needs.push(parse_need(line, fragment).ok_or_else(wrong)?);
+    }
+    Ok(needs)
+}
+
+fn parse_need(line: &str, fragment: &str) -> Option<Need> {
+    let (setting, why) = line.split_once('#')?;
+    let (option, values) = setting.trim().split_once('=')?;
+    let name = option.strip_prefix("CONFIG_")?;
+    let good_name =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let values: Vec<_> = values.split('|').map(|value| value.trim().to_owned()).collect();
+    let good_values = values.iter().all(|value| !value.is_empty());
+    let why = why.trim().to_owned();
+    (good_name && good_values && !why.is_empty()).then(|| Need {
+        option: option.to_owned(),
+        values,
+        why,
+        fragment: fragment.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::Expected;
+    use super::*;
+
+    const CONFIG: &str = "#\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_A=y\nCONFIG_B=m\n\
+        # CONFIG_C is not set\nCONFIG_D=\"text # with = signs\"\n";
+
+    fn kernel(config: Option<&str>, modules: Option<&str>) -> Kernel {
+        Kernel {
+            name: "test".into(),
+            image: "bzImage".into(),
+            modules: modules.map(Into::into),
+            expected: Expected::Any,
+            release: None,
+            config: config.map(parse),
+            source: "path".into(),
+        }
+    }
+
+    fn checked(kernel: &Kernel, fragment: &str) -> Result<Checked, FragmentError> {
+        Ok(check(kernel, needs(fragment, "kconfig")?))
+    }
+
+    fn missing(kernel: &Kernel, fragment: &str) -> Vec<String> {
+        match checked(kernel, fragment).unwrap() {
+            Checked::Missing(missing) => missing.iter().map(ToString::to_string).collect(),
+            other => panic!("expected something missing, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_read() {
+        let config = parse(CONFIG);
+        assert_eq!(config.len(), 3);
+        assert_eq!(config["CONFIG_B"], "m");
+        assert_eq!(config["CONFIG_D"], "\"text # with = signs\"");
+    }
+
+    #[test]
+    fn values_that_do() {
+        let kernel = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+        let all =
+            "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
+        assert_eq!(checked(&kernel, all).unwrap(), Checked::Complete);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+        let found =
+            missing(&with, "CONFIG_A=n # a\nCONFIG_B=y # b must be early\nCONFIG_C=y|m # c\n");
+        assert!(found[0].starts_with("CONFIG_A=y, needed is n: a ("), "{found:?}");
+        assert!(found[1].starts_with("CONFIG_B=m, needed is y: b must be early ("), "{found:?}");
+        assert!(found[2].starts_with("CONFIG_C is not set, needed is y|m: c ("), "{found:?}");
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_module_without_modules_is_missing() {
+        let without = kernel(Some(CONFIG), None);
+        let found = missing(&without, "CONFIG_B=y|m # b\n");
+        assert!(found[0].starts_with("CONFIG_B=m, but there are no modules: b ("), "{found:?}");
+    }
+
+    #[test]
+    fn without_a_configuration_only_the_boot_can_tell() {
+        assert_eq!(checked(&kernel(None, None), "CONFIG_A=y # a\n").unwrap(), Checked::Unknown);
+    }
+
+    #[test]
+    fn a_fragment_that_cannot_be_understood_is_refused() {
+        for line in [
+            "CONFIG_A",
+            "CONFIG_A=y",
+            "CONFIG_A=y #",
+            "A=y # a",
+            "CONFIG_A=y| # a",
+            "CONFIG_=y # a",
+        ] {
+            let error = checked(&kernel(Some(""), None), &format!("# good\n{line}\n")).unwrap_err();
+            let expected = "kconfig:2: expected `CONFIG_NAME=y|m  # why`, found ";
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+    }
+}

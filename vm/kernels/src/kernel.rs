@@ -1,0 +1,70 @@
+//! What a kernel is, once it is here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A kernel that is on this machine, verified, unpacked and ready to boot.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// The pin's name, or the path that was given with `-k`.
+    pub name: String,
+    /// The bootable image (bzImage).
+    pub image: PathBuf,
+    /// `…/lib/modules/<release>`, for a kernel that has modules.
+    pub modules: Option<PathBuf>,
+    /// What `uname -r` must say in the guest.
+    pub expected: Expected,
+    /// The release that the image itself names in its header, where it could be read.
+    pub release: Option<String>,
+    /// The kernel's configuration, where it could be found: option (`CONFIG_BPF`) to value (`y`, `m`, …).
+    pub config: Option<BTreeMap<String, String>>,
+    /// Which source it came from, for a person: `debian`, `nix`, `url`, `path`.
+    pub source: String,
+}
+
+/// The release that a kernel must boot as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Exactly this `uname -r`.
+    Exact(String),
+    /// A `uname -r` that starts with this, such as `5.15.`.
+    Series(String),
+    /// Whatever it is: a path given with `-k`.
+    Any,
+}
+
+impl Expected {
+    /// Whether a kernel that calls itself `release` is the one that was asked for.
+    pub fn accepts(&self, release: &str) -> bool {
+        match self {
+            Self::Exact(exact) => release == exact,
+            Self::Series(prefix) => release.starts_with(prefix.as_str()),
+            Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(release) => f.write_str(release),
+            Self::Series(prefix) => write!(f, "{prefix}x"),
+            Self::Any => f.write_str("any release"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_releases() {
+        let series = Expected::Series("5.15.".into());
+        assert!(series.accepts("5.15.135"));
+        assert!(!series.accepts("5.150.1"));
+        assert!(!Expected::Exact("6.1.0-47-amd64".into()).accepts("6.1.0-47-amd64-rt"));
+        assert!(Expected::Any.accepts("anything"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Getting a kernel: what is here already, else the pin's sources, one after the other.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use url::Url;
+
+use super::cache::{self, Entry, Found, Origin};
+use super::digest::{self, Measured, Pinned};
+use super::download::{self, Address, DownloadError};
+use super::pins::{Pin, Place, Source};
+use super::progress::Progress;
+use super::store::{NIX_VARIABLE, Store};
+use super::{Expected, Kernel, debian, image, kconfig, tree};
+
+/// Why a kernel could not be had.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    /// In one sentence.
+    pub reason: String,
+    /// Each source, or each address of it, that was tried, and why it failed.
+    pub attempts: Vec<String>,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        self.attempts.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// How trying one source ended, when not with a kernel.
+enum Failure {
+    /// The next source may do; each line names an address or the source and why it failed.
+    Source(Vec<String>),
+    /// No source will do, as when the disk is full.
+    Here(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Here(format!("{error:#}"))
+    }
+}
+
+/// Gets a pinned kernel.
+pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
+    let mut attempts = Vec::new();
+    for source in &pin.sources {
+        match here(store, pin, source) {
+            Ok(Found::Ready(kernel)) => return Ok(*kernel),
+            Ok(Found::Nothing) => {}
+            Ok(Found::Damaged(why)) => {
+                progress.note(&format!("the {} kernel here is damaged: {why}", source.kind()));
+            }
+            Err(why) => attempts.push(format!("{}: {why}", source.kind())),
+        }
+    }
+    for source in &pin.sources {
+        let Some(entry) = Entry::of(&store.cache, pin, source) else { continue };
+        if let Err(why) = for_this_machine(source) {
+            attempts.push(format!("{}: {why}", source.kind()));
+            continue;
+        }
+        match fetch(store, pin, source, &entry, progress) {
+            Ok(kernel) => return Ok(kernel),
+            Err(Failure::Source(lines)) => {
+                attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
+            }
+            Err(Failure::Here(why)) => {
+                return Err(Unavailable {
+                    reason: format!("kernel {} cannot be stored: {why}", pin.name),
+                    attempts,
+                });
+            }
+        }
+    }
+    Err(Unavailable {
+        reason: format!("kernel {} is unavailable: none of its sources has it", pin.name),
+        attempts,
+    })
+}
+
+/// A source for another machine gives a kernel that no guest here could boot.
+fn for_this_machine(source: &Source) -> Result<(), String> {
+    let here = std::env::consts::ARCH;
+    match source.arch.as_deref() {
+        Some(arch) if arch != here => Err(format!("it is for {arch}, this machine is {here}")),
+        _ => Ok(()),
+    }
+}
+
+/// Changes whenever the kernel that a pin gives may change.
+pub fn key(store: &Store, pin: &Pin) -> String {
+    let entries = pin.sources.iter().filter_map(|source| Entry::of(&store.cache, pin, source));
+    let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
+    format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16])
+}
+
+/// Whether a kernel needs no network, without hashing it.
+pub fn at_hand(store: &Store, pin: &Pin) -> bool {
+    pin.sources.iter().any(|source| match Entry::of(&store.cache, pin, source) {
+        Some(entry) => entry.exists() && for_this_machine(source).is_ok(),
+        None => nix_directory(store, pin).is_ok(),
+    })
+}
+
+/// What is on this machine of one source.
+fn here(store: &Store, pin: &Pin, source: &Source) -> Result<Found, String> {
+    match Entry::of(&store.cache, pin, source) {
+        Some(_) if for_this_machine(source).is_err() => Ok(Found::Nothing),
+        Some(entry) => Ok(entry.look(pin, source)),
+        None => nix(store, pin).map(|kernel| Found::Ready(Box::new(kernel))),
+    }
+}
+
+/// The pins as they are with what `nix develop` gives: inside it every pin is here, also one whose kernel no source
+/// takes from nixpkgs.
+pub fn with_nix(store: &Store, mut pins: Vec<Pin>) -> Vec<Pin> {
+    for pin in &mut pins {
+        let listed = pin.sources.iter().any(|source| source.place == Place::Nix);
+        if !listed && nix_directory(store, pin).is_ok() {
+            pin.sources.insert(0, Source { place: Place::Nix, release: None, arch: None });
+        }
+    }
+    pins
+}
+
+/// The pin's directory in the one that `nix develop` names.
+fn nix_directory(store: &Store, pin: &Pin) -> Result<PathBuf, String> {
+    let root = store
+        .nix
+        .as_deref()
+        .ok_or_else(|| format!("not inside `nix develop` ({NIX_VARIABLE} is not set)"))?;
+    let dir = root.join(&pin.name);
+    match dir.is_dir() {
+        true => Ok(dir),
+        false => Err(format!("{NIX_VARIABLE} has no {}", dir.display())),
+    }
+}
+
+/// The pin's kernel in the directory that `nix develop` names.
+pub fn nix(store: &Store, pin: &Pin) -> Result<Kernel, String> {
+    let dir = nix_directory(store, pin)?;
+    let found = tree::find(&dir).ok_or_else(|| format!("no kernel image in {}", dir.display()))?;
+    from_tree(store, found, pin.name.clone(), pin.expected.clone(), "nix")
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// A kernel that is used where it lies.
+pub fn from_tree(
+    store: &Store,
+    found: tree::Tree,
+    name: String,
+    expected: Expected,
+    source: &str,
+) -> anyhow::Result<Kernel> {
+    let image = image::inspect(&found.image)
+        .with_context(|| format!("cannot use {}", found.image.display()))?;
+    if let Some(release) = &image.release {
+        anyhow::ensure!(
+            expected.accepts(release),
+            "{} is {release}, pinned is {expected}",
+            found.image.display()
+        );
+    }
+    Ok(Kernel {
+        name,
+        expected,
+        release: image.release,
+        config: config_of(store, &found)?,
+        image: found.image,
+        modules: found.modules,
+        source: source.to_owned(),
+    })
+}
+
+fn config_of(store: &Store, found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
+    match &found.config {
+        Some(path) => kconfig::read(path).map(Some),
+        None => {
+            Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse))
+        }
+    }
+}
+
+fn fetch(
+    store: &Store,
+    pin: &Pin,
+    source: &Source,
+    entry: &Entry,
+    progress: &dyn Progress,
+) -> Result<Kernel, Failure> {
+    let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
+    if let Found::Ready(kernel) = entry.look(pin, source) {
+        return Ok(*kernel);
+    }
+    let incoming = entry.incoming();
+    std::fs::create_dir_all(&incoming)
+        .with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
+    let mut downloads = Vec::new();
+    let mut origin = Vec::new();
+    for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
+        let part = incoming.join(format!("{index}.part"));
+        origin.push(wanted.get(&part, progress)?);
+        downloads.push(part);
+    }
+    progress.note("unpacking");
+    let made = entry.make(pin, source, &downloads, origin);
+    // What was downloaded is either unpacked now or good for nothing.
+    cache::remove_all(&incoming)?;
+    made.map_err(|error| match is_local(&error) {
+        true => Failure::from(error),
+        false => Failure::Source(vec![format!("{error:#}")]),
+    })?;
+    match entry.look(pin, source) {
+        Found::Ready(kernel) => Ok(*kernel),
+        Found::Nothing => Err(Failure::Here("it vanished while it was being stored".to_owned())),
+        Found::Damaged(why) => Err(Failure::Here(why)),
+    }
+}
+
+/// Whether an error is this machine's own, such as a full disk, rather than the archive's.
+fn is_local(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
+        matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied)
+    })
+}
+
+/// One file that a source needs: what it is and where it may be.
+struct Wanted<'a> {
+    pinned: &'a Pinned,
+    addresses: Vec<Address>,
+}
+
+fn wanted<'s>(store: &Store, source: &'s Source) -> anyhow::Result<Vec<Wanted<'s>>> {
+    let archive = store.debian_archive.as_ref();
+    let one =
+        |pinned, url: Url| vec![Wanted { pinned, addresses: vec![Address { url, proxy: None }] }];
+    match &source.place {
+        Place::Nix => Ok(Vec::new()),
+        Place::Debian(files) => Ok(files
+            .iter()
+            .map(|file| Wanted {
+                pinned: &file.pinned,
+                addresses: debian::addresses(file, archive),
+            })
+            .collect()),
+        Place::Url(url, pinned) => Ok(one(pinned, url.clone())),
+        Place::File(path, pinned) => {
+            let path = store.project.join(path);
+            let url = Url::from_file_path(&path)
+                .map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
+            Ok(one(pinned, url))
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// Downloads the file to `part` from the first address that has it.
+    fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
+        if let Some(origin) = self.here(part) {
+            return Ok(origin);
+        }
+        let mut failed = Vec::new();
+        for address in &self.addresses {
+            progress.note(&format!("fetching {}", address.url));
+            match self.get_from(address, part, progress) {
+                Ok(measured) => {
+                    if self.pinned.is_weak() {
+                        progress.note(&format!(
+                            "only SHA-1 pins it, which is weak; its SHA-256 is {}",
+                            measured.sha256
+                        ));
+                    }
+                    return Ok(Origin { url: address.url.to_string(), measured });
+                }
+                Err(DownloadError::Remote(why)) => failed.push(format!("{}: {why}", address.url)),
+                Err(DownloadError::Local(error)) => {
+                    // A beginning that fills the disk helps nobody.
+                    if is_local(&error) {
+                        cache::remove_all(part)?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        if failed.is_empty() {
+            failed.push("there is no address to fetch it from".to_owned());
+        }
+        Err(Failure::Source(failed))
+    }
+
+    /// A whole file that a run left behind when it was killed while unpacking.
+    fn here(&self, part: &Path) -> Option<Origin> {
+        let measured = part.exists().then(|| digest::measure(part).ok())??;
+        let url = self.addresses.first()?.url.to_string();
+        self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
+    }
+
+    fn get_from(
+        &self,
+        address: &Address,
+        part: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Measured, DownloadError> {
+        let resumed = part.exists();
+        download::download(address, part, progress)?;
+        match self.check(part)? {
+            Ok(measured) => return Ok(measured),
+            Err(why) if !resumed => return Err(DownloadError::Remote(why)),
+            // The beginning may have been another file's.
+            Err(why) => progress.note(&format!("what was resumed {why}; fetching it anew")),
+        }
+        download::download(address, part, progress)?;
+        self.check(part)?.map_err(DownloadError::Remote)
+    }
+
+    /// Hashes what was downloaded; what is not the pinned file is removed at once.
+    fn check(&self, part: &Path) -> Result<Result<Measured, String>, DownloadError> {
+        let measured = digest::measure(part)
+            .with_context(|| format!("cannot read back {}", part.display()))
+            .map_err(DownloadError::Local)?;
+        match self.pinned.mismatch(&measured) {
+            None => Ok(Ok(measured)),
+            Some(why) => {
+                cache::remove_all(part).map_err(DownloadError::Local)?;
+                Ok(Err(why))
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The oldest Rust that Cargo.toml promises to build with: from rustup, or from Debian's packages, which are unpacked
+//! under `target/` and not installed, since another Rust builds everything else.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use cargo_kernels::{cargo, paths, setup};
+
+/// `rust-version` in Cargo.toml.
+const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// Debian's names of a Rust, which are followed by these; Debian 12 has one for browsers, Debian 13's own is 1.85.
+const SUFFIXES: [&str; 2] = ["-web", ""];
+
+/// Runs cargo with exactly that Rust, into a target directory of its own.
+///
+/// # Errors
+/// When that Rust is not here, or what it builds fails.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let bin = find().with_context(|| {
+        format!(
+            "Rust {VERSION} is not here: `rustup toolchain install {VERSION} --component rustfmt`, or on a Debian \
+             that has it `cargo xtask test --setup`"
+        )
+    })?;
+    let mut path = OsString::from(&bin);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let target = cargo::plain_target(&paths::target().join("minimum-rust"))?;
+    let mut command = Command::new(bin.join("cargo"));
+    command.current_dir(paths::workspace()).args(arguments);
+    // A build script finds rustfmt on PATH.
+    command.env("PATH", path).env("RUSTC", bin.join("rustc")).env(cargo::TARGET_DIR, target);
+    let status = with_libraries(&mut command).env_remove("CARGO").status();
+    let status = status.with_context(|| format!("cannot run cargo in {}", bin.display()))?;
+    if !status.success() {
+        bail!("with Rust {VERSION}: {status}");
+    }
+    Ok(())
+}
+
+/// Gets that Rust, where Debian has it; elsewhere the step that needs it says what to do.
+///
+/// # Errors
+/// When it cannot be downloaded or unpacked.
+pub fn install() -> Result<()> {
+    if find().is_some() || !setup::has_apt() {
+        return Ok(());
+    }
+    let Some(suffix) = SUFFIXES.into_iter().find(|suffix| debian_has(suffix)) else {
+        return Ok(());
+    };
+    let (downloads, root) = (paths::target().join("vmtest/debs"), unpacked());
+    let new = root.with_extension("new");
+    for directory in [&downloads.join("partial"), &new] {
+        let failed = || format!("cannot make {}", directory.display());
+        fs::create_dir_all(directory).with_context(failed)?;
+    }
+    let archives = format!("Dir::Cache::Archives={}", downloads.display());
+    let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
+    let mut arguments = vec!["--download-only", "-o", &archives];
+    arguments.extend(packages.iter().map(String::as_str));
+    setup::install(&arguments)?;
+    for entry in fs::read_dir(&downloads).context("cannot read the downloads")? {
+        let package = entry.context("cannot read the downloads")?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            let status = Command::new("dpkg-deb").arg("-x").args([&package, &new]).status();
+            if !status.context("cannot run dpkg-deb")?.success() {
+                bail!("cannot unpack {}", package.display());
+            }
+            let _ = fs::remove_file(package);
+        }
+    }
+    let _ = fs::remove_dir_all(&root);
+    fs::rename(&new, &root).with_context(|| format!("cannot make {}", root.display()))
+}
+
+/// Whether the package lists have such a rustc of that version.
+fn debian_has(suffix: &str) -> bool {
+    let mut show = Command::new("apt-cache");
+    show.args(["show", "--no-all-versions"]).arg(format!("rustc{suffix}")).stderr(Stdio::null());
+    let output = show.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).contains(&format!("\nVersion: {VERSION}."))
+}
+
+/// The directory with `cargo` and `rustc` of exactly that version.
+fn find() -> Option<PathBuf> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["which", "--toolchain", VERSION, "rustc"]).stderr(Stdio::null());
+    // It would download one that is not here.
+    let output = rustup.env("RUSTUP_AUTO_INSTALL", "0").output().ok();
+    let of_rustup = output.filter(|output| output.status.success()).and_then(|output| {
+        Some(Path::new(String::from_utf8_lossy(&output.stdout).trim()).parent()?.to_owned())
+    });
+    let others = [unpacked().join("usr/bin"), PathBuf::from("/usr/bin")];
+    of_rustup.into_iter().chain(others).find(|bin| is_it(bin))
+}
+
+fn is_it(bin: &Path) -> bool {
+    let mut rustc = Command::new(bin.join("rustc"));
+    let output = with_libraries(rustc.arg("--version").stderr(Stdio::null())).output();
+    let version = format!("rustc {VERSION}.");
+    output.is_ok_and(|output| output.stdout.starts_with(version.as_bytes()))
+        && bin.join("cargo").exists()
+}
+
+/// Where Debian's packages are unpacked.
+fn unpacked() -> PathBuf {
+    paths::target().join(format!("vmtest/rust-{VERSION}"))
+}
+
+/// What was unpacked brings LLVM's library and the like.
+fn with_libraries(command: &mut Command) -> &mut Command {
+    let directory = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+    let directories = [unpacked().join("usr").join(&directory), unpacked().join(&directory)];
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(directories).unwrap_or_default())
+}
