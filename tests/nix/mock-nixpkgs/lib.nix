@@ -4,8 +4,7 @@ rec {
   findFirst =
     wanted: default: list:
     builtins.head (builtins.filter wanted list ++ [ default ]);
-  genAttrs =
-    names: value: builtins.listToAttrs (map (name: nameValuePair name (value name)) names);
+  genAttrs = names: value: builtins.listToAttrs (map (name: nameValuePair name (value name)) names);
   mapAttrsToList = value: set: builtins.attrValues (builtins.mapAttrs value set);
   mapAttrs' = pair: set: builtins.listToAttrs (mapAttrsToList pair set);
   nameValuePair = name: value: { inherit name value; };

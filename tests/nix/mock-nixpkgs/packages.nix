@@ -57,18 +57,26 @@ let
     hostPlatform = { inherit system; };
     mkDerivation =
       arguments:
-      runCommand arguments.name (removeAttrs arguments [ "env" "meta" ] // arguments.env or { }) ''
-        runHook() { :; }
-        patchShebangs() { :; }
-        make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
-          grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
-        }
-        if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
-        chmod --recursive u+w *
-        cd *
-        eval "$buildPhase"
-        [ "''${dontInstall-}" ] || eval "$installPhase"
-      '';
+      runCommand arguments.name
+        (
+          removeAttrs arguments [
+            "env"
+            "meta"
+          ]
+          // arguments.env or { }
+        )
+        ''
+          runHook() { :; }
+          patchShebangs() { :; }
+          make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
+            grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
+          }
+          if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
+          chmod --recursive u+w *
+          cd *
+          eval "$buildPhase"
+          [ "''${dontInstall-}" ] || eval "$installPhase"
+        '';
   };
 
   # A bzImage that says its release where the boot protocol has it.
@@ -157,13 +165,16 @@ lib.genAttrs [
   linuxManualConfig =
     arguments:
     assert arguments.config == { };
-    runCommand "linux-${arguments.version}" { inherit (arguments) src configfile extraMakeFlags; }
-      "${image} image ${arguments.modDirVersion} $out/bzImage";
+    runCommand "linux-${arguments.version}" {
+      inherit (arguments) src configfile extraMakeFlags;
+    } "${image} image ${arguments.modDirVersion} $out/bzImage";
 
   linkFarm =
     name: entries:
     runCommand name { } (
-      toString ([ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "; ln -s ${path} $out/${name}") entries)
+      toString (
+        [ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "; ln -s ${path} $out/${name}") entries
+      )
     );
   # Builds a description of the shell.
   mkShell =
