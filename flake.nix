@@ -1,8 +1,7 @@
 {
   description = "A hello-world eBPF tracer, proven on pinned kernels";
 
-  # The last release of nixpkgs that has a 5.4 kernel. Its Rust is 1.86; the project needs 1.85.
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-25.05";
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
   outputs =
     { nixpkgs, ... }:
@@ -23,39 +22,29 @@
       packages = forAll (
         project:
         {
-          default = project.program;
+          default = project.programs.tracer;
         }
         // lib.optionalAttrs project.bootsKernels (
           {
             inherit (project) virtme-ng;
-            kernels = project.kernels.directory project.pins;
+            inherit (project.programs) cargo-kernels;
+            kernels = project.kernels.directory project.kernels.pins;
           }
           // prefixed "kernel-" project.kernels.each
+          // prefixed "report-" project.checks.reports
         )
       );
 
       checks = forAll (
         project:
         project.checks.workspace
-        // lib.optionalAttrs project.bootsKernels (
-          prefixed "kconfig-" project.checks.kconfig // prefixed "vm-" project.checks.vm
-        )
+        // lib.optionalAttrs project.bootsKernels (prefixed "vm-" project.checks.vm)
       );
 
       devShells = forAll (project: {
         default = project.shell;
       });
 
-      apps = forAll (
-        project:
-        lib.optionalAttrs project.bootsKernels {
-          vmtest = {
-            type = "app";
-            program = lib.getExe project.vmtest;
-          };
-        }
-      );
-
-      formatter = forAll (project: project.formatter);
+      formatter = lib.genAttrs systems (system: nixpkgs.legacyPackages.${system}.nixfmt-tree);
     };
 }

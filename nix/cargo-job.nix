@@ -1,7 +1,6 @@
 # A derivation that runs `command` in the Cargo workspace, with every dependency at hand. What is to be kept of it
 # the command puts into $out.
 {
-  lib,
   rustPlatform,
   stdenv,
   toolchain,
@@ -18,16 +17,20 @@ stdenv.mkDerivation {
   inherit name meta;
 
   # Without the flake's own files, so that a change in one check does not repeat the others.
-  src = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.difference ../. (
-      lib.fileset.unions [
-        ../.github
-        ../flake.lock
-        ../flake.nix
-        ../nix
-      ]
-    );
+  src = builtins.path {
+    name = "source";
+    path = ../.;
+    filter =
+      path: _:
+      !builtins.elem path (
+        map toString [
+          ../.github
+          ../flake.lock
+          ../flake.nix
+          ../nix
+          ../tests/nix
+        ]
+      );
   };
   cargoDeps = rustPlatform.importCargoLock { lockFile = ../Cargo.lock; };
 

@@ -5,18 +5,20 @@ let
   load = file: import file (pkgs // project);
 
   project = {
-    pins = import ./pins.nix;
     toolchain = load ./toolchain.nix;
     cargo-job = load ./cargo-job.nix;
-    program = load ./program.nix;
+    programs = load ./programs.nix;
     virtme-ng = load ./virtme-ng.nix;
-    busybox-static = load ./busybox-static.nix;
     kernels = load ./kernels.nix;
     vm-host = load ./vm-host.nix;
     checks = load ./checks.nix;
     shell = load ./shell.nix;
-    vmtest = load ./vmtest.nix;
-    formatter = load ./formatter.nix;
+
+    # A busybox that needs no libraries, alone: its several hundred names would hide those of coreutils.
+    busybox-static = pkgs.runCommand "busybox-static" { } ''
+      mkdir -p $out/bin
+      ln -s ${pkgs.pkgsStatic.busybox}/bin/busybox $out/bin/
+    '';
 
     # The pinned kernels are built for x86_64, and only there is anything to boot them with.
     bootsKernels = pkgs.stdenv.hostPlatform.system == "x86_64-linux";

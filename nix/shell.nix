@@ -3,10 +3,10 @@
   bootsKernels,
   bpftools,
   deadnix,
+  kernels,
   lib,
   mkShell,
-  nixfmt-rfc-style,
-  pins,
+  nixfmt,
   rust-analyzer,
   toolchain,
   vm-host,
@@ -18,10 +18,10 @@ mkShell {
     ++ [
       bpftools
       deadnix
-      nixfmt-rfc-style
+      nixfmt
       rust-analyzer
     ]
     ++ lib.optionals bootsKernels vm-host.tools;
 
-  env = toolchain.variables // lib.optionalAttrs bootsKernels (vm-host.variables pins);
+  env = toolchain.variables // lib.optionalAttrs bootsKernels (vm-host.variables kernels.pins);
 }

@@ -1,4 +1,4 @@
-# virtme-ng, which boots the kernels; nixpkgs 25.05 has none.
+# virtme-ng, which boots the kernels. That of nixpkgs comes without its init for guests.
 {
   busybox-static,
   file,

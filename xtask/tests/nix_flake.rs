@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use assert_cmd::Command;
-use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,7 +30,8 @@ impl Bench {
         let bench = Self { dir };
         copy(workspace(), &bench.flake());
         copy(&workspace().join("tests/nix/mock-nixpkgs"), &bench.mock());
-        fs::write(bench.mock().join("config"), needed_options().join("\n") + "\n").unwrap();
+        bench.mocks("dropped", "");
+        bench.mocks("status", "0");
         fs::write(
             bench.path("nix.conf"),
             "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
@@ -87,6 +87,21 @@ impl Bench {
         self.mocked(&["flake", "check", "."], &["--no-build"])
     }
 
+    /// Writes a file that the mock's builds read.
+    fn mocks(&self, file: &str, text: &str) {
+        fs::write(self.mock().join(file), text).unwrap();
+    }
+
+    /// `nix build .#output`, with `--out-link` if there is a `link`.
+    fn build(&self, output: &str, link: Option<&Path>) -> Command {
+        let mut nix = self.mocked(&["build", &format!(".#{output}")], &["--print-build-logs"]);
+        match link {
+            Some(link) => nix.arg("--out-link").arg(link),
+            None => nix.arg("--no-link"),
+        };
+        nix
+    }
+
     /// Replaces `from`, which must be there, all over a file of the copy.
     fn change(&self, file: &str, from: &str, to: &str) {
         let path = self.flake().join(file);
@@ -122,27 +137,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The kernel options that booting and the program need, each as a configuration has it.
-fn needed_options() -> Vec<String> {
-    let manifest = fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
-    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
-    let lists = manifest["workspace"]["metadata"]["vmtest"]["kconfig"].as_array().unwrap();
-    let lists = lists.iter().map(|list| list.as_str().unwrap()).chain(["vm/kconfig.cold"]);
-    let text = |list: &str| fs::read_to_string(workspace().join(list)).unwrap();
-    let option = |line: &str| {
-        let wanted = line.split(['#', '|']).next()?.trim_end();
-        (wanted.starts_with("CONFIG_") && !wanted.ends_with("=n")).then(|| wanted.to_owned())
-    };
-    lists.map(text).collect::<String>().lines().filter_map(option).collect()
-}
-
-/// The pins that are run unasked.
-fn pins() -> Vec<String> {
+/// The names of the pins, with or without those that are used only when they are asked for.
+fn pins(extra: bool) -> Vec<String> {
     let text = fs::read_to_string(workspace().join("vm/kernels/kernels.toml")).unwrap();
     let pins: toml::Table = toml::from_str(&text).unwrap();
+    let wanted = |pin: &&toml::Value| extra || pin.get("extra").is_none();
     let name = |pin: &toml::Value| pin["name"].as_str().unwrap().to_owned();
-    let usual = |pin: &&toml::Value| pin.get("extra").is_none();
-    pins["kernel"].as_array().unwrap().iter().filter(usual).map(name).collect()
+    pins["kernel"].as_array().unwrap().iter().filter(wanted).map(name).collect()
 }
 
 fn json(output: &Output) -> Value {
@@ -156,16 +157,16 @@ fn keys(value: &Value) -> BTreeSet<String> {
 
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn the_lock_agrees_with_the_flake() {
+fn lock_that_disagrees_with_flake_is_refused() {
     let bench = Bench::new();
     let flake = format!("path:{}", bench.flake().display());
     let metadata = ["flake", "metadata", "--json", "--no-update-lock-file", &flake];
     let locked =
         &json(&bench.nix(&metadata).output().unwrap())["locks"]["nodes"]["nixpkgs"]["locked"];
-    assert_eq!(locked["rev"], "c58bc7f5459328e4afac201c5c4feb7c818d604b");
+    assert_eq!(locked["rev"], "f5c082a40f7571c266e74e80ae2e68aadd8a9fc7");
 
     let elsewhere = format!("path:{}", bench.mock().display());
-    bench.change("flake.nix", "github:NixOS/nixpkgs/nixos-25.05", &elsewhere);
+    bench.change("flake.nix", "github:NixOS/nixpkgs/nixos-26.05", &elsewhere);
     bench.nix(&metadata).assert().failure().stderr(contains("requires lock file changes"));
 }
 
@@ -176,198 +177,85 @@ fn every_output_evaluates_on_every_system() {
     bench.check().assert().success();
 
     let outputs = json(&bench.mocked(&["flake", "show", "."], &["--json"]).output().unwrap());
-    let per_pin = |prefix: &str| -> BTreeSet<String> {
-        pins().iter().map(|pin| format!("{prefix}-{}", pin.replace('.', "_"))).collect()
+    let per_pin = |prefix: &str, extra| -> BTreeSet<String> {
+        pins(extra).iter().map(|pin| format!("{prefix}-{}", pin.replace('.', "_"))).collect()
     };
-    let everywhere = BTreeSet::from(["clippy", "formatting", "unit-tests"].map(str::to_owned));
-    let packages = BTreeSet::from(["default", "kernels", "virtme-ng"].map(str::to_owned));
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+    let everywhere = names(&["clippy", "formatting", "unit-tests"]);
+    let packages = names(&["cargo-kernels", "default", "kernels", "virtme-ng"]);
+    let per_kernel = &per_pin("kernel", true) | &per_pin("report", false);
     let [arm, intel] = SYSTEMS;
     assert_eq!(keys(&outputs["checks"][arm]), everywhere);
-    assert_eq!(
-        keys(&outputs["checks"][intel]),
-        &(&everywhere | &per_pin("kconfig")) | &per_pin("vm")
-    );
-    assert_eq!(keys(&outputs["packages"][arm]), BTreeSet::from(["default".to_owned()]));
-    assert_eq!(keys(&outputs["packages"][intel]), &packages | &per_pin("kernel"));
-    assert_eq!(keys(&outputs["apps"][intel]), BTreeSet::from(["vmtest".to_owned()]));
+    assert_eq!(keys(&outputs["checks"][intel]), &everywhere | &per_pin("vm", false));
+    assert_eq!(keys(&outputs["packages"][arm]), names(&["default"]));
+    assert_eq!(keys(&outputs["packages"][intel]), &packages | &per_kernel);
     for system in SYSTEMS {
         assert_eq!(outputs["devShells"][system]["default"]["type"], "derivation");
         assert_eq!(outputs["formatter"][system]["type"], "derivation");
     }
 }
 
-/// The mock stands for nixpkgs only as long as it has nothing that nixpkgs has not.
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn what_nixpkgs_does_not_have_is_refused() {
-    let mistakes = [
-        // A package, where it is asked for as an argument; and as an attribute of a set.
-        ("nix/vm-host.nix", "qemu_kvm", "qemu_kvn", "required argument 'qemu_kvn'"),
-        (
-            "nix/busybox-static.nix",
-            "pkgsStatic.busybox",
-            "pkgsStatic.bussybox",
-            "'bussybox' missing",
-        ),
-        // An output of a package.
-        ("nix/toolchain.nix", "${zlib.static}", "${zlib.archive}", "'archive' missing"),
-        // A function of `lib`, in the flake itself.
-        ("flake.nix", "lib.mapAttrs'", "lib.mapAttributes'", "'mapAttributes'' missing"),
-        // An argument of a function.
-        (
-            "nix/kernels.nix",
-            "inherit urls;",
-            "inherit urls; mirror = 1;",
-            "unexpected argument 'mirror'",
-        ),
-        // A kind of source.
-        ("vm/kernels/kernels.toml", "kind = \"debian\"", "kind = \"debain\"", "'debain' missing"),
-        // A file of the workspace.
-        ("nix/cargo-job.nix", "../flake.lock", "../flake.lok", "flake.lok"),
-    ];
-    for (file, right, wrong, message) in mistakes {
-        let bench = Bench::new();
-        bench.change(file, right, wrong);
-        bench.check().assert().failure().stderr(contains(message));
-    }
-}
-
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn xtask_reads_the_kernels_directory() {
+fn harness_finds_every_kernel_in_the_directory() {
     let bench = Bench::new();
     let link = bench.path("kernels");
-    bench
-        .mocked(&["build", ".#kernels"], &["--out-link", link.to_str().unwrap()])
-        .assert()
-        .success();
+    bench.build("kernels", Some(&link)).assert().success();
 
     let mut list = Command::new(env!("CARGO_BIN_EXE_xtask"));
     list.args(["kernels", "list", "--json"])
         .env("VMTEST_CACHE_DIR", bench.path("empty"))
         .env("VMTEST_NIX_KERNELS", &link);
-    let listed = usual(&json(&list.output().unwrap()));
-    for (pin, row) in pins().iter().zip(&listed) {
-        assert_eq!(row["name"], pin.as_str());
-        assert_eq!(row["at_hand"], true, "{row}");
+    let listed = json(&list.output().unwrap());
+    for pin in pins(false) {
+        let row = listed.as_array().unwrap().iter().find(|row| row["name"] == *pin).unwrap();
         assert_eq!(row["source"], "nix", "{row}");
-        let release = row["release"].as_str().unwrap();
-        assert!(release.starts_with(&format!("{pin}.")), "{row}");
-        let modules = link.join(pin).join("lib/modules").join(release);
-        // What is built from source has none.
-        assert_eq!(
-            modules.is_dir(),
-            row["sources"][0]["kind"] != "source",
-            "{}",
-            modules.display()
-        );
-    }
-    assert_eq!(listed.len(), pins().len());
-}
-
-/// The rows of `kernels list` that are not extra.
-fn usual(listed: &Value) -> Vec<Value> {
-    listed.as_array().unwrap().iter().filter(|row| row["extra"] == false).cloned().collect()
-}
-
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn a_kernel_without_a_needed_option_fails_its_check() {
-    let bench = Bench::new();
-    let check = |pin: &str| {
-        let check = format!(".#checks.x86_64-linux.kconfig-{pin}");
-        bench.mocked(&["build", &check], &["--no-link", "--print-build-logs"])
-    };
-    check("5_4").assert().success();
-
-    let mut options = needed_options();
-    let missing = options.pop().unwrap();
-    fs::write(bench.mock().join("config"), options.join("\n")).unwrap();
-    let (option, _) = missing.split_once('=').unwrap();
-    // The second comes out of Debian's packages.
-    for pin in ["5_4", "7_3"] {
-        let named = contains(format!("{option}=")).and(contains("is needed, it is n"));
-        check(pin).assert().failure().stderr(named);
+        assert!(row["release"].as_str().unwrap().starts_with(&format!("{pin}.")), "{row}");
     }
 }
 
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn the_shell_has_every_tool_and_every_kernel() {
+fn option_that_a_kernel_drops_fails_its_build() {
     let bench = Bench::new();
-    let tools = ["busybox", "clang", "depmod", "qemu-system-x86_64", "vng"];
-    let script = format!("command -v {} && ls $VMTEST_NIX_KERNELS", tools.join(" "));
-    let shell =
-        bench.mocked(&["develop", "."], &["--command", "bash", "-euc", &script]).output().unwrap();
-    let said = String::from_utf8_lossy(&shell.stdout);
-    assert!(shell.status.success(), "{}", String::from_utf8_lossy(&shell.stderr));
-    let store = bench.path("store");
-    for tool in tools {
-        let found = said.lines().find(|line| line.ends_with(&format!("/{tool}"))).unwrap();
-        assert!(Path::new(found).starts_with(&store), "{tool} is {found}, not the shell's");
-    }
-    for pin in pins() {
-        assert!(said.lines().any(|line| line == pin), "no {pin} in {said}");
-    }
-
-    // Cargo is no part of the mock: it is the one that runs this test.
-    let cargo = std::env::var("CARGO").unwrap();
-    let list = bench
-        .mocked(&["develop", "."], &["--command", &cargo, "xtask", "kernels", "list", "--json"])
-        .env("VMTEST_CACHE_DIR", bench.path("empty"))
-        .output()
-        .unwrap();
-    let listed = json(&list);
-    assert!(usual(&listed).iter().all(|row| row["source"] == "nix"), "{listed}");
-}
-
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn the_app_says_where_it_has_to_be_run() {
-    let bench = Bench::new();
+    bench.mocks("dropped", "CONFIG_BPF_JIT=y\n");
     bench
-        .mocked(&["run", ".#vmtest"], &["--", "-k", "5.4"])
-        .current_dir(bench.dir.path())
+        .build("kernel-5_4", None)
         .assert()
-        .code(2)
-        .stderr(contains("in the root of a checkout"));
+        .failure()
+        .stderr(contains("has not: CONFIG_BPF_JIT=y"));
 }
 
 #[test]
-#[ignore = "needs crates.io: cargo xtask test runs it"]
-fn nix_files_are_formatted_and_have_nothing_unused() {
+#[ignore = "needs nix: cargo xtask test runs it"]
+fn failed_vm_check_leaves_its_report() {
     let bench = Bench::new();
-    let mut files = Vec::new();
-    for dir in
-        [workspace().into(), workspace().join("nix"), workspace().join("tests/nix/mock-nixpkgs")]
-    {
-        let paths = fs::read_dir::<PathBuf>(dir).unwrap().map(|entry| entry.unwrap().path());
-        files.extend(
-            paths.filter(|path| path.extension().is_some_and(|extension| extension == "nix")),
-        );
-    }
-    assert!(files.len() > 10, "{files:?}");
-    let nixfmt = tool("nixfmt_rs", "0.5.3", "nixfmt");
-    let deadnix = tool("deadnix", "1.3.1", "deadnix");
-    Command::new(&nixfmt).arg("--check").args(&files).assert().success();
-    Command::new(&deadnix).arg("--fail").args(&files).assert().success();
+    let check = "checks.x86_64-linux.vm-5_4";
+    bench.build(check, None).assert().success();
 
-    let ugly = bench.path("ugly.nix");
-    fs::write(&ugly, "{unused}:{}").unwrap();
-    Command::new(nixfmt).arg("--check").arg(&ugly).assert().failure();
-    Command::new(deadnix).arg("--fail").arg(&ugly).assert().code(1);
+    bench.mocks("status", "1");
+    let report = bench.path("report");
+    bench.build("report-5_4", Some(&report)).assert().success();
+    assert_eq!(fs::read_to_string(report.join("report.html")).unwrap(), "5.4 on 5.4\n");
+    let store = fs::read_link(&report).unwrap();
+    let named = format!("exit code 1, the report is in {}", store.display());
+    bench.build(check, None).assert().failure().stderr(contains(named));
 }
 
-/// A program out of a crate, installed below the target directory when it is not there yet.
-fn tool(package: &str, version: &str, program: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{package}-{version}"));
-    let path = root.join("bin").join(program);
-    if !path.is_file() {
-        Command::new(std::env::var("CARGO").unwrap())
-            .args(["install", "--quiet", "--locked", "--version", version, package, "--root"])
-            .arg(&root)
-            .assert()
-            .success();
+#[test]
+#[ignore = "needs nix: cargo xtask test runs it"]
+fn shell_has_every_tool_and_every_kernel() {
+    let bench = Bench::new();
+    let link = bench.path("shell");
+    bench.build("devShells.x86_64-linux.default", Some(&link)).assert().success();
+    let shell = fs::read_to_string(link).unwrap();
+    let (tools, kernels) = shell.split_once('\n').unwrap();
+    for tool in ["busybox-static", "cargo", "clang", "qemu_kvm", "virtme-ng"] {
+        assert!(
+            tools.split(' ').any(|path| path.ends_with(&format!("-{tool}"))),
+            "no {tool}: {tools}"
+        );
     }
-    path
+    let kernels: BTreeSet<_> = kernels.lines().map(str::to_owned).collect();
+    assert_eq!(kernels, BTreeSet::from_iter(pins(false)));
 }

@@ -1,5 +1,5 @@
 {
-  description = "As much of nixpkgs 25.05 as the project's flake uses, to check that flake without a network";
+  description = "As much of nixpkgs 26.05 as the project's flake uses, to check that flake without a network";
 
   outputs = _: rec {
     lib = import ./lib.nix;

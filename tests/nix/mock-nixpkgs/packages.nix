@@ -1,9 +1,9 @@
-# nixpkgs' packages: only those that it has, with the outputs and the arguments that they have there. What the flake
-# merely names is an empty file or a stub; what makes the kernels' directory and the shell really runs.
+# nixpkgs' packages, only those that it has. What the flake merely names is a stand-in; what it makes kernels, reports
+# and the shell with really runs, on the host's bash and tools. The test that uses this puts two files here: `dropped`,
+# options that no kernel has, and `status`, the exit code of the harness.
 { lib, system }:
 let
-  # Runs `script` with the host's bash and tools.
-  run =
+  runCommand =
     name: variables: script:
     derivation (
       {
@@ -11,70 +11,76 @@ let
         builder = "/bin/bash";
         PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
         args = [
-          "-euc"
+          "-euo"
+          "pipefail"
+          "-c"
           ''
             for input in ''${nativeBuildInputs-}; do PATH=$input/bin:$PATH; done
             ${script}
-            # Were a tool that closes its output before it ends the last one, bash would become that tool, and Nix
-            # would take the end of the output for the end of the build and kill it.
+            # Else bash becomes the last program, and when that closes its output Nix kills it.
             exit
           ''
         ];
       }
       // variables
     );
-  lines = builtins.concatStringsSep "\n";
-
-  # A package with these outputs, the first of which stands for it.
-  package =
-    name: outputs: script:
-    run name { inherit outputs; } (lines (map (output: "mkdir -p \$${output}") outputs ++ [ script ]));
-  simple = name: package name [ "out" ] "";
-  # A library, which is the host's, with its shared object in one output and its archive in another.
-  library =
-    name: outputs: files:
-    package name outputs (
-      lines (
-        map (file: ''
-          mkdir -p $(dirname ${file})
-          ln -s $(cc -print-file-name=$(basename ${file})) ${file}
-        '') files
-      )
-    );
 
   # A package with one program, a bash script.
   program =
     name: text:
-    run name { inherit text; } ''
+    runCommand name { inherit text; } ''
       mkdir -p $out/bin
       printf '#!/bin/bash\nset -eu\n%s\n' "$text" > $out/bin/${name}
       chmod +x $out/bin/${name}
-    ''
-    // {
-      meta.mainProgram = name;
-    };
+    '';
 
-  # Makes its main program, which does nothing.
-  mkDerivation =
-    {
-      name ? "${arguments.pname}-${arguments.version}",
-      env ? { },
-      meta ? { },
-      ...
-    }@arguments:
-    run name (
-      removeAttrs arguments [
-        "env"
-        "meta"
-      ]
-      // builtins.mapAttrs (_: value: "${value}") env
-    ) "install -D /bin/true $out/bin/${meta.mainProgram or name}"
-    // {
-      inherit meta;
-    };
+  # Every output, every library.
+  package =
+    name:
+    let
+      outputs = [
+        "out"
+        "dev"
+        "static"
+      ];
+      made = runCommand name { inherit outputs; } ''
+        for output in $out $dev $static; do
+          mkdir -p $output/lib
+          touch $output/lib/lib{c,elf,z}.{a,so}
+        done
+      '';
+    in
+    made // { overrideAttrs = change: builtins.seq (change { configureFlags = [ ]; }) made; };
 
-  # Functions for the parts of a kernel: a bzImage that says its release where the boot protocol has it, a module.
-  parts = ''
+  stdenv = {
+    cc = package "gcc-wrapper";
+    hostPlatform = { inherit system; };
+    mkDerivation =
+      arguments:
+      runCommand arguments.name
+        (
+          removeAttrs arguments [
+            "env"
+            "meta"
+          ]
+          // arguments.env or { }
+        )
+        ''
+          runHook() { :; }
+          patchShebangs() { :; }
+          make() { # ARCH=… KCONFIG_ALLCONFIG=FILE allnoconfig
+            grep --invert-match --line-regexp --file ${./dropped} "''${2#*=}" > .config
+          }
+          if [ -d $src ]; then cp --recursive $src source; else tar --extract --file $src; fi
+          chmod --recursive u+w *
+          cd *
+          eval "$buildPhase"
+          [ "''${dontInstall-}" ] || eval "$installPhase"
+        '';
+  };
+
+  # A bzImage that says its release where the boot protocol has it.
+  image = ''
     image() { # RELEASE FILE
       mkdir -p "$(dirname "$2")"
       truncate --size 4096 "$2"
@@ -85,166 +91,96 @@ let
       put "$2" 0x20e '\x00\x01' # where the release is, less 0x200
       put "$2" 0x300 "$1 (mock)"
     }
-    modules() { # RELEASE ROOT
-      mkdir -p "$2/lib/modules/$1/kernel"
-      touch "$2/lib/modules/$1/kernel/mock.ko"
-    }
-    config() { # FILE
-      mkdir -p "$(dirname "$1")"
-      cp ${./config} "$1"
-    }
   '';
 in
-rec {
-  inherit lib;
+lib.genAttrs [
+  "bashInteractive"
+  "bison"
+  "bpftools"
+  "clippy"
+  "deadnix"
+  "elfutils"
+  "file"
+  "flex"
+  "glibc"
+  "kmod"
+  "makeWrapper"
+  "nixfmt"
+  "nixfmt-tree"
+  "pahole"
+  "perl"
+  "pkg-config"
+  "qemu_kvm"
+  "rust-analyzer"
+  "rustc"
+  "rustfmt"
+  "util-linux"
+  "zlib"
+  "zstd"
+] package
+// {
+  inherit lib runCommand stdenv;
+  gcc14Stdenv = stdenv;
+  llvmPackages = lib.genAttrs [ "clang" "clang-unwrapped" ] package;
+  pkgsStatic.busybox = package "busybox";
+  writeShellScriptBin = program;
 
-  stdenv = {
-    inherit mkDerivation;
-    cc = simple "gcc-wrapper";
-    hostPlatform = { inherit system; };
-  };
-
-  # `nix develop` runs its commands with this one.
-  bashInteractive = run "bash" { } "mkdir -p $out/bin; ln -s /bin/bash $out/bin/";
-  bison = simple "bison";
-  bpftools = simple "bpftools";
-  cargo = simple "cargo";
-  clippy = simple "clippy";
-  deadnix = simple "deadnix";
-  file = program "file" "echo the mock";
-  flex = simple "flex";
-  gnumake = simple "gnumake";
-  nixfmt-rfc-style = simple "nixfmt-rfc-style";
-  pkg-config = simple "pkg-config";
-  rust-analyzer = simple "rust-analyzer";
-  rustc = simple "rustc";
-  rustfmt = simple "rustfmt";
-  zstd = simple "zstd";
-
-  # `dpkg-deb --extract`, of what `fetchurl` makes below.
-  dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
-  # `depmod --basedir DIR RELEASE`
-  kmod = program "depmod" "touch $2/lib/modules/$3/modules.dep";
-  qemu_kvm = program "qemu-system-x86_64" "echo the mock";
-  pkgsStatic.busybox = program "busybox" "echo the mock";
-
-  elfutils =
-    library "elfutils" [ "bin" "dev" "out" "man" ] [ "$out/lib/libelf.a" "$out/lib/libelf.so" ]
-    // {
-      overrideAttrs =
-        change: builtins.deepSeq (change { configureFlags = [ "--program-prefix=eu-" ]; }) elfutils;
-    };
-  glibc = library "glibc" [ "out" "bin" "dev" "static" ] [ "$out/lib/libc.so" "$static/lib/libc.a" ];
-  zlib = library "zlib" [ "out" "dev" "static" ] [ "$out/lib/libz.so" "$static/lib/libz.a" ];
-  llvmPackages = {
-    clang = simple "clang-wrapper";
-    clang-unwrapped = package "clang" [ "out" "lib" "dev" "python" ] "";
-  };
-
+  # The harness: `cargo xtask vmtest --list`, `cargo xtask vmtest --kernel K --report DIR`.
+  cargo = program "cargo" ''
+    mkdir -p target
+    [ $3 = --list ] && exit
+    echo "$4 on $(ls $VMTEST_NIX_KERNELS)" | tee $6/report.html > $6/summary.md
+    exit $(cat ${./status})
+  '';
   rustPlatform = {
-    cargoSetupHook = simple "cargo-setup-hook";
-    importCargoLock =
-      { lockFile }: run "cargo-vendor-dir" { lock = builtins.readFile lockFile; } "mkdir $out";
+    cargoSetupHook = package "cargo-setup-hook";
+    importCargoLock = { lockFile }: runCommand "cargo-vendor-dir" { inherit lockFile; } "mkdir $out";
   };
-  python3Packages = {
-    buildPythonApplication = mkDerivation;
-    argcomplete = simple "argcomplete";
-    argparse-manpage = simple "argparse-manpage";
-    python.sitePackages = "lib/python3.12/site-packages";
-    requests = simple "requests";
-    setuptools = simple "setuptools";
-  };
-  fetchPypi =
-    {
-      pname,
-      version,
-      hash,
-    }:
-    run "${pname}-${version}.tar.gz" { inherit hash; } "touch $out";
 
-  linuxManualConfig =
-    {
-      version,
-      modDirVersion,
-      src,
-      configfile,
-      config,
-      allowImportFromDerivation,
-    }:
-    assert config == { } && modDirVersion == version && !allowImportFromDerivation;
-    run "linux-${version}" { inherit src configfile; } ''
-      ${parts}
-      image ${version} $out/bzImage
-    '';
+  fetchPypi = { pname, ... }: package pname;
+  python3Packages =
+    lib.genAttrs [ "argcomplete" "argparse-manpage" "requests" "setuptools" ] package
+    // {
+      python.sitePackages = "lib/python3.13/site-packages";
+      buildPythonApplication = arguments: builtins.deepSeq arguments (package arguments.pname);
+    };
 
-  # Makes what a file of that name has in it: Debian's packages of a kernel, a kernel's source, or a bare image.
+  # Makes what a file of that name has in it: a kernel's source, a package of Debian's, a bare image.
   fetchurl =
-    {
-      name,
-      urls,
-      sha256 ? "",
-      sha1 ? "",
-    }:
-    assert sha256 != "" || sha1 != "";
-    run name { inherit urls sha256 sha1; } ''
-      ${parts}
+    { name, ... }@file:
+    runCommand name { inherit (file) urls sha256; } ''
+      ${image}
       release=''${name#linux-*-} release=''${release%%_*} release=''${release%-unsigned}
       mkdir tree
       case $name in
-        linux-image-*)
-          image $release tree/boot/vmlinuz-$release
-          modules $release tree
-          config tree/boot/config-$release ;;
+        *.tar.xz) mkdir tree/scripts ;;
+        linux-image-*) image $release tree/boot/vmlinuz-$release ;;
         linux-binary-*) image $release tree/usr/lib/modules/$release/vmlinuz ;;
-        linux-modules-*) modules $release tree/usr ;;
-        linux-base-*) config tree/usr/lib/modules/$release/config ;;
-        linux-*.tar.xz)
-          mkdir tree/linux
-          printf 'allnoconfig:\n\tcp ${./config} .config\n' > tree/linux/Makefile ;;
+        *.deb) ;;
         *) image 0.0.0 $out; exit ;;
       esac
-      tar --create --file $out --directory tree .
+      tar --create --file $out tree --transform 's,^tree,.,'
     '';
+  dpkg = program "dpkg-deb" "tar --extract --file $2 --directory $3";
+  linuxManualConfig =
+    arguments:
+    assert arguments.config == { };
+    runCommand "linux-${arguments.version}" {
+      inherit (arguments) src configfile extraMakeFlags;
+    } "${image} image ${arguments.modDirVersion} $out/bzImage";
 
-  runCommand =
-    name: variables: script:
-    run name variables script;
-  runCommandCC = runCommand;
   linkFarm =
     name: entries:
-    run name { } (
-      lines ([ "mkdir $out" ] ++ map ({ name, path }: "ln -s ${path} $out/${name}") entries)
-    );
-  writeShellScriptBin = program;
-  writeShellApplication =
-    {
-      name,
-      text,
-      runtimeInputs ? [ ],
-      runtimeEnv ? { },
-    }:
-    program name (
-      lines (
-        map (input: "PATH=${input}/bin:$PATH") runtimeInputs
-        ++ builtins.attrValues (builtins.mapAttrs (key: value: "export ${key}='${value}'") runtimeEnv)
-        ++ [ text ]
+    runCommand name { } (
+      toString (
+        [ "mkdir $out" ] ++ lib.mapAttrsToList (name: path: "; ln -s ${path} $out/${name}") entries
       )
     );
+  # Builds a description of the shell.
   mkShell =
-    {
-      packages,
-      env,
-    }:
-    run "nix-shell" (
-      builtins.mapAttrs (_: value: "${value}") env
-      // {
-        outputs = [ "out" ];
-        nativeBuildInputs = packages;
-        # What `nix develop` runs to find out about the environment.
-        stdenv = run "stdenv" { } ''
-          mkdir $out
-          echo 'for input in $nativeBuildInputs; do PATH=$input/bin:$PATH; done' > $out/setup
-        '';
-      }
-    ) "touch $out";
+    { packages, env }:
+    runCommand "nix-shell" (env // { nativeBuildInputs = packages; }) ''
+      echo "$nativeBuildInputs" > $out
+      ls $VMTEST_NIX_KERNELS >> $out
+    '';
 }
