@@ -4,7 +4,6 @@
 
 pub mod agree;
 pub mod bench;
-pub mod binaries;
 pub mod build;
 pub mod cargo;
 pub mod command;
@@ -24,7 +23,6 @@ pub mod metadata;
 pub mod paths;
 pub mod payload;
 pub mod report;
-pub mod selection;
 pub mod selftest;
 pub mod setup;
 pub mod shell;
