@@ -29,7 +29,7 @@ const AT_BOOT: [(&str, &str); 2] = [
 ];
 
 /// A test of the package that misbehaves, in which the kernel complains.
-const UNDER_TEST: (&str, &str) = ("warns under test", "fatal::makes_the_kernel_complain");
+const UNDER_TEST: (&str, &str) = ("warns under test", "fatal::makes_the_kernel_warn");
 
 /// Something to have a verdict on.
 struct Case {

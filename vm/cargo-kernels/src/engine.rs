@@ -116,7 +116,7 @@ impl Engine<'_> {
         report.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
         report.tolerated = match report.verdict {
             Verdict::Unavailable => self.allow_unavailable,
-            Verdict::KernelComplaint => self.allow_kernel_warnings,
+            Verdict::KernelSplat => self.allow_kernel_warnings,
             _ => false,
         };
         report.total_s = begun.elapsed().as_secs_f64();
@@ -168,7 +168,13 @@ impl Engine<'_> {
         log: &Path,
         on: OnEvent<'_>,
     ) -> Result<(Judgement, Observed)> {
-        let case = Case { kernel, tests, timeout_s, memory_mib: self.metadata.memory_mib };
+        let case = Case {
+            kernel,
+            tests,
+            timeout_s,
+            memory_mib: self.metadata.memory_mib,
+            kernel_args: &self.metadata.kernel_args,
+        };
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         let judgement = case.judge(&seen);
         if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {

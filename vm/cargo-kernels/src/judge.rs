@@ -37,6 +37,8 @@ pub struct Case<'a> {
     pub timeout_s: f64,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
+    /// Further kernel parameters that it was given.
+    pub kernel_args: &'a [String],
 }
 
 impl Case<'_> {
@@ -46,13 +48,13 @@ impl Case<'_> {
             .or_else(|| self.wrong_kernel(seen))
             .or_else(|| self.cut_short(seen))
             .or_else(|| self.failed_tests(seen))
-            .or_else(|| self.complaint(seen))
+            .or_else(|| self.splat(seen))
             .unwrap_or(Judgement { verdict: Verdict::Pass, reason: String::new(), excerpt: vec![] })
     }
 
     fn panic(&self, seen: &Observed) -> Option<Judgement> {
         let words = seen.console.panic.as_ref()?;
-        let reason = format!("the kernel panicked {}: {words}", self.when(seen));
+        let reason = format!("the kernel panicked {}: {words}{}", self.when(seen), and_splat(seen));
         Some(judgement(Verdict::Panic, reason, first(&seen.console.context)))
     }
 
@@ -109,7 +111,7 @@ impl Case<'_> {
                 (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
             }
         };
-        Some(judgement(verdict, reason, tail()))
+        Some(judgement(verdict, reason + &and_splat(seen), tail()))
     }
 
     fn when(&self, seen: &Observed) -> String {
@@ -147,20 +149,42 @@ impl Case<'_> {
             0 => String::new(),
             more => format!(", and {more} more of {} tests", self.tests.len()),
         };
-        let reason = format!("`{}` {how}{more}", first_failed.name);
+        let reason = format!("`{}` {how}{more}{}", first_failed.name, and_splat(seen));
         let lines: Vec<String> = outcome
             .map(|outcome| outcome.output.lines().map(str::to_owned).collect())
             .unwrap_or_default();
-        Some(judgement(Verdict::Fail, reason, last(&lines)))
+        // What the test said and what the kernel said of it.
+        let excerpt = [last(&lines), first(&seen.console.context)].concat();
+        Some(judgement(Verdict::Fail, reason, excerpt))
     }
 
-    fn complaint(&self, seen: &Observed) -> Option<Judgement> {
-        let words = seen.console.complaints.first().cloned().or_else(|| unspoken(seen.tainted))?;
+    fn splat(&self, seen: &Observed) -> Option<Judgement> {
+        let words = seen.console.splats.first().cloned();
+        let words = words.or_else(|| self.only_tainted(seen.tainted))?;
         let reason = format!(
-            "the tests passed, but the kernel complained: {words} (--allow-kernel-warnings accepts it)"
+            "the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)"
         );
-        Some(judgement(Verdict::KernelComplaint, reason, first(&seen.console.context)))
+        Some(judgement(Verdict::KernelSplat, reason, first(&seen.console.context)))
     }
+
+    /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
+    fn only_tainted(&self, tainted: u64) -> Option<String> {
+        let (_, letter, meaning) = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
+        let hides = |arg: &&String| {
+            *arg == "quiet" || arg.strip_prefix("loglevel=").is_some_and(|level| level < "5")
+        };
+        let where_to = match self.kernel_args.iter().find(hides) {
+            Some(arg) => format!("kernel parameter `{arg}` keeps warnings from the console"),
+            None => "no line of the console was recognized as it".to_owned(),
+        };
+        Some(format!("{meaning} (taint flag {letter}); {where_to}"))
+    }
+}
+
+/// The first splat, as the end of a reason that is another's.
+fn and_splat(seen: &Observed) -> String {
+    let first = seen.console.splats.first();
+    first.map_or(String::new(), |words| format!("; the kernel printed: {words}"))
 }
 
 /// Taint flags that a kernel sets when something is wrong with it: bit, letter, meaning
@@ -172,13 +196,6 @@ const TROUBLES: &[(u32, char, &str)] = &[
     (9, 'W', "there was a warning"),
     (14, 'L', "there was a soft lockup"),
 ];
-
-/// A complaint that did not reach the console: its level can be changed.
-fn unspoken(tainted: u64) -> Option<String> {
-    let trouble = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
-    let (_, letter, meaning) = trouble;
-    Some(format!("{meaning} (taint flag {letter}), of which its console shows nothing"))
-}
 
 fn how_it_failed(outcome: &TestOutcome) -> String {
     match &outcome.result {
@@ -265,8 +282,8 @@ mod tests {
         }
     }
 
-    fn judge(seen: &Observed) -> Judgement {
-        let kernel = Kernel {
+    fn kernel() -> Kernel {
+        Kernel {
             name: "5.15".into(),
             image: PathBuf::new(),
             modules: None,
@@ -274,10 +291,15 @@ mod tests {
             release: None,
             config: None,
             source: "path".into(),
-        };
+        }
+    }
+
+    fn judge(seen: &Observed) -> Judgement {
+        let kernel = kernel();
         let tests = [id("a"), id("b")];
-        let case = Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512 };
-        case.judge(seen)
+        let kernel_args = &[];
+        Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512, kernel_args }
+            .judge(seen)
     }
 
     #[track_caller]
@@ -398,21 +420,47 @@ mod tests {
     fn a_warning_spoils_a_pass() {
         let console = console("[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n");
         let seen = Observed { console, ..passed() };
-        check(&seen, Verdict::KernelComplaint, "kernel/bpf/core.c:1");
+        check(&seen, Verdict::KernelSplat, "kernel/bpf/core.c:1");
     }
 
     #[test]
     fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
         const OUT_OF_TREE_MODULE: u64 = 1 << 12;
         let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
-        check(&seen, Verdict::KernelComplaint, "there was a warning (taint flag W)");
+        check(&seen, Verdict::KernelSplat, "there was a warning (taint flag W)");
         check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
     }
 
     #[test]
-    fn a_failed_test_outweighs_a_warning() {
+    fn a_failed_test_outweighs_a_warning_and_both_are_told() {
         let console = console("[ 1.0] BUG: sleeping function called from invalid context\n");
         let outcomes = vec![outcome("a", TestResult::TimedOut)];
-        check(&Observed { console, outcomes, ..passed() }, Verdict::Fail, "`a`");
+        let seen = Observed { console, outcomes, ..passed() };
+        check(&seen, Verdict::Fail, "`a` was still running");
+        check(&seen, Verdict::Fail, "the kernel printed: BUG: sleeping function");
+        let excerpt = judge(&seen).excerpt;
+        assert_eq!(excerpt, ["one", "two", "BUG: sleeping function called from invalid context"]);
+    }
+
+    #[test]
+    fn a_panic_and_a_hang_name_the_splat_before_them() {
+        let text = "[ 1.0] Unable to handle kernel paging request at virtual address 1\n";
+        let hung = Observed { end: End::Deadline, console: console(text), ..passed() };
+        check(&hung, Verdict::Hang, "the kernel printed: Unable to handle kernel paging");
+        let panicked = console(&format!("{text}[ 1.1] Kernel panic - not syncing: Oops\n"));
+        check(&Observed { console: panicked, ..passed() }, Verdict::Panic, "Unable to handle");
+    }
+
+    #[test]
+    fn a_parameter_that_hides_warnings_is_named() {
+        let case = |kernel_args: &[String]| {
+            let kernel = kernel();
+            let case =
+                Case { kernel: &kernel, tests: &[], timeout_s: 1.0, memory_mib: 1, kernel_args };
+            case.only_tainted(1 << 9).unwrap()
+        };
+        assert!(case(&["quiet".into()]).contains("parameter `quiet` keeps warnings"));
+        assert!(case(&["loglevel=3".into()]).contains("`loglevel=3` keeps"));
+        assert!(case(&["loglevel=7".into()]).contains("no line of the console"));
     }
 }

@@ -18,7 +18,7 @@ pub enum Verdict {
     /// The kernel panicked.
     Panic,
     /// The tests passed, but the kernel printed an oops, a BUG, a WARNING or a stall.
-    KernelComplaint,
+    KernelSplat,
     /// The guest was alive and did not finish in time.
     Hang,
     /// The guest never got as far as the agent.
@@ -40,7 +40,7 @@ impl Verdict {
             Self::Pass => "pass",
             Self::Fail => "fail",
             Self::Panic => "panic",
-            Self::KernelComplaint => "kernel-complaint",
+            Self::KernelSplat => "kernel-splat",
             Self::Hang => "hang",
             Self::NoBoot => "no-boot",
             Self::WrongKernel => "wrong-kernel",
@@ -152,9 +152,7 @@ impl KernelReport {
         match self.verdict {
             Verdict::Pass => exit::OK,
             Verdict::Panic | Verdict::Hang if !self.booted => exit::NOT_RUN,
-            Verdict::Fail | Verdict::Panic | Verdict::KernelComplaint | Verdict::Hang => {
-                exit::FAILED
-            }
+            Verdict::Fail | Verdict::Panic | Verdict::KernelSplat | Verdict::Hang => exit::FAILED,
             Verdict::NoBoot
             | Verdict::WrongKernel
             | Verdict::Unsupported

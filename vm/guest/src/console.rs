@@ -1,8 +1,10 @@
-//! The guest's console: kept in a file, and read for what the kernel complains of.
+//! The guest's console: kept in a file, and read for what the kernel says of itself.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+
+use crate::splat::{self, Kind};
 
 /// How much of a console is kept in its file, in bytes.
 const FILE_LIMIT: u64 = 16 * 1024 * 1024;
@@ -10,34 +12,8 @@ const FILE_LIMIT: u64 = 16 * 1024 * 1024;
 const LINE_LIMIT: usize = 4096;
 /// How many of the last lines are remembered.
 const TAIL: usize = 40;
-/// How many lines that belong to a complaint are remembered.
-const COMPLAINT_LINES: usize = 30;
-
-/// What kernels print when something is wrong (lib/bug.c, kernel/panic.c, kernel/rcu/tree_stall.h,
-/// kernel/watchdog.c, kernel/hung_task.c, arch/x86/mm/fault.c, arch/x86/kernel/dumpstack.c).
-const COMPLAINTS: &[&str] = &[
-    "WARNING: CPU:",
-    "BUG: ",
-    "kernel BUG at",
-    "Oops: ",
-    // A program's own is followed by ` ip:` (arch/x86/kernel/traps.c).
-    "general protection fault:",
-    "general protection fault,",
-    "INFO: rcu_",
-    "rcu: INFO:",
-    "INFO: task ",
-    "watchdog: BUG: soft lockup",
-    "possible circular locking dependency",
-    "UBSAN:",
-    "Internal error:",
-];
-
-/// Newer kernels (6.19 on) print `WARNING: file:line at function` without the CPU in front.
-const WARNING_START: &str = "WARNING: ";
-const WARNING_PLACE: &str = ".c:";
-
-const PANIC: &str = "Kernel panic - not syncing";
-const PANIC_END: &str = "---[ end Kernel panic";
+/// How many lines that belong to a splat are remembered, and how many splats.
+const CONTEXT: usize = 30;
 
 /// Something on the console that decides the verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +29,15 @@ pub enum Notice {
 pub struct Console {
     /// The panic line.
     pub panic: Option<String>,
-    /// The lines that begin a complaint.
-    pub complaints: Vec<String>,
-    /// The lines from the first complaint or the panic on.
+    /// The lines that begin a splat.
+    pub splats: Vec<String>,
+    /// The lines of the first splat, from `cut here` on where there is one, and of the panic.
     pub context: Vec<String>,
     /// The last lines.
     pub tail: Vec<String>,
     line: Vec<u8>,
+    /// The lines since the last `cut here`, which may belong to a splat.
+    since_cut: Option<Vec<String>>,
 }
 
 impl Console {
@@ -68,7 +46,9 @@ impl Console {
         for &byte in bytes {
             if byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
-                self.end_of_line(String::from_utf8_lossy(&line).trim_end(), &mut on);
+                for segment in splat::segments(&String::from_utf8_lossy(&line)) {
+                    self.take(segment, &mut on);
+                }
             } else if self.line.len() < LINE_LIMIT {
                 self.line.push(byte);
             }
@@ -82,56 +62,58 @@ impl Console {
         }
     }
 
-    fn end_of_line(&mut self, line: &str, on: &mut impl FnMut(Notice)) {
-        let text = without_stamp(line);
-        if text.is_empty() {
-            return;
+    /// Adds what another stream of the same guest said; of both, this one's last lines count.
+    pub fn merge(&mut self, other: Self) {
+        if self.panic.is_none() {
+            self.panic = other.panic;
         }
+        self.splats.extend(other.splats);
+        if self.context.is_empty() {
+            self.context = other.context;
+        }
+        if self.tail.is_empty() {
+            self.tail = other.tail;
+        }
+    }
+
+    fn take(&mut self, text: String, on: &mut impl FnMut(Notice)) {
         if self.tail.len() == TAIL {
             self.tail.remove(0);
         }
-        self.tail.push(text.to_owned());
-        if let Some(at) = text.find(PANIC) {
-            if self.panic.is_none() && !text.contains(PANIC_END) {
-                self.panic = Some(text[at..].to_owned());
-                self.context.clear();
-                on(Notice::Panic(text[at..].to_owned()));
+        self.tail.push(text.clone());
+        match splat::classify(&text) {
+            Kind::Panic if self.panic.is_none() => {
+                self.panic = Some(text.clone());
+                // What came before it, the splat that led to it, stays; and this must be seen, too.
+                self.context.truncate(CONTEXT / 2);
+                self.begin();
+                on(Notice::Panic(text.clone()));
             }
-        } else if is_complaint(text) && self.complaints.len() < COMPLAINT_LINES {
-            self.complaints.push(text.to_owned());
+            Kind::Splat(_) if self.splats.len() < CONTEXT => {
+                if self.splats.is_empty() && self.panic.is_none() {
+                    self.begin();
+                }
+                self.splats.push(text.clone());
+            }
+            Kind::CutHere => self.since_cut = Some(Vec::new()),
+            Kind::PanicEnd => on(Notice::PanicEnd),
+            _ => {}
         }
-        let of_interest = self.panic.is_some() || !self.complaints.is_empty();
-        if of_interest && self.context.len() < COMPLAINT_LINES {
-            self.context.push(text.to_owned());
-        }
-        if text.contains(PANIC_END) {
-            on(Notice::PanicEnd);
+        if self.panic.is_some() || !self.splats.is_empty() {
+            if self.context.len() < CONTEXT {
+                self.context.push(text);
+            }
+        } else if let Some(lines) =
+            self.since_cut.as_mut().filter(|lines| lines.len() < CONTEXT / 2)
+        {
+            lines.push(text);
         }
     }
-}
 
-fn is_complaint(text: &str) -> bool {
-    COMPLAINTS.iter().any(|complaint| contains_word(text, complaint))
-        || (text.starts_with(WARNING_START) && text.contains(WARNING_PLACE))
-}
-
-/// Whether `words` stand in `text`, and not as the end of a longer word (`DEBUG: `).
-fn contains_word(text: &str, words: &str) -> bool {
-    let mut before = text.match_indices(words).map(|(at, _)| text[..at].chars().next_back());
-    before.any(|before| !before.is_some_and(char::is_alphanumeric))
-}
-
-/// A kernel line without its `[   12.345678] ` or, with CONFIG_PRINTK_CALLER, `[ 12.3][ T1] `.
-fn without_stamp(line: &str) -> &str {
-    let mut rest = line.trim_matches(|c: char| c.is_control());
-    while let Some((inside, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        let is_stamp = inside.trim().chars().all(|c| c.is_ascii_digit() || ".TC ".contains(c));
-        if !is_stamp {
-            break;
-        }
-        rest = after.trim_start();
+    /// The context begins with what stands since `cut here`.
+    fn begin(&mut self) {
+        self.context.extend(self.since_cut.take().into_iter().flatten());
     }
-    rest
 }
 
 /// Copies a console to a file, up to a limit, and hands each piece on.
@@ -206,35 +188,44 @@ mod tests {
             "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
         assert_eq!(console.panic.as_deref(), Some(words));
         assert_eq!(notices, [Notice::Panic(words.into()), Notice::PanicEnd]);
+        assert_eq!(console.context[0], words);
         assert!(console.context[1].starts_with("CPU: 0 PID: 1"));
     }
 
     #[test]
-    fn warnings_of_old_and_new_kernels_are_complaints() {
-        for line in [
-            "[    3.1] WARNING: CPU: 0 PID: 77 at kernel/trace/trace.c:1 foo+0x1/0x2",
-            "[    3.1][   T77] WARNING: kernel/trace/trace.c:1 at foo+0x1/0x2, CPU#0: sh/77",
-            "[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000000",
-            "[    3.1] Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
-            "[    3.1] general protection fault: 0000 [#1] SMP NOPTI",
-            "[    3.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
-            "[    3.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]",
-        ] {
-            let (console, _) = console(&format!("{line}\nmore\n"));
-            assert_eq!(console.complaints.len(), 1, "{line}");
-            assert_eq!(console.context.len(), 2, "{line}");
-        }
+    fn a_splat_keeps_the_lines_since_cut_here() {
+        let (console, _) = console(concat!(
+            "[    1.0] ------------[ cut here ]------------\n",
+            "[    1.0] refcount_t: underflow; use-after-free.\n",
+            "[    1.0] WARNING: CPU: 0 PID: 7 at lib/refcount.c:28 f+0x1/0x2\n",
+            "[    1.0] Modules linked in:\n",
+        ));
+        assert_eq!(console.splats, ["WARNING: CPU: 0 PID: 7 at lib/refcount.c:28 f+0x1/0x2"]);
+        assert!(console.context[1].starts_with("refcount_t: underflow"), "{:?}", console.context);
+        assert_eq!(console.context.last().unwrap(), "Modules linked in:");
     }
 
     #[test]
-    fn ordinary_lines_are_no_complaints() {
-        let (console, notices) = console(concat!(
-            "[    0.0] Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on\n",
-            "[    0.0] DEBUG: something\n",
-            "[    0.0] traps: trace[77] general protection fault ip:401000 sp:7ffe0 error:0 in trace[401000+1000]\n",
-            "[    0.1] ACPI: PM-Timer IO Port: 0x608\n",
-        ));
-        assert_eq!((console.complaints.len(), notices.len()), (0, 0), "{console:?}");
+    fn a_panic_does_not_hide_the_splat_before_it() {
+        let mut text = "BUG: kernel NULL pointer dereference, address: 0\n".to_owned();
+        text += &"Call Trace line\n".repeat(100);
+        text += "Kernel panic - not syncing: Fatal exception\n";
+        let (console, _) = console(&text);
+        assert_eq!(console.splats.len(), 1);
+        assert_eq!(console.panic.as_deref(), Some("Kernel panic - not syncing: Fatal exception"));
+        assert!(console.context[0].starts_with("BUG: kernel NULL"), "{:?}", console.context);
+        assert!(console.context.iter().any(|line| line.starts_with("Kernel panic")));
+    }
+
+    #[test]
+    fn a_line_torn_between_two_streams_is_two_lines() {
+        let (mut one, mut other) = (Console::default(), Console::default());
+        one.feed(b"Kernel pan", |_| {});
+        other.feed(b"noise", |_| {});
+        one.feed(b"ic - not syncing: x\n", |_| {});
+        other.finish(|_| {});
+        one.merge(other);
+        assert_eq!(one.panic.as_deref(), Some("Kernel panic - not syncing: x"));
     }
 
     #[test]

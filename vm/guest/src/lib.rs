@@ -33,6 +33,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod rundir;
+pub mod splat;
 pub mod states;
 pub mod supervise;
 pub mod vng;

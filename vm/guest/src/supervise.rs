@@ -128,7 +128,8 @@ pub fn run(
         .with_context(|| format!("cannot create {}", console_log.display()))?;
     let Started { process, console: consoles, channel, qmp, ready, .. } = started;
     let shared = Arc::new(Shared {
-        console: Mutex::new(Console::default()),
+        // One for each stream, so that no line is torn by what the other says.
+        consoles: consoles.iter().map(|_| Mutex::default()).collect(),
         recorder: Mutex::new(recorder),
     });
     let (sender, seen) = mpsc::channel();
@@ -339,21 +340,27 @@ fn bound(outcome: &mut TestOutcome) {
         while !outcome.output.is_char_boundary(end) {
             end -= 1;
         }
-        outcome.dropped_bytes += (outcome.output.len() - end) as u64;
+        let dropped = (outcome.output.len() - end) as u64;
+        outcome.dropped_bytes = outcome.dropped_bytes.saturating_add(dropped);
         outcome.output.truncate(end);
     }
 }
 
 struct Shared {
-    console: Mutex<Console>,
+    consoles: Vec<Mutex<Console>>,
     recorder: Mutex<console::Recorder>,
 }
 
 impl Shared {
+    /// What all streams said, in the order of the streams: the kernel's own is the first.
     fn take_console(&self) -> Console {
-        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
-        console.finish(|_| {});
-        std::mem::take(&mut console)
+        let mut all = Console::default();
+        for console in &self.consoles {
+            let mut console = console.lock().unwrap_or_else(PoisonError::into_inner);
+            console.finish(|_| {});
+            all.merge(std::mem::take(&mut console));
+        }
+        all
     }
 }
 
@@ -364,13 +371,15 @@ fn watch_consoles(
     sender: &Sender<Seen>,
 ) -> Receiver<()> {
     let (open, closed) = mpsc::channel::<()>();
-    for from in consoles {
+    for (index, from) in consoles.into_iter().enumerate() {
         let (shared, sender, open) = (Arc::clone(shared), sender.clone(), open.clone());
         std::thread::spawn(move || {
             console::pump(from, |bytes| {
                 shared.recorder.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
-                let mut console = shared.console.lock().unwrap_or_else(PoisonError::into_inner);
-                console.feed(bytes, |notice| drop(sender.send(Seen::Console(notice))));
+                let console = shared.consoles[index].lock();
+                console
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .feed(bytes, |notice| drop(sender.send(Seen::Console(notice))));
             });
             drop(open);
         });

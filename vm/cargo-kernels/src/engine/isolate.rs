@@ -102,11 +102,11 @@ mod tests {
     #[test]
     fn what_is_tolerated_does_not_hide_a_failure() {
         let test = TestId { binary: "tests/t".into(), name: "a".into() };
-        let mut tolerated = part(Verdict::KernelComplaint, "WARNING");
+        let mut tolerated = part(Verdict::KernelSplat, "WARNING");
         tolerated.tolerated = true;
         let mut whole = part(Verdict::Pass, "");
         add(&mut whole, &test, tolerated.clone());
-        assert_eq!((whole.verdict, whole.tolerated), (Verdict::KernelComplaint, true));
+        assert_eq!((whole.verdict, whole.tolerated), (Verdict::KernelSplat, true));
         add(&mut whole, &test, part(Verdict::Fail, "other"));
         add(&mut whole, &test, tolerated);
         assert_eq!((whole.verdict, whole.tolerated), (Verdict::Fail, false));

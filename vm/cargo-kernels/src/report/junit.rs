@@ -180,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_complaint_is_an_error_though_every_test_passed() {
-        let suite = suite_of(sample::complaining("6.12", "6.12.117", 0.0));
+    fn a_kernel_splat_is_an_error_though_every_test_passed() {
+        let suite = suite_of(sample::with_splat("6.12", "6.12.117", 0.0));
         assert_eq!((suite.errors, suite.tests), (1, 9));
     }
 

@@ -158,10 +158,10 @@ mod tests {
             (exit::OK, "0 passed, 0 failed, 1 not run".into())
         );
 
-        let mut complaining = sample::complaining("6.12", "6.12.117", 0.0);
-        assert_eq!(run(vec![complaining.clone()]).exit_code(), exit::FAILED);
-        complaining.tolerated = true;
-        let tolerated = run(vec![complaining]);
+        let mut with_splat = sample::with_splat("6.12", "6.12.117", 0.0);
+        assert_eq!(run(vec![with_splat.clone()]).exit_code(), exit::FAILED);
+        with_splat.tolerated = true;
+        let tolerated = run(vec![with_splat]);
         assert_eq!(
             (tolerated.exit_code(), tolerated.sum()),
             (exit::OK, "1 passed, 0 failed".into())

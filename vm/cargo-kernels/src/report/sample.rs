@@ -44,7 +44,7 @@ pub fn run(logs: &Path) -> RunReport {
         passing("5.15", "5.15.135", 3.9),
         failing("6.1", "6.1.0-47-amd64", 7.1),
         passing("6.6", "6.6.80", 8.0),
-        complaining("6.12", "6.12.117+deb13-amd64", 12.6),
+        with_splat("6.12", "6.12.117+deb13-amd64", 12.6),
         silent("6.18", 13.2),
         panicking("7.3", "7.3.4+deb13-amd64", 19.5),
     ];
@@ -127,9 +127,9 @@ pub fn failing(name: &str, release: &str, start_s: f64) -> KernelReport {
 }
 
 /// The tests passed, and the kernel printed a warning.
-pub fn complaining(name: &str, release: &str, start_s: f64) -> KernelReport {
+pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
-    kernel.verdict = Verdict::KernelComplaint;
+    kernel.verdict = Verdict::KernelSplat;
     kernel.reason = "the tests passed, but the kernel printed a WARNING".into();
     kernel.excerpt = vec!["WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0".into()];
     kernel.facts = Some(Facts {

@@ -136,33 +136,31 @@ fn a_test_scribbles_on_the_agents_line() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn the_kernel_complains_and_the_tests_pass() {
+fn the_kernel_prints_a_splat_and_the_tests_pass() {
     let scene = Scene::new();
-    let words = "the tests passed, but the kernel complained: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
-    let verdict = run_warm(&scene, &[], "fatal::makes_the_kernel_complain").expect(
-        "kernel-complaint",
-        1,
-        words,
-    );
-    assert_eq!(verdict.test("fatal::makes_the_kernel_complain")["result"], "passed");
+    let words =
+        "the tests passed, but the kernel reported: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
+    let verdict =
+        run_warm(&scene, &[], "fatal::makes_the_kernel_warn").expect("kernel-splat", 1, words);
+    assert_eq!(verdict.test("fatal::makes_the_kernel_warn")["result"], "passed");
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn the_kernel_complains_and_that_is_allowed() {
+fn the_kernel_prints_a_splat_and_that_is_allowed() {
     let scene = Scene::new();
     let allow = ["--allow-kernel-warnings"];
-    let words = "the tests passed, but the kernel complained";
-    let ended = run_warm(&scene, &allow, "fatal::makes_the_kernel_complain");
-    ended.expect("kernel-complaint", 0, words);
+    let words = "the tests passed, but the kernel reported";
+    let ended = run_warm(&scene, &allow, "fatal::makes_the_kernel_warn");
+    ended.expect("kernel-splat", 0, words);
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn the_kernel_complains_where_nobody_sees_it() {
+fn the_kernel_warns_where_nobody_sees_it() {
     let words = "there was a warning (taint flag W)";
     let scene = Scene::new();
-    run_warm(&scene, &[], "fatal::hides_a_complaint").expect("kernel-complaint", 1, words);
+    run_warm(&scene, &[], "fatal::hides_a_warning").expect("kernel-splat", 1, words);
 }
 
 /// With a report there are facts, for which the program is waited for.

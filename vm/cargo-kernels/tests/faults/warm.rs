@@ -231,18 +231,18 @@ const TAINTED_AT_BOOT: &str = "kernel-args = ['sysctl.kernel.tainted=512']";
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
     for (args, words) in [
-        (WARNS_AT_BOOT, "the kernel complained: WARNING: CPU: 0 PID: 1 at fs/sysfs/group.c"),
+        (WARNS_AT_BOOT, "the kernel reported: WARNING: CPU: 0 PID: 1 at fs/sysfs/group.c"),
         (TAINTED_AT_BOOT, "there was a warning (taint flag W)"),
     ] {
         let scene = Scene::new().metadata(args);
         let cache = scene.cache();
         let warm = Warm { scene, cache };
         let booted = Run::whole(&warm.scene, warm.scene.vmtest("contained::tells"));
-        booted.expect("kernel-complaint", 1, words);
+        booted.expect("kernel-splat", 1, words);
         for kind in ["saved", "restored"] {
             let ended = warm.run("contained::tells");
             assert_eq!(ended.printed.contains(SAVING), kind == "saved", "{}", ended.printed);
-            let verdict = ended.expect("kernel-complaint", 1, words);
+            let verdict = ended.expect("kernel-splat", 1, words);
             let log = verdict.kernel["console_log"].as_str().unwrap();
             let log = fs::read_to_string(warm.scene.reports().join(log)).unwrap();
             assert_eq!(

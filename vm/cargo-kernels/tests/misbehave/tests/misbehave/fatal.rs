@@ -56,13 +56,13 @@ misdeeds! {
     }
 
     /// Leaves nothing of a complaint but the mark that the kernel makes. It then passes.
-    fn hides_a_complaint_of_the_kernels() {
+    fn hides_a_warning_of_the_kernels() {
         const WARNED: &str = "512";
         fs::write("/proc/sys/kernel/tainted", WARNED).unwrap();
     }
 
     /// What a kernel says when it warns, in the kernel's own log. It then passes.
-    fn makes_the_kernel_complain() {
+    fn makes_the_kernel_warn() {
         let warning = "<4>WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1 misbehave+0x1/0x2\n";
         fs::write("/dev/kmsg", warning).unwrap();
     }

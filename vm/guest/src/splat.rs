@@ -1,0 +1,236 @@
+//! What kernels print when something is wrong with them, on every architecture: one table of shapes, not of titles.
+
+use std::sync::LazyLock;
+
+use regex::{Regex, RegexSet};
+
+/// What a line is, and its shape once [`segments`] has taken it out of the console.
+const SHAPES: &[(&str, &str)] = &[
+    // `divide error`, `invalid opcode`, `int3`, `stack segment`: the CPU's error code and the oops' number
+    // (arch/x86/kernel/dumpstack.c; arch/*/kernel/traps.c, `die`).
+    ("oops", r": [0-9a-f]{1,16} \[#\d+\]"),
+    ("oops", r"^Oops\b"),
+    // arch/sparc/kernel/traps_64.c, `die_if_kernel`
+    ("oops", r"^\S+\(\d+\): .*\[#\d+\]"),
+    ("oops", r"^[Kk]ernel BUG at "),
+    // A program's own is followed by ` ip:` (arch/x86/kernel/traps.c).
+    ("oops", r"^general protection fault[:,]"),
+    // arch/arm64/mm/fault.c, arch/riscv/mm/fault.c; arch/arm64/kernel/traps.c
+    ("oops", r"^Unable to handle kernel "),
+    ("oops", r"^Internal error: "),
+    // lib/bug.c and kernel/panic.c, `__warn`; from 6.19 on the place comes first, whatever it is written in.
+    ("warning", r"^WARNING: CPU: \d+ PID: "),
+    ("warning", r"^WARNING: at \S"),
+    ("warning", r"^WARNING: (?:\[.*\] )?\S+\.\w+:\d+ at "),
+    ("warning", r"^WARNING: .*\bat [\w.]+\+0x[0-9a-f]+/0x"),
+    // arch/x86/kernel/unwind_frame.c
+    ("warning", r"^WARNING: kernel stack "),
+    // kernel/locking/lockdep.c
+    (
+        "lockdep",
+        r"^(?:\[ )?(?:WARNING|BUG|INFO): (?:possible (?:circular|recursive) locking|possible irq lock inversion|inconsistent lock state|.*-unsafe lock order detected|bad unlock balance|bad contention|held lock freed|lock held when returning|Nested lock was not taken|[Ii]nvalid wait context|.* still has locks held|suspicious RCU usage)",
+    ),
+    ("lockdep", r"^INFO: trying to register non-static key"),
+    ("bug", r"^(?:watchdog: )?BUG: "),
+    // mm/slub.c, `slab_bug`
+    ("bug", r"^BUG \S+ \(.*\): "),
+    ("bug", r"^UBSAN: "),
+    // kernel/cfi.c
+    ("bug", r"^CFI failure at "),
+    // fs/open.c, fs/super.c
+    ("bug", r"^VFS: (?:Close: file count is 0|Busy inodes after unmount)"),
+    // kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog_hld.c, net/core/dev.c
+    ("stall", r"^(?:rcu: )?INFO: rcu_"),
+    ("stall", r"^INFO: task "),
+    ("stall", r"[Ww]atchdog detected hard LOCKUP"),
+    ("stall", r"^unregister_netdevice: waiting for "),
+];
+
+/// How a panic begins, and how it ends (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing";
+const PANIC_END: &str = "---[ end Kernel panic";
+/// What stands before the lines of a splat (lib/bug.c; arch/arm/kernel/traps.c).
+const CUT_HERE: [&str; 2] = ["------------[ cut here ]", "8<--- cut here"];
+
+/// What one segment of a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A panic begins.
+    Panic,
+    /// A panic is over.
+    PanicEnd,
+    /// A splat is about to come.
+    CutHere,
+    /// A splat; the word says of what kind.
+    Splat(&'static str),
+    /// Nothing of interest.
+    Ordinary,
+}
+
+/// What a segment is.
+pub fn classify(segment: &str) -> Kind {
+    static SET: LazyLock<Option<RegexSet>> =
+        LazyLock::new(|| RegexSet::new(SHAPES.iter().map(|(_, shape)| shape)).ok());
+    if segment.starts_with(PANIC) {
+        return Kind::Panic;
+    }
+    if segment.starts_with(PANIC_END) {
+        return Kind::PanicEnd;
+    }
+    if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) {
+        return Kind::CutHere;
+    }
+    let first = SET.as_ref().and_then(|set| set.matches(segment).iter().next());
+    first.map_or(Kind::Ordinary, |index| Kind::Splat(SHAPES[index].0))
+}
+
+/// Takes a console's line apart: colours and levels go, each timestamp begins a message of its own (two CPUs may write
+/// into one line), and what user space wrote through `/dev/kmsg` (`name[pid]: `) is nothing that the kernel says.
+pub fn segments(line: &str) -> Vec<String> {
+    static COLOUR: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
+    // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
+    static STAMP: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?").ok());
+    static PROGRAM: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"^[^\s\[\]]+\[\d+\]: ").ok());
+    let (Some(colour), Some(stamp), Some(program)) = (&*COLOUR, &*STAMP, &*PROGRAM) else {
+        return vec![line.trim().to_owned()];
+    };
+    let line = colour.replace_all(line, "");
+    let pieces = stamp.split(&line).map(|piece| {
+        let piece = piece.trim_matches(|c: char| c.is_control() || c.is_whitespace());
+        match piece.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
+            Some((level, rest)) if level.bytes().all(|byte| byte.is_ascii_digit()) => {
+                rest.trim_start()
+            }
+            _ => piece,
+        }
+    });
+    pieces
+        .filter(|piece| !piece.is_empty() && !program.is_match(piece))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the first segment of a line that says anything is.
+    fn kind(line: &str) -> Kind {
+        let kinds = segments(line).into_iter().map(|segment| classify(&segment));
+        kinds.into_iter().find(|kind| *kind != Kind::Ordinary).unwrap_or(Kind::Ordinary)
+    }
+
+    #[test]
+    fn splats_of_every_shape_are_known() {
+        for (expected, line) in [
+            ("oops", "divide error: 0000 [#1] PREEMPT SMP KASAN"),
+            ("oops", "invalid opcode: 0000 [#1] SMP"),
+            ("oops", "int3: 0000 [#1] PREEMPT SMP"),
+            ("oops", "stack segment: 0000 [#1] SMP PTI"),
+            ("oops", "general protection fault: 0000 [#1] SMP NOPTI"),
+            ("oops", "general protection fault, probably for non-canonical address 0x1: 0000 [#1]"),
+            (
+                "oops",
+                "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
+            ),
+            ("oops", "Oops: 0002 [#1] SMP"),
+            ("oops", "Oops [#1]"),
+            ("oops", "kernel BUG at mm/slub.c:1!"),
+            ("oops", "Kernel BUG at 000000000012 [verbose debug info unavailable]"),
+            ("oops", "kernel BUG at fs/x.c:1! illegal operation: 0001 ilc:1 [#1] SMP"),
+            (
+                "oops",
+                "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
+            ),
+            ("oops", "Unable to handle kernel paging request at virtual address dfff800000000000"),
+            ("oops", "Internal error: Oops: 0000000096000004 [#1] SMP"),
+            ("oops", "Internal error: Oops - BUG: 00000000f2000800 [#1] PREEMPT SMP"),
+            ("warning", "WARNING: CPU: 0 PID: 77 at kernel/trace/trace.c:1 foo+0x1/0x2"),
+            ("warning", "WARNING: at kernel/bpf/core.c:12 f()"),
+            ("warning", "WARNING: kernel/trace/trace.c:1 at foo+0x1/0x2, CPU#0: sh/77"),
+            ("warning", "WARNING: include/linux/x.h:12 at foo+0x1/0x2, CPU#0: sh/77"),
+            ("warning", "WARNING: rust/kernel/x.rs:12 at foo+0x1/0x2, CPU#0: sh/77"),
+            ("warning", "WARNING: [a > b] kernel/x.c:12 at foo+0x1/0x2, CPU#0: sh/77"),
+            ("warning", "WARNING: at foo+0x1/0x2, CPU#0: sh/77"),
+            ("warning", "WARNING: 12 at foo+0x1/0x2, CPU#0: sh/77"),
+            ("lockdep", "WARNING: possible circular locking dependency detected"),
+            ("lockdep", "WARNING: possible recursive locking detected"),
+            ("lockdep", "WARNING: possible irq lock inversion dependency detected"),
+            ("lockdep", "WARNING: inconsistent lock state"),
+            ("lockdep", "WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected"),
+            ("lockdep", "WARNING: HARDIRQ-READ-safe -> HARDIRQ-READ-unsafe lock order detected"),
+            ("lockdep", "WARNING: bad unlock balance detected!"),
+            ("lockdep", "WARNING: bad contention detected!"),
+            ("lockdep", "WARNING: held lock freed!"),
+            ("lockdep", "WARNING: lock held when returning to user space!"),
+            ("lockdep", "WARNING: Nested lock was not taken"),
+            ("lockdep", "[ BUG: Invalid wait context ]"),
+            ("lockdep", "WARNING: suspicious RCU usage"),
+            ("lockdep", "WARNING: syz/12 still has locks held!"),
+            ("lockdep", "[ INFO: possible circular locking dependency detected ]"),
+            ("lockdep", "INFO: trying to register non-static key."),
+            ("bug", "BUG: kernel NULL pointer dereference, address: 0000000000000000"),
+            ("bug", "BUG: KASAN: use-after-free in f+0x1/0x2"),
+            ("bug", "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]"),
+            ("bug", "BUG kmalloc-64 (Not tainted): Right Redzone overwritten"),
+            ("bug", "UBSAN: array-index-out-of-bounds in kernel/x.c:1:2"),
+            ("warning", "WARNING: kernel stack regs at 000000 in sh:7 has bad 'bp' value 0000"),
+            ("warning", "WARNING: CPU: 0 PID: -1 at kernel/x.c:1 f+0x1/0x2"),
+            ("oops", "swapper(1): Kernel bad sw trap 5 [#1]"),
+            ("bug", "VFS: Close: file count is 0"),
+            ("bug", "VFS: Busy inodes after unmount of sda"),
+            ("bug", "CFI failure at f+0x1/0x2 (target: g+0x0/0x1; expected type: 0x1)"),
+            ("stall", "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"),
+            ("stall", "INFO: rcu_sched self-detected stall on CPU"),
+            ("stall", "INFO: task sh:77 blocked for more than 120 seconds."),
+            ("stall", "INFO: task hung in f"),
+            ("stall", "NMI watchdog: Watchdog detected hard LOCKUP on cpu 0"),
+            ("stall", "watchdog: Watchdog detected hard LOCKUP on cpu 1"),
+            ("stall", "unregister_netdevice: waiting for lo to become free. Usage count = 2"),
+        ] {
+            for prefix in
+                ["", "[    3.123456] ", "<4>[    3.123456][   T77] ", "\x1b[31m[    3.1] "]
+            {
+                assert_eq!(
+                    kind(&format!("{prefix}{line}")),
+                    Kind::Splat(expected),
+                    "{prefix}{line}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn user_space_that_quotes_a_splat_and_look_alikes_are_nothing() {
+        for line in [
+            "watchdogd[12]: last reset was \"Kernel panic - not syncing: Fatal exception\"",
+            "[    9.123456] watchdogd[12]: BUG: something",
+            "init[1]: Internal error: cannot open /dev/x",
+            "said: Kernel panic - not syncing: quoted",
+            "EFI stub: ERROR: FIRMWARE BUG: kernel image not aligned on 128k boundary",
+            "CacheFiles: Internal error: -5",
+            "DEBUG: something",
+            "[Firmware Bug]: TSC not synchronous to P0",
+            "Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on",
+            "WARNING: unprotected private key file",
+            "traps: trace[77] general protection fault ip:401000 sp:7ffe0 error:0 in trace[401000+1000]",
+            "trace[77]: segfault at 0 ip 000000 sp 00000 error 4",
+            "ACPI: PM-Timer IO Port: 0x608",
+            "INFO: lo is up",
+        ] {
+            assert_eq!(kind(line), Kind::Ordinary, "{line}");
+        }
+    }
+
+    #[test]
+    fn two_messages_in_one_line_are_told_apart() {
+        let line = "[    1.000000] eth0: link up[    1.000001] Kernel panic - not syncing: x";
+        assert_eq!(segments(line), ["eth0: link up", "Kernel panic - not syncing: x"]);
+        assert_eq!(kind(line), Kind::Panic);
+        assert_eq!(kind("[    1.1] ---[ end Kernel panic - not syncing: x ]---"), Kind::PanicEnd);
+        assert_eq!(kind("[    1.1] ------------[ cut here ]------------"), Kind::CutHere);
+    }
+}
