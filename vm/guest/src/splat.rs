@@ -10,6 +10,8 @@ const SHAPES: &[(&str, &str)] = &[
     // (arch/x86/kernel/dumpstack.c; arch/*/kernel/traps.c, `die`).
     ("oops", r": [0-9a-f]{1,16} \[#\d+\]"),
     ("oops", r"^Oops\b"),
+    // arch/x86/kernel/doublefault_32.c
+    ("oops", r"^PANIC: "),
     // arch/sparc/kernel/traps_64.c, `die_if_kernel`
     ("oops", r"^\S+\(\d+\): .*\[#\d+\]"),
     ("oops", r"^[Kk]ernel BUG at "),
@@ -179,6 +181,7 @@ mod tests {
             ("bug", "UBSAN: array-index-out-of-bounds in kernel/x.c:1:2"),
             ("warning", "WARNING: kernel stack regs at 000000 in sh:7 has bad 'bp' value 0000"),
             ("warning", "WARNING: CPU: 0 PID: -1 at kernel/x.c:1 f+0x1/0x2"),
+            ("oops", "PANIC: double fault, error_code: 0x0"),
             ("oops", "swapper(1): Kernel bad sw trap 5 [#1]"),
             ("bug", "VFS: Close: file count is 0"),
             ("bug", "VFS: Busy inodes after unmount of sda"),
