@@ -77,17 +77,23 @@ fn how_it_ended(status: Option<ExitStatus>) -> ExecEvent {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
     use nix::sys::prctl::set_child_subreaper;
 
     use super::*;
+
+    /// Programs are where this process finds them, which in a sandbox like Nix's is not the usual places.
+    fn env() -> BTreeMap<String, String> {
+        [("PATH".to_owned(), std::env::var("PATH").unwrap())].into()
+    }
 
     /// Everything that is sent while a shell runs `script`, and the last word.
     fn events(script: &str) -> (Vec<ExecEvent>, ExecEvent) {
         let _alone = crate::process::alone();
         set_child_subreaper(true).unwrap();
         let argv = ["sh", "-c", script].map(str::to_owned).into();
-        let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into();
-        let job = ExecJob { argv, cwd: "/".into(), env };
+        let job = ExecJob { argv, cwd: "/".into(), env: env() };
         let mut sent = Vec::new();
         let last = run(&job, |event| {
             sent.push(event);
@@ -134,7 +140,7 @@ mod tests {
     fn what_is_not_taken_is_not_read() {
         let _alone = crate::process::alone();
         let argv = ["yes"].map(str::to_owned).into();
-        let job = ExecJob { argv, cwd: "/".into(), env: Default::default() };
+        let job = ExecJob { argv, cwd: "/".into(), env: env() };
         let mut taken = 0;
         let error = run(&job, |_| {
             taken += 1;

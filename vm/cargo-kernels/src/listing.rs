@@ -160,7 +160,9 @@ mod tests {
                 .stdin(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let script = format!("#!/bin/sh\n{script}\n");
+            // In a sandbox like Nix's programs are not in the usual places.
+            let path = std::env::var("PATH").unwrap();
+            let script = format!("#!/bin/sh\nPATH='{path}'\n{script}\n");
             install.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
             assert!(install.wait().unwrap().success());
             fixture

@@ -91,7 +91,7 @@ fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>) -> Resul
         ))
     })?;
     let root = User::from_uid(Uid::from_raw(0)).ok().flatten().map(|root| root.shell);
-    let shell = root.unwrap_or_else(|| "/bin/sh".into());
+    let shell = root.filter(|shell| shell.is_file()).unwrap_or_else(|| "/bin/sh".into());
     let shell = shlex::bytes::try_quote(shell.as_os_str().as_bytes())?.into_owned();
     let mut script = b"#!/bin/sh\ncd -- ".to_vec();
     script.extend_from_slice(&shlex::bytes::try_quote(cwd.as_os_str().as_bytes())?);
