@@ -240,7 +240,7 @@ impl Tree<'_> {
         for name in ["KBUILD_OUTPUT", "KCONFIG_CONFIG", "KBUILD_EXTMOD", "W", "C"] {
             command.env_remove(name);
         }
-        command.env("LC_ALL", "C");
+        command.env("LC_ALL", "C").env("TZ", "UTC");
         // SAFETY: prctl(2) is async-signal-safe, and nothing else is done between fork and exec. A build whose harness
         // was killed is told to end too: make passes SIGTERM on to what it runs.
         unsafe {
