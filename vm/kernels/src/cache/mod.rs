@@ -235,7 +235,10 @@ impl Entry {
         remove_all(&staging)?;
         let root = staging.join(TREE);
         std::fs::create_dir_all(&root)?;
-        fill(&root)?;
+        if let Err(error) = fill(&root) {
+            remove_all(&staging)?;
+            return Err(error);
+        }
         let manifest = describe(pin, source, &staging, origin)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
