@@ -67,7 +67,7 @@ impl Diagnosis {
             // Only of interest as long as there is something left to install.
             Need::Install => !vng_works,
             Need::Local => !geteuid().is_root(),
-            Need::Boot | Need::Build | Need::Inspect => true,
+            Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
             Need::Test => false,
         });
         let mut checks: Vec<Check> = shown.map(tool).collect();
@@ -125,7 +125,7 @@ impl Check {
 }
 
 fn tool(spec: &Spec) -> Check {
-    let needed = !matches!(spec.need, Need::Local | Need::Inspect);
+    let needed = !matches!(spec.need, Need::Local | Need::Inspect | Need::Source);
     let check =
         Check { name: spec.name, purpose: spec.purpose, needed, ok: true, ..Check::default() };
     match tools::check(spec.tool) {

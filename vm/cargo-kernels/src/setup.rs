@@ -139,7 +139,7 @@ impl Plan {
 /// Everything that setup is there for and that is not here.
 fn missing(tests: bool) -> Vec<Unusable> {
     let wanted = TOOLS.iter().filter(|spec| match spec.need {
-        Need::Boot | Need::Build | Need::Inspect => true,
+        Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
         Need::Test => tests,
         Need::Install | Need::Local => false,
     });

@@ -33,6 +33,11 @@ pub enum Tool {
     Python,
     Objdump,
     Readelf,
+    Flex,
+    Bison,
+    Bc,
+    Perl,
+    Pahole,
     Sudo,
     Nix,
     Chromium,
@@ -53,6 +58,8 @@ pub enum Need {
     Local,
     /// To run those tests of `cargo xtask test` that are about this.
     Test,
+    /// To build a pinned kernel from its source.
+    Source,
 }
 
 /// A tool, where it is looked for, and what brings it.
@@ -93,7 +100,7 @@ const fn spec(
 /// In the order of [`Tool`]. QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with
 /// the Python that virtme-ng needs have 6.2 or newer. clang: older ones cannot describe a program's types (BTF).
 #[rustfmt::skip]
-pub const TOOLS: [Spec; 19] = [
+pub const TOOLS: [Spec; 24] = [
     Spec { env: "VMTEST_QEMU", version: Some(("QEMU emulator version ", "6.0")),
         ..spec(Tool::Qemu, Need::Boot, "qemu-system-x86_64", "run kernels", &["qemu-system-x86"]) },
     Spec { env: "VMTEST_VNG", version: Some(("virtme-ng ", "1.42")),
@@ -119,6 +126,11 @@ pub const TOOLS: [Spec; 19] = [
         ..spec(Tool::Objdump, Need::Inspect, "llvm-objdump", "show a BPF program's instructions", &["llvm"]) },
     Spec { numbered: true,
         ..spec(Tool::Readelf, Need::Inspect, "llvm-readelf", "show a BPF object's sections", &["llvm"]) },
+    spec(Tool::Flex, Need::Source, "flex", "build a kernel", &["flex"]),
+    spec(Tool::Bison, Need::Source, "bison", "build a kernel", &["bison"]),
+    spec(Tool::Bc, Need::Source, "bc", "build a kernel", &["bc"]),
+    spec(Tool::Perl, Need::Source, "perl", "build a kernel", &["perl"]),
+    spec(Tool::Pahole, Need::Source, "pahole", "describe a kernel's types (BTF)", &["pahole"]),
     spec(Tool::Sudo, Need::Local, "sudo", "run the program on this machine as root", &["sudo"]),
     spec(Tool::Nix, Need::Test, "nix", "check the flake", &["nix-bin"]),
     spec(Tool::Chromium, Need::Test, "chromium", "check report.html", &["chromium"]),
