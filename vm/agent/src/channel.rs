@@ -10,10 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vmtest_agent::{Event, Frame, Job, PROTOCOL};
-
-/// The longest job that is read, in bytes. A real one is a few kilobytes.
-const LONGEST_JOB: usize = 1024 * 1024;
+use vmtest_agent::{Event, Frame, JOB_LIMIT, Job, PROTOCOL};
 
 /// A connection to the host.
 pub struct Channel {
@@ -80,7 +77,7 @@ fn read_line(port: &mut impl Read) -> Result<Vec<u8>> {
         if line.ends_with(b"\n") {
             return Ok(line);
         }
-        ensure!(line.len() <= LONGEST_JOB, "the job is longer than {LONGEST_JOB} bytes");
+        ensure!(line.len() <= JOB_LIMIT, "the job is longer than {JOB_LIMIT} bytes");
     }
 }
 
@@ -122,6 +119,12 @@ mod tests {
     fn a_line_is_put_together_from_pieces() {
         let line = read_line(&mut Pieces(vec![b"{\"a\"", b":1", b"}\n"])).unwrap();
         assert_eq!(line, b"{\"a\":1}\n");
+    }
+
+    #[test]
+    fn a_line_over_a_megabyte_is_read() {
+        let long = [&vec![b'x'; 2 << 20][..], b"\n"].concat();
+        assert_eq!(read_line(&mut &long[..]).unwrap().len(), long.len());
     }
 
     #[test]

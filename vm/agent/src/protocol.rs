@@ -37,6 +37,10 @@ pub const PROTOCOL: u32 = 2;
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
 
+/// The longest job, in bytes of its line, that an agent reads and the host sends. The agent keeps it in memory, and a
+/// kernel takes about 6 MiB of arguments and environment (fs/exec.c, `bprm_stack_limits`), escapes not counted.
+pub const JOB_LIMIT: usize = 16 << 20;
+
 /// What the guest is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {

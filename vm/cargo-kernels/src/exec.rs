@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{ExecEvent, ExecJob};
+use vmtest_agent::ExecJob;
 
 use crate::environment;
 use crate::exit::{self, Exit};
@@ -23,12 +21,10 @@ use crate::shell;
 use vm_guest::Link;
 use vm_guest::channel;
 use vm_guest::console;
+use vm_guest::decode::{self, Exec, Lines};
 use vm_guest::host_root::HostRoot;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::process::{Guarded, GuardedCommand};
-
-/// The longest message that is read: a piece of output in base64, with room to spare.
-const LONGEST_MESSAGE: u64 = 1 << 20;
 
 /// Runs the command. Its exit code is the command's; a signal is 128 and its number, as in shells.
 ///
@@ -36,6 +32,7 @@ const LONGEST_MESSAGE: u64 = 1 << 20;
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
 pub fn run(flags: &flags::Exec) -> Result<u8> {
     let interrupt = Interrupt::install()?;
+    let job = channel::encode(&job(flags)?)?;
     let host = shell::host_root(&flags.kernel, &flags.vm)?;
     let agent = host.run.path().join("agent");
     fs::write(&agent, vm_guest::agent::PROGRAM)
@@ -69,7 +66,7 @@ pub fn run(flags: &flags::Exec) -> Result<u8> {
     });
     let outcome = channel::connect(Link::Listening(listener))
         .context("the guest never came up")
-        .and_then(|stream| converse(stream, &job(flags)?));
+        .and_then(|stream| converse(stream, &job));
     drop(subscription);
     process.kill()?;
     if let Some(signal) = interrupt.signal() {
@@ -146,48 +143,35 @@ fn job(flags: &flags::Exec) -> Result<ExecJob> {
 }
 
 /// Hands the command over and passes its output on, until it has ended.
-fn converse(stream: UnixStream, job: &ExecJob) -> Result<u8> {
+fn converse(stream: UnixStream, job: &[u8]) -> Result<u8> {
     let mut writer = stream.try_clone().context("cannot share the channel")?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        match next(&mut reader)? {
-            ExecEvent::Ready { .. } => {
-                let mut line = serde_json::to_vec(job)?;
-                line.push(b'\n');
-                writer.write_all(&line).context("cannot hand the command over")?;
+    let mut lines = Lines::new(stream, decode::EXEC_LIMIT);
+    let mut handed_over = false;
+    while let Some(line) = lines.next_line().context("cannot read from the guest")? {
+        match line.and_then(decode::exec) {
+            Ok(Exec::Ready) if handed_over => bail!("the agent started a second time"),
+            Ok(Exec::Ready) => {
+                writer.write_all(job).context("cannot hand the command over")?;
+                handed_over = true;
             }
-            ExecEvent::Stdout(bytes) => pass_on(&mut io::stdout(), &bytes)?,
-            ExecEvent::Stderr(bytes) => pass_on(&mut io::stderr(), &bytes)?,
-            ExecEvent::Exited { code } => return Ok(u8::try_from(code).unwrap_or(exit::FAILED)),
-            ExecEvent::Killed { signal } => {
-                eprintln!("killed by signal {signal}");
-                return Ok(exit::interrupted(signal));
+            Ok(Exec::Stdout(bytes)) => pass_on(&mut io::stdout(), &bytes)?,
+            Ok(Exec::Stderr(bytes)) => pass_on(&mut io::stderr(), &bytes)?,
+            Ok(Exec::Exited(code)) => return Ok(code),
+            Ok(Exec::Killed(signal)) => {
+                eprintln!("killed by signal {}", signal.number());
+                return Ok(exit::interrupted(signal.number().into()));
             }
-            ExecEvent::NotStarted { reason } => return Err(Exit::not_run(reason)),
+            Ok(Exec::NotStarted(reason)) => return Err(Exit::not_run(reason)),
+            // A serial line may carry noise before the agent owns it, never after.
+            Err(malformed) if handed_over => return Err(malformed.into()),
+            Err(_) => {}
         }
     }
+    bail!("the guest ended before the command did")
 }
 
-/// The next message. Lines that are none are noise from before the agent owned the line.
-fn next(reader: &mut impl BufRead) -> Result<ExecEvent> {
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let length = io::Read::take(&mut *reader, LONGEST_MESSAGE)
-            .read_until(b'\n', &mut line)
-            .context("cannot read from the guest")?;
-        if length == 0 {
-            bail!("the guest ended before the command did");
-        }
-        if let Ok(event) = serde_json::from_slice(&line) {
-            return Ok(event);
-        }
-    }
-}
-
-fn pass_on(to: &mut impl Write, base64: &str) -> Result<()> {
-    let bytes = STANDARD.decode(base64).context("damaged output")?;
-    to.write_all(&bytes).and_then(|()| to.flush()).context("cannot write the output")
+fn pass_on(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
+    to.write_all(bytes).and_then(|()| to.flush()).context("cannot write the output")
 }
 
 #[cfg(test)]
@@ -199,8 +183,7 @@ mod tests {
         let (mut guest, host) = UnixStream::pair().unwrap();
         guest.write_all(lines.as_bytes()).unwrap();
         guest.shutdown(std::net::Shutdown::Write).unwrap();
-        let job = ExecJob { argv: vec![], cwd: "/".into(), env: Default::default() };
-        converse(host, &job)
+        converse(host, b"{}\n")
     }
 
     #[test]
@@ -215,5 +198,20 @@ mod tests {
         assert!(outcome("").unwrap_err().to_string().contains("ended before"));
         let error = outcome("{\"not-started\":{\"reason\":\"no such file\"}}\n").unwrap_err();
         assert_eq!(error.to_string(), "no such file");
+    }
+
+    #[test]
+    fn what_no_command_ends_with_and_damaged_output_are_errors_and_no_exit_codes() {
+        let ready = "{\"ready\":{\"release\":\"6.1\"}}\n";
+        for hostile in [
+            "{\"killed\":{\"signal\":2147483647}}",
+            "{\"exited\":{\"code\":-2147483648}}",
+            "{\"stdout\":\"?\"}",
+            "{\"ready\":{\"release\":\"again\"}}",
+            "{\"stdout\":\"",
+        ] {
+            let lines = format!("{ready}{hostile}\n{{\"exited\":{{\"code\":0}}}}\n");
+            outcome(&lines).expect_err(hostile);
+        }
     }
 }

@@ -11,7 +11,7 @@ pub const NOT_RUN: u8 = 3;
 
 /// The code of a run that a signal ended, as shells give it: 130 for Ctrl-C.
 pub fn interrupted(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(NOT_RUN)
+    u8::try_from(signal).ok().and_then(|signal| signal.checked_add(128)).unwrap_or(NOT_RUN)
 }
 
 /// An error that decides the exit code of the whole command; without one in its chain an error is [`NOT_RUN`].
@@ -56,4 +56,17 @@ pub fn conclude(result: anyhow::Result<u8>) -> std::process::ExitCode {
             code_of(&error)
         })
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_a_signal_has_an_exit_code() {
+        assert_eq!((interrupted(2), interrupted(127)), (130, 255));
+        for signal in [i32::MIN, -1, 128, i32::MAX] {
+            assert_eq!(interrupted(signal), NOT_RUN, "{signal}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub mod channel;
 pub mod command_line;
 pub mod console;
 pub mod deadline;
+pub mod decode;
 pub mod direct;
 pub mod environment;
 pub mod guest_root;

@@ -3,7 +3,7 @@
 //! Threads read the console, the channel and QEMU's monitor, and wait for the process; they send
 //! what they get to one loop, which sleeps until something arrives or a deadline passes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use vmtest_agent::{Event, Facts, Job, OUTPUT_LIMIT, TestId, TestOutcome};
+use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
 
-use crate::channel::{self, Received};
+use crate::channel;
 use crate::console::{self, Console, Notice};
+use crate::decode::Malformed;
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Guarded;
 use crate::{Link, Ready, Started};
@@ -102,7 +103,7 @@ pub enum Progress<'a> {
 }
 
 enum Seen {
-    Channel(Received),
+    Channel(Result<Event, Malformed>),
     Connected(UnixStream),
     Console(Notice),
     QemuUp,
@@ -114,7 +115,7 @@ enum Seen {
 /// Runs a job in a guest that was just started, and ends the guest.
 ///
 /// # Errors
-/// When the console's file cannot be created; nothing that the guest does is an error.
+/// When the job is too long or the console's file cannot be created; nothing that the guest does is an error.
 pub fn run(
     started: Started,
     job: &Job,
@@ -124,6 +125,7 @@ pub fn run(
     progress: impl FnMut(Progress<'_>),
 ) -> Result<Observed> {
     let begun = Instant::now();
+    let encoded = channel::encode(job)?;
     let recorder = console::record(console_log)
         .with_context(|| format!("cannot create {}", console_log.display()))?;
     let Started { process, console: consoles, channel, qmp, ready, .. } = started;
@@ -148,7 +150,8 @@ pub fn run(
     watch_process(Arc::clone(&process), sender);
 
     let mut watch = Watch {
-        job,
+        encoded,
+        tests: job.tests.len(),
         begun,
         deadline: limits.deadline,
         stream: None,
@@ -191,7 +194,10 @@ impl Observed {
 }
 
 struct Watch<'a, P> {
-    job: &'a Job,
+    /// The job as it is sent.
+    encoded: Vec<u8>,
+    /// How many tests it has.
+    tests: usize,
     begun: Instant,
     deadline: Instant,
     stream: Option<UnixStream>,
@@ -245,10 +251,10 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 // A restored guest has said long ago that it is ready.
                 self.observed.ready.is_some().then(|| self.send_job()).flatten()
             }
-            Seen::Channel(Received::Event(event)) => self.event(event),
+            Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
-            Seen::Channel(Received::Garbage(text)) => {
-                self.job_sent.is_some().then_some(End::Garbage(text))
+            Seen::Channel(Err(malformed)) => {
+                self.job_sent.is_some().then(|| End::Garbage(malformed.to_string()))
             }
             Seen::Console(Notice::Panic(_)) => {
                 self.panicked = true;
@@ -289,13 +295,12 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 self.observed.running = Some(test);
                 None
             }
-            Event::TestFinished(mut outcome) => {
-                bound(&mut outcome);
+            Event::TestFinished(outcome) => {
                 (self.progress)(Progress::Finished);
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.
-                (self.observed.outcomes.len() > self.job.tests.len())
+                (self.observed.outcomes.len() > self.tests)
                     .then(|| End::Garbage("more results than there are tests".into()))
             }
             Event::Facts(facts) => {
@@ -315,7 +320,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
     }
 
     fn send_job(&mut self) -> Option<End> {
-        let Some(stream) = &self.stream else { return None };
+        let Some(mut stream) = self.stream.as_ref() else { return None };
         let now = Instant::now();
         self.job_sent = Some(now);
         (self.progress)(Progress::Testing);
@@ -323,7 +328,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
-        let _ = channel::send_job(stream, self.job);
+        let _ = stream.write_all(&self.encoded);
         None
     }
 }
@@ -331,19 +336,6 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
 fn file_name(program: &str) -> String {
     let name = Path::new(program).file_name();
     name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// The agent keeps to the limit; what speaks in its name may not.
-fn bound(outcome: &mut TestOutcome) {
-    if outcome.output.len() > OUTPUT_LIMIT {
-        let mut end = OUTPUT_LIMIT;
-        while !outcome.output.is_char_boundary(end) {
-            end -= 1;
-        }
-        let dropped = (outcome.output.len() - end) as u64;
-        outcome.dropped_bytes = outcome.dropped_bytes.saturating_add(dropped);
-        outcome.output.truncate(end);
-    }
 }
 
 struct Shared {
@@ -415,7 +407,7 @@ fn watch_qmp(link: Link, sender: Sender<Seen>) {
         let _ = sender.send(Seen::QemuUp);
         // Events are only sent once the greeting was answered.
         let hello = b"{\"execute\":\"qmp_capabilities\"}\n";
-        if std::io::Write::write_all(&mut stream, hello).is_err() {
+        if stream.write_all(hello).is_err() {
             return;
         }
         for line in BufReader::new(stream).lines() {
@@ -440,9 +432,7 @@ fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::io::Write;
-
-    use vmtest_agent::{PROTOCOL, TestResult};
+    use vmtest_agent::PROTOCOL;
 
     use super::*;
     use crate::process::GuardedCommand;
@@ -529,20 +519,5 @@ mod tests {
             let seen = watched(channel, None, &job(), Duration::from_millis(500));
             assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last}");
         }
-    }
-
-    #[test]
-    fn output_over_the_limit_is_cut_between_characters() {
-        let mut outcome = TestOutcome {
-            test: TestId { binary: "t".into(), name: "n".into() },
-            result: TestResult::Passed,
-            seconds: 0.0,
-            output: "ä".repeat(OUTPUT_LIMIT),
-            dropped_bytes: 1,
-        };
-        outcome.output.insert(0, 'x');
-        bound(&mut outcome);
-        assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);
-        assert_eq!(outcome.dropped_bytes, 1 + OUTPUT_LIMIT as u64 + 2);
     }
 }

@@ -8,7 +8,7 @@
 //! device, which the guest had mapped, unread, when it was saved.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,14 +17,15 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
-use vmtest_agent::{Event, Frame, PROTOCOL};
+use vmtest_agent::PROTOCOL;
 
 use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
 use crate::deadline::{Until, left};
+use crate::decode::{self, Lines};
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
 use crate::module_share::ModuleShare;
@@ -302,18 +303,10 @@ fn watch_console(running: &Running) -> Result<JoinHandle<Printed>> {
 
 /// What the agent says when it is ready, which is the first thing it says.
 fn first_word(channel: Until) -> Result<Ready> {
-    const LONGEST: u64 = 4096;
-    let mut line = Vec::new();
-    BufReader::new(channel.take(LONGEST))
-        .read_until(b'\n', &mut line)
-        .context("nothing was heard of its agent in time")?;
-    ensure!(!line.is_empty(), "it ended before it was ready");
-    match serde_json::from_slice(&line) {
-        Ok(Frame { event: Event::Ready { protocol, release, uptime_s }, .. }) => {
-            Ok(Ready { protocol, release, uptime_s })
-        }
-        _ => bail!("its agent is not ours: {}", String::from_utf8_lossy(&line).escape_debug()),
-    }
+    let mut lines = Lines::new(channel, decode::READY_LIMIT);
+    let line = lines.next_line().context("nothing was heard of its agent in time")?;
+    let line = line.context("it ended before it was ready")?;
+    line.and_then(decode::ready).context("its agent is not ours")
 }
 
 /// Makes a waiting machine take up the state that it was handed, and run.

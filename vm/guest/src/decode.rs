@@ -1,0 +1,288 @@
+//! What a guest says, made into values that can be believed to be in range. Nobody but this module parses a guest's
+//! bytes: whatever they are, what comes out is a value of the protocol or [`Malformed`], and never a panic.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use vmtest_agent::{Event, ExecEvent, Facts, Frame, OUTPUT_LIMIT, TestOutcome, TestResult};
+
+use crate::Ready;
+
+/// The longest line of a job of tests, in bytes: a test's output, every byte of it escaped, and its frame.
+pub const EVENT_LIMIT: usize = (6 * OUTPUT_LIMIT) + (64 << 10);
+
+/// The longest line of `exec`, in bytes: a piece of output in base64, with room to spare.
+pub const EXEC_LIMIT: usize = 1 << 20;
+
+/// The longest [`Event::Ready`], in bytes.
+pub const READY_LIMIT: usize = 4096;
+
+/// Something that no agent of ours sends; in words, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(String);
+
+impl Malformed {
+    fn at(what: impl fmt::Display, line: &[u8]) -> Self {
+        let start = String::from_utf8_lossy(&line[..line.len().min(80)]);
+        Self(format!("{what}: {}", start.trim_end().escape_debug()))
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// The lines that a guest sends, each of them bounded.
+#[derive(Debug)]
+pub struct Lines<R> {
+    reader: BufReader<R>,
+    limit: usize,
+    line: Vec<u8>,
+    /// In a line that was too long.
+    skipping: bool,
+}
+
+impl<R: Read> Lines<R> {
+    /// Lines of at most `limit` bytes.
+    pub fn new(reader: R, limit: usize) -> Self {
+        Self { reader: BufReader::new(reader), limit, line: Vec::new(), skipping: false }
+    }
+
+    /// The next line without its end, `None` after the last. One that is too long is malformed as soon as it is, once,
+    /// and what is left of it is not kept.
+    ///
+    /// # Errors
+    /// When nothing can be read.
+    pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8], Malformed>>> {
+        if self.skipping {
+            self.reader.skip_until(b'\n')?;
+            self.skipping = false;
+        }
+        self.line.clear();
+        let most = (self.limit as u64).saturating_add(1);
+        self.reader.by_ref().take(most).read_until(b'\n', &mut self.line)?;
+        if self.line.last() == Some(&b'\n') {
+            self.line.pop();
+            return Ok(Some(Ok(&self.line)));
+        }
+        Ok(match self.line.len() {
+            0 => None,
+            length if length > self.limit => {
+                self.skipping = true;
+                let what = format!("a line of more than {} bytes", self.limit);
+                Some(Err(Malformed::at(what, &self.line)))
+            }
+            _ => Some(Err(Malformed::at("a line that breaks off", &self.line))),
+        })
+    }
+}
+
+/// One message of a job of tests; `token` is the job's.
+///
+/// # Errors
+/// When it is none, has another token, or has values that nothing real has.
+pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
+    let frame: Frame = serde_json::from_slice(line)
+        .map_err(|_| Malformed::at("not a message of the agent's", line))?;
+    if frame.token != token && !matches!(frame.event, Event::Ready { .. }) {
+        return Err(Malformed::at("a message without this run's token", line));
+    }
+    let impossible = |what: &str| Malformed::at(format!("an impossible {what}"), line);
+    match frame.event {
+        Event::Ready { uptime_s, .. } if !is_a_time(uptime_s) => Err(impossible("uptime")),
+        Event::TestFinished(outcome) if !is_a_time(outcome.seconds) => Err(impossible("time")),
+        Event::TestFinished(outcome) => {
+            has_ended_so(&outcome.result).map_err(impossible)?;
+            Ok(Event::TestFinished(bounded(outcome)))
+        }
+        Event::Facts(facts) => Ok(Event::Facts(plausible(facts))),
+        other => Ok(other),
+    }
+}
+
+/// The agent's first message, which says that it is ready.
+///
+/// # Errors
+/// When it says anything else.
+pub fn ready(line: &[u8]) -> Result<Ready, Malformed> {
+    match event(line, "")? {
+        Event::Ready { protocol, release, uptime_s } => Ok(Ready { protocol, release, uptime_s }),
+        _ => Err(Malformed::at("not the agent's first message", line)),
+    }
+}
+
+/// One message of `exec`: an [`ExecEvent`] whose values are in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exec {
+    /// The guest is up and waits for the command.
+    Ready,
+    /// Some bytes of standard output.
+    Stdout(Vec<u8>),
+    /// Some bytes of standard error.
+    Stderr(Vec<u8>),
+    /// The command ended by itself, with this exit status.
+    Exited(u8),
+    /// This signal ended the command.
+    Killed(Signal),
+    /// The command could not be started, and why.
+    NotStarted(String),
+}
+
+/// One message of `exec`.
+///
+/// # Errors
+/// When it is none, or has values that nothing real has.
+pub fn exec(line: &[u8]) -> Result<Exec, Malformed> {
+    let event = serde_json::from_slice(line)
+        .map_err(|_| Malformed::at("not a message of the agent's", line))?;
+    let impossible = |what: &str| Malformed::at(format!("an impossible {what}"), line);
+    let bytes = |text: String| STANDARD.decode(text).map_err(|_| impossible("piece of output"));
+    Ok(match event {
+        ExecEvent::Ready { .. } => Exec::Ready,
+        ExecEvent::Stdout(text) => Exec::Stdout(bytes(text)?),
+        ExecEvent::Stderr(text) => Exec::Stderr(bytes(text)?),
+        ExecEvent::Exited { code } => {
+            Exec::Exited(u8::try_from(code).map_err(|_| impossible("exit status"))?)
+        }
+        ExecEvent::Killed { signal } => {
+            Exec::Killed(Signal::new(signal).ok_or_else(|| impossible("signal"))?)
+        }
+        ExecEvent::NotStarted { reason } => Exec::NotStarted(reason),
+    })
+}
+
+/// A signal's number, one that Linux has: 1 to 64 (`_NSIG` in arch/x86/include/uapi/asm/signal.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(u8);
+
+impl Signal {
+    const LAST: u8 = 64;
+
+    /// The signal, if there is one of that number.
+    pub fn new(number: i32) -> Option<Self> {
+        u8::try_from(number).ok().filter(|number| (1..=Self::LAST).contains(number)).map(Self)
+    }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// What [`Duration`] can be made of is not negative, a number, and not too large for what reports do with it.
+fn is_a_time(seconds: f64) -> bool {
+    Duration::try_from_secs_f64(seconds).is_ok()
+}
+
+fn has_ended_so(result: &TestResult) -> Result<(), &'static str> {
+    match result {
+        TestResult::Failed { code } if !(1..=255).contains(code) => Err("exit status"),
+        TestResult::Killed { signal } if Signal::new(*signal).is_none() => Err("signal"),
+        _ => Ok(()),
+    }
+}
+
+/// The agent keeps to the limit; what speaks in its name may not.
+fn bounded(mut outcome: TestOutcome) -> TestOutcome {
+    if outcome.output.len() > OUTPUT_LIMIT {
+        let mut end = OUTPUT_LIMIT;
+        while !outcome.output.is_char_boundary(end) {
+            end -= 1;
+        }
+        let cut = (outcome.output.len() - end) as u64;
+        outcome.dropped_bytes = outcome.dropped_bytes.saturating_add(cut);
+        outcome.output.truncate(end);
+    }
+    outcome
+}
+
+/// Facts decide nothing, so what cannot be is left out and the rest is kept.
+fn plausible(mut facts: Facts) -> Facts {
+    facts.load_s = facts.load_s.filter(|seconds| is_a_time(*seconds));
+    for program in &mut facts.programs {
+        // A time too, but in nanoseconds.
+        program.event_ns = program.event_ns.filter(|ns| is_a_time(*ns));
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn finished(
+        result: &str,
+        seconds: &str,
+        output: &str,
+        dropped: u64,
+    ) -> Result<Event, Malformed> {
+        let outcome = format!(
+            r#"{{"test":{{"binary":"t","name":"n"}},"result":{result},"seconds":{seconds},"output":"{output}","dropped_bytes":{dropped}}}"#
+        );
+        event(format!(r#"{{"token":"t","event":{{"test-finished":{outcome}}}}}"#).as_bytes(), "t")
+    }
+
+    #[test]
+    fn a_signal_or_status_that_does_not_exist_is_malformed() {
+        for number in [i32::MIN, -1, 0, 256, i32::MAX] {
+            for result in [
+                format!(r#"{{"failed":{{"code":{number}}}}}"#),
+                format!(r#"{{"killed":{{"signal":{number}}}}}"#),
+            ] {
+                assert!(finished(&result, "1", "", 0).is_err(), "{result}");
+            }
+            assert!(exec(format!(r#"{{"killed":{{"signal":{number}}}}}"#).as_bytes()).is_err());
+        }
+        assert!(exec(br#"{"exited":{"code":256}}"#).is_err());
+        assert_eq!(exec(br#"{"exited":{"code":255}}"#), Ok(Exec::Exited(255)));
+        assert!(finished(r#"{"failed":{"code":101}}"#, "1", "", 0).is_ok());
+        assert!(finished(r#"{"killed":{"signal":64}}"#, "1", "", 0).is_ok());
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_is_malformed_and_as_a_fact_left_out() {
+        for seconds in ["-1", "1e300", "1e999", "null"] {
+            assert!(finished("\"passed\"", seconds, "", 0).is_err(), "{seconds}");
+            let ready = format!(
+                r#"{{"token":"","event":{{"ready":{{"protocol":2,"release":"6","uptime_s":{seconds}}}}}}}"#
+            );
+            assert!(super::ready(ready.as_bytes()).is_err(), "{seconds}");
+        }
+        let line = br#"{"token":"t","event":{"facts":{"btf":true,"jit":null,"load_s":-1e300,"programs":[]}}}"#;
+        let facts = Facts { btf: Some(true), ..Facts::default() };
+        assert_eq!(event(line, "t"), Ok(Event::Facts(facts)));
+    }
+
+    #[test]
+    fn output_over_the_limit_is_cut_between_characters_and_counted_without_overflow() {
+        for (said, counted) in [(1, 1 + OUTPUT_LIMIT as u64 + 2), (u64::MAX, u64::MAX)] {
+            let output = format!("x{}", "ä".repeat(OUTPUT_LIMIT));
+            let Ok(Event::TestFinished(outcome)) = finished("\"passed\"", "1", &output, said)
+            else {
+                panic!("no outcome")
+            };
+            assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);
+            assert_eq!(outcome.dropped_bytes, counted);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_malformed_once_and_the_next_is_read() {
+        let bytes = [&[b'x'; 5000][..], b"\nshort\n123456789\n1234567890\ncut"].concat();
+        let mut lines = Lines::new(&bytes[..], 9);
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next_line().unwrap() {
+            seen.push(line.map(<[u8]>::to_vec).ok());
+        }
+        let whole = |text: &str| Some(text.as_bytes().to_vec());
+        assert_eq!(seen, [None, whole("short"), whole("123456789"), None, None]);
+    }
+}
