@@ -14,6 +14,8 @@ use vm_kernels::{Expected, Kernel};
 const EXCERPT: usize = 12;
 /// How much of a reason is kept, in characters: part of it may be the guest's own words.
 const REASON: usize = 1000;
+/// How much of it is kept for the first splat, in characters.
+const SPLAT: usize = 300;
 
 /// A verdict and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,12 +152,7 @@ impl Case<'_> {
             more => format!(", and {more} more of {} tests", self.tests.len()),
         };
         let reason = format!("`{}` {how}{more}{}", first_failed.name, and_splat(seen));
-        let lines: Vec<String> = outcome
-            .map(|outcome| outcome.output.lines().map(str::to_owned).collect())
-            .unwrap_or_default();
-        // What the test said and what the kernel said of it.
-        let excerpt = [last(&lines), first(&seen.console.context)].concat();
-        Some(judgement(Verdict::Fail, reason, excerpt))
+        Some(judgement(Verdict::Fail, reason, first(&seen.console.context)))
     }
 
     fn splat(&self, seen: &Observed) -> Option<Judgement> {
@@ -170,12 +167,17 @@ impl Case<'_> {
     /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
     fn only_tainted(&self, tainted: u64) -> Option<String> {
         let (_, letter, meaning) = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
-        let hides = |arg: &&String| {
-            *arg == "quiet" || arg.strip_prefix("loglevel=").is_some_and(|level| level < "5")
+        // The last one counts; warnings are of level 4, and only lower ones than the console's are printed
+        // (kernel/printk/printk.c, CONSOLE_LOGLEVEL_QUIET).
+        let level = |arg: &String| match arg.as_str() {
+            "quiet" => Some(4),
+            "debug" | "ignore_loglevel" => Some(10),
+            other => other.strip_prefix("loglevel=")?.parse::<u32>().ok(),
         };
-        let where_to = match self.kernel_args.iter().find(hides) {
-            Some(arg) => format!("kernel parameter `{arg}` keeps warnings from the console"),
-            None => "no line of the console was recognized as it".to_owned(),
+        let last = self.kernel_args.iter().filter_map(|arg| Some((arg, level(arg)?))).next_back();
+        let where_to = match last {
+            Some((arg, ..5)) => format!("kernel parameter `{arg}` keeps warnings from the console"),
+            _ => "no line of the console was recognized as it".to_owned(),
         };
         Some(format!("{meaning} (taint flag {letter}); {where_to}"))
     }
@@ -184,7 +186,9 @@ impl Case<'_> {
 /// The first splat, as the end of a reason that is another's.
 fn and_splat(seen: &Observed) -> String {
     let first = seen.console.splats.first();
-    first.map_or(String::new(), |words| format!("; the kernel printed: {words}"))
+    first.map_or(String::new(), |words| {
+        format!("; the kernel printed: {}", words.chars().take(SPLAT).collect::<String>())
+    })
 }
 
 /// Taint flags that a kernel sets when something is wrong with it: bit, letter, meaning
@@ -225,11 +229,16 @@ fn signal_name(number: i32) -> String {
     signal.map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
-fn judgement(verdict: Verdict, mut reason: String, excerpt: Vec<String>) -> Judgement {
-    if let Some((end, _)) = reason.char_indices().nth(REASON) {
-        reason.truncate(end);
-        reason.push('…');
-    }
+/// A long reason loses its middle: the first splat is at its end.
+fn judgement(verdict: Verdict, reason: String, excerpt: Vec<String>) -> Judgement {
+    let length = reason.chars().count();
+    let reason = match length > REASON {
+        true => {
+            let start = reason.chars().take(REASON - SPLAT);
+            start.chain(['…']).chain(reason.chars().skip(length - SPLAT)).collect()
+        }
+        false => reason,
+    };
     Judgement { verdict, reason, excerpt }
 }
 
@@ -341,10 +350,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_shows_the_end_of_its_output() {
+    fn of_several_failed_tests_the_first_is_named_and_the_others_are_counted() {
         let outcomes = vec![outcome("a", TestResult::Failed { code: 101 })];
         let judgement = judge(&Observed { outcomes, ..passed() });
-        assert_eq!(judgement.excerpt, ["one", "two"]);
         assert!(judgement.reason.ends_with("and 1 more of 2 tests"), "{}", judgement.reason);
     }
 
@@ -439,7 +447,7 @@ mod tests {
         check(&seen, Verdict::Fail, "`a` was still running");
         check(&seen, Verdict::Fail, "the kernel printed: BUG: sleeping function");
         let excerpt = judge(&seen).excerpt;
-        assert_eq!(excerpt, ["one", "two", "BUG: sleeping function called from invalid context"]);
+        assert_eq!(excerpt, ["BUG: sleeping function called from invalid context"]);
     }
 
     #[test]
@@ -461,6 +469,12 @@ mod tests {
         };
         assert!(case(&["quiet".into()]).contains("parameter `quiet` keeps warnings"));
         assert!(case(&["loglevel=3".into()]).contains("`loglevel=3` keeps"));
-        assert!(case(&["loglevel=7".into()]).contains("no line of the console"));
+        for shown in [
+            vec!["loglevel=7".into()],
+            vec!["loglevel=10".into()],
+            vec!["quiet".into(), "loglevel=7".into()],
+        ] {
+            assert!(case(&shown).contains("no line of the console"), "{shown:?}");
+        }
     }
 }

@@ -15,6 +15,9 @@ const TAIL: usize = 40;
 /// How many lines that belong to a splat are remembered, and how many splats.
 const CONTEXT: usize = 30;
 
+/// How many lines of a splat are kept when a panic follows, which has to be seen, too.
+const BEFORE_PANIC: usize = 6;
+
 /// Something on the console that decides the verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -44,13 +47,17 @@ impl Console {
     /// Takes what was read next; calls `on` for what must be acted on at once.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Notice)) {
         for &byte in bytes {
-            if byte == b'\n' {
-                let line = std::mem::take(&mut self.line);
+            if byte != b'\n' {
+                self.line.push(byte);
+            }
+            if byte == b'\n' || self.line.len() == LINE_LIMIT {
+                // What the kernel says next may share a line that never ends: its stamp is kept whole.
+                let stamp = self.line.iter().rposition(|&byte| byte == b'[').filter(|&at| at > 0);
+                let end = stamp.filter(|_| byte != b'\n').unwrap_or(self.line.len());
+                let line: Vec<u8> = self.line.drain(..end).collect();
                 for segment in splat::segments(&String::from_utf8_lossy(&line)) {
                     self.take(segment, &mut on);
                 }
-            } else if self.line.len() < LINE_LIMIT {
-                self.line.push(byte);
             }
         }
     }
@@ -85,7 +92,7 @@ impl Console {
             Kind::Panic if self.panic.is_none() => {
                 self.panic = Some(text.clone());
                 // What came before it, the splat that led to it, stays; and this must be seen, too.
-                self.context.truncate(CONTEXT / 2);
+                self.context.truncate(BEFORE_PANIC);
                 self.begin();
                 on(Notice::Panic(text.clone()));
             }
@@ -238,6 +245,16 @@ mod tests {
         let text = std::fs::read(file.path()).unwrap();
         assert!(text.ends_with(b"xxx\n[the rest of this console was not kept]\n"));
         assert!(text.len() as u64 <= FILE_LIMIT + 64, "{}", text.len());
+    }
+
+    #[test]
+    fn a_panic_behind_a_line_without_end_is_seen() {
+        for noise in [1, LINE_LIMIT - 20, LINE_LIMIT - 1, LINE_LIMIT, 3 * LINE_LIMIT + 7] {
+            let noise = "x".repeat(noise);
+            let line = format!("{noise}[    3.000001] Kernel panic - not syncing: y\n");
+            let words = Some("Kernel panic - not syncing: y");
+            assert_eq!(console(&line).0.panic.as_deref(), words, "{}", noise.len());
+        }
     }
 
     #[test]

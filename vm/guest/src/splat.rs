@@ -8,8 +8,10 @@ use regex::{Regex, RegexSet};
 const SHAPES: &[(&str, &str)] = &[
     // `divide error`, `invalid opcode`, `int3`, `stack segment`: the CPU's error code and the oops' number
     // (arch/x86/kernel/dumpstack.c; arch/*/kernel/traps.c, `die`).
-    ("oops", r": [0-9a-f]{1,16} \[#\d+\]"),
+    ("oops", r": [0-9a-f]{1,16} (?:ilc:\d )?\[#\d+\]"),
     ("oops", r"^Oops\b"),
+    // arch/riscv/kernel/traps.c, arch/mips/kernel/traps.c
+    ("oops", r"^Kernel (?:BUG|bug detected) ?\[#\d+\]"),
     // arch/x86/kernel/doublefault_32.c
     ("oops", r"^PANIC: "),
     // arch/sparc/kernel/traps_64.c, `die_if_kernel`
@@ -18,8 +20,9 @@ const SHAPES: &[(&str, &str)] = &[
     // A program's own is followed by ` ip:` (arch/x86/kernel/traps.c).
     ("oops", r"^general protection fault[:,]"),
     // arch/arm64/mm/fault.c, arch/riscv/mm/fault.c; arch/arm64/kernel/traps.c
-    ("oops", r"^Unable to handle kernel "),
+    ("oops", r"^(?:CPU \d+ )?Unable to handle kernel "),
     ("oops", r"^Internal error: "),
+    ("oops", r"^(?:Bad mode in .* handler detected|Insufficient stack space to handle exception)"),
     // lib/bug.c and kernel/panic.c, `__warn`; from 6.19 on the place comes first, whatever it is written in.
     ("warning", r"^WARNING: CPU: \d+ PID: "),
     ("warning", r"^WARNING: at \S"),
@@ -33,7 +36,7 @@ const SHAPES: &[(&str, &str)] = &[
         r"^(?:\[ )?(?:WARNING|BUG|INFO): (?:possible (?:circular|recursive) locking|possible irq lock inversion|inconsistent lock state|.*-unsafe lock order detected|bad unlock balance|bad contention|held lock freed|lock held when returning|Nested lock was not taken|[Ii]nvalid wait context|.* still has locks held|suspicious RCU usage)",
     ),
     ("lockdep", r"^INFO: trying to register non-static key"),
-    ("bug", r"^(?:watchdog: )?BUG: "),
+    ("bug", r"^(?:(?:NMI )?watchdog: )?BUG: "),
     // mm/slub.c, `slab_bug`
     ("bug", r"^BUG \S+ \(.*\): "),
     ("bug", r"^UBSAN: "),
@@ -45,6 +48,8 @@ const SHAPES: &[(&str, &str)] = &[
     ("stall", r"^(?:rcu: )?INFO: rcu_"),
     ("stall", r"^INFO: task "),
     ("stall", r"[Ww]atchdog detected hard LOCKUP"),
+    // arch/powerpc/kernel/watchdog.c
+    ("stall", r"^watchdog: CPU \d+ Hard LOCKUP"),
     ("stall", r"^unregister_netdevice: waiting for "),
 ];
 
@@ -92,8 +97,10 @@ pub fn segments(line: &str) -> Vec<String> {
     static COLOUR: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
-    static STAMP: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?").ok());
+    static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let stamp = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?|^\[\s*[TC]\d+\]\s?";
+        Regex::new(stamp).ok()
+    });
     static PROGRAM: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"^[^\s\[\]]+\[\d+\]: ").ok());
     let (Some(colour), Some(stamp), Some(program)) = (&*COLOUR, &*STAMP, &*PROGRAM) else {
@@ -140,6 +147,14 @@ mod tests {
             ),
             ("oops", "Oops: 0002 [#1] SMP"),
             ("oops", "Oops [#1]"),
+            ("oops", "specification exception: 0006 ilc:2 [#1] SMP"),
+            ("oops", "Kernel BUG [#1]"),
+            ("oops", "Kernel bug detected[#1]:"),
+            ("oops", "CPU 0 Unable to handle kernel paging request at virtual address 0"),
+            ("oops", "Bad mode in Error handler detected on CPU0, code 0xbf000002 -- SError"),
+            ("oops", "Insufficient stack space to handle exception!"),
+            ("bug", "NMI watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]"),
+            ("stall", "watchdog: CPU 0 Hard LOCKUP"),
             ("oops", "kernel BUG at mm/slub.c:1!"),
             ("oops", "Kernel BUG at 000000000012 [verbose debug info unavailable]"),
             ("oops", "kernel BUG at fs/x.c:1! illegal operation: 0001 ilc:1 [#1] SMP"),
@@ -194,9 +209,13 @@ mod tests {
             ("stall", "watchdog: Watchdog detected hard LOCKUP on cpu 1"),
             ("stall", "unregister_netdevice: waiting for lo to become free. Usage count = 2"),
         ] {
-            for prefix in
-                ["", "[    3.123456] ", "<4>[    3.123456][   T77] ", "\x1b[31m[    3.1] "]
-            {
+            for prefix in [
+                "",
+                "[   T77] ",
+                "[    3.123456] ",
+                "<4>[    3.123456][   T77] ",
+                "\x1b[31m[    3.1] ",
+            ] {
                 assert_eq!(
                     kind(&format!("{prefix}{line}")),
                     Kind::Splat(expected),

@@ -7,7 +7,7 @@ use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::RunReport;
 use crate::text;
-use crate::verdict::{KernelReport, Standing, Verdict};
+use crate::verdict::{KernelReport, Standing};
 
 /// The word for a test that was asked for and has no outcome.
 pub const NOT_RUN: &str = "not-run";
@@ -84,12 +84,9 @@ pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
     kernel.tests.iter().map(|outcome| &outcome.test).chain(&kernel.missing)
 }
 
-/// The lines that show a verdict, but not those of a failed test: its output is shown already.
+/// The lines that show a verdict.
 pub fn excerpt(kernel: &KernelReport) -> Vec<String> {
-    match kernel.verdict == Verdict::Fail && failures(kernel).next().is_some() {
-        true => Vec::new(),
-        false => kernel.excerpt.iter().map(|line| text::line(line)).collect(),
-    }
+    kernel.excerpt.iter().map(|line| text::line(line)).collect()
 }
 
 /// The tests that did not pass.
