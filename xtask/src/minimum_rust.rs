@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use cargo_kernels::{cargo, paths, setup};
+use cargo_kernels::dirs::Dirs;
+use cargo_kernels::{cargo, setup};
 
 /// `rust-version` in Cargo.toml.
 const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -20,8 +21,8 @@ const SUFFIXES: [&str; 2] = ["-web", ""];
 ///
 /// # Errors
 /// When that Rust is not here, or what it builds fails.
-pub fn run(arguments: &[String]) -> Result<()> {
-    let bin = find().with_context(|| {
+pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
+    let bin = find(dirs).with_context(|| {
         format!(
             "Rust {VERSION} is not here: `rustup toolchain install {VERSION} --component rustfmt`, or on a Debian \
              that has it `cargo xtask test --setup`"
@@ -30,12 +31,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let mut path = OsString::from(&bin);
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    let target = cargo::plain_target(&paths::target().join("minimum-rust"))?;
+    let target = cargo::plain_target(dirs, &dirs.target.join("minimum-rust"))?;
     let mut command = Command::new(bin.join("cargo"));
-    command.current_dir(paths::workspace()).args(arguments);
+    command.current_dir(&dirs.project).args(arguments);
     // A build script finds rustfmt on PATH.
     command.env("PATH", path).env("RUSTC", bin.join("rustc")).env(cargo::TARGET_DIR, target);
-    let status = with_libraries(&mut command).env_remove("CARGO").status();
+    let status = with_libraries(dirs, &mut command).env_remove("CARGO").status();
     let status = status.with_context(|| format!("cannot run cargo in {}", bin.display()))?;
     if !status.success() {
         bail!("with Rust {VERSION}: {status}");
@@ -47,14 +48,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be downloaded or unpacked.
-pub fn install() -> Result<()> {
-    if find().is_some() || !setup::has_apt() {
+pub fn install(dirs: &Dirs) -> Result<()> {
+    if find(dirs).is_some() || !setup::has_apt() {
         return Ok(());
     }
     let Some(suffix) = SUFFIXES.into_iter().find(|suffix| debian_has(suffix)) else {
         return Ok(());
     };
-    let (downloads, root) = (paths::target().join("vmtest/debs"), unpacked());
+    let (downloads, root) = (dirs.target.join("vmtest/debs"), unpacked(dirs));
     let new = root.with_extension("new");
     for directory in [&downloads.join("partial"), &new] {
         let failed = || format!("cannot make {}", directory.display());
@@ -64,7 +65,7 @@ pub fn install() -> Result<()> {
     let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
     let mut arguments = vec!["--download-only", "-o", &archives];
     arguments.extend(packages.iter().map(String::as_str));
-    setup::install(&arguments)?;
+    setup::install(dirs, &arguments)?;
     for entry in fs::read_dir(&downloads).context("cannot read the downloads")? {
         let package = entry.context("cannot read the downloads")?.path();
         if package.extension().is_some_and(|extension| extension == "deb") {
@@ -88,7 +89,7 @@ fn debian_has(suffix: &str) -> bool {
 }
 
 /// The directory with `cargo` and `rustc` of exactly that version.
-fn find() -> Option<PathBuf> {
+fn find(dirs: &Dirs) -> Option<PathBuf> {
     let mut rustup = Command::new("rustup");
     rustup.args(["which", "--toolchain", VERSION, "rustc"]).stderr(Stdio::null());
     // It would download one that is not here.
@@ -96,26 +97,27 @@ fn find() -> Option<PathBuf> {
     let of_rustup = output.filter(|output| output.status.success()).and_then(|output| {
         Some(Path::new(String::from_utf8_lossy(&output.stdout).trim()).parent()?.to_owned())
     });
-    let others = [unpacked().join("usr/bin"), PathBuf::from("/usr/bin")];
-    of_rustup.into_iter().chain(others).find(|bin| is_it(bin))
+    let others = [unpacked(dirs).join("usr/bin"), PathBuf::from("/usr/bin")];
+    of_rustup.into_iter().chain(others).find(|bin| is_it(dirs, bin))
 }
 
-fn is_it(bin: &Path) -> bool {
+fn is_it(dirs: &Dirs, bin: &Path) -> bool {
     let mut rustc = Command::new(bin.join("rustc"));
-    let output = with_libraries(rustc.arg("--version").stderr(Stdio::null())).output();
+    let output = with_libraries(dirs, rustc.arg("--version").stderr(Stdio::null())).output();
     let version = format!("rustc {VERSION}.");
     output.is_ok_and(|output| output.stdout.starts_with(version.as_bytes()))
         && bin.join("cargo").exists()
 }
 
 /// Where Debian's packages are unpacked.
-fn unpacked() -> PathBuf {
-    paths::target().join(format!("vmtest/rust-{VERSION}"))
+fn unpacked(dirs: &Dirs) -> PathBuf {
+    dirs.target.join(format!("vmtest/rust-{VERSION}"))
 }
 
 /// What was unpacked brings LLVM's library and the like.
-fn with_libraries(command: &mut Command) -> &mut Command {
+fn with_libraries<'a>(dirs: &Dirs, command: &'a mut Command) -> &'a mut Command {
     let directory = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
-    let directories = [unpacked().join("usr").join(&directory), unpacked().join(&directory)];
+    let root = unpacked(dirs);
+    let directories = [root.join("usr").join(&directory), root.join(&directory)];
     command.env("LD_LIBRARY_PATH", std::env::join_paths(directories).unwrap_or_default())
 }

@@ -16,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmtest_agent::{ExecEvent, ExecJob};
 
+use crate::dirs::Dirs;
 use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
@@ -34,9 +35,9 @@ const LONGEST_MESSAGE: u64 = 1 << 20;
 ///
 /// # Errors
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
-pub fn run(flags: &flags::Exec) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     let interrupt = Interrupt::install()?;
-    let host = shell::host_root(&flags.kernel, &flags.vm)?;
+    let host = shell::host_root(dirs, &flags.kernel, &flags.vm)?;
     let agent = host.run.path().join("agent");
     fs::write(&agent, vm_guest::agent::PROGRAM)
         .and_then(|()| fs::set_permissions(&agent, Permissions::from_mode(0o755)))
