@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use cargo_metadata::{Error, MetadataCommand};
 use etcetera::BaseStrategy;
 
 /// The directories of one run; found once, and passed to whatever needs them.
@@ -17,15 +18,15 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// Asks cargo about the current directory. Outside of a cargo project that directory is the project, and its target
-    /// directory is below the cache.
+    /// Asks cargo about the current directory. Outside of a cargo project, and without cargo, that directory is the
+    /// project, and its target directory is below the cache.
     ///
     /// # Errors
     /// When there is no place for a cache, and when cargo cannot read the project.
     pub fn find() -> Result<Self> {
         let cache = cache()?;
         let here = std::env::current_dir().context("cannot find the working directory")?;
-        let mut metadata = cargo_metadata::MetadataCommand::new();
+        let mut metadata = MetadataCommand::new();
         metadata.no_deps().other_options(["--offline".to_owned()]);
         match metadata.exec() {
             Ok(found) => Ok(Self {
@@ -33,11 +34,17 @@ impl Dirs {
                 target: found.target_directory.into(),
                 cache,
             }),
+            // Kernels can be fetched where there is no cargo.
+            Err(Error::Io(_)) => Ok(Self::without_project(here, cache)),
             Err(_) if !here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) => {
-                Ok(Self { project: here, target: cache.join("no-project"), cache })
+                Ok(Self::without_project(here, cache))
             }
             Err(error) => Err(error).context("cargo cannot read this project"),
         }
+    }
+
+    fn without_project(here: PathBuf, cache: PathBuf) -> Self {
+        Self { project: here, target: cache.join("no-project"), cache }
     }
 
     /// Where each VM run has its directory.
