@@ -1,10 +1,10 @@
 //! Hosts that lack something, or are shared.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Ended, Run, Scene, Verdict, target, tool};
+use crate::support::{Ended, Run, Scene, Verdict, target};
 
 /// A test that passes at once.
 const QUICK: &str = "contained::prints_the_agents_words";
