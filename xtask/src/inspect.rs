@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
+use cargo_kernels::dirs::Dirs;
 use cargo_kernels::tools::{self, Tool};
 use cargo_kernels::{build, exit};
 
@@ -15,14 +16,14 @@ use crate::flags;
 ///
 /// # Errors
 /// When a tool is missing, or refuses the file; it has said why.
-pub fn run(flags: &flags::Inspect) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Inspect) -> Result<u8> {
     let objects = match &flags.object {
         Some(object) => vec![object.clone()],
-        None => build::bpf_objects()?,
+        None => build::bpf_objects(dirs)?,
     };
     for object in objects {
-        let text =
-            describe(&object).with_context(|| format!("cannot inspect {}", object.display()))?;
+        let text = describe(dirs, &object)
+            .with_context(|| format!("cannot inspect {}", object.display()))?;
         match std::io::stdout().write_all(text.as_bytes()) {
             // Whoever reads it may stop reading (`| head`).
             Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
@@ -33,8 +34,8 @@ pub fn run(flags: &flags::Inspect) -> Result<u8> {
 }
 
 /// Sections, symbols, and the instructions with numbers in hexadecimal, as in the verifier's log.
-fn describe(object: &Path) -> Result<String> {
-    let (readelf, objdump) = (tools::find(Tool::Readelf)?, tools::find(Tool::Objdump)?);
+fn describe(dirs: &Dirs, object: &Path) -> Result<String> {
+    let (readelf, objdump) = (tools::find(dirs, Tool::Readelf)?, tools::find(dirs, Tool::Objdump)?);
     let shell = Shell::new()?;
     // First, since readelf only warns of a file that is none of its kind.
     let code =

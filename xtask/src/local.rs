@@ -4,20 +4,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use cargo_kernels::dirs::Dirs;
 use cargo_kernels::exit;
 use cargo_kernels::metadata::Metadata;
-use cargo_kernels::payload::{Payload, Source};
+use cargo_kernels::payload::Payload;
 use cargo_kernels::tools::{self, Tool};
 
 /// Builds the tests and runs them as root.
 ///
 /// # Errors
 /// When they do not compile or cannot be started.
-pub fn run() -> Result<u8> {
-    let payload = Payload::build(&Metadata::load()?, &Source::here(), &[])?;
+pub fn run(dirs: &Dirs) -> Result<u8> {
+    let payload = Payload::build(dirs, &Metadata::load(dirs)?, &[])?;
     let mut code = exit::OK;
     for binary in payload.test_binaries() {
-        let mut command = as_root()?;
+        let mut command = as_root(dirs)?;
         // sudo empties the environment, so it goes through env(1).
         for (name, value) in payload.env_here() {
             let mut pair = std::ffi::OsString::from(format!("{name}="));
@@ -36,11 +37,11 @@ pub fn run() -> Result<u8> {
 }
 
 /// `env`, run by root.
-fn as_root() -> Result<Command> {
+fn as_root(dirs: &Dirs) -> Result<Command> {
     if nix::unistd::geteuid().is_root() {
         return Ok(Command::new("env"));
     }
-    let mut sudo = Command::new(tools::find(Tool::Sudo)?);
+    let mut sudo = Command::new(tools::find(dirs, Tool::Sudo)?);
     sudo.args(["--", "env"]);
     Ok(sudo)
 }

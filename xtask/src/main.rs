@@ -9,20 +9,21 @@ mod test;
 
 use std::process::ExitCode;
 
+use cargo_kernels::dirs::Dirs;
 use cargo_kernels::{agree, build, command, exit, kernels, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
 fn main() -> ExitCode {
-    let result = match Xtask::parse().command {
-        Command::Test(flags) => test::run(&flags),
-        Command::Build => build::run(),
-        Command::Run(flags) => run::run(&flags),
-        Command::Inspect(flags) => inspect::run(&flags),
-        Command::Agree(flags) => agree::run(&flags),
-        Command::Vmtest(flags) => vmtest::run(&flags),
-        Command::Kernels(flags) => kernels::command::run(&flags),
-        Command::Common(command) => command::run(&command, Xtask::command()),
-    };
-    exit::conclude(result)
+    let command = Xtask::parse().command;
+    exit::conclude(Dirs::find().and_then(|dirs| match command {
+        Command::Test(flags) => test::run(&dirs, &flags),
+        Command::Build => build::run(&dirs),
+        Command::Run(flags) => run::run(&dirs, &flags),
+        Command::Inspect(flags) => inspect::run(&dirs, &flags),
+        Command::Agree(flags) => agree::run(&dirs, &flags),
+        Command::Vmtest(flags) => vmtest::run(&dirs, &flags),
+        Command::Kernels(flags) => kernels::command::run(&dirs, &flags),
+        Command::Common(command) => command::run(&dirs, &command, Xtask::command()),
+    }))
 }

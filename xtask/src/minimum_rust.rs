@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use cargo_kernels::{cargo, paths, setup};
+use cargo_kernels::dirs::Dirs;
+use cargo_kernels::{cargo, setup};
 
 /// `rust-version` in Cargo.toml.
 const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -21,8 +22,8 @@ const SUFFIXES: [&str; 2] = ["-web", ""];
 ///
 /// # Errors
 /// When that Rust is not here, or what it builds fails.
-pub fn run(arguments: &[String]) -> Result<()> {
-    let bin = find().with_context(|| {
+pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
+    let bin = find(dirs).with_context(|| {
         format!(
             "Rust {VERSION} is not here: `rustup toolchain install {VERSION} --component rustfmt`, or on a Debian \
              that has it `cargo xtask test --setup`"
@@ -31,12 +32,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let mut path = OsString::from(&bin);
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    let target = cargo::plain_target(&paths::target().join("minimum-rust"))?;
+    let target = cargo::plain_target(dirs, &dirs.target.join("minimum-rust"))?;
     let mut command = Command::new(bin.join("cargo"));
-    command.current_dir(paths::workspace()).args(arguments);
+    command.current_dir(&dirs.project).args(arguments);
     // A build script finds rustfmt on PATH.
     command.env("PATH", path).env("RUSTC", bin.join("rustc")).env(cargo::TARGET_DIR, target);
-    let status = with_libraries(&mut command).env_remove("CARGO").status();
+    let status = with_libraries(dirs, &mut command).env_remove("CARGO").status();
     let status = status.with_context(|| format!("cannot run cargo in {}", bin.display()))?;
     if !status.success() {
         bail!("with Rust {VERSION}: {status}");
@@ -48,14 +49,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be downloaded or unpacked.
-pub fn install() -> Result<()> {
-    if find().is_some() || !setup::has_apt() {
+pub fn install(dirs: &Dirs) -> Result<()> {
+    if find(dirs).is_some() || !setup::has_apt() {
         return Ok(());
     }
     let Some(suffix) = SUFFIXES.into_iter().find(|suffix| debian_has(suffix)) else {
         return Ok(());
     };
-    let (downloads, root) = (paths::target().join("vmtest/debs"), unpacked());
+    let (downloads, root) = (dirs.target.join("vmtest/debs"), unpacked(dirs));
     let new = root.with_extension("new");
     for directory in [&downloads.join("partial"), &new] {
         let failed = || format!("cannot make {}", directory.display());
@@ -65,7 +66,7 @@ pub fn install() -> Result<()> {
     let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
     let mut arguments = vec!["--download-only", "-o", &archives];
     arguments.extend(packages.iter().map(String::as_str));
-    setup::install(&arguments)?;
+    setup::install(dirs, &arguments)?;
     let shell = Shell::new()?;
     for package in shell.read_dir(&downloads)? {
         if package.extension().is_some_and(|extension| extension == "deb") {
@@ -90,32 +91,33 @@ fn debian_has(suffix: &str) -> bool {
 }
 
 /// The directory with `cargo` and `rustc` of exactly that version.
-fn find() -> Option<PathBuf> {
+fn find(dirs: &Dirs) -> Option<PathBuf> {
     let shell = Shell::new().ok()?;
     // It would download one that is not here.
     let which =
         cmd!(shell, "rustup which --toolchain {VERSION} rustc").env("RUSTUP_AUTO_INSTALL", "0");
     let of_rustup = Path::new(&said(which)).parent().map(Path::to_owned);
-    let others = [unpacked().join("usr/bin"), PathBuf::from("/usr/bin")];
-    of_rustup.into_iter().chain(others).find(|bin| is_it(bin))
+    let others = [unpacked(dirs).join("usr/bin"), PathBuf::from("/usr/bin")];
+    of_rustup.into_iter().chain(others).find(|bin| is_it(dirs, bin))
 }
 
-fn is_it(bin: &Path) -> bool {
+fn is_it(dirs: &Dirs, bin: &Path) -> bool {
     let mut rustc = Command::new(bin.join("rustc"));
-    let output = with_libraries(rustc.arg("--version").stderr(Stdio::null())).output();
+    let output = with_libraries(dirs, rustc.arg("--version").stderr(Stdio::null())).output();
     let version = format!("rustc {VERSION}.");
     output.is_ok_and(|output| output.stdout.starts_with(version.as_bytes()))
         && bin.join("cargo").exists()
 }
 
 /// Where Debian's packages are unpacked.
-fn unpacked() -> PathBuf {
-    paths::target().join(format!("vmtest/rust-{VERSION}"))
+fn unpacked(dirs: &Dirs) -> PathBuf {
+    dirs.target.join(format!("vmtest/rust-{VERSION}"))
 }
 
 /// What was unpacked brings LLVM's library and the like.
-fn with_libraries(command: &mut Command) -> &mut Command {
+fn with_libraries<'a>(dirs: &Dirs, command: &'a mut Command) -> &'a mut Command {
     let directory = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
-    let directories = [unpacked().join("usr").join(&directory), unpacked().join(&directory)];
+    let root = unpacked(dirs);
+    let directories = [root.join("usr").join(&directory), root.join(&directory)];
     command.env("LD_LIBRARY_PATH", std::env::join_paths(directories).unwrap_or_default())
 }

@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 
 use cargo_kernels::build;
+use cargo_kernels::dirs::Dirs;
 
 use crate::flags;
 
 /// Runs the command: builds the program, and becomes it, as root.
-pub fn run(flags: &flags::Run) -> Result<u8> {
-    let executable = build::executable()?;
+pub fn run(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
+    let executable = build::executable(dirs)?;
     let mut command = if geteuid().is_root() {
         Command::new(&executable)
     } else {

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use cargo_kernels::dirs::Dirs;
 use cargo_kernels::tools::{self, Tool};
-use cargo_kernels::{cargo, exit, paths, setup};
+use cargo_kernels::{cargo, exit, setup};
 
 use crate::{flags, local, minimum_rust};
 
@@ -25,7 +26,7 @@ struct Step {
     /// Without it the step is not run, which is said, and is no failure.
     needs: Option<Tool>,
     /// Looked at when the program has succeeded.
-    then: fn() -> Result<()>,
+    then: fn(&Dirs) -> Result<()>,
 }
 
 /// What is run, with its arguments, blanks between them.
@@ -41,7 +42,7 @@ enum Run {
 }
 
 const fn step(name: &'static str, run: Run) -> Step {
-    Step { name, run, needs: None, then: || Ok(()) }
+    Step { name, run, needs: None, then: |_| Ok(()) }
 }
 
 #[rustfmt::skip]
@@ -73,13 +74,13 @@ enum End {
 ///
 /// # Errors
 /// When what the steps need cannot be installed. A failing step is no error: the others still run.
-pub fn run(flags: &flags::Test) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     if flags.setup {
-        setup::ensure_for_tests()?;
-        minimum_rust::install()?;
+        setup::ensure_for_tests(dirs)?;
+        minimum_rust::install(dirs)?;
     }
     if flags.local {
-        return local::run();
+        return local::run(dirs);
     }
     // Asked once: cargo may replace the file while this program runs.
     let xtask = std::env::current_exe().context("cannot find this program")?;
@@ -87,7 +88,7 @@ pub fn run(flags: &flags::Test) -> Result<u8> {
     for step in STEPS {
         println!("\n== {}", step.name);
         let begun = Instant::now();
-        let end = step.run(&xtask.clone().into(), flags);
+        let end = step.run(dirs, &xtask.clone().into(), flags);
         println!("== {} after {:.0} s", end.word(), begun.elapsed().as_secs_f64());
         ends.push(end);
     }
@@ -112,12 +113,12 @@ impl End {
 }
 
 impl Step {
-    fn run(&self, xtask: &OsString, flags: &flags::Test) -> End {
-        if let Some(Err(missing)) = self.needs.map(tools::find) {
+    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> End {
+        if let Some(Err(missing)) = self.needs.map(|tool| tools::find(dirs, tool)) {
             println!("{missing:#}");
             return End::NotRun;
         }
-        match self.succeed(xtask, flags).and_then(|()| (self.then)()) {
+        match self.succeed(dirs, xtask, flags).and_then(|()| (self.then)(dirs)) {
             Ok(()) => End::Passed,
             Err(error) => {
                 eprintln!("error: {}: {error:#}", self.name);
@@ -126,12 +127,12 @@ impl Step {
         }
     }
 
-    fn succeed(&self, xtask: &OsString, flags: &flags::Test) -> Result<()> {
+    fn succeed(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let (program, arguments) = match self.run {
             Run::Cargo(line) => (cargo, words(line)),
-            Run::MinimumCargo(line) => return minimum_rust::run(&words(line)),
+            Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
             Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored"))),
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
@@ -141,8 +142,8 @@ impl Step {
             }
         };
         let mut command = Command::new(&program);
-        command.current_dir(paths::workspace()).args(arguments);
-        command.env(cargo::TARGET_DIR, cargo::plain_target(&paths::target())?);
+        command.current_dir(&dirs.project).args(arguments);
+        command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &dirs.target)?);
         let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
         if !status.success() {
             bail!("{status}");
@@ -157,8 +158,8 @@ fn vm_options(vm: &flags::VmArgs) -> Vec<String> {
     accel.chain(timeout).collect()
 }
 
-fn enough_kernels() -> Result<()> {
-    let path = paths::workspace().join(REPORT).join("report.json");
+fn enough_kernels(dirs: &Dirs) -> Result<()> {
+    let path = dirs.project.join(REPORT).join("report.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let report: serde_json::Value = serde_json::from_slice(&text).context("report.json")?;
     let kernels = report["kernels"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -1,23 +1,20 @@
 //! `cargo xtask agree`: whether a kernel has one verdict, however its guest came to be. The same tests are run in booted
 //! and in restored guests, again and again; the first verdict of a case is what all others are held against.
 
-use std::path::PathBuf;
-use std::sync::Once;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use vmtest_agent::TestResult;
 
-use crate::engine::{self, Engine};
+use crate::dirs::Dirs;
+use crate::engine::{Engine, Host, Options};
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::payload::{Payload, Source};
-use crate::tools::{self, Tool};
+use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
-use crate::{exit, lanes, paths};
+use crate::{exit, lanes};
 use vm_guest::Lane;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
 
 use crate::{flags, selftest};
 
@@ -43,23 +40,20 @@ struct Case {
 ///
 /// # Errors
 /// When something does not compile, and when a tool is missing. Disagreement is no error: it makes the exit code 1.
-pub fn run(flags: &flags::Agree) -> Result<u8> {
-    let targets = kernels::select(&flags.select.kernels)?;
+pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
+    let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
-    let qemu = tools::find(Tool::Qemu)?;
     let (booted, restored) =
-        (lanes::open(false, &qemu, &interrupt)?, lanes::open(true, &qemu, &interrupt)?);
-    RunDir::clear_abandoned(&paths::runs());
+        (lanes::open(dirs, false, &interrupt)?, lanes::open(dirs, true, &interrupt)?);
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
     let agreement = Agreement {
         flags,
         lanes: [("booted", &*booted), ("restored", &*restored)],
-        qemu,
-        logs: engine::log_dir()?,
-        cache: paths::cache()?,
+        host: &host,
         interrupt: &interrupt,
     };
     let (mut runs, mut disagreements) = (0, 0);
-    cases(flags, |case| {
+    cases(dirs, flags, |case| {
         for target in &targets {
             if interrupt.signal().is_some() {
                 break;
@@ -77,9 +71,9 @@ pub fn run(flags: &flags::Agree) -> Result<u8> {
 }
 
 /// Builds each case and hands it on. Mutants are run once each way: it is the building that takes time.
-fn cases(flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
-    let metadata = Metadata::load()?;
-    let payload = Payload::build(&metadata, &Source::here(), &[])?;
+fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
+    let metadata = Metadata::load(dirs)?;
+    let payload = Payload::build(dirs, &metadata, &[])?;
     let rounds = flags.rounds;
     on(&Case {
         name: "the program".into(),
@@ -101,9 +95,9 @@ fn cases(flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
         ..metadata.clone()
     };
     let only = ["--ignored", "--exact", test].map(str::to_owned);
-    let payload = Payload::build(&misbehaving, &Source::here(), &only)?;
+    let payload = Payload::build(dirs, &misbehaving, &only)?;
     on(&Case { name: name.into(), metadata: misbehaving, payload, rounds });
-    selftest::each_mutant(&metadata, |name, payload| {
+    selftest::each_mutant(dirs, &metadata, |name, payload| {
         let name = format!("mutant {name}");
         on(&Case { name, metadata: metadata.clone(), payload, rounds: 1 });
     })
@@ -113,9 +107,7 @@ fn cases(flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
 struct Agreement<'a> {
     flags: &'a flags::Agree,
     lanes: [(&'static str, &'a dyn Lane); 2],
-    qemu: PathBuf,
-    logs: PathBuf,
-    cache: PathBuf,
+    host: &'a Host<'a>,
     interrupt: &'a Interrupt,
 }
 
@@ -141,23 +133,8 @@ impl Agreement<'_> {
     }
 
     fn engine<'e>(&'e self, case: &'e Case, lane: &'e dyn Lane) -> Engine<'e> {
-        Engine {
-            lane,
-            qemu: self.qemu.clone(),
-            metadata: &case.metadata,
-            payload: &case.payload,
-            accel: self.flags.vm.accel,
-            timeout_s: self.flags.vm.timeout,
-            facts: false,
-            isolate: false,
-            allow_kernel_warnings: false,
-            allow_unavailable: false,
-            logs: self.logs.clone(),
-            cache: self.cache.clone(),
-            started: Instant::now(),
-            interrupt: self.interrupt,
-            accel_note: Once::new(),
-        }
+        let options = Options::from(&self.flags.vm);
+        Engine::new(self.host, lane, &case.metadata, &case.payload, options)
     }
 }
 

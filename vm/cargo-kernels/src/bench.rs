@@ -7,19 +7,18 @@ mod others;
 mod table;
 
 use std::path::PathBuf;
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::engine::{self, Engine};
+use crate::dirs::Dirs;
+use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Kernel, Silent, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
-use crate::paths;
-use crate::payload::{Payload, Source};
+use crate::payload::Payload;
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
@@ -36,28 +35,29 @@ use vm_guest::rundir::RunDir;
 /// # Errors
 /// On wrong usage, when a tool is missing, and when a run that is to be timed fails. How long
 /// anything took is never an error.
-pub fn run(flags: &flags::Bench) -> Result<u8> {
-    let metadata = Metadata::load()?;
-    let targets = kernels::select(&flags.select.kernels)?;
+pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
+    let metadata = Metadata::load(dirs)?;
+    let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
-    let qemu = tools::find(Tool::Qemu)?;
-    RunDir::clear_abandoned(&paths::runs());
-    let mut payload = Payload::build(&metadata, &Source::here(), &[])?;
+    let qemu = tools::find(dirs, Tool::Qemu)?;
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
+    let mut payload = Payload::build(dirs, &metadata, &[])?;
     payload.tests.truncate(1);
-    let bare = Bare { qemu: qemu.clone(), busybox: tools::find(Tool::Busybox)? };
+    let bare = Bare { qemu: qemu.clone(), busybox: tools::find(dirs, Tool::Busybox)? };
     let bench = Bench {
+        dirs,
         flags,
+        host: &host,
         interrupt: &interrupt,
         metadata,
         payload,
         lanes: [
             Box::new(bare),
-            lanes::open(false, &qemu, &interrupt)?,
-            lanes::open(true, &qemu, &interrupt)?,
+            lanes::open(dirs, false, &interrupt)?,
+            lanes::open(dirs, true, &interrupt)?,
         ],
-        others: Other::on_path(),
+        others: Other::on_path(dirs),
         qemu,
-        logs: engine::log_dir()?,
     };
     let mut code = exit::OK;
     for target in &targets {
@@ -77,7 +77,9 @@ pub fn run(flags: &flags::Bench) -> Result<u8> {
 }
 
 struct Bench<'a> {
+    dirs: &'a Dirs,
     flags: &'a flags::Bench,
+    host: &'a Host<'a>,
     interrupt: &'a Interrupt,
     metadata: Metadata,
     payload: Payload,
@@ -85,7 +87,6 @@ struct Bench<'a> {
     lanes: [Box<dyn Lane + 'a>; 3],
     others: Vec<Other>,
     qemu: PathBuf,
-    logs: PathBuf,
 }
 
 impl Bench<'_> {
@@ -93,7 +94,7 @@ impl Bench<'_> {
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
         let accel =
-            accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &paths::cache()?)?.accel;
+            accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
         let mut series: Vec<Series> = self
             .lanes
             .iter()
@@ -143,23 +144,8 @@ impl Bench<'_> {
 
     /// From the kernel's name to the verdict, everything built.
     fn verdict(&self, lane: &dyn Lane, target: &Target) -> Result<Duration> {
-        let engine = Engine {
-            lane,
-            qemu: self.qemu.clone(),
-            metadata: &self.metadata,
-            payload: &self.payload,
-            accel: self.flags.vm.accel,
-            timeout_s: self.flags.vm.timeout,
-            facts: false,
-            isolate: false,
-            allow_kernel_warnings: true,
-            allow_unavailable: false,
-            logs: self.logs.clone(),
-            cache: paths::cache()?,
-            started: Instant::now(),
-            interrupt: self.interrupt,
-            accel_note: Once::new(),
-        };
+        let options = Options { allow_kernel_warnings: true, ..Options::from(&self.flags.vm) };
+        let engine = Engine::new(self.host, lane, &self.metadata, &self.payload, options);
         let begun = Instant::now();
         let report = engine.run(target, &|_: RunEvent| {});
         let time = begun.elapsed();
@@ -171,7 +157,7 @@ impl Bench<'_> {
 
     /// From another tool's start to its end.
     fn uname(&self, other: &Other, kernel: &Kernel, accel: Accel) -> Result<Duration> {
-        let run = RunDir::create(&paths::runs())?;
+        let run = RunDir::create(&self.dirs.runs())?;
         let limit = self.flags.vm.timeout.map_or(accel.default_timeout(), Duration::from_secs_f64);
         let begun = Instant::now();
         let output = other.uname(kernel, accel, run.path(), limit)?;

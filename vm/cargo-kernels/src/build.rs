@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Artifact, Message};
 
+use crate::dirs::Dirs;
 use crate::metadata::Metadata;
 use crate::static_build::StaticBuild;
 use crate::{cargo, exit};
 
 /// Runs the command.
-pub fn run() -> Result<u8> {
-    println!("{}", executable()?.display());
+pub fn run(dirs: &Dirs) -> Result<u8> {
+    println!("{}", executable(dirs)?.display());
     Ok(exit::OK)
 }
 
 /// Builds the program as one static executable and returns its path.
-pub fn executable() -> Result<PathBuf> {
-    let (package, messages) = build()?;
+pub fn executable(dirs: &Dirs) -> Result<PathBuf> {
+    let (package, messages) = build(dirs)?;
     let executable =
         own_artifacts(&package, &messages).find_map(|artifact| artifact.executable.clone());
     Ok(executable.with_context(|| format!("{package} has no executable of that name"))?.into())
@@ -25,8 +26,8 @@ pub fn executable() -> Result<PathBuf> {
 
 /// Builds the program and returns the BPF objects that its build script made: whatever is called `*.bpf.o` where the
 /// script puts its output.
-pub fn bpf_objects() -> Result<Vec<PathBuf>> {
-    let (package, messages) = build()?;
+pub fn bpf_objects(dirs: &Dirs) -> Result<Vec<PathBuf>> {
+    let (package, messages) = build(dirs)?;
     let id = own_artifacts(&package, &messages).map(|artifact| &artifact.package_id).next();
     let directory = messages.iter().find_map(|message| match message {
         Message::BuildScriptExecuted(script) if Some(&script.package_id) == id => {
@@ -51,12 +52,12 @@ pub fn bpf_objects() -> Result<Vec<PathBuf>> {
 }
 
 /// Builds the program for a guest; returns the package's name and what cargo reports.
-fn build() -> Result<(String, Vec<Message>)> {
-    let Metadata { package, features, .. } = Metadata::load()?;
-    let mut build = cargo::command("build")?;
+fn build(dirs: &Dirs) -> Result<(String, Vec<Message>)> {
+    let Metadata { package, features, .. } = Metadata::load(dirs)?;
+    let mut build = cargo::command(dirs, "build")?;
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));
-    let messages = cargo::messages(StaticBuild::detect()?.apply(&mut build))?;
+    let messages = cargo::messages(StaticBuild::detect(dirs)?.apply(&mut build))?;
     Ok((package, messages))
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Message;
 
-use crate::paths;
+use crate::dirs::Dirs;
 use vm_guest::process::{Guarded, GuardedCommand};
 use vm_guest::states::sha256;
 
@@ -22,11 +22,11 @@ pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
 ///
 /// # Errors
 /// Those of [`plain_target`].
-pub fn command(subcommand: &str) -> Result<Command> {
+pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(paths::workspace()).arg(subcommand);
-    command.env(TARGET_DIR, plain_target(&paths::target())?);
+    command.current_dir(&dirs.project).arg(subcommand);
+    command.env(TARGET_DIR, plain_target(dirs, &dirs.target)?);
     Ok(command)
 }
 
@@ -37,11 +37,11 @@ pub fn command(subcommand: &str) -> Result<Command> {
 ///
 /// # Errors
 /// When there is no such name: the path of the cache is of that kind too.
-pub fn plain_target(target: &Path) -> Result<PathBuf> {
+pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
     if is_plain(target.as_os_str()) {
         return Ok(target.to_owned());
     }
-    let link = link_to(target)?;
+    let link = link_to(dirs, target);
     ensure!(
         is_plain(link.as_os_str()),
         "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
@@ -59,9 +59,9 @@ pub fn plain_target(target: &Path) -> Result<PathBuf> {
     Ok(link)
 }
 
-fn link_to(target: &Path) -> Result<PathBuf> {
+fn link_to(dirs: &Dirs, target: &Path) -> PathBuf {
     let hash = sha256(target.as_os_str().as_bytes());
-    Ok(paths::cache()?.join("targets").join(&hash[..16]))
+    dirs.cache.join("targets").join(&hash[..16])
 }
 
 /// Whether neither make nor a shell sees more than a word in a path.
@@ -97,19 +97,20 @@ mod tests {
 
     #[test]
     fn a_plain_path_is_left_as_it_is() {
+        let dirs = Dirs::find().unwrap();
         for path in ["/home/zoë/src/hello-world_1.0/target", "/b/@x+y"] {
-            assert_eq!(plain_target(Path::new(path)).unwrap(), Path::new(path));
+            assert_eq!(plain_target(&dirs, Path::new(path)).unwrap(), Path::new(path));
         }
     }
 
     #[test]
     fn what_make_would_take_apart_is_reached_through_a_plain_link() {
         let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs { cache: dir.path().join("cache"), ..Dirs::find().unwrap() };
         let target = dir.path().join("two words $(and) more/target");
-        let plain = plain_target(&target).unwrap();
+        let plain = plain_target(&dirs, &target).unwrap();
         assert!(is_plain(plain.as_os_str()), "{}", plain.display());
         assert_eq!(plain.canonicalize().unwrap(), target.canonicalize().unwrap());
-        assert_eq!(plain_target(&target).unwrap(), plain, "and again");
-        fs::remove_file(plain).unwrap();
+        assert_eq!(plain_target(&dirs, &target).unwrap(), plain, "and again");
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::dirs::Dirs;
 use crate::flags::Command;
 use crate::{bench, completions, doctor, exec, matrix, selftest, setup, shell};
 
@@ -9,15 +10,15 @@ use crate::{bench, completions, doctor, exec, matrix, selftest, setup, shell};
 ///
 /// # Errors
 /// Those of the command.
-pub fn run(command: &Command, program: clap::Command) -> Result<u8> {
+pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8> {
     match command {
-        Command::Setup(flags) => setup::run(flags),
-        Command::Doctor(flags) => doctor::run(flags),
-        Command::Shell(flags) => shell::run(flags),
-        Command::Exec(flags) => exec::run(flags),
-        Command::Bench(flags) => bench::run(flags),
-        Command::Selftest(flags) => selftest::run(flags),
-        Command::Matrix => matrix::run(),
+        Command::Setup(flags) => setup::run(dirs, flags),
+        Command::Doctor(flags) => doctor::run(dirs, flags),
+        Command::Shell(flags) => shell::run(dirs, flags),
+        Command::Exec(flags) => exec::run(dirs, flags),
+        Command::Bench(flags) => bench::run(dirs, flags),
+        Command::Selftest(flags) => selftest::run(dirs, flags),
+        Command::Matrix => matrix::run(dirs),
         Command::Completions(flags) => completions::run(flags, program),
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask doctor`: each thing the host needs, whether it works, and what to do.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use comfy_table::{Cell, Color};
@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
 
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Silent};
-use crate::paths;
 use crate::tools::{self, Need, Spec, TOOLS, Tool};
 use crate::ui::grid;
 use vm_guest::accel::{self, Kvm};
@@ -22,11 +22,11 @@ use vm_guest::accel::{self, Kvm};
 ///
 /// # Errors
 /// None that is about the host: what is wrong with it is what this command shows.
-pub fn run(flags: &flags::Doctor) -> Result<u8> {
-    let diagnosis = Diagnosis::make();
+pub fn run(dirs: &Dirs, flags: &flags::Doctor) -> Result<u8> {
+    let diagnosis = Diagnosis::make(dirs);
     let text = match flags.json {
         true => serde_json::to_string_pretty(&diagnosis)? + "\n",
-        false => diagnosis.for_people(),
+        false => diagnosis.for_people(&dirs.project),
     };
     // Without a reader (`| head`) there is nothing to complain of.
     let _ = write!(std::io::stdout(), "{text}");
@@ -61,8 +61,8 @@ struct Check {
 }
 
 impl Diagnosis {
-    fn make() -> Self {
-        let vng_works = tools::check(Tool::Vng).is_ok();
+    fn make(dirs: &Dirs) -> Self {
+        let vng_works = tools::check(dirs, Tool::Vng).is_ok();
         let shown = TOOLS.iter().filter(|spec| match spec.need {
             // Only of interest as long as there is something left to install.
             Need::Install => !vng_works,
@@ -70,14 +70,14 @@ impl Diagnosis {
             Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
             Need::Test => false,
         });
-        let mut checks: Vec<Check> = shown.map(tool).collect();
-        checks.extend([cache(), kvm(), bpf_here()]);
+        let mut checks: Vec<Check> = shown.map(|spec| tool(dirs, spec)).collect();
+        checks.extend([cache(dirs), kvm(dirs), bpf_here()]);
         let ok = checks.iter().all(|check| check.ok || !check.needed);
         Self { version: 1, ok, checks }
     }
 
     /// A row for each thing, with its place or what is wrong and what to do, and the sum.
-    fn for_people(&self) -> String {
+    fn for_people(&self, project: &Path) -> String {
         let columns = console::Term::stdout().size_checked().map(|(_, columns)| columns);
         let mut table = grid::grid(&[], columns);
         if console::colors_enabled() {
@@ -85,7 +85,12 @@ impl Diagnosis {
         }
         table.add_rows(self.checks.iter().map(|check| {
             let version = check.version.as_deref().unwrap_or_default();
-            [check.word(), Cell::new(check.name), Cell::new(version), Cell::new(check.detail())]
+            [
+                check.word(),
+                Cell::new(check.name),
+                Cell::new(version),
+                Cell::new(check.detail(project)),
+            ]
         }));
         let missing = self.checks.iter().filter(|check| check.needed && !check.ok).count();
         let sum = match missing {
@@ -110,31 +115,29 @@ impl Check {
         }
     }
 
-    fn detail(&self) -> String {
+    fn detail(&self, project: &Path) -> String {
         match (&self.problem, &self.path) {
             (Some(problem), _) => match &self.remedy {
                 Some(remedy) => format!("{problem}: {remedy}"),
                 None => problem.clone(),
             },
-            (None, Some(path)) => {
-                path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string()
-            }
+            (None, Some(path)) => path.strip_prefix(project).unwrap_or(path).display().to_string(),
             (None, None) => String::new(),
         }
     }
 }
 
-fn tool(spec: &Spec) -> Check {
+fn tool(dirs: &Dirs, spec: &Spec) -> Check {
     let needed = !matches!(spec.need, Need::Local | Need::Inspect | Need::Source);
     let check =
         Check { name: spec.name, purpose: spec.purpose, needed, ok: true, ..Check::default() };
-    match tools::check(spec.tool) {
+    match tools::check(dirs, spec.tool) {
         Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
         Err(unusable) => check.failed(&unusable.what, Some(unusable.remedy())),
     }
 }
 
-fn cache() -> Check {
+fn cache(dirs: &Dirs) -> Check {
     let check = Check {
         name: "cache",
         purpose: "keep kernels",
@@ -143,10 +146,7 @@ fn cache() -> Check {
         ..Check::default()
     };
     let remedy = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
-    let dir = match paths::cache() {
-        Ok(dir) => dir,
-        Err(error) => return check.failed(format!("{error:#}"), remedy),
-    };
+    let dir = dirs.cache.clone();
     // It is made when it is needed, so what counts is the nearest directory that exists.
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(&dir);
     match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
@@ -158,10 +158,10 @@ fn cache() -> Check {
     }
 }
 
-fn kvm() -> Check {
+fn kvm(dirs: &Dirs) -> Check {
     let check =
         Check { name: "KVM", purpose: "run kernels at full speed", ok: true, ..Check::default() };
-    match try_kvm() {
+    match try_kvm(dirs) {
         Ok(Kvm::Works) => Check { path: Some("/dev/kvm".into()), ..check },
         Ok(kvm) => check.failed(kvm.trouble().unwrap_or_default(), None),
         Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
@@ -169,18 +169,17 @@ fn kvm() -> Check {
 }
 
 /// With the first kernel at hand.
-fn try_kvm() -> Result<Kvm> {
-    let qemu = match tools::find(Tool::Qemu) {
+fn try_kvm(dirs: &Dirs) -> Result<Kvm> {
+    let qemu = match tools::find(dirs, Tool::Qemu) {
         Ok(qemu) => qemu,
         Err(_) => return Ok(Kvm::Untried("it takes QEMU".into())),
     };
-    let target = kernels::select(&[])?.into_iter().find(kernels::Target::at_hand);
+    let target = kernels::select(dirs, &[])?.into_iter().find(kernels::Target::at_hand);
     let kernel = target.and_then(|target| target.obtain(&Silent).ok());
     let spinner = ProgressBar::new_spinner().with_message("trying KVM");
     spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-    let kvm = paths::cache().and_then(|cache| {
-        accel::diagnose(&qemu, kernel.as_ref().map(|kernel| kernel.image.as_path()), &cache)
-    });
+    let image = kernel.as_ref().map(|kernel| kernel.image.as_path());
+    let kvm = accel::diagnose(&qemu, image, &dirs.cache);
     spinner.finish_and_clear();
     kvm
 }
@@ -237,7 +236,7 @@ mod tests {
         let missing = needed.failed("it is not here", Some("get it".into()));
         let without = Check { name: "nicety", ..Check::default() }.failed("it is nowhere", None);
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
-        let text = diagnosis.for_people();
+        let text = diagnosis.for_people(Path::new("/"));
         for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]
         {
             assert!(text.contains(part), "{text}");

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use vmtest_agent::{Job, TestId};
 
+use crate::dirs::Dirs;
 use crate::exit::Exit;
+use crate::flags::VmArgs;
 use crate::judge::{Case, Judgement};
 use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
-use crate::paths;
 use crate::payload::Payload;
+use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use vm_guest::accel::AccelChoice;
@@ -25,16 +27,36 @@ use vm_guest::supervise::{self, Limits, Observed, Progress};
 use vm_guest::{Lane, Spec};
 use vm_kernels::kconfig::{self, Checked};
 
-/// What all kernels of a run have in common.
-pub struct Engine<'a> {
-    /// How guests come to be.
-    pub lane: &'a dyn Lane,
-    /// The QEMU program, for finding out whether KVM works.
-    pub qemu: PathBuf,
-    /// What the harness knows of the program.
-    pub metadata: &'a Metadata,
-    /// The program and its tests.
-    pub payload: &'a Payload,
+/// What all engines of a run have in common: this machine, and when the run began.
+pub struct Host<'a> {
+    dirs: &'a Dirs,
+    /// For finding out whether KVM works.
+    qemu: PathBuf,
+    /// Where console logs are kept.
+    logs: PathBuf,
+    started: Instant,
+    interrupt: &'a Interrupt,
+    /// Whether it was said why KVM is not used.
+    accel_note: Once,
+}
+
+impl<'a> Host<'a> {
+    /// Makes a directory for the console logs of a run that began at `started`, and clears up after runs that were
+    /// killed.
+    ///
+    /// # Errors
+    /// When QEMU is missing, or the directory cannot be made.
+    pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
+        let qemu = tools::find(dirs, Tool::Qemu)?;
+        RunDir::clear_abandoned(&dirs.runs());
+        let logs = log_dir(&dirs.logs())?;
+        Ok(Self { dirs, qemu, logs, started, interrupt, accel_note: Once::new() })
+    }
+}
+
+/// What the user may choose.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
     /// `--accel`.
     pub accel: AccelChoice,
     /// `--timeout`, in seconds.
@@ -47,16 +69,24 @@ pub struct Engine<'a> {
     pub allow_kernel_warnings: bool,
     /// Whether an unavailable kernel is accepted.
     pub allow_unavailable: bool,
-    /// Where console logs are kept.
-    pub logs: PathBuf,
-    /// The cache.
-    pub cache: PathBuf,
-    /// When the whole run began.
-    pub started: Instant,
-    /// Ctrl-C.
-    pub interrupt: &'a Interrupt,
-    /// Whether it was said why KVM is not used.
-    pub accel_note: Once,
+}
+
+impl From<&VmArgs> for Options {
+    fn from(vm: &VmArgs) -> Self {
+        Self { accel: vm.accel, timeout_s: vm.timeout, ..Self::default() }
+    }
+}
+
+/// Runs one program's tests on one kernel after the other.
+pub struct Engine<'a> {
+    host: &'a Host<'a>,
+    /// How guests come to be.
+    lane: &'a dyn Lane,
+    /// What the harness knows of the program.
+    metadata: &'a Metadata,
+    /// The program and its tests.
+    payload: &'a Payload,
+    options: Options,
 }
 
 /// Where a run's events go.
@@ -83,12 +113,33 @@ impl Stopped {
     }
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
+    /// For the tests of `payload`, in guests that come to be by way of `lane`.
+    pub fn new(
+        host: &'a Host<'a>,
+        lane: &'a dyn Lane,
+        metadata: &'a Metadata,
+        payload: &'a Payload,
+        options: Options,
+    ) -> Self {
+        Self { host, lane, metadata, payload, options }
+    }
+
+    /// How long the whole run has taken until now.
+    pub fn elapsed(&self) -> Duration {
+        self.host.started.elapsed()
+    }
+
+    /// The name of the package that holds the program.
+    pub fn program(&self) -> &'a str {
+        &self.metadata.package
+    }
+
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
         let tests = &self.payload.tests;
-        let log = self.logs.join(file_name(target.name()));
-        if self.isolate {
+        let log = self.host.logs.join(file_name(target.name()));
+        if self.options.isolate {
             return isolate::run(self, target, &log, on);
         }
         self.run_tests(target, tests, with_suffix(&log, "log"), on)
@@ -104,7 +155,7 @@ impl Engine<'_> {
     ) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.lane.name());
-        report.start_s = self.started.elapsed().as_secs_f64();
+        report.start_s = self.elapsed().as_secs_f64();
         report.expected_tests = tests.len();
         if let Err(stopped) = self.attempt(target, tests, log, &mut report, on) {
             report.verdict = stopped.verdict;
@@ -115,8 +166,8 @@ impl Engine<'_> {
         let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
         report.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
         report.tolerated = match report.verdict {
-            Verdict::Unavailable => self.allow_unavailable,
-            Verdict::KernelSplat => self.allow_kernel_warnings,
+            Verdict::Unavailable => self.options.allow_unavailable,
+            Verdict::KernelSplat => self.options.allow_kernel_warnings,
             _ => false,
         };
         report.total_s = begun.elapsed().as_secs_f64();
@@ -140,14 +191,14 @@ impl Engine<'_> {
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
         self.check_config(&kernel, on)?;
-        if self.interrupt.signal().is_some() {
+        if self.host.interrupt.signal().is_some() {
             return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
         let accel = self.choose_accel(&kernel, on)?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
-        let timeout_s = self.timeout_s.unwrap_or_else(|| {
+        let timeout_s = self.options.timeout_s.unwrap_or_else(|| {
             accel.default_limit(tests.len(), self.metadata.test_timeout_s).as_secs_f64()
         });
         let (judgement, seen) = self
@@ -177,10 +228,10 @@ impl Engine<'_> {
         };
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
         let judgement = case.judge(&seen);
-        if judgement.verdict == Verdict::Pass || self.interrupt.signal().is_some() {
+        if judgement.verdict == Verdict::Pass || self.host.interrupt.signal().is_some() {
             return Ok((judgement, seen));
         }
-        let blame = RunDir::create(&paths::runs())
+        let blame = RunDir::create(&self.host.dirs.runs())
             .and_then(|run| self.lane.blame(&self.spec(kernel, accel, Instant::now(), &run)))
             .unwrap_or_else(|error| {
                 // That is no reason to lose what was seen.
@@ -194,9 +245,10 @@ impl Engine<'_> {
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
-        let mut fragments = self.metadata.kconfig_paths();
-        fragments.extend(self.lane.kconfig().map(|path| paths::workspace().join(path)));
-        let needs = kernels::needs(&fragments).map_err(|error| Stopped::host(&error))?;
+        let dirs = self.host.dirs;
+        let mut fragments = self.metadata.kconfig_paths(dirs);
+        fragments.extend(self.lane.kconfig().map(|path| dirs.project.join(path)));
+        let needs = kernels::needs(dirs, &fragments).map_err(|error| Stopped::host(&error))?;
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
@@ -217,12 +269,12 @@ impl Engine<'_> {
     }
 
     fn choose_accel(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<Accel, Stopped> {
-        let chosen = paths::cache()
-            .and_then(|cache| accel::choose(self.accel, &self.qemu, &kernel.image, &cache))
+        let cache = &self.host.dirs.cache;
+        let chosen = accel::choose(self.options.accel, &self.host.qemu, &kernel.image, cache)
             .map_err(|error| Stopped::host(&error))?;
         if let Some(note) = chosen.note {
             // The same for all kernels of a run, so said once.
-            self.accel_note.call_once(|| on(RunEvent::Note(note)));
+            self.host.accel_note.call_once(|| on(RunEvent::Note(note)));
         }
         Ok(chosen.accel)
     }
@@ -237,14 +289,14 @@ impl Engine<'_> {
         on: OnEvent<'_>,
     ) -> Result<Observed> {
         let deadline = Instant::now() + Duration::from_secs_f64(timeout_s);
-        let run = RunDir::create(&paths::runs())?;
+        let run = RunDir::create(&self.host.dirs.runs())?;
         let spec = self.spec(kernel, accel, deadline, &run);
         let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
         let limits = Limits { deadline };
         let (total, mut done) = (tests.len(), 0);
-        supervise::run(started, &job, limits, log, self.interrupt, |progress| {
+        supervise::run(started, &job, limits, log, self.host.interrupt, |progress| {
             let current = match progress {
                 Progress::Testing => None,
                 Progress::Started(test) => Some(test.name.clone()),
@@ -268,7 +320,7 @@ impl Engine<'_> {
             kernel,
             payload: &self.payload.files,
             run,
-            cache: &self.cache,
+            cache: &self.host.dirs.cache,
             accel,
             deadline,
             memory_mib: self.metadata.memory_mib,
@@ -287,7 +339,7 @@ impl Engine<'_> {
             env: self.payload.env.clone(),
             tests: tests.to_vec(),
             test_timeout_s: self.metadata.test_timeout_s,
-            facts: self.facts.then(|| self.payload.facts.clone()),
+            facts: self.options.facts.then(|| self.payload.facts.clone()),
         })
     }
 }
@@ -345,14 +397,13 @@ fn random_hex(bytes: usize) -> Result<String> {
 ///
 /// # Errors
 /// When it cannot be created.
-pub fn log_dir() -> Result<PathBuf> {
+fn log_dir(logs: &Path) -> Result<PathBuf> {
     const KEPT: usize = 20;
-    let logs = paths::target().join("vmtest/logs");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let own = logs.join(format!("{}-{}", now.as_millis(), std::process::id()));
     std::fs::create_dir_all(&own)
         .map_err(|error| Exit::not_run(format!("cannot create {}: {error}", own.display())))?;
-    let entries = std::fs::read_dir(&logs).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     old.sort();
     for dir in old.iter().take(old.len().saturating_sub(KEPT)) {
@@ -412,23 +463,22 @@ mod tests {
     fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
         let logs = tempfile::tempdir().unwrap();
         let lane = Unsound(Mutex::new(0));
-        let engine = Engine {
-            lane: &lane,
-            qemu: "qemu".into(),
-            metadata: &Metadata::load().unwrap(),
-            payload: &Payload::empty(),
-            accel: AccelChoice::Tcg,
-            timeout_s: None,
-            facts: false,
-            isolate: false,
-            allow_kernel_warnings: false,
-            allow_unavailable: false,
-            logs: logs.path().to_owned(),
+        let dirs = Dirs {
+            target: logs.path().join("target"),
             cache: logs.path().to_owned(),
+            ..Dirs::find().unwrap()
+        };
+        let (metadata, payload) = (Metadata::load(&dirs).unwrap(), Payload::empty());
+        let interrupt = Interrupt::default();
+        let host = Host {
+            dirs: &dirs,
+            qemu: "qemu".into(),
+            logs: logs.path().to_owned(),
             started: Instant::now(),
-            interrupt: &Interrupt::default(),
+            interrupt: &interrupt,
             accel_note: Once::new(),
         };
+        let engine = Engine::new(&host, &lane, &metadata, &payload, Options::default());
         let kernel = Kernel {
             name: "k".into(),
             image: "/boot/k".into(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use vmtest_agent::ExecJob;
 
+use crate::dirs::Dirs;
 use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
@@ -30,10 +31,10 @@ use vm_guest::process::{Guarded, GuardedCommand};
 ///
 /// # Errors
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
-pub fn run(flags: &flags::Exec) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let job = channel::encode(&job(flags)?)?;
-    let host = shell::host_root(&flags.kernel, &flags.vm)?;
+    let host = shell::host_root(dirs, &flags.kernel, &flags.vm)?;
     let agent = host.run.path().join("agent");
     fs::write(&agent, vm_guest::agent::PROGRAM)
         .and_then(|()| fs::set_permissions(&agent, Permissions::from_mode(0o755)))

@@ -1,9 +1,8 @@
 //! Which lane a command uses, with the tools that it needs.
 
-use std::path::Path;
-
 use anyhow::Result;
 
+use crate::dirs::Dirs;
 use crate::tools::{self, Need, Tool};
 use vm_guest::Lane;
 use vm_guest::interrupt::Interrupt;
@@ -15,14 +14,15 @@ use vm_guest::warm::Warm;
 ///
 /// # Errors
 /// When a tool that it needs is missing.
-pub fn open<'a>(warm: bool, qemu: &Path, interrupt: &'a Interrupt) -> Result<Box<dyn Lane + 'a>> {
+pub fn open<'a>(dirs: &Dirs, warm: bool, interrupt: &'a Interrupt) -> Result<Box<dyn Lane + 'a>> {
+    let qemu = tools::find(dirs, Tool::Qemu)?;
     if !warm {
-        tools::require(&[Need::Boot])?;
+        tools::require(dirs, &[Need::Boot])?;
     }
-    let (qemu, busybox) = (qemu.to_owned(), tools::find(Tool::Busybox)?);
+    let busybox = tools::find(dirs, Tool::Busybox)?;
     Ok(if warm {
-        Box::new(Warm { qemu, busybox, states: States::below(&crate::paths::cache()?), interrupt })
+        Box::new(Warm { qemu, busybox, states: States::below(&dirs.cache), interrupt })
     } else {
-        Box::new(Vng { vng: tools::find(Tool::Vng)?, qemu, busybox })
+        Box::new(Vng { vng: tools::find(dirs, Tool::Vng)?, qemu, busybox })
     })
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use cargo_kernels::dirs::Dirs;
 use cargo_kernels::{command, exit, flags, kernels, vmtest};
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -32,9 +33,9 @@ fn main() -> ExitCode {
         args.remove(1);
     }
     let command = CargoKernels::parse_from(args).command;
-    exit::conclude(match command {
-        Command::Test(flags) => vmtest::run(&flags),
-        Command::Pins(flags) => kernels::command::run(&flags),
-        Command::Common(flags) => command::run(&flags, CargoKernels::command()),
-    })
+    exit::conclude(Dirs::find().and_then(|dirs| match command {
+        Command::Test(flags) => vmtest::run(&dirs, &flags),
+        Command::Pins(flags) => kernels::command::run(&dirs, &flags),
+        Command::Common(flags) => command::run(&dirs, &flags, CargoKernels::command()),
+    }))
 }

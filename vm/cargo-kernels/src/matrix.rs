@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels;
 
@@ -24,11 +25,11 @@ struct Job {
 }
 
 /// Runs the command.
-pub fn run() -> Result<u8> {
-    let include = kernels::pinned()?
+pub fn run(dirs: &Dirs) -> Result<u8> {
+    let include = kernels::pinned(dirs)?
         .iter()
         .filter(|pin| !pin.extra)
-        .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(pin)? }))
+        .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(dirs, pin)? }))
         .collect::<Result<_>>()?;
     let matrix = serde_json::to_string(&Matrix { include })?;
     // Without a reader (`| head`) there is nothing to complain of.

@@ -5,9 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags::LONGEST_S;
-use crate::paths;
 
 /// The program under test, as its author describes it; docs/your-own-program.md explains each key.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -75,9 +75,9 @@ impl Metadata {
     ///
     /// # Errors
     /// When the table is missing or holds a key that is unknown or of the wrong type.
-    pub fn load() -> Result<Self> {
+    pub fn load(dirs: &Dirs) -> Result<Self> {
         let other = std::env::var_os("VMTEST_METADATA").map(PathBuf::from);
-        let path = other.unwrap_or_else(|| paths::workspace().join("Cargo.toml"));
+        let path = other.unwrap_or_else(|| dirs.project.join("Cargo.toml"));
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text, &path)
@@ -121,8 +121,8 @@ impl Metadata {
     }
 
     /// The kconfig fragments' absolute paths.
-    pub fn kconfig_paths(&self) -> Vec<PathBuf> {
-        self.kconfig.iter().map(|path| paths::workspace().join(path)).collect()
+    pub fn kconfig_paths(&self, dirs: &Dirs) -> Vec<PathBuf> {
+        self.kconfig.iter().map(|path| dirs.project.join(path)).collect()
     }
 }
 
@@ -136,9 +136,10 @@ mod tests {
 
     #[test]
     fn this_workspace_has_the_table() {
-        let metadata = Metadata::load().unwrap();
+        let dirs = Dirs::find().unwrap();
+        let metadata = Metadata::load(&dirs).unwrap();
         assert!(!metadata.tests.is_empty());
-        for path in metadata.kconfig_paths() {
+        for path in metadata.kconfig_paths(&dirs) {
             assert!(path.is_file(), "{} does not exist", path.display());
         }
     }

@@ -10,10 +10,10 @@ use cargo_metadata::{Artifact, Message, TargetKind};
 use vmtest_agent::{FactsRequest, PAYLOAD_DIR, TestId};
 
 use crate::cargo;
+use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::listing;
 use crate::metadata::Metadata;
-use crate::paths;
 use crate::static_build::StaticBuild;
 use crate::tools::{self, Need};
 
@@ -30,31 +30,15 @@ pub struct Payload {
     pub files: vm_guest::payload::Payload,
 }
 
-/// Which sources the program is built from.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// The workspace's root.
-    pub workspace: PathBuf,
-    /// Where cargo puts what it builds.
-    pub target: PathBuf,
-}
-
-impl Source {
-    /// This workspace.
-    pub fn here() -> Self {
-        Self { workspace: paths::workspace().to_owned(), target: paths::target() }
-    }
-}
-
 impl Payload {
     /// Builds what is out of date and lists the tests that `test_args` select.
     ///
     /// # Errors
     /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when no
     /// test is selected.
-    pub fn build(metadata: &Metadata, source: &Source, test_args: &[String]) -> Result<Self> {
-        tools::require(&[Need::Build])?;
-        let built = Artifacts::build(metadata, source)?;
+    pub fn build(dirs: &Dirs, metadata: &Metadata, test_args: &[String]) -> Result<Self> {
+        tools::require(dirs, &[Need::Build])?;
+        let built = Artifacts::build(dirs, metadata)?;
         let mut files = BTreeMap::new();
         let mut env = guest_env();
         for (name, path) in &built.programs {
@@ -62,7 +46,7 @@ impl Payload {
             env.insert(format!("CARGO_BIN_EXE_{name}"), format!("{PAYLOAD_DIR}/{guest_path}"));
             files.insert(guest_path, path.clone());
         }
-        let lists = source.target.join("vmtest/lists");
+        let lists = dirs.target.join("vmtest/lists");
         let mut tests = Vec::new();
         for (name, path) in &built.tests {
             let guest_path = format!("tests/{name}");
@@ -73,7 +57,7 @@ impl Payload {
         }
         for file in &metadata.files {
             let name = file.to_str().context("a file in metadata.vmtest is not UTF-8")?;
-            files.insert(name.to_owned(), source.workspace.join(file));
+            files.insert(name.to_owned(), dirs.project.join(file));
         }
         if tests.is_empty() {
             return Err(Exit::usage(format!(
@@ -140,8 +124,8 @@ struct Artifacts {
 }
 
 impl Artifacts {
-    fn build(metadata: &Metadata, source: &Source) -> Result<Self> {
-        let messages = cargo::messages(&mut cargo_build(metadata, source)?)?;
+    fn build(dirs: &Dirs, metadata: &Metadata) -> Result<Self> {
+        let messages = cargo::messages(&mut cargo_build(dirs, metadata)?)?;
         let artifacts = messages.into_iter().filter_map(|message| match message {
             Message::CompilerArtifact(artifact) => Some(artifact),
             _ => None,
@@ -178,13 +162,11 @@ impl Artifacts {
     }
 }
 
-fn cargo_build(metadata: &Metadata, source: &Source) -> Result<Command> {
-    let mut command = cargo::command("build")?;
+fn cargo_build(dirs: &Dirs, metadata: &Metadata) -> Result<Command> {
+    let mut command = cargo::command(dirs, "build")?;
     command
-        .current_dir(&source.workspace)
         .args(["--quiet", "--release"])
         .args(["--package", &metadata.package, "--bins"])
-        .env(cargo::TARGET_DIR, cargo::plain_target(&source.target)?)
         .stdin(Stdio::null());
     for test in &metadata.tests {
         command.args(["--test", test]);
@@ -192,6 +174,6 @@ fn cargo_build(metadata: &Metadata, source: &Source) -> Result<Command> {
     for feature in &metadata.features {
         command.args(["--features", &format!("{}/{feature}", metadata.package)]);
     }
-    StaticBuild::detect()?.apply(&mut command);
+    StaticBuild::detect(dirs)?.apply(&mut command);
     Ok(command)
 }

@@ -5,25 +5,22 @@ mod mutants;
 mod sources;
 
 use std::fmt;
-use std::sync::Once;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use vmtest_agent::TestResult;
 
-use crate::engine::{self, Engine};
+use crate::dirs::Dirs;
+use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
-use crate::paths;
-use crate::payload::{Payload, Source};
-use crate::tools::{self, Tool};
+use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
 
 /// What came of one program on one kernel.
 struct Row {
@@ -46,16 +43,14 @@ impl fmt::Display for Row {
 /// # Errors
 /// When a mutant cannot be made or does not compile, and when a tool is missing. A mutant that
 /// lives is no error: it makes the exit code 1.
-pub fn run(flags: &flags::Selftest) -> Result<u8> {
-    let metadata = Metadata::load()?;
-    let mutants = mutants::load()?;
-    let targets = kernels::select(&flags.select.kernels)?;
+pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
+    let metadata = Metadata::load(dirs)?;
+    let mutants = mutants::load(dirs)?;
+    let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
-    let qemu = tools::find(Tool::Qemu)?;
-    let lane = lanes::open(true, &qemu, &interrupt)?;
-    RunDir::clear_abandoned(&paths::runs());
-    let logs = engine::log_dir()?;
-    let sources = sources::Copy::make(&paths::target().join("vmtest/selftest"))?;
+    let lane = lanes::open(dirs, true, &interrupt)?;
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
+    let sources = sources::Copy::make(dirs)?;
 
     let mut rows = Vec::new();
     let original = None;
@@ -63,23 +58,8 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
         let name = mutant.map_or("(none)", |mutant| &mutant.name);
         let payload = build(&metadata, &sources, mutant)
             .with_context(|| format!("mutant `{name}` cannot be made"))?;
-        let engine = Engine {
-            lane: &*lane,
-            qemu: qemu.clone(),
-            metadata: &metadata,
-            payload: &payload,
-            accel: flags.vm.accel,
-            timeout_s: flags.vm.timeout,
-            facts: false,
-            isolate: false,
-            allow_kernel_warnings: false,
-            allow_unavailable: false,
-            logs: logs.clone(),
-            cache: paths::cache()?,
-            started: Instant::now(),
-            interrupt: &interrupt,
-            accel_note: Once::new(),
-        };
+        let options = Options::from(&flags.vm);
+        let engine = Engine::new(&host, &*lane, &metadata, &payload, options);
         for target in &targets {
             let row = try_on(&engine, target, name, mutant);
             println!("{row}");
@@ -98,9 +78,13 @@ pub fn run(flags: &flags::Selftest) -> Result<u8> {
 ///
 /// # Errors
 /// When one cannot be made or does not compile.
-pub fn each_mutant(metadata: &Metadata, mut on: impl FnMut(&str, Payload)) -> Result<()> {
-    let sources = sources::Copy::make(&paths::target().join("vmtest/selftest"))?;
-    for mutant in mutants::load()? {
+pub fn each_mutant(
+    dirs: &Dirs,
+    metadata: &Metadata,
+    mut on: impl FnMut(&str, Payload),
+) -> Result<()> {
+    let sources = sources::Copy::make(dirs)?;
+    for mutant in mutants::load(dirs)? {
         on(&mutant.name, build(metadata, &sources, Some(&mutant))?);
     }
     Ok(())
@@ -109,14 +93,9 @@ pub fn each_mutant(metadata: &Metadata, mut on: impl FnMut(&str, Payload)) -> Re
 fn build(metadata: &Metadata, sources: &sources::Copy, mutant: Option<&Mutant>) -> Result<Payload> {
     sources.restore()?;
     if let Some(mutant) = mutant {
-        mutant.apply(sources.workspace())?;
+        mutant.apply(&sources.dirs().project)?;
     }
-    let source = Source {
-        workspace: sources.workspace().to_owned(),
-        // Not this workspace's own: a run of the real program beside this one must not find a mutant.
-        target: sources.target().to_owned(),
-    };
-    Payload::build(metadata, &source, &[])
+    Payload::build(sources.dirs(), metadata, &[])
 }
 
 fn try_on(engine: &Engine<'_>, target: &Target, name: &str, mutant: Option<&Mutant>) -> Row {

@@ -1,5 +1,5 @@
 //! `cargo xtask setup`: installs what the host needs. Debian and Ubuntu: packages, through apt-get; anywhere: the
-//! pinned virtme-ng, into an environment of its own under `target/`.
+//! pinned virtme-ng, into an environment of its own in the cache.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,11 +7,12 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::flags;
-use crate::paths;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
 use vm_guest::process::{Guarded, GuardedCommand};
+use vm_guest::states::sha256;
 use vm_kernels::lock;
 
 /// What the environment is made of: pip installs exactly this.
@@ -21,9 +22,9 @@ const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 ///
 /// # Errors
 /// When something that is needed could not be installed, or must be installed by hand.
-pub fn run(flags: &flags::Setup) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
     if flags.dry_run {
-        let Plan { packages, environment, by_hand } = Plan::make(false);
+        let Plan { packages, environment, by_hand } = Plan::make(dirs, false);
         if packages.is_empty() && !environment && by_hand.is_empty() {
             println!("Nothing to do: everything that is needed is here.");
         }
@@ -31,12 +32,12 @@ pub fn run(flags: &flags::Setup) -> Result<u8> {
             println!("would install Debian packages: {}", packages.join(" "));
         }
         if environment {
-            println!("would install virtme-ng into {}", self::environment().display());
+            println!("would install virtme-ng into {}", self::environment(dirs).display());
         }
         by_hand.iter().for_each(|missing| println!("cannot install here: {missing}"));
         return Ok(exit::OK);
     }
-    ensure()?;
+    ensure(dirs)?;
     println!("Everything that is needed is here.");
     Ok(exit::OK)
 }
@@ -45,8 +46,8 @@ pub fn run(flags: &flags::Setup) -> Result<u8> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn ensure() -> Result<()> {
-    ensure_with(false)
+pub fn ensure(dirs: &Dirs) -> Result<()> {
+    ensure_with(dirs, false)
 }
 
 /// As [`ensure`], and what only `cargo xtask test` needs, where that can be installed: a step that
@@ -54,35 +55,35 @@ pub fn ensure() -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn ensure_for_tests() -> Result<()> {
-    ensure_with(true)
+pub fn ensure_for_tests(dirs: &Dirs) -> Result<()> {
+    ensure_with(dirs, true)
 }
 
-fn ensure_with(tests: bool) -> Result<()> {
-    if missing(tests).is_empty() {
+fn ensure_with(dirs: &Dirs, tests: bool) -> Result<()> {
+    if missing(dirs, tests).is_empty() {
         return Ok(());
     }
-    let _lock = lock()?;
+    let _lock = lock(dirs)?;
     // Another setup may have done it meanwhile.
-    let plan = Plan::make(tests);
+    let plan = Plan::make(dirs, tests);
     if !plan.packages.is_empty() {
-        install(&plan.packages)?;
+        install(dirs, &plan.packages)?;
     }
     // Without Python there is no use in trying; the list at the end names it.
-    if plan.environment && tools::check(Tool::Python).is_ok() {
-        make_environment()?;
+    if plan.environment && tools::check(dirs, Tool::Python).is_ok() {
+        make_environment(dirs)?;
     }
     let needed = |one: &Unusable| matches!(one.tool.spec().need, Need::Boot | Need::Build);
-    let missing: Vec<Unusable> = missing(false).into_iter().filter(needed).collect();
+    let missing: Vec<Unusable> = missing(dirs, false).into_iter().filter(needed).collect();
     if !missing.is_empty() {
         bail!("{}", tools::list(&missing));
     }
     Ok(())
 }
 
-/// The `vng` of the environment under `target/`, if that is complete and the pinned one.
-pub fn installed_vng() -> Option<PathBuf> {
-    let environment = environment();
+/// The `vng` of the environment in the cache, if that is complete and the pinned one.
+pub fn installed_vng(dirs: &Dirs) -> Option<PathBuf> {
+    let environment = environment(dirs);
     let complete = fs::read_to_string(environment.join(MARKER)).ok()? == REQUIREMENTS;
     complete.then(|| environment.join("bin/vng"))
 }
@@ -104,13 +105,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(tests: bool) -> Self {
+    fn make(dirs: &Dirs, tests: bool) -> Self {
         let mut plan = Self::default();
-        for unusable in missing(tests) {
+        for unusable in missing(dirs, tests) {
             let spec = unusable.tool.spec();
             if unusable.tool == Tool::Vng && unusable.can_be_installed() {
                 plan.environment = true;
-                plan.need_python();
+                plan.need_python(dirs);
             } else if unusable.can_be_installed() && has_apt() {
                 plan.add(spec.packages);
             } else if matches!(spec.need, Need::Boot | Need::Build) {
@@ -120,8 +121,8 @@ impl Plan {
         plan
     }
 
-    fn need_python(&mut self) {
-        match tools::check(Tool::Python) {
+    fn need_python(&mut self, dirs: &Dirs) {
+        match tools::check(dirs, Tool::Python) {
             Ok(python) if has_venv(&python.path) => {}
             _ if has_apt() => self.add(Tool::Python.spec().packages),
             Err(unusable) => self.by_hand.push(unusable),
@@ -137,30 +138,30 @@ impl Plan {
 }
 
 /// Everything that setup is there for and that is not here.
-fn missing(tests: bool) -> Vec<Unusable> {
+fn missing(dirs: &Dirs, tests: bool) -> Vec<Unusable> {
     let wanted = TOOLS.iter().filter(|spec| match spec.need {
         Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
         Need::Test => tests,
         Need::Install | Need::Local => false,
     });
-    wanted.filter_map(|spec| tools::check(spec.tool).err()).collect()
+    wanted.filter_map(|spec| tools::check(dirs, spec.tool).err()).collect()
 }
 
-/// One setup at a time in this checkout; apt-get sees to its own.
-fn lock() -> Result<File> {
-    let path = paths::target().join("vmtest/setup.lock");
+/// One setup at a time with this cache; apt-get sees to its own.
+fn lock(dirs: &Dirs) -> Result<File> {
+    let path = dirs.cache.join("setup.lock");
     let failed = || format!("cannot lock {}", path.display());
-    fs::create_dir_all(paths::target().join("vmtest")).with_context(failed)?;
+    fs::create_dir_all(&dirs.cache).with_context(failed)?;
     lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)
 }
 
 /// `apt-get install` with these packages, or options and packages.
-pub fn install(arguments: &[&str]) -> Result<()> {
+pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], arguments].concat();
-    if !apt_get(&install)?.success() {
+    if !apt_get(dirs, &install)?.success() {
         // There are no lists yet, or they name versions that the mirror has dropped.
         for arguments in [&["update"][..], &install] {
-            let status = apt_get(arguments)?;
+            let status = apt_get(dirs, arguments)?;
             if !status.success() {
                 bail!("`apt-get {}` failed ({status}): see its messages above", arguments[0]);
             }
@@ -172,11 +173,11 @@ pub fn install(arguments: &[&str]) -> Result<()> {
 /// As root, and without questions.
 ///
 /// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
-fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
+fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line =
         vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
-        if tools::find(Tool::Sudo).is_err() {
+        if tools::find(dirs, Tool::Sudo).is_err() {
             bail!(
                 "installing packages needs root, and there is no sudo: run `cargo xtask setup` as root, or see \
                  `cargo xtask setup --dry-run` for what to install"
@@ -193,8 +194,10 @@ fn apt_get(arguments: &[&str]) -> Result<ExitStatus> {
 /// Written last, with the requirements in it: an environment without it was interrupted, or is of older pins.
 const MARKER: &str = "vmtest-complete";
 
-fn environment() -> PathBuf {
-    paths::target().join("vmtest/venv")
+/// In the cache, for every project of this user's; programs of other pins have another one.
+fn environment(dirs: &Dirs) -> PathBuf {
+    let pins = sha256(REQUIREMENTS.as_bytes());
+    dirs.cache.join(format!("venv-{}", &pins[..16]))
 }
 
 /// Debian has `venv` in Python itself, and what that needs in a package of its own.
@@ -204,9 +207,9 @@ fn has_venv(python: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn make_environment() -> Result<()> {
-    let environment = environment();
-    let python = tools::find(Tool::Python)?;
+fn make_environment(dirs: &Dirs) -> Result<()> {
+    let environment = environment(dirs);
+    let python = tools::find(dirs, Tool::Python)?;
     let requirements = environment.join("requirements.txt");
     println!("Installing virtme-ng into {}", environment.display());
     // A directory that something is wrong with is cleared; the marker goes first.

@@ -12,10 +12,10 @@ use crate::kernels::{self, Progress};
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::{Uid, User};
 
+use crate::dirs::Dirs;
 use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
-use crate::paths;
 use crate::tools::{self, Tool};
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
@@ -25,7 +25,7 @@ use vm_guest::host_root::HostRoot;
 ///
 /// # Errors
 /// When the kernel cannot be had, a tool is missing, or virtme-ng cannot be started.
-pub fn run(flags: &flags::Shell) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
         return Err(Exit::usage(
             "a shell needs a terminal; for one command there is `cargo xtask exec -k K -- COMMAND`",
@@ -35,7 +35,7 @@ pub fn run(flags: &flags::Shell) -> Result<u8> {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
     let env = environment::asked(&flags.env)?;
-    let host = host_root(&flags.kernel, &flags.vm)?;
+    let host = host_root(dirs, &flags.kernel, &flags.vm)?;
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let shell = start_script(host.run.path(), &cwd, &env)?;
     let status = Command::new(&host.vng)
@@ -54,16 +54,16 @@ pub fn run(flags: &flags::Shell) -> Result<u8> {
 ///
 /// # Errors
 /// When the kernel cannot be had, or a tool is missing.
-pub fn host_root(kernel: &str, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(Tool::Vng)?, tools::find(Tool::Qemu)?);
-    let targets = kernels::select(&[kernel.to_owned()])?;
+pub fn host_root(dirs: &Dirs, kernel: &str, vm: &flags::VmArgs) -> Result<HostRoot> {
+    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, tools::find(dirs, Tool::Qemu)?);
+    let targets = kernels::select(dirs, &[kernel.to_owned()])?;
     let target = targets.first().context("no kernel was named")?;
     let kernel = target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))?;
-    let chosen = accel::choose(vm.accel, &qemu, &kernel.image, &paths::cache()?)?;
+    let chosen = accel::choose(vm.accel, &qemu, &kernel.image, &dirs.cache)?;
     if let Some(note) = chosen.note {
         eprintln!("{note}");
     }
-    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, &paths::runs())
+    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, &dirs.runs())
 }
 
 struct OnStderr;

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use memchr::memmem;
 
-use crate::paths;
+use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
 use vm_kernels::whole_file;
 
@@ -37,7 +37,7 @@ impl StaticBuild {
     /// # Errors
     /// When this machine is of an architecture that was never tried, or lacks an archive; the message says what to
     /// install.
-    pub fn detect() -> Result<Self> {
+    pub fn detect(dirs: &Dirs) -> Result<Self> {
         let target = match std::env::consts::ARCH {
             "x86_64" => "x86_64-unknown-linux-gnu",
             "aarch64" => "aarch64-unknown-linux-gnu",
@@ -47,15 +47,16 @@ impl StaticBuild {
         };
         let mut libraries = listed_directories();
         for archive in [Tool::LibC, Tool::LibElf, Tool::LibZ] {
-            let directory = tools::find(archive)?.parent().unwrap_or(Path::new("/")).to_owned();
+            let directory =
+                tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
             if !libraries.contains(&directory) {
                 libraries.push(directory);
             }
         }
-        let libelf = tools::find(Tool::LibElf)?;
+        let libelf = tools::find(dirs, Tool::LibElf)?;
         let text = std::fs::read(&libelf).map(|archive| linker_script(&archive));
         let text = text.with_context(|| format!("cannot read {}", libelf.display()))?;
-        let script = paths::target().join("vmtest/libelf.ld");
+        let script = dirs.target.join("vmtest/libelf.ld");
         // One that was not touched is nothing to link again for.
         if !std::fs::read(&script).is_ok_and(|there| there == text.as_bytes()) {
             whole_file::write(&script, text.as_bytes())

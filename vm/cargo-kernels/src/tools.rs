@@ -10,6 +10,7 @@ use object::Endianness;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+use crate::dirs::Dirs;
 use crate::setup;
 use crate::static_build;
 
@@ -147,8 +148,8 @@ impl Tool {
 ///
 /// # Errors
 /// [`Unusable`]: one message that names the tool, what it is for, and how to get it.
-pub fn find(tool: Tool) -> Result<PathBuf> {
-    Ok(check(tool)?.path)
+pub fn find(dirs: &Dirs, tool: Tool) -> Result<PathBuf> {
+    Ok(check(dirs, tool)?.path)
 }
 
 /// Checks every program that is needed for one of these.
@@ -157,9 +158,9 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
 ///
 /// # Errors
 /// One message that names each that is missing, what it is for, and how to get it.
-pub fn require(needs: &[Need]) -> Result<()> {
+pub fn require(dirs: &Dirs, needs: &[Need]) -> Result<()> {
     let needed = TOOLS.iter().filter(|spec| needs.contains(&spec.need) && !spec.is_archive());
-    let unusable: Vec<Unusable> = needed.filter_map(|spec| check(spec.tool).err()).collect();
+    let unusable: Vec<Unusable> = needed.filter_map(|spec| check(dirs, spec.tool).err()).collect();
     match <[Unusable; 1]>::try_from(unusable) {
         Ok([only]) => Err(only.into()),
         Err(none) if none.is_empty() => Ok(()),
@@ -197,20 +198,20 @@ pub struct Found {
 ///
 /// # Errors
 /// Why the tool cannot be used.
-pub fn check(tool: Tool) -> Result<Found, Unusable> {
+pub fn check(dirs: &Dirs, tool: Tool) -> Result<Found, Unusable> {
     static KNOWN: Mutex<[Option<Found>; TOOLS.len()]> = Mutex::new([const { None }; TOOLS.len()]);
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = &known()[tool as usize] {
         return Ok(found.clone());
     }
-    let found = tool.spec().check()?;
+    let found = tool.spec().check(dirs)?;
     known()[tool as usize] = Some(found.clone());
     Ok(found)
 }
 
 impl Spec {
-    fn check(&self) -> Result<Found, Unusable> {
-        let path = self.locate()?;
+    fn check(&self, dirs: &Dirs) -> Result<Found, Unusable> {
+        let path = self.locate(dirs)?;
         let Some((before, minimum)) = self.version else {
             return Ok(Found { path, version: None });
         };
@@ -223,7 +224,7 @@ impl Spec {
         Ok(Found { path, version: Some(version) })
     }
 
-    fn locate(&self) -> Result<PathBuf, Unusable> {
+    fn locate(&self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
         if self.is_archive() {
             let path = static_build::find(self.name);
             return path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| self.missing());
@@ -234,7 +235,8 @@ impl Spec {
                 vec![program_on_path(&named).ok_or_else(|| self.unusable(what()))?]
             }
             None => {
-                let installed = (self.tool == Tool::Vng).then(setup::installed_vng).flatten();
+                let installed =
+                    (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
                 let numbers = NUMBERS.rev().filter(|_| self.numbered);
                 let numbered = numbers.map(|number| format!("{}-{number}", self.name));
                 let plain = [self.name].into_iter().chain(self.also.iter().copied());
@@ -368,7 +370,7 @@ pub fn how_to_get(tools: &[Tool]) -> String {
     let packages = packages.join(" ");
     let by_setup = |tool: &Tool| !matches!(tool.spec().need, Need::Local | Need::Test);
     if packages.is_empty() {
-        "run `cargo xtask setup`, which installs it under target/".into()
+        "run `cargo xtask setup`, which installs it in the cache".into()
     } else if !setup::has_apt() {
         format!("install what Debian has in {packages}, or work inside `nix develop`")
     } else if !tools.iter().all(by_setup) {

@@ -3,44 +3,41 @@
 mod watch;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 
-use crate::engine::{self, Engine};
+use crate::dirs::Dirs;
+use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Target};
 use crate::lanes;
 use crate::metadata::Metadata;
-use crate::paths;
-use crate::payload::{Payload, Source};
+use crate::payload::Payload;
 use crate::report::{self, RunReport};
 use crate::setup;
-use crate::tools::{self, Tool};
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
 use vm_guest::Lane;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
 
 /// Runs the command.
 ///
 /// # Errors
 /// On wrong usage, when the program does not compile, and when a tool is missing. What happens to
 /// a kernel is not an error but a verdict.
-pub fn run(flags: &flags::Vmtest) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     if flags.setup {
-        setup::ensure()?;
+        setup::ensure(dirs)?;
     }
-    let metadata = Metadata::load()?;
+    let metadata = Metadata::load(dirs)?;
     if flags.list {
-        return list(&metadata, flags);
+        return list(dirs, &metadata, flags);
     }
-    let targets = share(kernels::select(&flags.select.kernels)?, flags.partition);
+    let targets = share(kernels::select(dirs, &flags.select.kernels)?, flags.partition);
     if targets.is_empty() {
         eprintln!("this share of the kernels is empty: there is nothing to run");
     }
@@ -48,10 +45,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let qemu = tools::find(Tool::Qemu)?;
-    let lane = lanes::open(flags.warm || flags.isolate, &qemu, &interrupt)?;
-    RunDir::clear_abandoned(&paths::runs());
-    let session = Session { flags, metadata, targets, interrupt: &interrupt, qemu, lane };
+    let lane = lanes::open(dirs, flags.warm || flags.isolate, &interrupt)?;
+    let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, lane };
     if flags.watch {
         return watch::run(&session);
     }
@@ -59,8 +54,8 @@ pub fn run(flags: &flags::Vmtest) -> Result<u8> {
     Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
 }
 
-fn list(metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
-    for test in &Payload::build(metadata, &Source::here(), &flags.test_args)?.tests {
+fn list(dirs: &Dirs, metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
+    for test in &Payload::build(dirs, metadata, &flags.test_args)?.tests {
         let _ = writeln!(io::stdout(), "{}", test.name);
     }
     Ok(exit::OK)
@@ -68,11 +63,11 @@ fn list(metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
 
 /// All that stays the same while the program changes.
 struct Session<'a> {
+    dirs: &'a Dirs,
     flags: &'a flags::Vmtest,
     metadata: Metadata,
     targets: Vec<Target>,
     interrupt: &'a Interrupt,
-    qemu: PathBuf,
     lane: Box<dyn Lane + 'a>,
 }
 
@@ -81,24 +76,16 @@ impl Session<'_> {
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payload = Payload::build(&self.metadata, &Source::here(), &flags.test_args)?;
-        let engine = Engine {
-            qemu: self.qemu.clone(),
-            lane: &*self.lane,
-            metadata: &self.metadata,
-            payload: &payload,
-            accel: flags.vm.accel,
-            timeout_s: flags.vm.timeout,
+        let payload = Payload::build(self.dirs, &self.metadata, &flags.test_args)?;
+        let host = Host::open(self.dirs, self.interrupt, started)?;
+        let options = Options {
             facts: flags.facts || flags.report.is_some(),
             isolate: flags.isolate,
             allow_kernel_warnings: flags.allow_kernel_warnings,
             allow_unavailable: flags.allow_unavailable,
-            logs: engine::log_dir()?,
-            cache: paths::cache()?,
-            started,
-            interrupt: self.interrupt,
-            accel_note: Once::new(),
+            ..Options::from(&flags.vm)
         };
+        let engine = Engine::new(&host, &*self.lane, &self.metadata, &payload, options);
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
         // A reader that went away is no reason to give no reports and no exit code.
         let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));
@@ -133,9 +120,9 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     // Its live lines must be gone before anything else is printed.
     drop(screen);
     RunReport {
-        program: engine.metadata.package.clone(),
+        program: engine.program().to_owned(),
         started,
-        total_s: engine.started.elapsed().as_secs_f64(),
+        total_s: engine.elapsed().as_secs_f64(),
         kernels: reports
             .into_iter()
             .filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner))

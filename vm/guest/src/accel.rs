@@ -67,9 +67,10 @@ impl Accel {
 }
 
 /// What the user wants of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AccelChoice {
     /// KVM where it works, else TCG.
+    #[default]
     Auto,
     /// KVM or nothing.
     Kvm,

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what is missing is installed, and nothing is left half-done.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
 use super::machine::{Machine, text};
@@ -47,6 +48,20 @@ fn setup(machine: &Machine, args: &[&str]) -> Output {
     machine.xtask(&args).env("PIP_CALLS", machine.path("bin/pip.calls")).output().unwrap()
 }
 
+/// The environments of virtme-ng in the cache.
+fn environments(machine: &Machine) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(machine.path("cache")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.join("bin").exists()).collect()
+}
+
+/// The only one.
+#[track_caller]
+fn environment(machine: &Machine) -> PathBuf {
+    let [environment] = <[PathBuf; 1]>::try_from(environments(machine)).unwrap();
+    environment
+}
+
 #[track_caller]
 fn check_success(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", text(output));
@@ -84,13 +99,11 @@ fn a_dry_run_only_says_what_would_be_done() {
     machine.remove("python3");
     let output = setup(&machine, &["--dry-run"]);
     assert_eq!(output.status.code(), Some(0));
-    for part in
-        ["packages: file python3 python3-venv", "install virtme-ng into", "target/vmtest/venv"]
-    {
+    for part in ["packages: file python3 python3-venv", "install virtme-ng into", "cache/venv-"] {
         assert!(text(&output).contains(part), "{}", text(&output));
     }
     assert!(machine.calls("apt-get").is_empty());
-    assert!(!machine.path("target/vmtest/venv").exists());
+    assert_eq!(environments(&machine), [] as [PathBuf; 0]);
 }
 
 #[test]
@@ -138,12 +151,12 @@ fn virtme_ng_is_installed_as_pinned_and_found() {
         assert!(pip.contains(part), "{pip}");
     }
     let vng = machine.doctor("vng");
-    assert_eq!(vng["path"], machine.path("target/vmtest/venv/bin/vng").to_str().unwrap());
+    assert_eq!(vng["path"], environment(&machine).join("bin/vng").to_str().unwrap());
     // And again: nothing to do.
     check_success(&setup(&machine, &[]));
     assert_eq!(machine.calls("pip").len(), 1);
     // Other pins than these: made again.
-    std::fs::write(machine.path("target/vmtest/venv/vmtest-complete"), "1.41").unwrap();
+    std::fs::write(environment(&machine).join("vmtest-complete"), "1.41").unwrap();
     assert_eq!(machine.doctor("vng")["ok"], false);
     check_success(&setup(&machine, &[]));
     assert_eq!(machine.calls("pip").len(), 2);
@@ -156,7 +169,7 @@ fn an_environment_that_was_not_finished_does_not_count_and_is_made_again() {
     let output = setup(&machine, &[]);
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output).contains("installing virtme-ng failed"), "{}", text(&output));
-    assert!(machine.path("target/vmtest/venv/bin/vng").exists());
+    assert!(environment(&machine).join("bin/vng").exists());
     assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
     std::fs::write(machine.path("bin/python3.pip"), PIP).unwrap();
     check_success(&setup(&machine, &[]));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
 use vm_guest::accel::Accel;
 use vm_guest::process::{Guarded, GuardedCommand};
@@ -27,9 +28,9 @@ pub enum Other {
 
 impl Other {
     /// Those that are here.
-    pub fn on_path() -> Vec<Self> {
+    pub fn on_path(dirs: &Dirs) -> Vec<Self> {
         let vmtest = on_path("vmtest").map(Self::Vmtest);
-        tools::find(Tool::Vng).ok().map(Self::Vng).into_iter().chain(vmtest).collect()
+        tools::find(dirs, Tool::Vng).ok().map(Self::Vng).into_iter().chain(vmtest).collect()
     }
 
     /// As in the table.

@@ -15,7 +15,7 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
     let begun = Instant::now();
     let tests = &engine.payload.tests;
     let mut whole = KernelReport::unknown(target.name(), engine.lane.name());
-    whole.start_s = engine.started.elapsed().as_secs_f64();
+    whole.start_s = engine.elapsed().as_secs_f64();
     whole.verdict = Verdict::Pass;
     for (done, test) in tests.iter().enumerate() {
         let log = with_suffix(log, &format!("{}.log", file_name(&test.name)));

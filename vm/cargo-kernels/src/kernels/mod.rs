@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use url::Url;
 
+use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::paths;
 
 pub use vm_kernels::{
     Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
@@ -31,11 +31,11 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 /// # Errors
 ///
 /// When there is no place for a cache, or `$VMTEST_DEBIAN_ARCHIVE` is no https address.
-pub fn store() -> Result<Store> {
+pub fn store(dirs: &Dirs) -> Result<Store> {
     let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
     Ok(Store {
-        cache: paths::cache()?,
-        project: paths::workspace().to_owned(),
+        cache: dirs.cache.clone(),
+        project: dirs.project.clone(),
         nix: variable(NIX_VARIABLE).map(PathBuf::from),
         debian_archive: debian_archive.transpose()?,
     })
@@ -50,8 +50,8 @@ fn archive(base: &str) -> Result<Url> {
 }
 
 /// The project's own list, where `kernels add` writes: `$VMTEST_KERNELS_TOML`, else `kernels.toml`.
-pub fn file() -> PathBuf {
-    variable(FILE_VARIABLE).map_or_else(|| paths::workspace().join("kernels.toml"), PathBuf::from)
+pub fn file(dirs: &Dirs) -> PathBuf {
+    variable(FILE_VARIABLE).map_or_else(|| dirs.project.join("kernels.toml"), PathBuf::from)
 }
 
 /// The built-in pins and the project's own, of which the latter count where both have a name; only those of
@@ -60,19 +60,19 @@ pub fn file() -> PathBuf {
 /// # Errors
 ///
 /// [`Exit::usage`] that names file, line and what was expected, when anything in a list is not as it must be.
-pub fn pinned() -> Result<Vec<Pin>> {
-    let path = file();
+pub fn pinned(dirs: &Dirs) -> Result<Vec<Pin>> {
+    let path = file(dirs);
     match variable(FILE_VARIABLE) {
-        Some(_) => read(&path),
-        None if path.exists() => Ok(pins::merged(pins::built_in(), read(&path)?)),
+        Some(_) => read(dirs, &path),
+        None if path.exists() => Ok(pins::merged(pins::built_in(), read(dirs, &path)?)),
         None => Ok(pins::built_in()),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Pin>> {
+fn read(dirs: &Dirs, path: &Path) -> Result<Vec<Pin>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the pins in {}", path.display()))?;
-    parse(&text, path)
+    parse(dirs, &text, path)
 }
 
 /// Reads pins from `text`, which is the content of `path`.
@@ -80,8 +80,8 @@ fn read(path: &Path) -> Result<Vec<Pin>> {
 /// # Errors
 ///
 /// [`Exit::usage`] when anything is not as it must be.
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
-    let shown = path.strip_prefix(paths::workspace()).unwrap_or(path);
+pub fn parse(dirs: &Dirs, text: &str, path: &Path) -> Result<Vec<Pin>> {
+    let shown = path.strip_prefix(&dirs.project).unwrap_or(path);
     pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
 }
 
@@ -90,8 +90,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
 /// # Errors
 ///
 /// When there is no place for a cache.
-pub fn cache_key(pin: &Pin) -> Result<String> {
-    Ok(obtain::key(&store()?, pin))
+pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
+    Ok(obtain::key(&store(dirs)?, pin))
 }
 
 /// Finds what was asked for with `-k`: pins' names, images, directories; every pin that is not extra if nothing was.
@@ -99,8 +99,8 @@ pub fn cache_key(pin: &Pin) -> Result<String> {
 /// # Errors
 ///
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
-pub fn select(wanted: &[String]) -> Result<Vec<Target>> {
-    vm_kernels::select(&store()?, &pinned()?, wanted)
+pub fn select(dirs: &Dirs, wanted: &[String]) -> Result<Vec<Target>> {
+    vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted)
         .map_err(|error| Exit::usage(error.to_string()))
 }
 
@@ -109,10 +109,10 @@ pub fn select(wanted: &[String]) -> Result<Vec<Target>> {
 /// # Errors
 ///
 /// [`Exit::usage`] when one cannot be read or a line of it is not as it must be.
-pub fn needs(paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
+pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
     let mut needs = Vec::new();
     for path in paths {
-        let shown = path.strip_prefix(paths::workspace()).unwrap_or(path).display().to_string();
+        let shown = path.strip_prefix(&dirs.project).unwrap_or(path).display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
             Exit::usage(format!("cannot read the list of kernel options {shown}: {error}"))
         })?;
@@ -136,14 +136,15 @@ mod tests {
     #[test]
     fn the_projects_own_fragments_are_good() {
         let all = ["vm/kconfig", "vm/kconfig.cold", "bpf/kconfig"];
-        for name in all.map(|name| paths::workspace().join(name)) {
-            assert!(!needs(&[name]).unwrap().is_empty());
+        let dirs = Dirs::find().unwrap();
+        for name in all.map(|name| dirs.project.join(name)) {
+            assert!(!needs(&dirs, &[name]).unwrap().is_empty());
         }
     }
 
     #[test]
     fn what_is_no_kernel_is_wrong_usage() {
-        let error = select(&["6.99".to_owned()]).unwrap_err();
+        let error = select(&Dirs::find().unwrap(), &["6.99".to_owned()]).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

@@ -67,7 +67,8 @@ fn nothing_a_guest_wrote_runs_in_chromium() {
 #[test]
 #[ignore = "needs chromium: apt-get install chromium, then cargo test -p xtask in_chromium -- --ignored"]
 fn pictures_are_made_of_the_report_in_chromium() {
-    let (dir, logs) = (crate::paths::target().join("report-sample"), tempfile::tempdir().unwrap());
+    let dirs = crate::dirs::Dirs::find().unwrap();
+    let (dir, logs) = (dirs.target.join("report-sample"), tempfile::tempdir().unwrap());
     super::prepare(&dir).unwrap();
     super::write_to(&dir, &sample::run(logs.path()), None).unwrap();
     for width in WIDTHS {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::paths;
 
 /// One change to the program, and who has to notice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -34,8 +34,8 @@ struct File {
 ///
 /// # Errors
 /// When it cannot be read, or is not as it must be.
-pub fn load() -> Result<Vec<Mutant>> {
-    let path = paths::workspace().join("vm/mutants.toml");
+pub fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
+    let path = dirs.project.join("vm/mutants.toml");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: File = toml::from_str(&text)
@@ -75,8 +75,9 @@ mod tests {
 
     #[test]
     fn every_mutant_can_be_made_of_the_program_as_it_is() {
-        for mutant in load().unwrap() {
-            let text = fs::read_to_string(paths::workspace().join(&mutant.file)).unwrap();
+        let dirs = Dirs::find().unwrap();
+        for mutant in load(&dirs).unwrap() {
+            let text = fs::read_to_string(dirs.project.join(&mutant.file)).unwrap();
             assert_ne!(mutant.mutate(&text).unwrap(), text, "{}", mutant.name);
             assert!(!mutant.caught_by.is_empty(), "{}", mutant.name);
         }

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::paths;
+use crate::dirs::Dirs;
 
 /// What is never part of the sources.
 const LEFT_OUT: &[&str] = &["target", ".git", "result"];
 
 /// The copy. It is kept between runs, so that cargo compiles only what a mutant changes.
 pub struct Copy {
-    workspace: PathBuf,
-    target: PathBuf,
+    of: PathBuf,
+    dirs: Dirs,
 }
 
 impl Copy {
@@ -21,20 +21,24 @@ impl Copy {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn make(dir: &Path) -> Result<Self> {
-        let copy = Self { workspace: dir.join("workspace"), target: dir.join("target") };
+    pub fn make(dirs: &Dirs) -> Result<Self> {
+        let dir = dirs.target.join("vmtest/selftest");
+        let copy = Self {
+            of: dirs.project.clone(),
+            dirs: Dirs {
+                project: dir.join("workspace"),
+                // Not the project's own: a run of the real program beside this one must not find a mutant.
+                target: dir.join("target"),
+                cache: dirs.cache.clone(),
+            },
+        };
         copy.restore()?;
         Ok(copy)
     }
 
-    /// The copy's root.
-    pub fn workspace(&self) -> &Path {
-        &self.workspace
-    }
-
-    /// Where cargo puts what it builds of the copy.
-    pub fn target(&self) -> &Path {
-        &self.target
+    /// The copy's root, and where cargo puts what it builds of it.
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
     }
 
     /// Undoes every change. Files that are as they should be are left alone, since cargo looks at
@@ -43,7 +47,7 @@ impl Copy {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn restore(&self) -> Result<()> {
-        mirror(paths::workspace(), &self.workspace, LEFT_OUT)
+        mirror(&self.of, &self.dirs.project, LEFT_OUT)
     }
 }
 

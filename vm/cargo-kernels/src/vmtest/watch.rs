@@ -1,5 +1,6 @@
 //! `cargo xtask vmtest --watch`: another round whenever the program's sources change.
 
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Session;
 use crate::exit;
-use crate::paths;
 
 /// What is watched, relative to the workspace.
 const WATCHED: &[&str] = &["bpf", "src", "tests", "build.rs", "Cargo.toml"];
@@ -27,7 +27,7 @@ pub fn run(session: &Session<'_>) -> Result<u8> {
     let interrupted = sender.clone();
     let _subscription =
         session.interrupt.subscribe(move || drop(interrupted.send(Woken::Interrupted)));
-    let _watcher = watch(move || drop(sender.send(Woken::Changed)))?;
+    let _watcher = watch(&session.dirs.project, move || drop(sender.send(Woken::Changed)))?;
     loop {
         // A program that does not compile is what watching is for: it is shown, and waited out.
         if let Err(error) = session.round() {
@@ -55,7 +55,7 @@ fn wait(woken: &Receiver<Woken>) -> bool {
     false
 }
 
-fn watch(mut changed: impl FnMut() + Send + 'static) -> Result<RecommendedWatcher> {
+fn watch(project: &Path, mut changed: impl FnMut() + Send + 'static) -> Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading is no change; what could not be told may be one.
         if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
@@ -64,7 +64,7 @@ fn watch(mut changed: impl FnMut() + Send + 'static) -> Result<RecommendedWatche
     })
     .context("cannot watch files")?;
     for name in WATCHED {
-        let path = paths::workspace().join(name);
+        let path = project.join(name);
         if path.exists() {
             watcher
                 .watch(&path, RecursiveMode::Recursive)

@@ -1,10 +1,10 @@
 //! Hosts that lack something, or are shared.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Ended, Run, Scene, Verdict, target, tool};
+use crate::support::{Ended, Run, Scene, Verdict, target};
 
 /// A test that passes at once.
 const QUICK: &str = "contained::prints_the_agents_words";
@@ -14,7 +14,7 @@ const PANIC: &str = "Kernel panic - not syncing: VFS";
 
 /// Runs a shell script with mounts of its own, which needs root, and then `xtask`.
 fn with_mounts<'a>(scene: &'a Scene, script: &str, options: &[&str]) -> Ended<'a> {
-    let script = format!("set -e; {script}; exec \"$@\"");
+    let script = format!("set -e; here=$PWD; {script}; cd \"$here\"; exec \"$@\"");
     let mut command = scene.xtask_under("unshare", &["--mount", "sh", "-c", &script, "sh"]);
     scene.vmtest_args(&mut command, options, QUICK);
     command.env("VMTEST_CACHE_DIR", scene.cache());
@@ -157,7 +157,6 @@ fn everything_is_below_a_path_with_spaces_and_more() {
     copy_builds(&odd);
     let mut vmtest = scene.vmtest(QUICK);
     vmtest.env("CARGO_TARGET_DIR", &odd).env("VMTEST_CACHE_DIR", scene.cache());
-    vmtest.env("VMTEST_VNG", vng());
     Run::whole(&scene, vmtest).expect("pass", 0, "");
     assert!(odd.join("vmtest/logs").is_dir());
 }
@@ -189,12 +188,6 @@ fn copy_builds(to: &Path) {
         let from = target().join(dir);
         assert!(Command::new("cp").arg("-a").args([&from, to]).status().unwrap().success());
     }
-}
-
-/// The one that `setup` has installed below the target directory, or the one that is there anyway.
-fn vng() -> PathBuf {
-    let installed = target().join("vmtest/venv/bin/vng");
-    if installed.exists() { installed } else { tool("VMTEST_VNG", "vng") }
 }
 
 #[test]

@@ -8,31 +8,31 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 use url::Url;
 
 use super::show::{self, Board};
+use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Sha256Hex;
 use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Arch, Pin, Source};
 use crate::kernels::{self, Expected, Progress, cache};
-use crate::paths;
 use vm_kernels::lock::{self, How};
 
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `cargo xtask kernels add`";
 
 /// Runs the command.
-pub fn run(name: &str, from: &str) -> Result<u8> {
-    let path = kernels::file();
-    read(&path, name)?;
+pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
+    let path = kernels::file(dirs);
+    read(dirs, &path, name)?;
     if !pins::is_name(name) {
         return Err(Exit::usage(format!("expected {}, found {name:?}", pins::NAME)));
     }
-    let given = Given::parse(from)?;
+    let given = Given::parse(dirs, from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);
-    let (release, source, size) = store(name, &given, &line)?;
+    let (release, source, size) = store(dirs, name, &given, &line)?;
     drop(line);
-    pin(&path, name, &release, &source)?;
+    pin(dirs, &path, name, &release, &source)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
     if matches!(source, Source::Source { .. }) {
@@ -50,25 +50,26 @@ pub fn run(name: &str, from: &str) -> Result<u8> {
 }
 
 /// The text of the pins, of which none has this name yet.
-fn read(path: &Path, name: &str) -> Result<String> {
+fn read(dirs: &Dirs, path: &Path, name: &str) -> Result<String> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text.with_context(|| format!("cannot read the pins in {}", path.display()))?,
     };
-    if kernels::parse(&text, path)?.iter().any(|pin| pin.name == name) {
+    if kernels::parse(dirs, &text, path)?.iter().any(|pin| pin.name == name) {
         return Err(Exit::usage(format!("{name} is pinned already, in {}", path.display())));
     }
     Ok(text)
 }
 
 /// Adds the pin to the file as it is now: fetching takes minutes, in which others may have changed it.
-fn pin(path: &Path, name: &str, release: &str, source: &Source) -> Result<()> {
+fn pin(dirs: &Dirs, path: &Path, name: &str, release: &str, source: &Source) -> Result<()> {
     let dir = directory(path);
     let _alone = lock::existing(dir, How::LockExclusive)
         .with_context(|| format!("cannot lock {}", dir.display()))?;
-    let text = with_pin(&read(path, name)?, name, release, source)?;
+    let text = with_pin(&read(dirs, path, name)?, name, release, source)?;
     // What is written must be readable: better to find out here than at the next command.
-    kernels::parse(&text, path).context("the new list of pins is wrong; it was not written")?;
+    kernels::parse(dirs, &text, path)
+        .context("the new list of pins is wrong; it was not written")?;
     write(path, &text)
 }
 
@@ -85,7 +86,7 @@ enum Given {
 }
 
 impl Given {
-    fn parse(text: &str) -> Result<Self> {
+    fn parse(dirs: &Dirs, text: &str) -> Result<Self> {
         if text.contains("://") {
             let url = Url::parse(text).map_err(|error| Exit::usage(format!("{text}: {error}")))?;
             if url.scheme() != "https" {
@@ -104,14 +105,14 @@ impl Given {
                 "expected a file: an image, a .deb or a tar archive; a directory works with -k";
             return Err(Exit::usage(format!("{text}: {hint}")));
         }
-        Ok(Self::File(path.strip_prefix(paths::workspace()).map_or(path.clone(), Path::to_owned)))
+        Ok(Self::File(path.strip_prefix(&dirs.project).map_or(path.clone(), Path::to_owned)))
     }
 
-    fn address(&self) -> Result<Address> {
+    fn address(&self, dirs: &Dirs) -> Result<Address> {
         let url = match self {
             Self::Release(release) => tarball(release)?,
             Self::Url(url) => url.clone(),
-            Self::File(path) => kernels::file_address(&paths::workspace().join(path))?,
+            Self::File(path) => kernels::file_address(&dirs.project.join(path))?,
         };
         Ok(Address { url, proxy: None })
     }
@@ -137,9 +138,14 @@ fn tarball(release: &str) -> Result<Url> {
 }
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns its release, its source and its size.
-fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, Source, u64)> {
-    let address = given.address()?;
-    let dir = cache::scratch(&kernels::store()?.cache, name)?;
+fn store(
+    dirs: &Dirs,
+    name: &str,
+    given: &Given,
+    progress: &dyn Progress,
+) -> Result<(String, Source, u64)> {
+    let address = given.address(dirs)?;
+    let dir = cache::scratch(&kernels::store(dirs)?.cache, name)?;
     let part = dir.path().join("0.part");
     progress.note(&format!("fetching {}", address.url));
     crate::kernels::download::download(&address, &part, progress)
@@ -153,7 +159,7 @@ fn store(name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, 
         extra: false,
         sources: vec![source.clone()],
     };
-    let entry = Entry::of(&kernels::store()?.cache, &pin, &source);
+    let entry = Entry::of(&kernels::store(dirs)?.cache, &pin, &source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
     if let Given::Release(release) = given {
         // `fetch` finds it there, and builds it.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::show::Board;
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::select;
 use vm_kernels::Kernel;
@@ -11,8 +12,8 @@ use vm_kernels::Kernel;
 const AT_ONCE: usize = 4;
 
 /// Runs the command.
-pub fn run(names: &[String]) -> Result<u8> {
-    let targets = select(names)?;
+pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
+    let targets = select(dirs, names)?;
     let board = Board::new(targets.iter().map(|target| target.name()));
     let got = super::in_parallel(&targets, AT_ONCE, |target| {
         let line = board.line(target.name());

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::show;
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
@@ -44,9 +45,9 @@ struct Listed {
 }
 
 /// Runs the command.
-pub fn run(json: bool) -> Result<u8> {
-    let store = kernels::store()?;
-    let rows: Vec<Row> = kernels::pinned()?.iter().map(|pin| row(&store, pin)).collect();
+pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
+    let store = kernels::store(dirs)?;
+    let rows: Vec<Row> = kernels::pinned(dirs)?.iter().map(|pin| row(&store, pin)).collect();
     if json {
         show::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         return Ok(exit::OK);

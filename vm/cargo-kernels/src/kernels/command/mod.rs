@@ -9,16 +9,17 @@ mod verify;
 
 use anyhow::Result;
 
+use crate::dirs::Dirs;
 use crate::flags;
 
 /// Runs the command.
-pub fn run(flags: &flags::Kernels) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Kernels) -> Result<u8> {
     match flags {
-        flags::Kernels::List { json } => list::run(*json),
-        flags::Kernels::Fetch { names } => fetch::run(names),
-        flags::Kernels::Verify { names } => verify::run(names),
-        flags::Kernels::Add { name, from } => add::run(name, from),
-        flags::Kernels::Prune { dry_run } => prune::run(*dry_run),
+        flags::Kernels::List { json } => list::run(dirs, *json),
+        flags::Kernels::Fetch { names } => fetch::run(dirs, names),
+        flags::Kernels::Verify { names } => verify::run(dirs, names),
+        flags::Kernels::Add { name, from } => add::run(dirs, name, from),
+        flags::Kernels::Prune { dry_run } => prune::run(dirs, *dry_run),
     }
 }
 

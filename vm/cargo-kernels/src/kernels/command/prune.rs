@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::show;
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::{self, Entry, Kept};
 use crate::kernels::pins::Pin;
@@ -25,10 +26,10 @@ enum Outcome {
 type Line = (String, u64, Outcome);
 
 /// Runs the command.
-pub fn run(dry_run: bool) -> Result<u8> {
-    let mut lines = kernels(dry_run)?;
-    lines.extend(saved_guests(dry_run)?);
-    lines.extend(module_lists(dry_run)?);
+pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
+    let mut lines = kernels(dirs, dry_run)?;
+    lines.extend(saved_guests(dirs, dry_run)?);
+    lines.extend(module_lists(dirs, dry_run)?);
     if lines.is_empty() {
         show::print("Nothing to remove: every kernel in the cache is pinned.\n");
         return Ok(exit::OK);
@@ -57,7 +58,7 @@ fn say(outcome: Outcome) -> String {
 }
 
 /// Kernels, downloads and configurations.
-fn kernels(dry_run: bool) -> Result<Vec<Line>> {
+fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     let line = |stale: cache::Stale| {
         let size = cache::size_of(&stale.path);
         let outcome = match cache::discard(&stale, dry_run) {
@@ -68,14 +69,14 @@ fn kernels(dry_run: bool) -> Result<Vec<Line>> {
         };
         (shown(&stale.path), size, outcome)
     };
-    let store = kernels::store()?;
-    let needed = needed(&store, &kernels::pinned()?);
+    let store = kernels::store(dirs)?;
+    let needed = needed(&store, &kernels::pinned(dirs)?);
     Ok(cache::stale(&store.cache, &needed)?.into_iter().map(line).collect())
 }
 
 /// Saved guests of the warm lane; the next warm run makes what it needs anew.
-fn saved_guests(dry_run: bool) -> Result<Vec<Line>> {
-    let states = States::below(&crate::paths::cache()?);
+fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
+    let states = States::below(&dirs.cache);
     let line = |listed: Listed| {
         let pruned = if dry_run { None } else { Some(states.prune(&listed)) };
         let outcome = match pruned {
@@ -91,8 +92,8 @@ fn saved_guests(dry_run: bool) -> Result<Vec<Line>> {
 }
 
 /// Lists of kernels' modules; the next run of a kernel makes its own anew.
-fn module_lists(dry_run: bool) -> Result<Option<Line>> {
-    let kept = module_share::kept(&crate::paths::cache()?);
+fn module_lists(dirs: &Dirs, dry_run: bool) -> Result<Option<Line>> {
+    let kept = module_share::kept(&dirs.cache);
     if !kept.exists() {
         return Ok(None);
     }

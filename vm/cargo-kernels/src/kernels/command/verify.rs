@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::show::Board;
+use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
@@ -20,8 +21,8 @@ struct Cached<'a> {
 }
 
 /// Runs the command.
-pub fn run(names: &[String]) -> Result<u8> {
-    let targets = select(names)?;
+pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
+    let targets = select(dirs, names)?;
     let mut cached = Vec::new();
     let mut all_good = true;
     for target in &targets {
@@ -29,7 +30,7 @@ pub fn run(names: &[String]) -> Result<u8> {
             println!("{}: not of the cache, so there is no hash to hold it to", target.name());
             continue;
         };
-        let found = of_pin(pin)?;
+        let found = of_pin(dirs, pin)?;
         if found.is_empty() && !names.is_empty() {
             println!("{}: not in the cache; `cargo xtask kernels fetch {0}` gets it", pin.name);
             all_good = false;
@@ -44,14 +45,14 @@ pub fn run(names: &[String]) -> Result<u8> {
     });
     all_good &= good.into_iter().all(|good| good);
     if names.is_empty() {
-        all_good &= saved_guests()?;
+        all_good &= saved_guests(dirs)?;
     }
     Ok(if all_good { exit::OK } else { exit::NOT_RUN })
 }
 
 /// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
-fn saved_guests() -> Result<bool> {
-    let states = States::below(&crate::paths::cache()?);
+fn saved_guests(dirs: &Dirs) -> Result<bool> {
+    let states = States::below(&dirs.cache);
     let mut all_good = true;
     for listed in states.list() {
         let Some(kernel) = &listed.kernel else { continue };
@@ -67,8 +68,8 @@ fn saved_guests() -> Result<bool> {
     Ok(all_good)
 }
 
-fn of_pin(pin: &Pin) -> Result<Vec<Cached<'_>>> {
-    let store = kernels::store()?;
+fn of_pin<'a>(dirs: &Dirs, pin: &'a Pin) -> Result<Vec<Cached<'a>>> {
+    let store = kernels::store(dirs)?;
     let mut found = Vec::new();
     for source in &pin.sources {
         let entry = Entry::of(&store.cache, pin, source);

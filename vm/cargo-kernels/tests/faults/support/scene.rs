@@ -127,7 +127,7 @@ impl Scene {
         path
     }
 
-    /// A cache with the kernels that are at hand, and nothing else.
+    /// A cache with the kernels that are at hand and what setup has installed, and nothing else.
     pub fn cache(&self) -> PathBuf {
         let usual = match std::env::var_os("VMTEST_CACHE_DIR") {
             Some(dir) => PathBuf::from(dir),
@@ -138,7 +138,12 @@ impl Scene {
         };
         let cache = self.path("cache");
         fs::create_dir(&cache).unwrap();
-        symlink(usual.join("kernels"), cache.join("kernels")).unwrap();
+        for entry in fs::read_dir(usual).unwrap().map(Result::unwrap) {
+            let name = entry.file_name();
+            if name == "kernels" || name.to_string_lossy().starts_with("venv-") {
+                symlink(entry.path(), cache.join(name)).unwrap();
+            }
+        }
         cache
     }
 

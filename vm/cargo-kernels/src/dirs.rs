@@ -1,0 +1,68 @@
+//! Where things are: the project, its target directory, the user's cache.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use cargo_metadata::{Error, MetadataCommand};
+use etcetera::BaseStrategy;
+
+/// The directories of one run; found once, and passed to whatever needs them.
+#[derive(Debug, Clone)]
+pub struct Dirs {
+    /// The root of the cargo workspace that the current directory is in.
+    pub project: PathBuf,
+    /// What cargo builds goes here, and everything of the harness's own that is not worth keeping.
+    pub target: PathBuf,
+    /// Kernels and saved states: `$VMTEST_CACHE_DIR`, else `vmtest` in the user's cache directory.
+    pub cache: PathBuf,
+}
+
+impl Dirs {
+    /// Asks cargo about the current directory. Outside of a cargo project, and without cargo, that directory is the
+    /// project, and its target directory is below the cache.
+    ///
+    /// # Errors
+    /// When there is no place for a cache, and when cargo cannot read the project.
+    pub fn find() -> Result<Self> {
+        let cache = cache()?;
+        let here = std::env::current_dir().context("cannot find the working directory")?;
+        let mut metadata = MetadataCommand::new();
+        metadata.no_deps().other_options(["--offline".to_owned()]);
+        match metadata.exec() {
+            Ok(found) => Ok(Self {
+                project: found.workspace_root.into(),
+                target: found.target_directory.into(),
+                cache,
+            }),
+            // Kernels can be fetched where there is no cargo.
+            Err(Error::Io(_)) => Ok(Self::without_project(here, cache)),
+            Err(_) if !here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) => {
+                Ok(Self::without_project(here, cache))
+            }
+            Err(error) => Err(error).context("cargo cannot read this project"),
+        }
+    }
+
+    fn without_project(here: PathBuf, cache: PathBuf) -> Self {
+        Self { project: here, target: cache.join("no-project"), cache }
+    }
+
+    /// Where each VM run has its directory.
+    pub fn runs(&self) -> PathBuf {
+        self.target.join("vmtest/runs")
+    }
+
+    /// Where each run of a command has a directory for its console logs.
+    pub fn logs(&self) -> PathBuf {
+        self.target.join("vmtest/logs")
+    }
+}
+
+fn cache() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("VMTEST_CACHE_DIR").filter(|dir| !dir.is_empty()) {
+        return std::path::absolute(dir).context("VMTEST_CACHE_DIR is not a usable path");
+    }
+    let base = etcetera::choose_base_strategy()
+        .context("no cache directory: set HOME or VMTEST_CACHE_DIR")?;
+    Ok(base.cache_dir().join("vmtest"))
+}
