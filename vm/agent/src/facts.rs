@@ -28,7 +28,7 @@ const EXECVES: u32 = 20;
 pub fn collect(request: &FactsRequest, runner: &Runner<'_>) -> Facts {
     let mut facts = Facts { btf: Some(has_btf()), jit: jit(), ..Facts::default() };
     if let Err(error) = observe(request, runner, &mut facts) {
-        facts.trouble = Some(format!("{}: {error}", request.program));
+        facts.error = Some(format!("{}: {error}", request.program));
     }
     facts
 }

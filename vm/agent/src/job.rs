@@ -18,7 +18,7 @@ pub fn serve(channel: &mut Channel, machine: &mut Machine) -> Result<()> {
     let done = channel.receive_job().and_then(|job| perform(&job, machine, channel));
     let last = match done {
         Ok(()) => Event::Finished,
-        Err(error) => Event::Failed { reason: explain(&error, &machine.troubles) },
+        Err(error) => Event::Failed { reason: explain(&error, &machine.errors) },
     };
     channel.send(last)?;
     channel.drain()
@@ -37,9 +37,9 @@ fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
     if let Err(error) = modules::share() {
-        machine.troubles.push(format!("{error:#}"));
+        machine.errors.push(format!("{error:#}"));
     }
-    let payload = unpack::directory(&job.payload, machine.window.as_ref())?;
+    let payload = unpack::directory(&job.payload, machine.ivshmem.as_ref())?;
     run(job, &payload, channel)
 }
 
@@ -58,10 +58,10 @@ fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
     Ok(())
 }
 
-fn explain(error: &anyhow::Error, troubles: &[String]) -> String {
+fn explain(error: &anyhow::Error, errors: &[String]) -> String {
     let mut reason = format!("{error:#}");
-    if !troubles.is_empty() {
-        reason += &format!(" (while the guest came up: {})", troubles.join("; "));
+    if !errors.is_empty() {
+        reason += &format!(" (while the guest came up: {})", errors.join("; "));
     }
     reason
 }

@@ -4,16 +4,16 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, umask};
 use vmtest_agent::PAYLOAD_DIR;
 
-use crate::window::Window;
+use crate::ivshmem::Ivshmem;
 use crate::{modules, mounts, network};
 
 /// The guest, as the agent has made or found it.
 pub struct Machine {
     /// What went wrong meanwhile. None of it need matter to the job; all of it is worth reading when
     /// the job fails.
-    pub troubles: Vec<String>,
+    pub errors: Vec<String>,
     /// Where the payload comes through, in a guest that was brought up to wait for one.
-    pub window: Option<Window>,
+    pub ivshmem: Option<Ivshmem>,
 }
 
 impl Machine {
@@ -21,28 +21,28 @@ impl Machine {
     /// done before there is a job is done here.
     pub fn bring_up() -> Self {
         umask(Mode::from_bits_truncate(0o022));
-        let mut troubles = modules::load_first();
-        troubles.extend(set_up());
-        let window = Window::open().unwrap_or_else(|error| {
-            troubles.push(format!("{error:#}"));
+        let mut errors = modules::load_first();
+        errors.extend(set_up());
+        let ivshmem = Ivshmem::open().unwrap_or_else(|error| {
+            errors.push(format!("{error:#}"));
             None
         });
-        if window.is_some() {
-            troubles.extend(mounts::tmpfs(PAYLOAD_DIR).err());
+        if ivshmem.is_some() {
+            errors.extend(mounts::tmpfs(PAYLOAD_DIR).err());
         }
-        Self { troubles, window }
+        Self { errors, ivshmem }
     }
 
     /// Adds what is missing in a guest that something else brought up.
     pub fn complete() -> Self {
-        Self { troubles: set_up(), window: None }
+        Self { errors: set_up(), ivshmem: None }
     }
 }
 
 fn set_up() -> Vec<String> {
-    let mut troubles = mounts::missing();
-    troubles.extend(network::bring_up());
-    troubles
+    let mut errors = mounts::missing();
+    errors.extend(network::bring_up());
+    errors
 }
 
 /// Switches the guest off. Returns only when the kernel refuses.

@@ -1,4 +1,4 @@
-//! The program that runs in the guest. Started as process 1 of an initramfs it brings the guest up
+//! The program that runs in the guest. Vm as process 1 of an initramfs it brings the guest up
 //! itself; started as any other process it relies on what did. From there on both are the same:
 //! take a job from the channel, run it, report, switch the machine off.
 
@@ -8,6 +8,7 @@ mod clock;
 mod entropy;
 mod exec;
 mod facts;
+mod ivshmem;
 mod job;
 mod machine;
 mod modules;
@@ -19,7 +20,6 @@ mod run_tests;
 mod supervise;
 mod taint;
 mod unpack;
-mod window;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
     // Whatever outlives its parent in a test becomes a child of this process, to be reaped or ended by it.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     if argument.is_some_and(|argument| argument == exec::ARGUMENT) {
-        for trouble in Machine::complete().troubles {
-            eprintln!("vmtest-agent: {trouble}");
+        for error in Machine::complete().errors {
+            eprintln!("vmtest-agent: {error}");
         }
         let served = Channel::open(Path::new(CHANNEL_DEVICE))
             .and_then(|mut channel| exec::serve(&mut channel));

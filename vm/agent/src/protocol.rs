@@ -191,7 +191,7 @@ pub struct Facts {
     pub load_s: Option<f64>,
     /// Why there is nothing of the program, if there is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     /// One entry for each BPF program that the program loaded.
     pub programs: Vec<ProgramFacts>,
 }

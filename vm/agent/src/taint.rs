@@ -1,4 +1,4 @@
-//! What the kernel remembers of its own troubles, whether it showed them on its console or not.
+//! What the kernel remembers of its own errors, whether it showed them on its console or not.
 
 use std::fs;
 

@@ -8,11 +8,11 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Error, Result, ensure};
 use vmtest_agent::{PAYLOAD_DIR, Payload};
 
+use crate::ivshmem::Ivshmem;
 use crate::mounts;
-use crate::window::Window;
 
 /// The directory with the payload's files, which are unpacked there if need be.
-pub fn directory(payload: &Payload, window: Option<&Window>) -> Result<PathBuf> {
+pub fn directory(payload: &Payload, ivshmem: Option<&Ivshmem>) -> Result<PathBuf> {
     match payload {
         Payload::Directory(path) => Ok(path.into()),
         Payload::Archive(path) => {
@@ -22,9 +22,9 @@ pub fn directory(payload: &Payload, window: Option<&Window>) -> Result<PathBuf> 
             unpack(&archive)
         }
         Payload::Memory { bytes } => {
-            let window = window.context("the payload's memory was not found")?;
+            let ivshmem = ivshmem.context("the payload's memory was not found")?;
             // SAFETY: the host has written the payload before it sent the job.
-            let archive = unsafe { window.bytes(*bytes) }?;
+            let archive = unsafe { ivshmem.bytes(*bytes) }?;
             unpack(archive)
         }
     }

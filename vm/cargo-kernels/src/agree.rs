@@ -12,8 +12,8 @@ use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
-use crate::{exit, lanes};
-use vm_guest::Lane;
+use crate::{backends, exit};
+use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 
 use crate::{flags, selftest};
@@ -44,11 +44,11 @@ pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
     let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
     let (booted, restored) =
-        (lanes::open(dirs, false, &interrupt)?, lanes::open(dirs, true, &interrupt)?);
+        (backends::open(dirs, false, &interrupt)?, backends::open(dirs, true, &interrupt)?);
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let agreement = Agreement {
         flags,
-        lanes: [("booted", &*booted), ("restored", &*restored)],
+        backends: [("booted", &*booted), ("restored", &*restored)],
         host: &host,
         interrupt: &interrupt,
     };
@@ -106,7 +106,7 @@ fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result
 
 struct Agreement<'a> {
     flags: &'a flags::Agree,
-    lanes: [(&'static str, &'a dyn Lane); 2],
+    backends: [(&'static str, &'a dyn Backend); 2],
     host: &'a Host<'a>,
     interrupt: &'a Interrupt,
 }
@@ -117,8 +117,8 @@ impl Agreement<'_> {
     fn verdicts(&self, case: &Case, target: &Target) -> Vec<(String, String)> {
         let mut verdicts = Vec::new();
         for round in 1..=case.rounds {
-            for (kind, lane) in self.lanes {
-                let report = self.engine(case, lane).run(target, &|_| {});
+            for (kind, backend) in self.backends {
+                let report = self.engine(case, backend).run(target, &|_| {});
                 if self.interrupt.signal().is_some() {
                     return verdicts;
                 }
@@ -132,9 +132,9 @@ impl Agreement<'_> {
         verdicts
     }
 
-    fn engine<'e>(&'e self, case: &'e Case, lane: &'e dyn Lane) -> Engine<'e> {
+    fn engine<'e>(&'e self, case: &'e Case, backend: &'e dyn Backend) -> Engine<'e> {
         let options = Options::from(&self.flags.vm);
-        Engine::new(self.host, lane, &case.metadata, &case.payload, options)
+        Engine::new(self.host, backend, &case.metadata, &case.payload, options)
     }
 }
 

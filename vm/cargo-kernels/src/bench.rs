@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Kernel, Silent, Target};
-use crate::lanes;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::tools::{self, Tool};
@@ -24,7 +24,7 @@ use crate::ui::RunEvent;
 use crate::verdict::Standing;
 use others::Other;
 use table::{Measured, Series};
-use vm_guest::Lane;
+use vm_guest::Backend;
 use vm_guest::accel::{self, Accel};
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
@@ -51,10 +51,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         interrupt: &interrupt,
         metadata,
         payload,
-        lanes: [
+        backends: [
             Box::new(bare),
-            lanes::open(dirs, false, &interrupt)?,
-            lanes::open(dirs, true, &interrupt)?,
+            backends::open(dirs, false, &interrupt)?,
+            backends::open(dirs, true, &interrupt)?,
         ],
         others: Other::on_path(dirs),
         qemu,
@@ -84,7 +84,7 @@ struct Bench<'a> {
     metadata: Metadata,
     payload: Payload,
     /// The floor, cold, warm.
-    lanes: [Box<dyn Lane + 'a>; 3],
+    backends: [Box<dyn Backend + 'a>; 3],
     others: Vec<Other>,
     qemu: PathBuf,
 }
@@ -96,19 +96,19 @@ impl Bench<'_> {
         let accel =
             accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
         let mut series: Vec<Series> = self
-            .lanes
+            .backends
             .iter()
-            .map(|lane| lane.name())
+            .map(|backend| backend.name())
             .chain(self.others.iter().map(Other::name))
             .map(Series::new)
             .collect();
-        let (ours, theirs) = series.split_at_mut(self.lanes.len());
+        let (ours, theirs) = series.split_at_mut(self.backends.len());
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
             self.progress(target, round);
             let count = round > 0;
-            for (lane, series) in self.lanes.iter().zip(&mut *ours) {
-                series.add(count, self.verdict(&**lane, target)?);
+            for (backend, series) in self.backends.iter().zip(&mut *ours) {
+                series.add(count, self.verdict(&**backend, target)?);
             }
             for (other, series) in self.others.iter().zip(&mut *theirs) {
                 if series.is_hopeless() {
@@ -143,14 +143,14 @@ impl Bench<'_> {
     }
 
     /// From the kernel's name to the verdict, everything built.
-    fn verdict(&self, lane: &dyn Lane, target: &Target) -> Result<Duration> {
+    fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
         let options = Options { allow_kernel_warnings: true, ..Options::from(&self.flags.vm) };
-        let engine = Engine::new(self.host, lane, &self.metadata, &self.payload, options);
+        let engine = Engine::new(self.host, backend, &self.metadata, &self.payload, options);
         let begun = Instant::now();
         let report = engine.run(target, &|_: RunEvent| {});
         let time = begun.elapsed();
         if report.standing() != Standing::Passed {
-            bail!("{}: {}: {}", lane.name(), report.verdict.word(), report.reason);
+            bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
         }
         Ok(time)
     }

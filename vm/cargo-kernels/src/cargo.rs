@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
-use vm_guest::process::{Guarded, GuardedCommand};
-use vm_guest::states::sha256;
+use vm_guest::process::{Supervised, SupervisedCommand};
+use vm_guest::snapshots::sha256;
 
 /// The variable that says where cargo puts what it builds.
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
@@ -76,12 +76,12 @@ fn is_plain(path: &OsStr) -> bool {
 ///
 /// When the build fails.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
-    let mut cargo = GuardedCommand::like(cargo)?;
+    let mut cargo = SupervisedCommand::like(cargo)?;
     cargo
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut cargo = Guarded::spawn(cargo)?;
+    let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;
     let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();
     if !cargo.wait()?.success() {

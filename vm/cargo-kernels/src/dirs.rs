@@ -13,7 +13,7 @@ pub struct Dirs {
     pub project: PathBuf,
     /// What cargo builds goes here, and everything of the harness's own that is not worth keeping.
     pub target: PathBuf,
-    /// Kernels and saved states: `$VMTEST_CACHE_DIR`, else `vmtest` in the user's cache directory.
+    /// Kernels and saved snapshots: `$VMTEST_CACHE_DIR`, else `vmtest` in the user's cache directory.
     pub cache: PathBuf,
 }
 

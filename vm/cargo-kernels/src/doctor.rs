@@ -163,7 +163,7 @@ fn kvm(dirs: &Dirs) -> Check {
         Check { name: "KVM", purpose: "run kernels at full speed", ok: true, ..Check::default() };
     match try_kvm(dirs) {
         Ok(Kvm::Works) => Check { path: Some("/dev/kvm".into()), ..check },
-        Ok(kvm) => check.failed(kvm.trouble().unwrap_or_default(), None),
+        Ok(kvm) => check.failed(kvm.error().unwrap_or_default(), None),
         Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
     }
 }

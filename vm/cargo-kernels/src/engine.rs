@@ -12,9 +12,9 @@ use vmtest_agent::{Job, TestId};
 use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags::VmArgs;
-use crate::judge::{Case, Judgement};
 use crate::kernels::{self, Kernel, Target};
 use crate::metadata::Metadata;
+use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
@@ -24,7 +24,7 @@ use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, Limits, Observed, Progress};
-use vm_guest::{Lane, Spec};
+use vm_guest::{Backend, Spec};
 use vm_kernels::kconfig::{self, Checked};
 
 /// What all engines of a run have in common: this machine, and when the run began.
@@ -81,7 +81,7 @@ impl From<&VmArgs> for Options {
 pub struct Engine<'a> {
     host: &'a Host<'a>,
     /// How guests come to be.
-    lane: &'a dyn Lane,
+    backend: &'a dyn Backend,
     /// What the harness knows of the program.
     metadata: &'a Metadata,
     /// The program and its tests.
@@ -114,15 +114,15 @@ impl Stopped {
 }
 
 impl<'a> Engine<'a> {
-    /// For the tests of `payload`, in guests that come to be by way of `lane`.
+    /// For the tests of `payload`, in guests that come to be by way of `backend`.
     pub fn new(
         host: &'a Host<'a>,
-        lane: &'a dyn Lane,
+        backend: &'a dyn Backend,
         metadata: &'a Metadata,
         payload: &'a Payload,
         options: Options,
     ) -> Self {
-        Self { host, lane, metadata, payload, options }
+        Self { host, backend, metadata, payload, options }
     }
 
     /// How long the whole run has taken until now.
@@ -154,7 +154,7 @@ impl<'a> Engine<'a> {
         on: OnEvent<'_>,
     ) -> KernelReport {
         let begun = Instant::now();
-        let mut report = KernelReport::unknown(target.name(), self.lane.name());
+        let mut report = KernelReport::unknown(target.name(), self.backend.name());
         report.start_s = self.elapsed().as_secs_f64();
         report.expected_tests = tests.len();
         if let Err(stopped) = self.attempt(target, tests, log, &mut report, on) {
@@ -201,16 +201,16 @@ impl<'a> Engine<'a> {
         let timeout_s = self.options.timeout_s.unwrap_or_else(|| {
             accel.default_limit(tests.len(), self.metadata.test_timeout_s).as_secs_f64()
         });
-        let (judgement, seen) = self
-            .judged(&kernel, accel, timeout_s, tests, &log, on)
+        let (outcome, seen) = self
+            .classified(&kernel, accel, timeout_s, tests, &log, on)
             .map_err(|error| Stopped::host(&error))?;
-        record(report, judgement, seen);
+        record(report, outcome, seen);
         Ok(())
     }
 
     /// Runs the tests in a guest, and in another one if the first turns out to have been unsound: that one has the whole
     /// time again, since the first one's does not count.
-    fn judged(
+    fn classified(
         &self,
         kernel: &Kernel,
         accel: Accel,
@@ -218,7 +218,7 @@ impl<'a> Engine<'a> {
         tests: &[TestId],
         log: &Path,
         on: OnEvent<'_>,
-    ) -> Result<(Judgement, Observed)> {
+    ) -> Result<(Outcome, Observed)> {
         let case = Case {
             kernel,
             tests,
@@ -227,27 +227,29 @@ impl<'a> Engine<'a> {
             kernel_args: &self.metadata.kernel_args,
         };
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
-        let judgement = case.judge(&seen);
-        if judgement.verdict == Verdict::Pass || self.host.interrupt.signal().is_some() {
-            return Ok((judgement, seen));
+        let outcome = case.classify(&seen);
+        if outcome.verdict == Verdict::Pass || self.host.interrupt.signal().is_some() {
+            return Ok((outcome, seen));
         }
-        let blame = RunDir::create(&self.host.dirs.runs())
-            .and_then(|run| self.lane.blame(&self.spec(kernel, accel, Instant::now(), &run)))
+        let verify_snapshot = RunDir::create(&self.host.dirs.runs())
+            .and_then(|run| {
+                self.backend.verify_snapshot(&self.spec(kernel, accel, Instant::now(), &run))
+            })
             .unwrap_or_else(|error| {
                 // That is no reason to lose what was seen.
                 on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
                 None
             });
-        let Some(why) = blame else { return Ok((judgement, seen)) };
+        let Some(why) = verify_snapshot else { return Ok((outcome, seen)) };
         on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
         let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
-        Ok((case.judge(&seen), seen))
+        Ok((case.classify(&seen), seen))
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let dirs = self.host.dirs;
         let mut fragments = self.metadata.kconfig_paths(dirs);
-        fragments.extend(self.lane.kconfig().map(|path| dirs.project.join(path)));
+        fragments.extend(self.backend.kconfig().map(|path| dirs.project.join(path)));
         let needs = kernels::needs(dirs, &fragments).map_err(|error| Stopped::host(&error))?;
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
@@ -291,7 +293,7 @@ impl<'a> Engine<'a> {
         let deadline = Instant::now() + Duration::from_secs_f64(timeout_s);
         let run = RunDir::create(&self.host.dirs.runs())?;
         let spec = self.spec(kernel, accel, deadline, &run);
-        let started = self.lane.start(&spec, &|text| on(RunEvent::Note(text)))?;
+        let started = self.backend.start(&spec, &|text| on(RunEvent::Note(text)))?;
         on(RunEvent::Booting);
         let job = self.job(started.payload.clone(), tests)?;
         let limits = Limits { deadline };
@@ -344,8 +346,8 @@ impl<'a> Engine<'a> {
     }
 }
 
-fn record(report: &mut KernelReport, judgement: Judgement, seen: Observed) {
-    let Judgement { verdict, reason, excerpt } = judgement;
+fn record(report: &mut KernelReport, outcome: Outcome, seen: Observed) {
+    let Outcome { verdict, reason, excerpt } = outcome;
     report.verdict = verdict;
     report.reason = reason;
     report.excerpt = excerpt;
@@ -423,13 +425,13 @@ mod tests {
 
     use super::*;
     use crate::kernels::Expected;
-    use vm_guest::process::{Guarded, GuardedCommand};
-    use vm_guest::{Link, Started};
+    use vm_guest::process::{Supervised, SupervisedCommand};
+    use vm_guest::{Link, Vm};
 
     /// Its guests say nothing, and nobody can tell whether they were sound.
     struct Unsound(Mutex<u32>);
 
-    impl Lane for Unsound {
+    impl Backend for Unsound {
         fn name(&self) -> &'static str {
             "unsound"
         }
@@ -438,14 +440,14 @@ mod tests {
             None
         }
 
-        fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+        fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
             *self.0.lock().unwrap() += 1;
             let (guest, host) = UnixStream::pair()?;
-            let mut command = GuardedCommand::new("sleep")?;
+            let mut command = SupervisedCommand::new("sleep")?;
             command.arg("1000");
             command.fd_mappings(vec![FdMapping { parent_fd: guest.into(), child_fd: 3 }])?;
-            Ok(Started {
-                process: Guarded::spawn(command)?,
+            Ok(Vm {
+                process: Supervised::spawn(command)?,
                 console: vec![],
                 channel: Link::Connected(host),
                 qmp: None,
@@ -454,7 +456,7 @@ mod tests {
             })
         }
 
-        fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+        fn verify_snapshot(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
             anyhow::bail!("its memory was changed")
         }
     }
@@ -462,7 +464,7 @@ mod tests {
     #[test]
     fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
         let logs = tempfile::tempdir().unwrap();
-        let lane = Unsound(Mutex::new(0));
+        let backend = Unsound(Mutex::new(0));
         let dirs = Dirs {
             target: logs.path().join("target"),
             cache: logs.path().to_owned(),
@@ -478,7 +480,7 @@ mod tests {
             interrupt: &interrupt,
             accel_note: Once::new(),
         };
-        let engine = Engine::new(&host, &lane, &metadata, &payload, Options::default());
+        let engine = Engine::new(&host, &backend, &metadata, &payload, Options::default());
         let kernel = Kernel {
             name: "k".into(),
             image: "/boot/k".into(),
@@ -495,11 +497,12 @@ mod tests {
             }
         };
         let log = logs.path().join("log");
-        let (judgement, _) =
-            engine.judged(&kernel, Accel::Tcg, 0.1, &[], &log, &on).expect("the verdict is lost");
-        assert_eq!(judgement.verdict, Verdict::NoBoot, "{}", judgement.reason);
+        let (outcome, _) = engine
+            .classified(&kernel, Accel::Tcg, 0.1, &[], &log, &on)
+            .expect("the verdict is lost");
+        assert_eq!(outcome.verdict, Verdict::NoBoot, "{}", outcome.reason);
         let expected = "cannot tell whether the guest was sound: its memory was changed";
         assert_eq!(*notes.lock().unwrap(), [expected]);
-        assert_eq!(lane.0.into_inner().unwrap(), 1);
+        assert_eq!(backend.0.into_inner().unwrap(), 1);
     }
 }

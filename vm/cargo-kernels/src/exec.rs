@@ -25,7 +25,7 @@ use vm_guest::console;
 use vm_guest::decode::{self, Exec, Lines};
 use vm_guest::host_root::HostRoot;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::process::{Guarded, GuardedCommand};
+use vm_guest::process::{Supervised, SupervisedCommand};
 
 /// Runs the command. Its exit code is the command's; a signal is 128 and its number, as in shells.
 ///
@@ -41,7 +41,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
         .context("cannot write the agent")?;
     let listener = host.channel()?;
     let closer = listener.try_clone().context("cannot share the channel")?;
-    let mut process = Guarded::spawn(vng(&host, &agent)?)?;
+    let mut process = Supervised::spawn(vng(&host, &agent)?)?;
     let log = host.run.path().join("console.log");
     let tail = std::thread::spawn(watch_console(&mut process, &log)?);
 
@@ -94,9 +94,9 @@ pub fn run(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     })
 }
 
-fn vng(host: &HostRoot, agent: &Path) -> Result<GuardedCommand> {
+fn vng(host: &HostRoot, agent: &Path) -> Result<SupervisedCommand> {
     let agent = agent.to_str().context("the target directory's path is not UTF-8")?;
-    let mut command = GuardedCommand::new(&host.vng)?;
+    let mut command = SupervisedCommand::new(&host.vng)?;
     command
         .current_dir(host.run.path())
         .env_clear()
@@ -112,7 +112,7 @@ fn vng(host: &HostRoot, agent: &Path) -> Result<GuardedCommand> {
 
 /// Keeps the console in a file; what comes back, once it is closed, is its last lines.
 fn watch_console(
-    process: &mut Guarded,
+    process: &mut Supervised,
     log: &Path,
 ) -> Result<impl FnOnce() -> Vec<String> + use<>> {
     let (Some(stderr), Some(stdout)) = (process.stderr.take(), process.stdout.take()) else {

@@ -70,7 +70,7 @@ fn accel_choice() -> impl TypedValueParser<Value = AccelChoice> {
 #[command(after_help = "\
 Examples:
   cargo xtask vmtest -k 6.12              one pinned kernel
-  cargo xtask vmtest -k 5.10,6.1 --warm   two, from saved states
+  cargo xtask vmtest -k 5.10,6.1 --warm   two, from saved snapshots
   cargo xtask vmtest -k ./bzImage         a kernel of your own
   cargo xtask vmtest -- one_line          only tests with `one_line` in their name
 
@@ -197,7 +197,7 @@ pub enum Kernels {
         #[arg(value_name = "URL|PATH|RELEASE")]
         from: String,
     },
-    /// Remove what no pin names, and saved states
+    /// Remove what no pin names, and saved snapshots
     Prune {
         /// Only say what would be removed
         #[arg(long)]

@@ -3,6 +3,7 @@
 //! See docs/architecture.md for the way through the code.
 
 pub mod agree;
+pub mod backends;
 pub mod bench;
 pub mod build;
 pub mod cargo;
@@ -15,12 +16,11 @@ pub mod environment;
 pub mod exec;
 pub mod exit;
 pub mod flags;
-mod judge;
 pub mod kernels;
-pub mod lanes;
 mod listing;
 pub mod matrix;
 pub mod metadata;
+mod outcome;
 pub mod payload;
 pub mod report;
 pub mod selftest;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::kernels;
-use vm_guest::process::{Guarded, GuardedCommand};
+use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_kernels::whole_file;
 
 /// How long a binary may take to list its tests, which are a few milliseconds' work.
@@ -85,7 +85,7 @@ fn ask(binary: &Path, args: &[String]) -> Result<Vec<String>> {
 
 /// Asks for the list, and gives how that ended and both outputs.
 fn run(binary: &Path, args: &[String], limit: Duration) -> Result<(ExitStatus, String, String)> {
-    let mut process = Guarded::spawn(confined(binary, args)?)?;
+    let mut process = Supervised::spawn(confined(binary, args)?)?;
     let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
         bail!("it was started without pipes");
     };
@@ -104,7 +104,7 @@ fn run(binary: &Path, args: &[String], limit: Duration) -> Result<(ExitStatus, S
     })
 }
 
-fn confined(binary: &Path, args: &[String]) -> Result<GuardedCommand> {
+fn confined(binary: &Path, args: &[String]) -> Result<SupervisedCommand> {
     let file = File::open(binary)?;
     let mode = file.metadata()?.permissions().mode();
     if nix::unistd::geteuid().is_root() && mode & 0o005 != 0o005 {
@@ -112,7 +112,7 @@ fn confined(binary: &Path, args: &[String]) -> Result<GuardedCommand> {
         file.set_permissions(fs::Permissions::from_mode(mode | 0o005))?;
     }
     // Nobody may not be allowed into the directory where it is, but is handed the open file.
-    let mut command = GuardedCommand::untrusted("/proc/self/fd/3")?;
+    let mut command = SupervisedCommand::untrusted("/proc/self/fd/3")?;
     command.fd_mappings(vec![FdMapping { parent_fd: file.into(), child_fd: 3 }])?;
     command
         .args(["--list", "--format", "terse"])
@@ -126,7 +126,7 @@ fn confined(binary: &Path, args: &[String]) -> Result<GuardedCommand> {
     Ok(command)
 }
 
-fn read(from: impl Read, process: &Guarded) -> Result<String> {
+fn read(from: impl Read, process: &Supervised) -> Result<String> {
     let mut bytes = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST {

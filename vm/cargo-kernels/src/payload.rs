@@ -102,7 +102,7 @@ impl Payload {
     }
 }
 
-/// The environment of tests in the guest, which is the same on every machine and in every lane.
+/// The environment of tests in the guest, which is the same on every machine and in every backend.
 fn guest_env() -> BTreeMap<String, String> {
     [
         ("HOME", "/root"),

@@ -10,12 +10,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use vmtest_agent::TestResult;
 
+use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Target};
-use crate::lanes;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
@@ -48,7 +48,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let mutants = mutants::load(dirs)?;
     let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
-    let lane = lanes::open(dirs, true, &interrupt)?;
+    let backend = backends::open(dirs, true, &interrupt)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let sources = sources::Copy::make(dirs)?;
 
@@ -59,7 +59,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
         let payload = build(&metadata, &sources, mutant)
             .with_context(|| format!("mutant `{name}` cannot be made"))?;
         let options = Options::from(&flags.vm);
-        let engine = Engine::new(&host, &*lane, &metadata, &payload, options);
+        let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
         for target in &targets {
             let row = try_on(&engine, target, name, mutant);
             println!("{row}");

@@ -11,8 +11,8 @@ use crate::dirs::Dirs;
 use crate::exit;
 use crate::flags;
 use crate::tools::{self, Need, TOOLS, Tool, Unusable};
-use vm_guest::process::{Guarded, GuardedCommand};
-use vm_guest::states::sha256;
+use vm_guest::process::{Supervised, SupervisedCommand};
+use vm_guest::snapshots::sha256;
 use vm_kernels::lock;
 
 /// What the environment is made of: pip installs exactly this.
@@ -172,7 +172,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 
 /// As root, and without questions.
 ///
-/// Not under a guard: a package manager that is killed half-way leaves more trouble than one that finishes alone.
+/// Not under a guard: a package manager that is killed half-way leaves more error than one that finishes alone.
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line =
         vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
@@ -235,13 +235,13 @@ fn make_environment(dirs: &Dirs) -> Result<()> {
 
 /// The user's settings for pip (a mirror, certificates) count, those that would change what is installed where do not.
 fn run_python(python: &Path, arguments: impl FnOnce(&mut Command)) -> Result<()> {
-    let mut command = GuardedCommand::new(python)?;
+    let mut command = SupervisedCommand::new(python)?;
     command.env("PIP_USER", "0");
     for variable in ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"] {
         command.env_remove(variable);
     }
     arguments(&mut command);
-    let status = Guarded::spawn(command)?.wait()?;
+    let status = Supervised::spawn(command)?.wait()?;
     if !status.success() {
         bail!("installing virtme-ng failed ({status}): see the messages above");
     }

@@ -78,7 +78,7 @@ pub struct KernelReport {
     /// `kvm` or `tcg`, once a VM was started.
     pub accel: Option<String>,
     /// `cold` or `warm`.
-    pub lane: String,
+    pub backend: String,
     /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
     pub start_s: f64,
     /// Seconds spent getting the kernel; 0 when it was at hand.
@@ -107,7 +107,7 @@ pub struct KernelReport {
 
 impl KernelReport {
     /// Nothing is known yet.
-    pub fn unknown(name: &str, lane: &str) -> Self {
+    pub fn unknown(name: &str, backend: &str) -> Self {
         Self {
             name: name.to_owned(),
             release: None,
@@ -115,7 +115,7 @@ impl KernelReport {
             reason: String::new(),
             excerpt: Vec::new(),
             accel: None,
-            lane: lane.to_owned(),
+            backend: backend.to_owned(),
             start_s: 0.0,
             fetch_s: 0.0,
             boot_s: None,

@@ -9,19 +9,19 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 
+use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Target};
-use crate::lanes;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::report::{self, RunReport};
 use crate::setup;
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::KernelReport;
-use vm_guest::Lane;
+use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 
 /// Runs the command.
@@ -45,8 +45,8 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let lane = lanes::open(dirs, flags.warm || flags.isolate, &interrupt)?;
-    let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, lane };
+    let backend = backends::open(dirs, flags.warm || flags.isolate, &interrupt)?;
+    let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, backend };
     if flags.watch {
         return watch::run(&session);
     }
@@ -68,7 +68,7 @@ struct Session<'a> {
     metadata: Metadata,
     targets: Vec<Target>,
     interrupt: &'a Interrupt,
-    lane: Box<dyn Lane + 'a>,
+    backend: Box<dyn Backend + 'a>,
 }
 
 impl Session<'_> {
@@ -85,7 +85,7 @@ impl Session<'_> {
             allow_unavailable: flags.allow_unavailable,
             ..Options::from(&flags.vm)
         };
-        let engine = Engine::new(&host, &*self.lane, &self.metadata, &payload, options);
+        let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
         // A reader that went away is no reason to give no reports and no exit code.
         let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));

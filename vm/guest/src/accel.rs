@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Guarded, GuardedCommand};
+use crate::process::{Supervised, SupervisedCommand};
 use vm_kernels::{lock, whole_file};
 
 /// How QEMU executes the guest's instructions.
@@ -118,12 +118,12 @@ pub fn choose(
     // Whoever insists may have changed something, so an earlier failure does not count.
     let insists = choice == AccelChoice::Kvm;
     let kvm = trial.kvm(kernel_image, if insists { Trust::Success } else { Trust::Everything })?;
-    match (kvm.trouble(), choice) {
+    match (kvm.error(), choice) {
         (None, _) => Ok(Chosen { accel: Accel::Kvm, note: None }),
-        (Some(trouble), AccelChoice::Kvm) => bail!("KVM does not work here: {trouble}"),
-        (Some(trouble), _) => Ok(Chosen {
+        (Some(error), AccelChoice::Kvm) => bail!("KVM does not work here: {error}"),
+        (Some(error), _) => Ok(Chosen {
             accel: Accel::Tcg,
-            note: Some(format!("emulating, since KVM does not work here: {trouble}")),
+            note: Some(format!("emulating, since KVM does not work here: {error}")),
         }),
     }
 }
@@ -158,7 +158,7 @@ pub enum Kvm {
 
 impl Kvm {
     /// What is wrong and what can be done, in one sentence without an end; `None` when it works.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn error(&self) -> Option<String> {
         match self {
             Self::Works => None,
             Self::Absent => Some(format!(
@@ -230,8 +230,8 @@ impl<'a> Trial<'a> {
     }
 
     fn kvm(&self, kernel_image: &Path, trust: Trust) -> Result<Kvm> {
-        if let Some(trouble) = self.device() {
-            return Ok(trouble);
+        if let Some(error) = self.device() {
+            return Ok(error);
         }
         // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to, each
         // tries for itself.
@@ -253,7 +253,7 @@ impl<'a> Trial<'a> {
         Ok(kvm)
     }
 
-    /// What opening the device shows: trouble, or nothing.
+    /// What opening the device shows: error, or nothing.
     fn device(&self) -> Option<Kvm> {
         match OpenOptions::new().read(true).write(true).open(self.device) {
             Ok(_) => None,
@@ -304,7 +304,7 @@ impl<'a> Trial<'a> {
 
     /// Boots the kernel without a root file system until it shows that it lives.
     fn boot(&self, kernel_image: &Path, accel: Accel, deadline: Duration) -> Result<Life> {
-        let mut command = GuardedCommand::new(self.qemu)?;
+        let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .args(["-machine", "q35", "-accel", accel.name(), "-cpu", accel.cpu(), "-m", "256"])
@@ -313,7 +313,7 @@ impl<'a> Trial<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut qemu = Guarded::spawn(command)?;
+        let mut qemu = Supervised::spawn(command)?;
         let (Some(stdout), Some(stderr)) = (qemu.stdout.take(), qemu.stderr.take()) else {
             bail!("QEMU was started without pipes");
         };
@@ -372,7 +372,7 @@ enum Life {
 }
 
 /// What QEMU has to say against it, warnings aside.
-fn complaint(stderr: impl Read, name: &str, qemu: &Guarded) -> String {
+fn complaint(stderr: impl Read, name: &str, qemu: &Supervised) -> String {
     let mut complaint = None;
     for line in lines(stderr).filter(|line| !line.contains(": warning: ")) {
         // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).

@@ -1,5 +1,5 @@
 //! A guest without virtme-ng: QEMU, the kernel, and an initramfs with everything in it. This is the
-//! floor that the other lanes are measured against.
+//! floor that the other backends are measured against.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use vmtest_agent::PAYLOAD_DIR;
 
 use crate::initramfs::Contents;
-use crate::qemu::{Handed, INITRAMFS, Machine, Memory};
-use crate::{Lane, Spec, Started};
+use crate::qemu::{Fds, INITRAMFS, Machine, Memory};
+use crate::{Backend, Spec, Vm};
 
 /// Boots kernels in QEMU directly.
 #[derive(Debug, Clone)]
@@ -20,12 +20,12 @@ pub struct Bare {
     pub busybox: PathBuf,
 }
 
-impl Lane for Bare {
+impl Backend for Bare {
     fn name(&self) -> &'static str {
         "bare"
     }
 
-    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
         let initramfs = Contents::gather(&self.busybox)?.with_payload(spec.payload)?.build()?;
         let path = spec.run.path().join(INITRAMFS);
         fs::write(&path, initramfs).with_context(|| format!("cannot write {}", path.display()))?;
@@ -37,12 +37,12 @@ impl Lane for Bare {
             kernel: &spec.kernel.image,
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
-            window: None,
+            ivshmem: None,
             modules: false,
             waits: false,
         };
         Ok(machine
-            .start(Handed::default())?
+            .start(Fds::default())?
             .into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
     }
 }

@@ -1,6 +1,6 @@
 //! Virtual machines: starting them, talking to the agent in them, and making sure they end.
 //!
-//! How a guest comes to be is behind [`Lane`]; everything after that is shared: the job goes over
+//! How a guest comes to be is behind [`Backend`]; everything after that is shared: the job goes over
 //! the [`channel`], [`supervise`] watches until it is over, and `judge` says what it means.
 
 use std::io::Read;
@@ -33,20 +33,20 @@ pub mod payload;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod restore;
 pub mod rundir;
+pub mod snapshots;
 pub mod splat;
-pub mod states;
 pub mod supervise;
 pub mod vng;
-pub mod warm;
 
 use accel::Accel;
 use payload::Payload;
-use process::Guarded;
+use process::Supervised;
 use rundir::RunDir;
 
 /// A way of getting a guest in which the agent waits for a job.
-pub trait Lane: Sync {
+pub trait Backend: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
@@ -60,14 +60,14 @@ pub trait Lane: Sync {
     ///
     /// # Errors
     /// When the host cannot do it: a tool missing, no space, no permission.
-    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started>;
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm>;
 
     /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away
     /// what is not: then it says what was wrong, and the run is worth nothing.
     ///
     /// # Errors
     /// When it cannot look.
-    fn blame(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
+    fn verify_snapshot(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
         Ok(None)
     }
 }
@@ -94,9 +94,9 @@ pub struct Spec<'a> {
 }
 
 /// A guest that was started.
-pub struct Started {
+pub struct Vm {
     /// The processes behind it; dropping this ends them.
-    pub process: Guarded,
+    pub process: Supervised,
     /// What the guest's kernel prints, and what the tools that started it print.
     pub console: Vec<Box<dyn Read + Send>>,
     /// The serial port that the agent speaks on.

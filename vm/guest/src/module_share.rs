@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE};
 
-use crate::states::sha256;
+use crate::snapshots::sha256;
 use crate::vng::depmod;
 use vm_kernels::{Kernel, modules};
 

@@ -22,22 +22,22 @@ use nix::unistd::{Pid, getpid, pipe2};
 use crate::agent;
 use vmtest_agent::proc::{self, pidfd_open};
 
-/// The lowest number for the guard's own descriptor, so that it is in nobody's way.
+/// The lowest number for the supervisor's own descriptor, so that it is in nobody's way.
 const FIRST_OWN_FD: i32 = 256;
 
-/// A command to be started with [`Guarded::spawn`].
+/// A command to be started with [`Supervised::spawn`].
 ///
-/// It dereferences to the [`Command`] that starts the guard, which hands everything on to the program: arguments,
+/// It dereferences to the [`Command`] that starts the supervisor, which hands everything on to the program: arguments,
 /// environment, directory, standard descriptors, and those below 256 that `command_fds` maps or preserves.
 #[derive(Debug)]
-pub struct GuardedCommand {
+pub struct SupervisedCommand {
     command: Command,
     program: String,
-    /// Both ends of the pipe through which the guard says how starting the program went.
+    /// Both ends of the pipe through which the supervisor says how starting the program went.
     report: (OwnedFd, OwnedFd),
 }
 
-impl GuardedCommand {
+impl SupervisedCommand {
     /// Runs `program`, looked up on `PATH` if it has no slash.
     pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
         Self::trusting(program.as_ref(), "trusted")
@@ -70,26 +70,26 @@ impl GuardedCommand {
     }
 }
 
-impl GuardedCommand {
+impl SupervisedCommand {
     /// Runs what `command` runs, with its arguments, environment and directory; not with its standard descriptors, which
     /// nobody can ask it for.
     pub fn like(command: &Command) -> Result<Self> {
-        let mut guarded = Self::new(command.get_program())?;
-        guarded.args(command.get_args());
+        let mut supervised = Self::new(command.get_program())?;
+        supervised.args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
-                Some(value) => guarded.env(name, value),
-                None => guarded.env_remove(name),
+                Some(value) => supervised.env(name, value),
+                None => supervised.env_remove(name),
             };
         }
         if let Some(directory) = command.get_current_dir() {
-            guarded.current_dir(directory);
+            supervised.current_dir(directory);
         }
-        Ok(guarded)
+        Ok(supervised)
     }
 }
 
-impl Deref for GuardedCommand {
+impl Deref for SupervisedCommand {
     type Target = Command;
 
     fn deref(&self) -> &Command {
@@ -97,7 +97,7 @@ impl Deref for GuardedCommand {
     }
 }
 
-impl DerefMut for GuardedCommand {
+impl DerefMut for SupervisedCommand {
     fn deref_mut(&mut self) -> &mut Command {
         &mut self.command
     }
@@ -108,51 +108,51 @@ impl DerefMut for GuardedCommand {
 /// It ends them too when the program itself exits. To be shared between threads by reference: one may be in
 /// [`wait`](Self::wait) while another calls [`kill`](Self::kill).
 #[derive(Debug)]
-pub struct Guarded {
+pub struct Supervised {
     /// The pipe from the program, if its standard output was made one.
     pub stdout: Option<ChildStdout>,
     /// The pipe from the program, if its standard error was made one.
     pub stderr: Option<ChildStderr>,
     program: String,
-    guard_pid: Pid,
-    guard_exit: OwnedFd,
-    guard: Mutex<Child>,
+    supervisor_pid: Pid,
+    supervisor_exit: OwnedFd,
+    supervisor: Mutex<Child>,
 }
 
-impl Guarded {
+impl Supervised {
     /// Starts the command; an error names the program and says why it could not be executed.
-    pub fn spawn(command: GuardedCommand) -> Result<Self> {
-        let GuardedCommand { mut command, program, report: (reader, writer) } = command;
+    pub fn spawn(command: SupervisedCommand) -> Result<Self> {
+        let SupervisedCommand { mut command, program, report: (reader, writer) } = command;
         let failed = || format!("cannot start {program}");
         command.preserved_fds(vec![writer]);
-        let mut guard = command.spawn().with_context(failed)?;
+        let mut supervisor = command.spawn().with_context(failed)?;
         // With it goes the last copy on this side of what only the program is to hold.
         drop(command);
 
-        let guard_pid = proc::pid_of(guard.id());
-        let guard_exit = match pidfd_open(guard_pid) {
+        let supervisor_pid = proc::pid_of(supervisor.id());
+        let supervisor_exit = match pidfd_open(supervisor_pid) {
             Ok(fd) => fd,
             Err(error) => {
-                let _ = kill(guard_pid, Signal::SIGTERM);
-                let _ = guard.wait();
+                let _ = kill(supervisor_pid, Signal::SIGTERM);
+                let _ = supervisor.wait();
                 return Err(error).with_context(failed);
             }
         };
-        let guarded = Self {
-            stdout: guard.stdout.take(),
-            stderr: guard.stderr.take(),
+        let supervised = Self {
+            stdout: supervisor.stdout.take(),
+            stderr: supervisor.stderr.take(),
             program: program.clone(),
-            guard_pid,
-            guard_exit,
-            guard: Mutex::new(guard),
+            supervisor_pid,
+            supervisor_exit,
+            supervisor: Mutex::new(supervisor),
         };
         let mut errno = [0; size_of::<i32>()];
         match File::from(reader).read_exact(&mut errno).map(|()| i32::from_ne_bytes(errno)) {
-            Ok(0) => Ok(guarded),
+            Ok(0) => Ok(supervised),
             Ok(errno) => Err(io::Error::from_raw_os_error(errno)).with_context(failed),
             Err(_) => {
-                let status = guarded.wait()?;
-                bail!("{}: its guard ended first ({status})", failed())
+                let status = supervised.wait()?;
+                bail!("{}: its supervisor ended first ({status})", failed())
             }
         }
     }
@@ -176,25 +176,25 @@ impl Guarded {
     /// Ends the program and all it started, and returns once nothing is left. Does nothing if they have ended.
     pub fn kill(&self) -> Result<ExitStatus> {
         {
-            let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = self.reap_locked(&mut guard, false)? {
+            let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(status) = self.reap_locked(&mut supervisor, false)? {
                 return Ok(status);
             }
-            // Not collected yet, and nobody can while the lock is held: the pid is still the guard's.
+            // Not collected yet, and nobody can while the lock is held: the pid is still the supervisor's.
             for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-                kill(self.guard_pid, signal)
+                kill(self.supervisor_pid, signal)
                     .with_context(|| format!("cannot end {}", self.program))?;
             }
         }
         self.wait()
     }
 
-    /// Whether the guard is dead, waiting for it no longer than `timeout`.
+    /// Whether the supervisor is dead, waiting for it no longer than `timeout`.
     fn poll_exit(&self, timeout: Option<Duration>) -> Result<bool> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(self.guard_exit.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.supervisor_exit.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, poll_timeout(left)) {
                 Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
                 Ok(0) | Err(Errno::EINTR) => {}
@@ -207,34 +207,34 @@ impl Guarded {
     }
 
     fn reap(&self) -> Result<ExitStatus> {
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reap_locked(&mut guard, true)?.context("it has ended and has no status")
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reap_locked(&mut supervisor, true)?.context("it has ended and has no status")
     }
 
-    /// The status if the guard is dead (`dead`: it is known to be).
-    fn reap_locked(&self, guard: &mut Child, dead: bool) -> Result<Option<ExitStatus>> {
+    /// The status if the supervisor is dead (`dead`: it is known to be).
+    fn reap_locked(&self, supervisor: &mut Child, dead: bool) -> Result<Option<ExitStatus>> {
         let waiting = || format!("waiting for {}", self.program);
         if dead || self.poll_exit(Some(Duration::ZERO))? {
-            // Only a guard that was killed itself can leave anything; its pid names the session until it is collected.
+            // Only a supervisor that was killed itself can leave anything; its pid names the session until it is collected.
             let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-            let status = waitid(Id::PIDFd(self.guard_exit.as_fd()), flags);
+            let status = waitid(Id::PIDFd(self.supervisor_exit.as_fd()), flags);
             if matches!(status, Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))) {
-                end_session(self.guard_pid).with_context(waiting)?;
+                end_session(self.supervisor_pid).with_context(waiting)?;
             }
-            return guard.wait().map(Some).with_context(waiting);
+            return supervisor.wait().map(Some).with_context(waiting);
         }
         Ok(None)
     }
 }
 
-impl Drop for Guarded {
+impl Drop for Supervised {
     fn drop(&mut self) {
-        // There is nobody left to tell; the guard sees to the rest when this process ends.
+        // There is nobody left to tell; the supervisor sees to the rest when this process ends.
         let _ = self.kill();
     }
 }
 
-/// Kills what a dead guard left behind, and waits for its end.
+/// Kills what a dead supervisor left behind, and waits for its end.
 fn end_session(session: Pid) -> io::Result<()> {
     loop {
         let mut ending = Vec::new();
@@ -281,7 +281,7 @@ mod tests {
     /// What [`parent`] is to run, as words for a shell.
     const PARENT: &str = "VM_GUEST_TEST_PARENT";
 
-    /// A process that runs a guarded program and is to be killed: this test binary, running only this test.
+    /// A process that runs a supervised program and is to be killed: this test binary, running only this test.
     fn start_parent(script: &str) -> Child {
         Command::new("/proc/self/exe")
             .args(["process::tests::parent", "--exact", "--ignored", "--nocapture"])
@@ -295,13 +295,13 @@ mod tests {
     #[ignore = "is no test: the process that tests kill"]
     fn parent() {
         let script = std::env::var(PARENT).unwrap();
-        Guarded::spawn(sh(&script)).unwrap().wait().unwrap();
+        Supervised::spawn(sh(&script)).unwrap().wait().unwrap();
     }
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    fn sh(script: &str) -> GuardedCommand {
-        let mut command = GuardedCommand::new("sh").unwrap();
+    fn sh(script: &str) -> SupervisedCommand {
+        let mut command = SupervisedCommand::new("sh").unwrap();
         command.args(["-c", script]).stdin(Stdio::null());
         command
     }
@@ -338,44 +338,44 @@ mod tests {
     }
 
     /// The test's own end of a pipe that every process of the family holds.
-    fn start_family() -> (Guarded, ChildStdout) {
+    fn start_family() -> (Supervised, ChildStdout) {
         let mut command = sh(FAMILY);
         command.stdout(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
-        let mut stdout = guarded.stdout.take().unwrap();
+        let mut supervised = Supervised::spawn(command).unwrap();
+        let mut stdout = supervised.stdout.take().unwrap();
         read_ready(&mut stdout);
-        (guarded, stdout)
+        (supervised, stdout)
     }
 
     #[test]
     fn the_exit_code_output_and_input_are_the_programs() {
-        let mut command = GuardedCommand::new("sh").unwrap();
+        let mut command = SupervisedCommand::new("sh").unwrap();
         command.args(["-c", "cat; echo \"$A\" >&2; pwd; exit 7"]);
         command.env("A", "é b").current_dir("/");
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
+        let mut supervised = Supervised::spawn(command).unwrap();
         File::from(writer).write_all(b"in\n").unwrap();
-        assert_eq!(read_to_end(guarded.stdout.take().unwrap()), "in\n/\n");
-        assert_eq!(read_to_end(guarded.stderr.take().unwrap()), "é b\n");
-        assert_eq!(guarded.wait().unwrap().code(), Some(7));
-        assert_eq!(guarded.wait().unwrap().code(), Some(7), "and again");
-        assert_eq!(guarded.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
+        assert_eq!(read_to_end(supervised.stdout.take().unwrap()), "in\n/\n");
+        assert_eq!(read_to_end(supervised.stderr.take().unwrap()), "é b\n");
+        assert_eq!(supervised.wait().unwrap().code(), Some(7));
+        assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
+        assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
     }
 
     #[test]
     fn a_death_by_signal_is_told_apart_from_an_exit_code() {
         for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV] {
-            let guarded = Guarded::spawn(sh(&format!("kill -{} $$", signal as i32))).unwrap();
-            assert_eq!(guarded.wait().unwrap().signal(), Some(signal as i32));
+            let supervised = Supervised::spawn(sh(&format!("kill -{} $$", signal as i32))).unwrap();
+            assert_eq!(supervised.wait().unwrap().signal(), Some(signal as i32));
         }
-        let status = Guarded::spawn(sh("exit 137")).unwrap().wait().unwrap();
+        let status = Supervised::spawn(sh("exit 137")).unwrap().wait().unwrap();
         assert_eq!(status.code(), Some(137));
     }
 
     #[test]
     fn a_program_that_cannot_be_executed_is_an_error_that_names_it() {
-        let spawn = |program| Guarded::spawn(GuardedCommand::new(program).unwrap());
+        let spawn = |program| Supervised::spawn(SupervisedCommand::new(program).unwrap());
         let error = format!("{:#}", spawn("no-such-program-here").unwrap_err());
         assert!(error.contains("cannot start no-such-program-here: No such file"), "{error}");
         let error = format!("{:#}", spawn("/etc/passwd").unwrap_err());
@@ -384,10 +384,10 @@ mod tests {
 
     #[test]
     fn signals_are_neither_blocked_nor_ignored_in_the_program() {
-        let mut command = GuardedCommand::new("cat").unwrap();
+        let mut command = SupervisedCommand::new("cat").unwrap();
         command.arg("/proc/self/status").stdout(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
-        let status = read_to_end(guarded.stdout.take().unwrap());
+        let mut supervised = Supervised::spawn(command).unwrap();
+        let status = read_to_end(supervised.stdout.take().unwrap());
         let mask = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
@@ -402,22 +402,22 @@ mod tests {
 
     #[test]
     fn kill_ends_everything_while_another_thread_waits() {
-        let (guarded, stdout) = start_family();
-        let guarded = Arc::new(guarded);
+        let (supervised, stdout) = start_family();
+        let supervised = Arc::new(supervised);
         let waiter = std::thread::spawn({
-            let guarded = guarded.clone();
-            move || guarded.wait().unwrap()
+            let supervised = supervised.clone();
+            move || supervised.wait().unwrap()
         });
-        assert_eq!(guarded.kill().unwrap().signal(), Some(libc::SIGKILL));
-        assert_eq!(guarded.kill().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
         assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         read_to_end(stdout);
     }
 
     #[test]
     fn drop_ends_everything() {
-        let (guarded, stdout) = start_family();
-        drop(guarded);
+        let (supervised, stdout) = start_family();
+        drop(supervised);
         read_to_end(stdout);
     }
 
@@ -425,9 +425,9 @@ mod tests {
     fn what_the_program_leaves_behind_ends_with_it() {
         let mut command = sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3");
         command.stdout(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
-        read_to_end(guarded.stdout.take().unwrap());
-        assert_eq!(guarded.wait().unwrap().code(), Some(3));
+        let mut supervised = Supervised::spawn(command).unwrap();
+        read_to_end(supervised.stdout.take().unwrap());
+        assert_eq!(supervised.wait().unwrap().code(), Some(3));
     }
 
     #[test]
@@ -444,11 +444,11 @@ mod tests {
     fn sigkill_of_the_guard_ends_the_program_and_its_session() {
         let mut command = sh("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         command.stdout(Stdio::piped());
-        let mut guarded = Guarded::spawn(command).unwrap();
-        let mut stdout = guarded.stdout.take().unwrap();
+        let mut supervised = Supervised::spawn(command).unwrap();
+        let mut stdout = supervised.stdout.take().unwrap();
         read_ready(&mut stdout);
-        kill(guarded.guard_pid, Signal::SIGKILL).unwrap();
-        assert_eq!(guarded.wait().unwrap().signal(), Some(libc::SIGKILL));
+        kill(supervised.supervisor_pid, Signal::SIGKILL).unwrap();
+        assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));
         read_to_end(stdout);
     }
 
@@ -458,10 +458,10 @@ mod tests {
         let mut stdout = parent.stdout.take().unwrap();
         read_ready(&mut stdout);
         let pid = proc::pid_of(parent.id());
-        let guard = proc::processes().unwrap().find(|process| process.parent == pid).unwrap();
+        let supervisor = proc::processes().unwrap().find(|process| process.parent == pid).unwrap();
         // The parent's own output is the pipe too, so it has to be gone as well; but first it may do nothing.
         kill(pid, Signal::SIGSTOP).unwrap();
-        kill(guard.pid, Signal::SIGKILL).unwrap();
+        kill(supervisor.pid, Signal::SIGKILL).unwrap();
         kill(pid, Signal::SIGKILL).unwrap();
         parent.wait().unwrap();
         read_to_end(stdout);
@@ -474,10 +474,10 @@ mod tests {
         command
             .fd_mappings(vec![command_fds::FdMapping { parent_fd: theirs.into(), child_fd: 3 }])
             .unwrap();
-        let guarded = Guarded::spawn(command).unwrap();
+        let supervised = Supervised::spawn(command).unwrap();
         assert_eq!(read_to_end(&ours), "through\n", "the end comes although it still runs");
-        assert_eq!(guarded.wait_timeout(Duration::ZERO).unwrap(), None);
-        guarded.kill().unwrap();
-        assert!(guarded.wait_timeout(Duration::ZERO).unwrap().is_some());
+        assert_eq!(supervised.wait_timeout(Duration::ZERO).unwrap(), None);
+        supervised.kill().unwrap();
+        assert!(supervised.wait_timeout(Duration::ZERO).unwrap().is_some());
     }
 }

@@ -20,8 +20,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmtest_agent::MODULES_TAG;
 
 use crate::accel::Accel;
-use crate::process::{Guarded, GuardedCommand};
-use crate::{Link, Started, command_line};
+use crate::process::{Supervised, SupervisedCommand};
+use crate::{Link, Vm, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
 const CONSOLE_FD: i32 = 10;
@@ -54,17 +54,17 @@ pub struct Machine<'a> {
     pub kernel_args: &'a [String],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
-    /// How many bytes of memory, [`Handed::payload`], the guest sees as a device: a power of two.
-    pub window: Option<u64>,
-    /// Whether there is a share with modules, [`Handed::modules`].
+    /// How many bytes of memory, [`Fds::payload`], the guest sees as a device: a power of two.
+    pub ivshmem: Option<u64>,
+    /// Whether there is a share with modules, [`Fds::modules`].
     pub modules: bool,
-    /// Whether it waits for a saved state, [`Handed::state`], instead of booting.
+    /// Whether it waits for a saved state, [`Fds::state`], instead of booting.
     pub waits: bool,
 }
 
 /// What a machine is given to read from, and to keep open as long as it lives.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct Fds {
     /// The memory that the guest sees as a device.
     pub payload: Option<File>,
     /// Where a saved state is to be read from.
@@ -91,7 +91,7 @@ pub enum Memory {
 #[derive(Debug)]
 pub struct Running {
     /// QEMU; dropping it ends it.
-    pub process: Guarded,
+    pub process: Supervised,
     /// The first serial port.
     pub console: UnixStream,
     /// What has come from there already: the guest's own words before it was saved.
@@ -107,8 +107,8 @@ impl Machine<'_> {
     ///
     /// # Errors
     /// When it cannot be executed, or this process has no descriptors left.
-    pub fn start(&self, handed: Handed) -> Result<Running> {
-        let mut command = GuardedCommand::new(self.qemu)?;
+    pub fn start(&self, handed: Fds) -> Result<Running> {
+        let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .current_dir(self.dir)
             .args(self.arguments())
@@ -134,7 +134,7 @@ impl Machine<'_> {
         command
             .fd_mappings(mappings.collect())
             .context("two descriptors for QEMU have the same number")?;
-        let process = Guarded::spawn(command)?;
+        let process = Supervised::spawn(command)?;
         Ok(Running { process, console, printed: Vec::new(), channel, monitor })
     }
 
@@ -147,7 +147,7 @@ impl Machine<'_> {
             serial_port("console", CONSOLE_FD),
             serial_port("channel", CHANNEL_FD),
             monitor(),
-            self.window.map(|bytes| window(bytes, self.memory)).unwrap_or_default(),
+            self.ivshmem.map(|bytes| ivshmem(bytes, self.memory)).unwrap_or_default(),
             if self.modules {
                 modules(&format!("/proc/self/fd/{MODULES_FD}")).concat()
             } else {
@@ -172,13 +172,13 @@ impl Machine<'_> {
 
 impl Running {
     /// For the one who watches it; the agent finds the payload there.
-    pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Started {
+    pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Vm {
         let mut console: Vec<Box<dyn Read + Send>> =
             vec![Box::new(Cursor::new(self.printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }
-        Started {
+        Vm {
             process: self.process,
             console,
             channel: Link::Connected(self.channel),
@@ -275,7 +275,7 @@ fn monitor() -> Vec<String> {
 ///
 /// It is named by way of /proc since only memory with a file's name is left out of a saved state,
 /// as the guest's own is. Being the `master` is what allows it to be saved at all.
-fn window(bytes: u64, memory: Memory) -> Vec<String> {
+fn ivshmem(bytes: u64, memory: Memory) -> Vec<String> {
     let share = share(memory);
     strings([
         "-object",
@@ -325,7 +325,7 @@ mod tests {
             kernel: Path::new("kernel"),
             kernel_args: &["quiet".to_owned()],
             dir: Path::new("/elsewhere"),
-            window: Some(64 << 20),
+            ivshmem: Some(64 << 20),
             modules: true,
             waits,
         };

@@ -19,8 +19,8 @@ use crate::channel;
 use crate::console::{self, Console, Notice};
 use crate::decode::Malformed;
 use crate::interrupt::{Interrupt, Subscription};
-use crate::process::Guarded;
-use crate::{Link, Ready, Started};
+use crate::process::Supervised;
+use crate::{Link, Ready, Vm};
 
 /// How long a kernel that has panicked may go on printing.
 pub(super) const PANIC_GRACE: Duration = Duration::from_millis(700);
@@ -86,7 +86,7 @@ pub enum End {
         qemu_ran: bool,
     },
     /// What came over the channel was not the agent's.
-    Garbage(String),
+    ProtocolError(String),
     /// The user, or the system, asked this program to stop.
     Interrupted,
 }
@@ -117,7 +117,7 @@ enum Seen {
 /// # Errors
 /// When the job is too long or the console's file cannot be created; nothing that the guest does is an error.
 pub fn run(
-    started: Started,
+    started: Vm,
     job: &Job,
     limits: Limits,
     console_log: &Path,
@@ -128,7 +128,7 @@ pub fn run(
     let encoded = channel::encode(job)?;
     let recorder = console::record(console_log)
         .with_context(|| format!("cannot create {}", console_log.display()))?;
-    let Started { process, console: consoles, channel, qmp, ready, .. } = started;
+    let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
     let shared = Arc::new(Shared {
         // One for each stream, so that no line is torn by what the other says.
         consoles: consoles.iter().map(|_| Mutex::default()).collect(),
@@ -254,7 +254,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
             Seen::Channel(Err(malformed)) => {
-                self.job_sent.is_some().then(|| End::Garbage(malformed.to_string()))
+                self.job_sent.is_some().then(|| End::ProtocolError(malformed.to_string()))
             }
             Seen::Console(Notice::Panic(_)) => {
                 self.panicked = true;
@@ -289,7 +289,9 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 self.observed.ready = Some(Ready { protocol, release, uptime_s });
                 self.send_job()
             }
-            Event::Ready { .. } => Some(End::Garbage("the agent started a second time".into())),
+            Event::Ready { .. } => {
+                Some(End::ProtocolError("the agent started a second time".into()))
+            }
             Event::TestStarted(test) => {
                 (self.progress)(Progress::Started(&test));
                 self.observed.running = Some(test);
@@ -301,7 +303,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.
                 (self.observed.outcomes.len() > self.tests)
-                    .then(|| End::Garbage("more results than there are tests".into()))
+                    .then(|| End::ProtocolError("more results than there are tests".into()))
             }
             Event::Facts(facts) => {
                 self.observed.facts = Some(facts);
@@ -421,7 +423,7 @@ fn watch_qmp(link: Link, sender: Sender<Seen>) {
     });
 }
 
-fn watch_process(process: Arc<Guarded>, sender: Sender<Seen>) {
+fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
     std::thread::spawn(move || {
         if let Ok(status) = process.wait() {
             let _ = sender.send(Seen::Exited(status));
@@ -435,7 +437,7 @@ mod tests {
     use vmtest_agent::PROTOCOL;
 
     use super::*;
-    use crate::process::GuardedCommand;
+    use crate::process::SupervisedCommand;
 
     /// A panic is reported within 2 s of its line: no wait that follows one may be longer.
     const _: () = assert!(PANIC_GRACE.as_millis() + DRAIN.as_millis() < 2000);
@@ -469,10 +471,10 @@ mod tests {
         job: &Job,
         total: Duration,
     ) -> Observed {
-        let mut command = GuardedCommand::new("sleep").unwrap();
+        let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
-        let started = Started {
-            process: Guarded::spawn(command).unwrap(),
+        let started = Vm {
+            process: Supervised::spawn(command).unwrap(),
             console: Vec::new(),
             channel: Link::Connected(channel),
             qmp: qmp.map(Link::Connected),

@@ -1,4 +1,4 @@
-//! The cold lane: boots a kernel through virtme-ng, the way its users know it.
+//! The cold backend: boots a kernel through virtme-ng, the way its users know it.
 //!
 //! virtme-ng builds a shell command from what it is given, without quoting, and QEMU has syntax of
 //! its own in option values. So it is run in the run's own directory, and sees only short, plain,
@@ -17,8 +17,8 @@ use crate::accel::Accel;
 use crate::direct;
 use crate::environment;
 use crate::module_share::{FIRST, ModuleShare};
-use crate::process::{Guarded, GuardedCommand};
-use crate::{Lane, Link, Spec, Started, command_line, guest_root, qemu};
+use crate::process::{Supervised, SupervisedCommand};
+use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Kernel, modules};
@@ -40,7 +40,7 @@ pub struct Vng {
     pub busybox: PathBuf,
 }
 
-impl Lane for Vng {
+impl Backend for Vng {
     fn name(&self) -> &'static str {
         "cold"
     }
@@ -49,7 +49,7 @@ impl Lane for Vng {
         Some("vm/kconfig.cold")
     }
 
-    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Started> {
+    fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
         let dir = spec.run.path();
         let direct = thread::scope(|scope| {
             let unpacking = scope.spawn(|| unpack_kernel(spec));
@@ -59,11 +59,11 @@ impl Lane for Vng {
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
 
-        let mut process = Guarded::spawn(self.command(spec, direct)?)?;
+        let mut process = Supervised::spawn(self.command(spec, direct)?)?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             bail!("virtme-ng was started without pipes");
         };
-        Ok(Started {
+        Ok(Vm {
             process,
             console: vec![Box::new(stderr), Box::new(stdout)],
             channel: Link::Listening(channel),
@@ -91,10 +91,10 @@ impl Vng {
         stage_kernel(spec.kernel, &spec.run.path().join("kernel"))
     }
 
-    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<GuardedCommand> {
+    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
         let dir = spec.run.path();
         symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
-        let mut command = GuardedCommand::new(&self.vng)?;
+        let mut command = SupervisedCommand::new(&self.vng)?;
         command
             .current_dir(dir)
             .env_clear()
@@ -253,11 +253,11 @@ mod tests {
     #[test]
     fn no_file_becomes_longer_than_the_limit_whoever_writes_it() {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = GuardedCommand::new("sh").unwrap();
+        let mut command = SupervisedCommand::new("sh").unwrap();
         command.args(["-c", "sh -c 'head -c 100m /dev/zero > file'"]).current_dir(dir.path());
         command.stderr(Stdio::null());
         limit_files(&mut command);
-        let status = Guarded::spawn(command).unwrap().wait().unwrap();
+        let status = Supervised::spawn(command).unwrap().wait().unwrap();
         assert!(!status.success());
         assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), LONGEST_FILE);
     }

@@ -191,7 +191,7 @@ fn fetch(
         true => build(pin, source, &entry, &downloads, origin, progress),
         false => entry.make(pin, source, &downloads, origin),
     };
-    // What was downloaded is either unpacked now or good for nothing, unless the compiler is to blame.
+    // What was downloaded is either unpacked now or good for nothing, unless the compiler is to verify_snapshot.
     if made.is_ok() || !is_built {
         cache::remove_all(&incoming)?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
 use vm_guest::accel::Accel;
-use vm_guest::process::{Guarded, GuardedCommand};
+use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::vng;
 use vm_kernels::Kernel;
 
@@ -56,7 +56,7 @@ impl Other {
             Self::Vng(program) => {
                 // It finds a kernel's modules in one place only; see there.
                 vng::stage_kernel(kernel, &dir.join("kernel"))?;
-                let mut command = GuardedCommand::new(program)?;
+                let mut command = SupervisedCommand::new(program)?;
                 command.env("PATH", vng::path_with(program)?);
                 command.args(["--run", "kernel/vmlinuz", "--user", "root", "--exec", "uname -r"]);
                 if accel == Accel::Tcg {
@@ -65,7 +65,7 @@ impl Other {
                 command
             }
             Self::Vmtest(program) => {
-                let mut command = GuardedCommand::new(program)?;
+                let mut command = SupervisedCommand::new(program)?;
                 command.arg("--kernel").arg(&kernel.image).arg("uname -r");
                 command
             }
@@ -79,11 +79,11 @@ fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-fn output(mut command: GuardedCommand, dir: &Path, limit: Duration) -> Result<String> {
+fn output(mut command: SupervisedCommand, dir: &Path, limit: Duration) -> Result<String> {
     command.current_dir(dir).env("TMPDIR", dir);
     // Pipes: QEMU opens vng's streams again by name, which truncates a regular file.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = Guarded::spawn(command)?;
+    let mut process = Supervised::spawn(command)?;
     let stdout = read(process.stdout.take());
     let stderr = read(process.stderr.take());
     let status = process.wait_timeout(limit)?;

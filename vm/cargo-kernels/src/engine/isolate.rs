@@ -14,7 +14,7 @@ use vm_kernels::Target;
 pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) -> KernelReport {
     let begun = Instant::now();
     let tests = &engine.payload.tests;
-    let mut whole = KernelReport::unknown(target.name(), engine.lane.name());
+    let mut whole = KernelReport::unknown(target.name(), engine.backend.name());
     whole.start_s = engine.elapsed().as_secs_f64();
     whole.verdict = Verdict::Pass;
     for (done, test) in tests.iter().enumerate() {

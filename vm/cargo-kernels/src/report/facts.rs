@@ -59,12 +59,12 @@ pub fn rows(run: &RunReport) -> Vec<Row> {
 }
 
 /// Why a kernel told nothing of the program: the kernel's name and the reason.
-pub fn troubles(run: &RunReport) -> Vec<(String, String)> {
-    let trouble = |kernel: &KernelReport| {
-        let reason = kernel.facts.as_ref()?.trouble.as_ref()?;
+pub fn errors(run: &RunReport) -> Vec<(String, String)> {
+    let error = |kernel: &KernelReport| {
+        let reason = kernel.facts.as_ref()?.error.as_ref()?;
         Some((text::line(&kernel.name), text::line(reason)))
     };
-    run.kernels.iter().filter_map(trouble).collect()
+    run.kernels.iter().filter_map(error).collect()
 }
 
 fn row(kernel: &str, facts: &Facts, program: &ProgramFacts) -> Row {

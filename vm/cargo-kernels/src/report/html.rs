@@ -111,7 +111,7 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
         timeline: Timeline::of(run),
         fact_columns: facts::COLUMNS.into(),
         facts: facts::rows(run),
-        fact_troubles: facts::troubles(run),
+        fact_troubles: facts::errors(run),
     };
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -226,7 +226,7 @@ fn summary(kernel: &KernelReport) -> String {
         words.insert(0, format!("{} tests", words::passed_of(kernel)));
     }
     words.extend(
-        kernel.accel.as_ref().map(|accel| text::line(&format!("{accel}, {}", kernel.lane))),
+        kernel.accel.as_ref().map(|accel| text::line(&format!("{accel}, {}", kernel.backend))),
     );
     words.join(" · ")
 }

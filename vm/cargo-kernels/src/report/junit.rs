@@ -35,7 +35,7 @@ fn suite(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> TestSuite
         ("verdict", Some(kernel.verdict.word())),
         ("release", kernel.release.as_deref()),
         ("accel", kernel.accel.as_deref()),
-        ("lane", Some(&*kernel.lane)),
+        ("backend", Some(&*kernel.backend)),
         ("console_log", log),
     ];
     for (name, value) in properties {

@@ -23,7 +23,7 @@ pub fn render(run: &RunReport) -> String {
     let mut page = [title, kernels(run)].join("\n");
     let (facts, names) = (facts_table(run), TestNames::of(run));
     for kernel in run.kernels.iter().filter(|kernel| kernel.verdict != Verdict::Pass) {
-        let section = trouble(kernel, &names);
+        let section = error(kernel, &names);
         if page.len() + section.len() + facts.len() > SIZE {
             page += "\nMore went wrong than fits here: see report.html.\n";
             break;
@@ -66,17 +66,17 @@ fn facts_table(run: &RunReport) -> String {
     let rules = facts::COLUMNS.map(|column| if column.number { "--:" } else { "---" }).join("|");
     let rows = rows.into_iter().map(|row| row.map(|cell| prose(&cell)));
     let facts = table(&format!("| {names} |\n|{rules}|\n"), rows);
-    let troubles = facts::troubles(run).into_iter();
-    let troubles: String =
-        troubles.map(|(kernel, why)| format!("\n{}: {}\n", code(&kernel), prose(&why))).collect();
-    format!("\n### What the kernels say of the program\n\n{facts}{troubles}")
+    let errors = facts::errors(run).into_iter();
+    let errors: String =
+        errors.map(|(kernel, why)| format!("\n{}: {}\n", code(&kernel), prose(&why))).collect();
+    format!("\n### What the kernels say of the program\n\n{facts}{errors}")
 }
 
 fn table<const N: usize>(header: &str, rows: impl Iterator<Item = [String; N]>) -> String {
     rows.fold(header.to_owned(), |table, row| table + &format!("| {} |\n", row.join(" | ")))
 }
 
-fn trouble(kernel: &KernelReport, names: &TestNames) -> String {
+fn error(kernel: &KernelReport, names: &TestNames) -> String {
     let mut section = format!(
         "\n### {} {}: {}\n\n",
         words::mark(kernel),

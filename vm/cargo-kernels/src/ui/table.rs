@@ -45,10 +45,7 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
     let names = TestNames::of(run);
     let mut parts = vec![kernels(run, looks)];
     parts.extend(
-        run.kernels
-            .iter()
-            .filter(|k| k.verdict != Verdict::Pass)
-            .map(|k| trouble(k, &names, looks)),
+        run.kernels.iter().filter(|k| k.verdict != Verdict::Pass).map(|k| error(k, &names, looks)),
     );
     if facts {
         parts.push(facts_part(run, looks));
@@ -88,14 +85,14 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
         ));
     }
     let mut part = print(table);
-    for (kernel, trouble) in facts::troubles(run) {
-        part += &(wrap("", &format!("{kernel}: {trouble}"), looks).join("\n") + "\n");
+    for (kernel, error) in facts::errors(run) {
+        part += &(wrap("", &format!("{kernel}: {error}"), looks).join("\n") + "\n");
     }
     part
 }
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
-fn trouble(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
+fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
     let mut lines = wrap("", &text::line(&head), looks);
     lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));

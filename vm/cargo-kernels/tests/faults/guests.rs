@@ -170,8 +170,8 @@ fn a_program_that_is_never_ready_costs_facts_and_no_verdict() {
     let scene = Scene::new().timeout(120).metadata("test-timeout-s = 1000.0");
     let scene = scene.metadata("ready-line = 'never said'");
     let verdict = run_warm(&scene, &[], "contained::tells").expect("pass", 0, "");
-    let trouble = verdict.kernel["facts"]["trouble"].to_string();
-    assert!(trouble.contains("did not print"), "{:#}", verdict.kernel);
+    let error = verdict.kernel["facts"]["error"].to_string();
+    assert!(error.contains("did not print"), "{:#}", verdict.kernel);
 }
 
 /// Of the files that virtme-ng and QEMU have open, the guest can reach one.

@@ -131,10 +131,10 @@ fn two_runs_want_the_same_saved_guest_at_once() {
         ended.printed.matches("booting it once, to save it").count()
     });
     assert!(notes.iter().sum::<usize>() >= 1, "the state was there");
-    let states =
-        fs::read_dir(cache.join("states")).unwrap().map(|entry| entry.unwrap().file_name());
-    let states: Vec<_> = states.filter(|name| name != "locks").collect();
-    assert_eq!(states.len(), 1, "{states:?}");
+    let snapshots =
+        fs::read_dir(cache.join("snapshots")).unwrap().map(|entry| entry.unwrap().file_name());
+    let snapshots: Vec<_> = snapshots.filter(|name| name != "locks").collect();
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
 }
 
 /// The user namespace maps whoever runs this to an ordinary user, who owns the checkout and can do no more than that.

@@ -13,5 +13,5 @@ mod exec;
 mod guests;
 mod hosts;
 mod output;
+mod restore;
 mod support;
-mod warm;

@@ -161,7 +161,7 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
     assert!(sandbox.run(&["prune"], 0).contains("Nothing to remove"));
 
     let entry = sandbox.entry();
-    let state = sandbox.cache().join("states/6.1-0123");
+    let state = sandbox.cache().join("snapshots/6.1-0123");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("lock"), "").unwrap();
     std::fs::write(state.join("state"), vec![1; 1 << 20]).unwrap();

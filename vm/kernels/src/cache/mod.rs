@@ -8,10 +8,10 @@
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
 //! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
-//! states/                  snapshots of guests, which are not this module's
+//! snapshots/                  snapshots of guests, which are not this module's
 //! ```
 //!
-//! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
+//! `<id>` is made of the hashes that the pin snapshots, so a changed pin never finds the old kernel.
 
 mod configs;
 mod in_use;

@@ -12,7 +12,7 @@ use crate::kernels::cache::{self, Entry, Kept};
 use crate::kernels::pins::Pin;
 use crate::kernels::{self, Store};
 use vm_guest::module_share;
-use vm_guest::states::{Listed, States};
+use vm_guest::snapshots::{Listed, Snapshots};
 
 /// What became of one thing in the cache.
 enum Outcome {
@@ -74,11 +74,11 @@ fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     Ok(cache::stale(&store.cache, &needed)?.into_iter().map(line).collect())
 }
 
-/// Saved guests of the warm lane; the next warm run makes what it needs anew.
+/// Snapshot guests of the warm backend; the next warm run makes what it needs anew.
 fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
-    let states = States::below(&dirs.cache);
+    let snapshots = Snapshots::below(&dirs.cache);
     let line = |listed: Listed| {
-        let pruned = if dry_run { None } else { Some(states.prune(&listed)) };
+        let pruned = if dry_run { None } else { Some(snapshots.prune(&listed)) };
         let outcome = match pruned {
             None => Outcome::WouldBeRemoved,
             Some(Ok(true)) => Outcome::Removed,
@@ -88,7 +88,7 @@ fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
         let kernel = listed.kernel.as_deref().unwrap_or("a kernel unknown");
         (format!("{} (saved guest of {kernel})", shown(&listed.dir)), listed.bytes, outcome)
     };
-    Ok(states.list().into_iter().map(line).collect())
+    Ok(snapshots.list().into_iter().map(line).collect())
 }
 
 /// Lists of kernels' modules; the next run of a kernel makes its own anew.

@@ -8,7 +8,7 @@ use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, select};
-use vm_guest::states::{self, States};
+use vm_guest::snapshots::{self, Snapshots};
 
 /// Hashing is bound by the disk or by a core each.
 const AT_ONCE: usize = 4;
@@ -52,15 +52,15 @@ pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
 
 /// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
 fn saved_guests(dirs: &Dirs) -> Result<bool> {
-    let states = States::below(&dirs.cache);
+    let snapshots = Snapshots::below(&dirs.cache);
     let mut all_good = true;
-    for listed in states.list() {
+    for listed in snapshots.list() {
         let Some(kernel) = &listed.kernel else { continue };
-        if states::verify_ram(&listed.dir)? {
+        if snapshots::verify_ram(&listed.dir)? {
             println!("{kernel} (saved guest): good");
         } else {
             all_good = false;
-            let removed = states.prune(&listed)?;
+            let removed = snapshots.prune(&listed)?;
             let what = if removed { "removed" } else { "in use, so it was left" };
             println!("{kernel} (saved guest): its memory is not what was saved; {what}");
         }

@@ -19,7 +19,7 @@ const SPLAT: usize = 300;
 
 /// A verdict and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Outcome {
     /// The answer.
     pub verdict: Verdict,
     /// One sentence; empty for a pass.
@@ -45,22 +45,22 @@ pub struct Case<'a> {
 
 impl Case<'_> {
     /// The verdict. A pass needs every expected test's own report of success, and nothing else.
-    pub fn judge(&self, seen: &Observed) -> Judgement {
+    pub fn classify(&self, seen: &Observed) -> Outcome {
         self.panic(seen)
             .or_else(|| self.wrong_kernel(seen))
             .or_else(|| self.cut_short(seen))
             .or_else(|| self.failed_tests(seen))
             .or_else(|| self.splat(seen))
-            .unwrap_or(Judgement { verdict: Verdict::Pass, reason: String::new(), excerpt: vec![] })
+            .unwrap_or(Outcome { verdict: Verdict::Pass, reason: String::new(), excerpt: vec![] })
     }
 
-    fn panic(&self, seen: &Observed) -> Option<Judgement> {
+    fn panic(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.panic.as_ref()?;
         let reason = format!("the kernel panicked {}: {words}{}", self.when(seen), and_splat(seen));
-        Some(judgement(Verdict::Panic, reason, first(&seen.console.context)))
+        Some(conclude(Verdict::Panic, reason, first(&seen.console.context)))
     }
 
-    fn wrong_kernel(&self, seen: &Observed) -> Option<Judgement> {
+    fn wrong_kernel(&self, seen: &Observed) -> Option<Outcome> {
         let release = &seen.ready.as_ref()?.release;
         if self.kernel.expected.accepts(release) {
             return None;
@@ -74,10 +74,10 @@ impl Case<'_> {
             "booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml",
             self.kernel.name
         );
-        Some(judgement(Verdict::WrongKernel, reason, vec![]))
+        Some(conclude(Verdict::WrongKernel, reason, vec![]))
     }
 
-    fn cut_short(&self, seen: &Observed) -> Option<Judgement> {
+    fn cut_short(&self, seen: &Observed) -> Option<Outcome> {
         let tail = || last(&seen.console.tail);
         let when = self.when(seen);
         let (verdict, reason) = match (&seen.end, &seen.ready) {
@@ -101,7 +101,7 @@ impl Case<'_> {
             (End::AgentFailed(why), _) => {
                 (Verdict::HostError, format!("the agent could not do its job: {why}"))
             }
-            (End::Garbage(what), _) => (
+            (End::ProtocolError(what), _) => (
                 Verdict::Fail,
                 format!("someone other than the agent wrote on the agent's line {when}: {what}"),
             ),
@@ -113,7 +113,7 @@ impl Case<'_> {
                 (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
             }
         };
-        Some(judgement(verdict, reason + &and_splat(seen), tail()))
+        Some(conclude(verdict, reason + &and_splat(seen), tail()))
     }
 
     fn when(&self, seen: &Observed) -> String {
@@ -135,7 +135,7 @@ impl Case<'_> {
         }
     }
 
-    fn failed_tests(&self, seen: &Observed) -> Option<Judgement> {
+    fn failed_tests(&self, seen: &Observed) -> Option<Outcome> {
         let passed: BTreeSet<&TestId> = seen
             .outcomes
             .iter()
@@ -152,21 +152,21 @@ impl Case<'_> {
             more => format!(", and {more} more of {} tests", self.tests.len()),
         };
         let reason = format!("`{}` {how}{more}{}", first_failed.name, and_splat(seen));
-        Some(judgement(Verdict::Fail, reason, first(&seen.console.context)))
+        Some(conclude(Verdict::Fail, reason, first(&seen.console.context)))
     }
 
-    fn splat(&self, seen: &Observed) -> Option<Judgement> {
+    fn splat(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.splats.first().cloned();
         let words = words.or_else(|| self.only_tainted(seen.tainted))?;
         let reason = format!(
             "the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)"
         );
-        Some(judgement(Verdict::KernelSplat, reason, first(&seen.console.context)))
+        Some(conclude(Verdict::KernelSplat, reason, first(&seen.console.context)))
     }
 
     /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
     fn only_tainted(&self, tainted: u64) -> Option<String> {
-        let (_, letter, meaning) = TROUBLES.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
+        let (_, letter, meaning) = TAINTS.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
         // The last one counts; warnings are of level 4, and only lower ones than the console's are printed
         // (kernel/printk/printk.c, CONSOLE_LOGLEVEL_QUIET).
         let level = |arg: &String| match arg.as_str() {
@@ -193,7 +193,7 @@ fn and_splat(seen: &Observed) -> String {
 
 /// Taint flags that a kernel sets when something is wrong with it: bit, letter, meaning
 /// (Documentation/admin-guide/tainted-kernels.rst). The others tell of modules and settings.
-const TROUBLES: &[(u32, char, &str)] = &[
+const TAINTS: &[(u32, char, &str)] = &[
     (4, 'M', "the processor reported a machine check"),
     (5, 'B', "a bad page was found"),
     (7, 'D', "there was an oops or a BUG"),
@@ -212,7 +212,7 @@ fn how_it_failed(outcome: &TestOutcome) -> String {
     }
 }
 
-/// Which of the host's programs is to blame. Whatever ends QEMU also ends `vng`, which then exits.
+/// Which of the host's programs is to verify_snapshot. Whatever ends QEMU also ends `vng`, which then exits.
 fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) -> String {
     match status.signal() {
         Some(signal) => format!("{program} was killed by {} {when}", signal_name(signal)),
@@ -230,7 +230,7 @@ fn signal_name(number: i32) -> String {
 }
 
 /// A long reason loses its middle: the first splat is at its end.
-fn judgement(verdict: Verdict, reason: String, excerpt: Vec<String>) -> Judgement {
+fn conclude(verdict: Verdict, reason: String, excerpt: Vec<String>) -> Outcome {
     let length = reason.chars().count();
     let reason = match length > REASON {
         true => {
@@ -239,7 +239,7 @@ fn judgement(verdict: Verdict, reason: String, excerpt: Vec<String>) -> Judgemen
         }
         false => reason,
     };
-    Judgement { verdict, reason, excerpt }
+    Outcome { verdict, reason, excerpt }
 }
 
 fn first(lines: &[String]) -> Vec<String> {
@@ -303,19 +303,19 @@ mod tests {
         }
     }
 
-    fn judge(seen: &Observed) -> Judgement {
+    fn judge(seen: &Observed) -> Outcome {
         let kernel = kernel();
         let tests = [id("a"), id("b")];
         let kernel_args = &[];
         Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512, kernel_args }
-            .judge(seen)
+            .classify(seen)
     }
 
     #[track_caller]
     fn check(seen: &Observed, verdict: Verdict, words: &str) {
-        let judgement = judge(seen);
-        assert_eq!(judgement.verdict, verdict, "{judgement:?}");
-        assert!(judgement.reason.contains(words), "{judgement:?}");
+        let outcome = judge(seen);
+        assert_eq!(outcome.verdict, verdict, "{outcome:?}");
+        assert!(outcome.reason.contains(words), "{outcome:?}");
     }
 
     #[test]
@@ -352,8 +352,8 @@ mod tests {
     #[test]
     fn of_several_failed_tests_the_first_is_named_and_the_others_are_counted() {
         let outcomes = vec![outcome("a", TestResult::Failed { code: 101 })];
-        let judgement = judge(&Observed { outcomes, ..passed() });
-        assert!(judgement.reason.ends_with("and 1 more of 2 tests"), "{}", judgement.reason);
+        let outcome = judge(&Observed { outcomes, ..passed() });
+        assert!(outcome.reason.ends_with("and 1 more of 2 tests"), "{}", outcome.reason);
     }
 
     #[test]
@@ -413,15 +413,15 @@ mod tests {
 
     #[test]
     fn a_stranger_on_the_channel_is_no_pass_even_when_all_tests_passed() {
-        let end = End::Garbage("a message without this run's token".into());
+        let end = End::ProtocolError("a message without this run's token".into());
         check(&Observed { end, ..passed() }, Verdict::Fail, "someone other than the agent");
     }
 
     #[test]
     fn a_reason_in_the_guests_words_stays_short() {
         let end = End::AgentFailed("ä".repeat(100_000));
-        let judgement = judge(&Observed { end, ..passed() });
-        assert_eq!(judgement.reason.chars().count(), REASON + 1);
+        let outcome = judge(&Observed { end, ..passed() });
+        assert_eq!(outcome.reason.chars().count(), REASON + 1);
     }
 
     #[test]

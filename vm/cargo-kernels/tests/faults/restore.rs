@@ -1,4 +1,4 @@
-//! Saved guests: damaged, cut short, shared, and older than the run that uses them.
+//! Snapshot guests: damaged, cut short, shared, and older than the run that uses them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,12 +17,12 @@ const SAVING: &str = "booting it once, to save it";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A scene whose guests are saved in a cache of its own.
-struct Warm {
+struct Restore {
     scene: Scene,
     cache: PathBuf,
 }
 
-impl Warm {
+impl Restore {
     fn new() -> Self {
         let scene = Scene::new();
         let cache = scene.cache();
@@ -51,7 +51,7 @@ impl Warm {
     /// The directories of saved guests, and of those that were begun.
     fn saved(&self) -> Vec<PathBuf> {
         // A run that is killed early has not even made the directory.
-        let entries = fs::read_dir(self.cache.join("states")).into_iter().flatten();
+        let entries = fs::read_dir(self.cache.join("snapshots")).into_iter().flatten();
         let dirs = entries.map(|entry| entry.unwrap().path());
         dirs.filter(|dir| !dir.ends_with("locks")).collect()
     }
@@ -76,7 +76,7 @@ fn rot(path: &Path) {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_saved_guest_is_used_again_and_saved_again_when_it_is_damaged() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     assert!(warm.pass().contains(SAVING));
     let again = warm.pass();
     assert!(!again.contains(SAVING) && !again.contains("no good"), "{again}");
@@ -93,7 +93,7 @@ fn a_saved_guest_is_used_again_and_saved_again_when_it_is_damaged() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_guest_whose_memory_rotted_unseen_is_not_believed() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     warm.pass();
     rot(&warm.only().join("ram"));
     let printed = warm.pass();
@@ -104,7 +104,7 @@ fn a_guest_whose_memory_rotted_unseen_is_not_believed() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_state_that_qemu_does_not_take_is_saved_again() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     warm.pass();
     // The state of another machine: whole, and of no use.
     let dir = warm.only();
@@ -128,7 +128,7 @@ fn sha256(path: &Path) -> String {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_run_killed_while_it_saves_a_guest_leaves_nothing_that_stays() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     let mut run = Run::start(&warm.scene, warm.vmtest("contained::tells"));
     run.wait_for(SAVING);
     run.signal(Signal::SIGKILL);
@@ -143,7 +143,7 @@ fn a_run_killed_while_it_saves_a_guest_leaves_nothing_that_stays() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_run_killed_in_a_test_harms_no_later_one() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     warm.pass();
     let mut run = Run::start(&warm.scene, warm.vmtest("failing::hangs"));
     run.wait_for_tests();
@@ -159,7 +159,7 @@ fn a_run_killed_in_a_test_harms_no_later_one() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn two_runs_at_once_save_one_guest_and_share_it() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     let mut first = Run::start(&warm.scene, warm.vmtest("contained::tells"));
     first.wait_for(SAVING);
     // Both write to the same report, which is not what this is about.
@@ -173,7 +173,7 @@ fn two_runs_at_once_save_one_guest_and_share_it() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn each_guest_has_the_time_of_its_run_and_secrets_of_its_own() {
-    let warm = Warm::new();
+    let warm = Restore::new();
     warm.pass();
     // As if it had been saved long ago: a restored guest has the time of when it was saved.
     let mut secrets = BTreeSet::new();
@@ -201,7 +201,7 @@ fn each_guest_has_the_time_of_its_run_and_secrets_of_its_own() {
 fn a_kernel_that_cannot_be_saved_is_judged_as_when_it_is_booted() {
     let scene = Scene::new().metadata("kernel-args = ['rdinit=/nonexistent']");
     let cache = scene.cache();
-    let warm = Warm { scene, cache };
+    let warm = Restore { scene, cache };
     let words = "before the agent was up: Kernel panic - not syncing";
     let ended = warm.run("contained::tells");
     ended.expect("panic", 3, words);
@@ -215,7 +215,7 @@ fn a_kernel_that_does_not_come_up_to_be_saved_is_not_waited_for_twice() {
     let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
     let scene = Scene::new().metadata(args).timeout(30);
     let cache = scene.cache();
-    let warm = Warm { scene, cache };
+    let warm = Restore { scene, cache };
     let words = "nothing was heard of the agent within 30 s; the kernel got as far as: ";
     let ended = warm.run("contained::tells");
     ended.expect("no-boot", 3, words);
@@ -236,7 +236,7 @@ fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
     ] {
         let scene = Scene::new().metadata(args);
         let cache = scene.cache();
-        let warm = Warm { scene, cache };
+        let warm = Restore { scene, cache };
         let booted = Run::whole(&warm.scene, warm.scene.vmtest("contained::tells"));
         booted.expect("kernel-splat", 1, words);
         for kind in ["saved", "restored"] {

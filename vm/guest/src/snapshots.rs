@@ -1,14 +1,14 @@
-//! Saved guests on disk, shared by every run on this machine.
+//! Snapshot guests on disk, shared by every run on this machine.
 //!
 //! ```text
-//! states/<key>/        one guest: it gets this name when everything in it is written
+//! snapshots/<key>/        one guest: it gets this name when everything in it is written
 //!     manifest.json    what it depends on, what it said, and how to tell that it is undamaged
 //!     state            the machine's devices, as QEMU saved them
 //!     ram              its memory, with holes where it is zero
 //!     console          what it had printed
 //!     lock             held, shared, by every QEMU that uses it
-//! states/new-*/        one in the making or on its way out, unless the run was killed
-//! states/locks/<key>   held while it is being made
+//! snapshots/new-*/        one in the making or on its way out, unless the run was killed
+//! snapshots/locks/<key>   held while it is being made
 //! ```
 //!
 //! `<key>` is a hash of everything that the guest depends on, so that a changed one is never found.
@@ -47,15 +47,15 @@ const NEW: &str = "new-";
 pub struct Key(String);
 
 impl Key {
-    /// The key of what is made of these ingredients.
-    pub fn of(ingredients: &serde_json::Value) -> Self {
-        Self(sha256(ingredients.to_string().as_bytes())[..32].to_owned())
+    /// The key of what is made of these key_material.
+    pub fn of(key_material: &serde_json::Value) -> Self {
+        Self(sha256(key_material.to_string().as_bytes())[..32].to_owned())
     }
 }
 
 /// A saved guest that is whole, and that stays as long as its lock is open.
 #[derive(Debug)]
-pub struct Saved {
+pub struct Snapshot {
     /// Its directory.
     pub dir: PathBuf,
     /// What its agent said when it became ready.
@@ -83,22 +83,22 @@ pub struct Listed {
 
 /// Where saved guests are kept.
 #[derive(Debug, Clone)]
-pub struct States {
+pub struct Snapshots {
     root: PathBuf,
     limit: u64,
 }
 
-impl States {
+impl Snapshots {
     /// Those in this cache directory.
     pub fn below(cache: &Path) -> Self {
-        Self { root: cache.join("states"), limit: LIMIT }
+        Self { root: cache.join("snapshots"), limit: LIMIT }
     }
 
     /// The saved guest of this key; nothing if there is none.
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn find(&self, key: &Key) -> Result<Option<Saved>> {
+    pub fn find(&self, key: &Key) -> Result<Option<Snapshot>> {
         let dir = self.dir(key);
         let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
         let manifest = Manifest::read(&dir)?;
@@ -110,10 +110,10 @@ impl States {
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
-        Ok(Some(Saved { dir, ready: manifest.ready, state, console, lock }))
+        Ok(Some(Snapshot { dir, ready: manifest.ready, state, console, lock }))
     }
 
-    /// The saved guest of these ingredients, made if need be, once, however many ask at the same
+    /// The saved guest of these key_material, made if need be, once, however many ask at the same
     /// time: `make` leaves [`RAM`], [`STATE`] and [`CONSOLE`] in a directory, and returns what the agent said.
     ///
     /// # Errors
@@ -121,11 +121,11 @@ impl States {
     pub fn make(
         &self,
         kernel: &str,
-        ingredients: serde_json::Value,
+        key_material: serde_json::Value,
         deadline: Instant,
         make: impl FnOnce(&Path) -> Result<Ready>,
-    ) -> Result<Saved> {
-        let key = Key::of(&ingredients);
+    ) -> Result<Snapshot> {
+        let key = Key::of(&key_material);
         let _making = self.lock_making(&key, deadline)?;
         if let Ok(Some(saved)) = self.find(&key) {
             return Ok(saved);
@@ -133,7 +133,7 @@ impl States {
         self.clear_abandoned();
         let new = New::create(&self.root)?;
         let ready = make(&new.path)?;
-        Manifest::describe(&new.path, kernel, ingredients, ready)?.write(&new.path)?;
+        Manifest::describe(&new.path, kernel, key_material, ready)?.write(&new.path)?;
         // All of it must be on disk before the name is, or a power cut leaves a torn guest.
         nix::unistd::syncfs(File::open(&new.path)?)?;
         self.discard(&key)?;
@@ -240,7 +240,7 @@ struct Manifest {
     /// The kernel's name, for people.
     kernel: String,
     /// What the key was made of, for people.
-    ingredients: serde_json::Value,
+    key_material: serde_json::Value,
     ready: Ready,
     state_sha256: String,
     console_sha256: String,
@@ -254,7 +254,7 @@ impl Manifest {
     fn describe(
         dir: &Path,
         kernel: &str,
-        ingredients: serde_json::Value,
+        key_material: serde_json::Value,
         ready: Ready,
     ) -> Result<Self> {
         let path = dir.join(RAM);
@@ -271,7 +271,7 @@ impl Manifest {
         let console = fs::read(dir.join(CONSOLE)).context("nothing was kept of its console")?;
         Ok(Self {
             kernel: kernel.to_owned(),
-            ingredients,
+            key_material,
             ready,
             state_sha256: sha256(&state),
             console_sha256: sha256(&console),
@@ -441,13 +441,13 @@ mod tests {
     use super::*;
 
     struct Fixture {
-        states: States,
+        snapshots: Snapshots,
         _root: tempfile::TempDir,
     }
 
     fn fixture() -> Fixture {
         let root = tempfile::tempdir().unwrap();
-        Fixture { states: States { root: root.path().into(), limit: LIMIT }, _root: root }
+        Fixture { snapshots: Snapshots { root: root.path().into(), limit: LIMIT }, _root: root }
     }
 
     fn soon() -> Instant {
@@ -469,16 +469,16 @@ mod tests {
     }
 
     impl Fixture {
-        fn make(&self, ingredients: &Value) -> Saved {
-            self.states.make("kernel", ingredients.clone(), soon(), leave).unwrap()
+        fn make(&self, key_material: &Value) -> Snapshot {
+            self.snapshots.make("kernel", key_material.clone(), soon(), leave).unwrap()
         }
 
-        fn has(&self, ingredients: &Value) -> bool {
-            self.states.find(&Key::of(ingredients)).unwrap().is_some()
+        fn has(&self, key_material: &Value) -> bool {
+            self.snapshots.find(&Key::of(key_material)).unwrap().is_some()
         }
 
-        fn why_damaged(&self, ingredients: &Value) -> String {
-            format!("{:#}", self.states.find(&Key::of(ingredients)).unwrap_err())
+        fn why_damaged(&self, key_material: &Value) -> String {
+            format!("{:#}", self.snapshots.find(&Key::of(key_material)).unwrap_err())
         }
     }
 
@@ -498,15 +498,17 @@ mod tests {
     #[test]
     fn what_was_made_is_found_and_not_made_again() {
         let fixture = fixture();
-        let ingredients = json!({ "kernel": "a", "cpu": 1 });
-        assert!(!fixture.has(&ingredients));
-        let made = fixture.make(&ingredients);
+        let key_material = json!({ "kernel": "a", "cpu": 1 });
+        assert!(!fixture.has(&key_material));
+        let made = fixture.make(&key_material);
         assert_eq!((&*made.state, &made.ready), (&b"devices"[..], &ready()));
         assert_eq!(made.console, b"words");
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
-        let again =
-            fixture.states.make("kernel", ingredients, soon(), |_| panic!("made again")).unwrap();
+        let again = fixture
+            .snapshots
+            .make("kernel", key_material, soon(), |_| panic!("made again"))
+            .unwrap();
         assert_eq!(again.dir, made.dir);
     }
 
@@ -521,7 +523,7 @@ mod tests {
                         made.fetch_add(1, Ordering::Relaxed);
                         leave(dir)
                     };
-                    fixture.states.make("kernel", json!(1), soon(), make).unwrap();
+                    fixture.snapshots.make("kernel", json!(1), soon(), make).unwrap();
                 });
             }
         });
@@ -531,8 +533,8 @@ mod tests {
     #[test]
     fn one_that_another_makes_for_too_long_is_not_waited_for() {
         let fixture = fixture();
-        let _making = fixture.states.lock_making(&Key::of(&json!(1)), soon()).unwrap();
-        let late = fixture.states.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
+        let _making = fixture.snapshots.lock_making(&Key::of(&json!(1)), soon()).unwrap();
+        let late = fixture.snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
         assert!(format!("{late:#}").contains("another run"), "{late:#}");
     }
 
@@ -570,9 +572,9 @@ mod tests {
             leave(dir)?;
             anyhow::bail!("no boot")
         };
-        assert!(fixture.states.make("kernel", json!(1), soon(), fail).is_err());
+        assert!(fixture.snapshots.make("kernel", json!(1), soon(), fail).is_err());
         assert!(!fixture.has(&json!(1)));
-        assert_eq!(fixture.states.list().len(), 0);
+        assert_eq!(fixture.snapshots.list().len(), 0);
     }
 
     #[test]
@@ -597,20 +599,20 @@ mod tests {
         let fixture = fixture();
         let in_use = fixture.make(&json!(1));
         drop(fixture.make(&json!(2)));
-        let all = fixture.states.list();
+        let all = fixture.snapshots.list();
         assert_eq!(all.len(), 2);
         for listed in all {
             if listed.dir == in_use.dir {
-                assert!(!fixture.states.prune(&listed).unwrap());
+                assert!(!fixture.snapshots.prune(&listed).unwrap());
             } else {
-                assert!(eventually(|| fixture.states.prune(&listed).unwrap()));
+                assert!(eventually(|| fixture.snapshots.prune(&listed).unwrap()));
             }
         }
-        let listed = &fixture.states.list()[0];
+        let listed = &fixture.snapshots.list()[0];
         assert_eq!(listed.dir, in_use.dir);
         drop(in_use);
-        assert!(eventually(|| fixture.states.prune(listed).unwrap()));
-        assert_eq!(fixture.states.list().len(), 0);
+        assert!(eventually(|| fixture.snapshots.prune(listed).unwrap()));
+        assert_eq!(fixture.snapshots.list().len(), 0);
     }
 
     #[test]
@@ -623,10 +625,10 @@ mod tests {
             .stderr(lock)
             .spawn()
             .unwrap();
-        let listed = &fixture.states.list()[0];
-        assert!(!fixture.states.prune(listed).unwrap());
+        let listed = &fixture.snapshots.list()[0];
+        assert!(!fixture.snapshots.prune(listed).unwrap());
         child.wait().unwrap();
-        assert!(eventually(|| fixture.states.prune(listed).unwrap()));
+        assert!(eventually(|| fixture.snapshots.prune(listed).unwrap()));
     }
 
     #[test]
@@ -639,10 +641,10 @@ mod tests {
         }
         // Using one is what counts, not making it.
         assert!(fixture.has(&json!(1)));
-        fixture.states.limit = 2 * fixture.states.list()[0].bytes;
+        fixture.snapshots.limit = 2 * fixture.snapshots.list()[0].bytes;
         let shrunk = |fixture: &Fixture| {
-            fixture.states.shrink();
-            fixture.states.list().len() == 2
+            fixture.snapshots.shrink();
+            fixture.snapshots.list().len() == 2
         };
         assert!(eventually(|| shrunk(&fixture)));
         assert!(fixture.has(&json!(1)) && fixture.has(&json!(3)));
@@ -651,12 +653,12 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_is_cleared_and_what_a_living_one_makes_is_not() {
         let fixture = fixture();
-        let left = fixture.states.root.join("new-left");
+        let left = fixture.snapshots.root.join("new-left");
         fs::create_dir(&left).unwrap();
         File::create(left.join(LOCK)).unwrap();
-        let living = New::create(&fixture.states.root).unwrap();
+        let living = New::create(&fixture.snapshots.root).unwrap();
         let cleared = || {
-            fixture.states.clear_abandoned();
+            fixture.snapshots.clear_abandoned();
             !left.exists()
         };
         assert!(eventually(cleared));
@@ -666,14 +668,14 @@ mod tests {
     #[test]
     fn a_directory_that_is_about_to_be_locked_is_not_cleared() {
         let fixture = fixture();
-        let root = &fixture.states.root;
+        let root = &fixture.snapshots.root;
         // As a run that is between making its directory and locking it.
         let gate = gate(root, How::LockShared).unwrap();
         let made = root.join("new-made");
         fs::create_dir(&made).unwrap();
         File::create(made.join(LOCK)).unwrap();
-        let states = fixture.states.clone();
-        let clearing = std::thread::spawn(move || states.clear_abandoned());
+        let snapshots = fixture.snapshots.clone();
+        let clearing = std::thread::spawn(move || snapshots.clear_abandoned());
         // Long enough to be cleared, if anything would.
         std::thread::sleep(Duration::from_millis(50));
         let _lock = lock::exclusive(&made.join(LOCK), || panic!("somebody else has it")).unwrap();

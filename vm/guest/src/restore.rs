@@ -1,4 +1,4 @@
-//! The warm lane: each kernel is booted once, to the point where the agent waits for its job, and
+//! The warm backend: each kernel is booted once, to the point where the agent waits for its job, and
 //! saved; every run restores that guest and hands it the payload.
 //!
 //! A guest's memory is a file. It is written once, by the guest that is saved; the guests that are
@@ -29,11 +29,11 @@ use crate::decode::{self, Lines};
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
 use crate::module_share::ModuleShare;
-use crate::qemu::{self, Handed, INITRAMFS, Machine, Memory, Running};
+use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
-use crate::states::{self, CONSOLE, Key, STATE, Saved, States};
+use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Lane, Ready, Spec, Started};
+use crate::{Backend, Ready, Spec, Vm};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
@@ -45,7 +45,7 @@ const SMALLEST_WINDOW: u64 = 64 << 20;
 /// How long QEMU may take to take up a saved guest, however busy the host is; one that is no good may have no end.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The most that a guest may have printed, in bytes, to be saved: all of it is judged again at every run.
+/// The most that a guest may have printed, in bytes, to be saved: all of it is classified again at every run.
 const LONGEST_CONSOLE: usize = 1 << 20;
 
 /// The start of the kernel's image, in the directory of a saved guest. QEMU adds a ROM to a machine
@@ -54,23 +54,23 @@ const LONGEST_CONSOLE: usize = 1 << 20;
 const KERNEL_HEADER: &str = "kernel-header";
 
 /// Restores saved guests, and saves them first if need be.
-pub struct Warm<'a> {
+pub struct Restore<'a> {
     /// The QEMU program.
     pub qemu: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
     /// Where guests are saved.
-    pub states: States,
+    pub snapshots: Snapshots,
     /// Ends the boot of a guest that is to be saved.
     pub interrupt: &'a Interrupt,
 }
 
-impl Lane for Warm<'_> {
+impl Backend for Restore<'_> {
     fn name(&self) -> &'static str {
         "warm"
     }
 
-    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Started> {
+    fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
             Ok(started) => Ok(started),
@@ -84,11 +84,11 @@ impl Lane for Warm<'_> {
         }
     }
 
-    fn blame(&self, spec: &Spec<'_>) -> Result<Option<String>> {
-        let key = Key::of(&Guest::new(self, spec)?.ingredients()?);
-        match self.states.find(&key)? {
-            Some(saved) if !states::verify_ram(&saved.dir)? => {
-                self.states.discard(&key)?;
+    fn verify_snapshot(&self, spec: &Spec<'_>) -> Result<Option<String>> {
+        let key = Key::of(&Guest::new(self, spec)?.key_material()?);
+        match self.snapshots.find(&key)? {
+            Some(saved) if !snapshots::verify_ram(&saved.dir)? => {
+                self.snapshots.discard(&key)?;
                 Ok(Some("the memory of its saved guest was damaged".into()))
             }
             _ => Ok(None),
@@ -98,68 +98,68 @@ impl Lane for Warm<'_> {
 
 /// A guest of one run.
 struct Guest<'a> {
-    warm: &'a Warm<'a>,
+    warm: &'a Restore<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
     modules: Option<ModuleShare>,
     archive: File,
-    window: u64,
+    ivshmem: u64,
     payload: vmtest_agent::Payload,
 }
 
 impl<'a> Guest<'a> {
-    fn new(warm: &'a Warm<'a>, spec: &'a Spec<'a>) -> Result<Self> {
+    fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let contents = Contents::gather(&warm.busybox)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
-        let window = bytes.next_power_of_two().max(SMALLEST_WINDOW);
-        archive.set_len(window).context("no memory for the payload")?;
+        let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
+        archive.set_len(ivshmem).context("no memory for the payload")?;
         Ok(Self {
             warm,
             spec,
             initramfs: contents.with_modules(modules.as_ref()).build()?,
             modules,
             archive,
-            window,
+            ivshmem,
             payload: vmtest_agent::Payload::Memory { bytes },
         })
     }
 
     /// A guest from a saved one, which is made if need be, and made anew if it is no good.
-    fn restored(&self, note: &dyn Fn(String)) -> Result<Started> {
-        let states = &self.warm.states;
-        let ingredients = self.ingredients()?;
-        let key = Key::of(&ingredients);
-        match states.find(&key).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
+    fn restored(&self, note: &dyn Fn(String)) -> Result<Vm> {
+        let snapshots = &self.warm.snapshots;
+        let key_material = self.key_material()?;
+        let key = Key::of(&key_material);
+        match snapshots.find(&key).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => note("booting it once, to save it".into()),
             Err(error) => {
                 note(format!("its saved state is no good, making another: {error:#}"));
-                states.discard(&key)?;
+                snapshots.discard(&key)?;
             }
         }
         let name = &self.spec.kernel.name;
         let mut failed = None;
-        let made =
-            states.make(name, ingredients, self.spec.deadline, |dir| self.save(dir, &mut failed));
+        let made = snapshots
+            .make(name, key_material, self.spec.deadline, |dir| self.save(dir, &mut failed));
         // Of a guest that panicked, or never came up, there is as much to see as of one that was only booted.
         failed.map_or_else(|| self.restore(made?), Ok)
     }
 
     /// A guest that was not saved, for a kernel that cannot be.
-    fn booted(&self) -> Result<Started> {
+    fn booted(&self) -> Result<Vm> {
         let dir = self.spec.run.path();
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
         Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone()))
     }
 
-    fn restore(&self, saved: Saved) -> Result<Started> {
+    fn restore(&self, saved: Snapshot) -> Result<Vm> {
         let header = Path::new(KERNEL_HEADER);
         let machine =
             Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
-        let handed = Handed {
+        let handed = Fds {
             state: Some(piped(saved.state)?),
             lock: Some(saved.lock),
             ..self.with_payload()?
@@ -168,20 +168,20 @@ impl<'a> Guest<'a> {
         // What its boot said belongs to every run, as if this one had booted it.
         running.printed = saved.console;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
-        if let Err(error) = take_up(&running.monitor, limit) {
+        if let Err(error) = restore_devices(&running.monitor, limit) {
             return Err(error.context(running.last_words()));
         }
         let started = running.into_started(self.payload.clone());
-        Ok(Started { ready: Some(saved.ready), ..started })
+        Ok(Vm { ready: Some(saved.ready), ..started })
     }
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
-    fn save(&self, dir: &Path, failed: &mut Option<Started>) -> Result<Ready> {
+    fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
-        let payload = Some(qemu::blank_memory(self.window)?);
-        let mut running = machine.start(Handed { payload, ..self.with_modules()? })?;
+        let payload = Some(qemu::blank_memory(self.ivshmem)?);
+        let mut running = machine.start(Fds { payload, ..self.with_modules()? })?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -215,27 +215,27 @@ impl<'a> Guest<'a> {
             kernel,
             kernel_args: self.spec.kernel_args,
             dir,
-            window: Some(self.window),
+            ivshmem: Some(self.ivshmem),
             modules: self.modules.is_some(),
             waits: false,
         }
     }
 
-    fn with_payload(&self) -> Result<Handed> {
+    fn with_payload(&self) -> Result<Fds> {
         let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Handed { payload: Some(payload), ..self.with_modules()? })
+        Ok(Fds { payload: Some(payload), ..self.with_modules()? })
     }
 
-    fn with_modules(&self) -> Result<Handed> {
+    fn with_modules(&self) -> Result<Fds> {
         let open = |share: &ModuleShare| {
             File::open(&share.modules)
                 .with_context(|| format!("cannot open {}", share.modules.display()))
         };
-        Ok(Handed { modules: self.modules.as_ref().map(open).transpose()?, ..Handed::default() })
+        Ok(Fds { modules: self.modules.as_ref().map(open).transpose()?, ..Fds::default() })
     }
 
     /// Everything that a saved guest depends on.
-    fn ingredients(&self) -> Result<Value> {
+    fn key_material(&self) -> Result<Value> {
         let image = &self.spec.kernel.image;
         let kernel = kernels::sha256_file(image)
             .with_context(|| format!("cannot read {}", image.display()))?;
@@ -247,7 +247,7 @@ impl<'a> Guest<'a> {
             "layout": LAYOUT,
             "protocol": PROTOCOL,
             "kernel": kernel,
-            "initramfs": states::sha256(&self.initramfs),
+            "initramfs": snapshots::sha256(&self.initramfs),
             "qemu": program_identity(&self.warm.qemu)?,
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,
@@ -310,7 +310,7 @@ fn first_word(channel: Until) -> Result<Ready> {
 }
 
 /// Makes a waiting machine take up the state that it was handed, and run.
-fn take_up(monitor: &UnixStream, deadline: Instant) -> Result<()> {
+fn restore_devices(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared"])?;
     qmp.execute("migrate-incoming", &json!({ "uri": qemu::incoming_uri() }))?;

@@ -22,12 +22,12 @@ const ID: [&str; 2] = ["0x1af4", "0x1110"];
 const REGION: &str = "resource2";
 
 /// The device's memory, mapped for good.
-pub struct Window {
+pub struct Ivshmem {
     start: NonNull<c_void>,
     length: usize,
 }
 
-impl Window {
+impl Ivshmem {
     /// Maps the memory of the one device that there may be.
     pub fn open() -> Result<Option<Self>> {
         let Some(device) = find().with_context(|| format!("cannot look for {DEVICES}"))? else {
