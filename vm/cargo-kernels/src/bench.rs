@@ -83,7 +83,7 @@ struct Bench<'a> {
     interrupt: &'a Interrupt,
     metadata: Metadata,
     payload: Payload,
-    /// The floor, cold, warm.
+    /// The baseline, cold, warm.
     backends: [Box<dyn Backend + 'a>; 3],
     others: Vec<Other>,
     qemu: PathBuf,

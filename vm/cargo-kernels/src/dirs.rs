@@ -24,10 +24,15 @@ impl Dirs {
     /// # Errors
     /// When there is no place for a cache, and when cargo cannot read the project.
     pub fn find() -> Result<Self> {
-        let cache = cache()?;
-        let here = std::env::current_dir().context("cannot find the working directory")?;
+        Self::around(
+            std::env::current_dir().context("cannot find the working directory")?,
+            cache()?,
+        )
+    }
+
+    fn around(here: PathBuf, cache: PathBuf) -> Result<Self> {
         let mut metadata = MetadataCommand::new();
-        metadata.no_deps().other_options(["--offline".to_owned()]);
+        metadata.current_dir(&here).no_deps().other_options(["--offline".to_owned()]);
         match metadata.exec() {
             Ok(found) => Ok(Self {
                 project: found.workspace_root.into(),
@@ -65,4 +70,33 @@ fn cache() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy()
         .context("no cache directory: set HOME or VMTEST_CACHE_DIR")?;
     Ok(base.cache_dir().join("vmtest"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn outside_of_a_project_the_target_directory_is_below_the_cache() {
+        let here = tempfile::tempdir().unwrap();
+        let cache = here.path().join("cache");
+        let dirs = Dirs::around(here.path().to_owned(), cache.clone()).unwrap();
+        assert_eq!(dirs.project, here.path());
+        assert!(dirs.target.starts_with(cache));
+    }
+
+    #[test]
+    fn a_project_is_found_from_below_and_one_that_cargo_cannot_read_is_an_error() {
+        let project = tempfile::tempdir().unwrap();
+        let (manifest, below) = (project.path().join("Cargo.toml"), project.path().join("src"));
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(below.join("lib.rs"), "").unwrap();
+        std::fs::write(&manifest, "[package]\nname = 'p'\n").unwrap();
+        let dirs = Dirs::around(below.clone(), "/cache".into()).unwrap();
+        assert_eq!(dirs.project, project.path());
+        std::fs::write(&manifest, "[package").unwrap();
+        let error = Dirs::around(below, "/cache".into()).unwrap_err();
+        assert!(format!("{error:#}").contains("cargo cannot read this project: "), "{error:#}");
+    }
 }

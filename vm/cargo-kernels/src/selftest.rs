@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn report(verdict: Verdict, results: &[(&str, TestResult)]) -> KernelReport {
-        let mut report = KernelReport::unknown("6.1", "warm");
+        let mut report = KernelReport::unknown("6.1", "snapshot");
         report.verdict = verdict;
         report.tests = results
             .iter()

@@ -22,7 +22,7 @@ pub struct Bare {
 
 impl Backend for Bare {
     fn name(&self) -> &'static str {
-        "bare"
+        "baseline"
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {

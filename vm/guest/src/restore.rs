@@ -67,7 +67,7 @@ pub struct Restore<'a> {
 
 impl Backend for Restore<'_> {
     fn name(&self) -> &'static str {
-        "warm"
+        "snapshot"
     }
 
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm> {

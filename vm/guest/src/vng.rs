@@ -42,7 +42,7 @@ pub struct Vng {
 
 impl Backend for Vng {
     fn name(&self) -> &'static str {
-        "cold"
+        "boot"
     }
 
     fn kconfig(&self) -> Option<&'static str> {

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::ui::grid::{self, right};
 
-/// The floor's name.
-pub const FLOOR: &str = "bare";
+/// The baseline's name.
+pub const BASELINE: &str = "baseline";
 
 /// Everything measured on one kernel.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ struct Json<'a> {
     kernel: &'a str,
     accel: &'a str,
     floor_s: Option<f64>,
-    cold_s: Option<f64>,
-    warm_s: Option<f64>,
+    boot_s: Option<f64>,
+    snapshot_s: Option<f64>,
     vng_s: Option<f64>,
     vmtest_s: Option<f64>,
 }
@@ -72,13 +72,13 @@ impl Series {
         Some((self.seconds[low] + self.seconds[high]) / 2.0)
     }
 
-    fn row(&self, floor: Option<f64>) -> Vec<Cell> {
+    fn row(&self, baseline: Option<f64>) -> Vec<Cell> {
         let number = |value: Option<&f64>| match value {
             Some(value) => format!("{value:.2}"),
             None => "-".into(),
         };
         let median = self.median();
-        let ratio = median.zip(floor).map(|(median, floor)| median / floor);
+        let ratio = median.zip(baseline).map(|(median, baseline)| median / baseline);
         vec![
             Cell::new(self.name),
             right(number(median.as_ref())),
@@ -98,9 +98,9 @@ impl Measured {
         let json = Json {
             kernel: &self.kernel,
             accel: self.accel,
-            floor_s: median(FLOOR),
-            cold_s: median("cold"),
-            warm_s: median("warm"),
+            floor_s: median(BASELINE),
+            boot_s: median("boot"),
+            snapshot_s: median("snapshot"),
             vng_s: median("vng"),
             vmtest_s: median("vmtest"),
         };
@@ -110,10 +110,10 @@ impl Measured {
 
     /// For a person.
     pub fn text(&self) -> String {
-        let header = ["way", "median s", "least", "most", "x floor", "runs"];
+        let header = ["way", "median s", "least", "most", "x baseline", "runs"];
         let mut table = grid::grid(&header, None);
-        let floor = self.series.iter().find(|it| it.name == FLOOR).and_then(Series::median);
-        table.add_rows(self.series.iter().map(|series| series.row(floor)));
+        let baseline = self.series.iter().find(|it| it.name == BASELINE).and_then(Series::median);
+        table.add_rows(self.series.iter().map(|series| series.row(baseline)));
         format!("{} ({})\n{}", self.kernel, self.accel, grid::text(table))
     }
 }
@@ -136,7 +136,7 @@ mod tests {
         vng.fail();
         vng.fail();
         let series =
-            vec![series(FLOOR, &[3000, 2000, 2500]), series("warm", &[400, 500, 900, 100]), vng];
+            vec![series(BASELINE, &[3000, 2000, 2500]), series("snapshot", &[400, 500, 900, 100]), vng];
         Measured { kernel: "6.12".into(), accel: "tcg", series }
     }
 
@@ -155,7 +155,7 @@ mod tests {
     fn json_has_medians_and_null_for_what_was_not_measured() {
         assert_eq!(
             measured().json(),
-            r#"{"kernel":"6.12","accel":"tcg","floor_s":2.5,"cold_s":null,"warm_s":0.45,"vng_s":null,"vmtest_s":null}"#
+            r#"{"kernel":"6.12","accel":"tcg","floor_s":2.5,"boot_s":null,"snapshot_s":0.45,"vng_s":null,"vmtest_s":null}"#
         );
     }
 
@@ -166,8 +166,8 @@ mod tests {
             let line = text.lines().find(|line| line.trim().starts_with(name)).unwrap();
             line.split_whitespace().map(str::to_owned).collect()
         };
-        assert_eq!(row("bare"), ["bare", "2.50", "2.00", "3.00", "1.00", "3"]);
-        assert_eq!(row("warm"), ["warm", "0.45", "0.10", "0.90", "0.18", "4"]);
+        assert_eq!(row("baseline"), ["baseline", "2.50", "2.00", "3.00", "1.00", "3"]);
+        assert_eq!(row("snapshot"), ["snapshot", "0.45", "0.10", "0.90", "0.18", "4"]);
         assert_eq!(row("vng"), ["vng", "-", "-", "-", "-", "0"]);
     }
 }

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn part(verdict: Verdict, reason: &str) -> KernelReport {
-        let mut report = KernelReport::unknown("6.1", "warm");
+        let mut report = KernelReport::unknown("6.1", "snapshot");
         report.verdict = verdict;
         report.reason = reason.into();
         report.booted = true;

@@ -92,7 +92,7 @@ pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
         reason: String::new(),
         excerpt: vec![],
         accel: Some("tcg".into()),
-        backend: "cold".into(),
+        backend: "boot".into(),
         start_s,
         fetch_s: 0.0,
         boot_s: Some(2.1),
@@ -133,7 +133,7 @@ pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
         error: Some("helloworld: it ended with exit status 4 before its ready line".into()),
         ..Facts::default()
     });
-    kernel.backend = "warm".into();
+    kernel.backend = "snapshot".into();
     kernel.boot_s = Some(0.11);
     kernel.test_s = Some(0.62);
     kernel.total_s = 0.9;

@@ -153,6 +153,8 @@ fn archives_that_reach_outside_are_refused() {
 pub fn in_namespace(sandbox: &Sandbox, script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+    // Out of this project, which the cargo of a home without rustup's settings cannot read.
+    command.current_dir("/");
     sandbox.environment(&mut command);
     command
         .env("KERNELS", assert_cmd::cargo::cargo_bin!("cargo-kernels"))
