@@ -22,3 +22,16 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
         Command::Completions(flags) => completions::run(flags, program),
     }
 }
+
+/// The commands that `cargo xtask` has below `kernels`.
+const OF_KERNELS: [&str; 5] = ["list", "fetch", "verify", "add", "prune"];
+
+/// A command line of the program that runs, for a person to type: `cargo xtask setup`, `cargo kernels fetch 6.12`.
+pub fn hint(command: &str) -> String {
+    let program = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    if program.file_stem().is_none_or(|name| name != "xtask") {
+        return format!("cargo kernels {command}");
+    }
+    let of_kernels = OF_KERNELS.contains(&command.split(' ').next().unwrap_or_default());
+    format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
+}

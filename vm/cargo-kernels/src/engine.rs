@@ -106,8 +106,8 @@ impl Stopped {
 
     fn host(error: &anyhow::Error) -> Self {
         let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
-            Some(_) => "; `cargo xtask kernels verify` drops what is damaged",
-            None => "",
+            Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
+            None => String::new(),
         };
         Self::because(Verdict::HostError, format!("{error:#}{hint}"))
     }

@@ -61,7 +61,7 @@ impl Payload {
         }
         if tests.is_empty() {
             return Err(Exit::usage(format!(
-                "no test matches `{}`; `cargo xtask vmtest --list` shows them all",
+                "no test matches `{}`; `--list` shows them all",
                 test_args.join(" ")
             )));
         }

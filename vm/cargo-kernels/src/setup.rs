@@ -179,8 +179,9 @@ fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     if !nix::unistd::geteuid().is_root() {
         if tools::find(dirs, Tool::Sudo).is_err() {
             bail!(
-                "installing packages needs root, and there is no sudo: run `cargo xtask setup` as root, or see \
-                 `cargo xtask setup --dry-run` for what to install"
+                "installing packages needs root, and there is no sudo: run `{}` as root, or see what it would install \
+                 with --dry-run",
+                crate::command::hint("setup")
             );
         }
         line.insert(0, "sudo");

@@ -27,9 +27,10 @@ use vm_guest::host_root::HostRoot;
 /// When the kernel cannot be had, a tool is missing, or virtme-ng cannot be started.
 pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
-        return Err(Exit::usage(
-            "a shell needs a terminal; for one command there is `cargo xtask exec -k K -- COMMAND`",
-        ));
+        return Err(Exit::usage(format!(
+            "a shell needs a terminal; for one command there is `{}`",
+            crate::command::hint("exec -k K -- COMMAND")
+        )));
     }
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));

@@ -85,7 +85,7 @@ impl StaticBuild {
     }
 }
 
-/// The path of a static library: in [`LIBRARY_PATH`], else where the C compiler looks.
+/// The path of a static library: in `LIBRARY_PATH`, else where the C compiler looks.
 pub fn find(file: &str) -> Option<PathBuf> {
     let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
     listed.find(|path| path.is_file()).or_else(|| {

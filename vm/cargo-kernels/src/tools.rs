@@ -368,17 +368,18 @@ pub fn how_to_get(tools: &[Tool]) -> String {
         }
     }
     let packages = packages.join(" ");
+    let setup = crate::command::hint("setup");
     let by_setup = |tool: &Tool| !matches!(tool.spec().need, Need::Local | Need::Test);
     if packages.is_empty() {
-        "run `cargo xtask setup`, which installs it in the cache".into()
+        format!("run `{setup}`, which installs it in the cache")
     } else if !setup::has_apt() {
         format!("install what Debian has in {packages}, or work inside `nix develop`")
     } else if !tools.iter().all(by_setup) {
         format!("run `apt-get install {packages}` as root")
     } else if tools.contains(&Tool::Vng) {
-        "run `cargo xtask setup`".into()
+        format!("run `{setup}`")
     } else {
-        format!("run `cargo xtask setup`, or `sudo apt-get install {packages}`")
+        format!("run `{setup}`, or `sudo apt-get install {packages}`")
     }
 }
 

@@ -73,7 +73,7 @@ impl HostRoot {
         Ok(environment::allowed().chain(own).collect())
     }
 
-    /// The agent's line; QEMU connects to it when it is started with [`CHANNEL_OPTIONS`].
+    /// The agent's line; QEMU connects to it when it is started with the options for it.
     ///
     /// # Errors
     /// When no socket can be made.

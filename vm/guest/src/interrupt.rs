@@ -35,7 +35,7 @@ pub struct Subscription<'a> {
 impl Interrupt {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on. Where nobody runs a VM, during a build or a
     /// download, the program ends at once; so it does at a second signal, and when those who run one take
-    /// longer than [`PATIENCE`]. The guards of its children see to the rest.
+    /// longer than 10 s. The supervisors of its children see to the rest.
     ///
     /// # Errors
     /// When the system refuses to register a handler.

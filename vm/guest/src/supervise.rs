@@ -322,7 +322,7 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
     }
 
     fn send_job(&mut self) -> Option<End> {
-        let Some(mut stream) = self.stream.as_ref() else { return None };
+        let mut stream = self.stream.as_ref()?;
         let now = Instant::now();
         self.job_sent = Some(now);
         (self.progress)(Progress::Testing);

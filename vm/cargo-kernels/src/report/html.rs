@@ -39,7 +39,7 @@ struct Page {
     timeline: Timeline,
     fact_columns: Vec<facts::Column>,
     facts: Vec<facts::Row>,
-    fact_troubles: Vec<(String, String)>,
+    fact_errors: Vec<(String, String)>,
 }
 
 /// A test and what came of it on each kernel.
@@ -111,7 +111,7 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
         timeline: Timeline::of(run),
         fact_columns: facts::COLUMNS.into(),
         facts: facts::rows(run),
-        fact_troubles: facts::errors(run),
+        fact_errors: facts::errors(run),
     };
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);

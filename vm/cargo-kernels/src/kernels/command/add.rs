@@ -18,7 +18,7 @@ use crate::kernels::{self, Expected, Progress, cache};
 use vm_kernels::lock::{self, How};
 
 /// What the pin says until somebody knows better.
-const WHY: &str = "added with `cargo xtask kernels add`";
+const WHY: &str = "added with `kernels add`";
 
 /// Runs the command.
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
@@ -36,7 +36,8 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
     if matches!(source, Source::Source { .. }) {
-        println!("`cargo xtask kernels fetch {name}` builds it now; else the first run does.");
+        let fetch = crate::command::hint(&format!("fetch {name}"));
+        println!("`{fetch}` builds it now; else the first run does.");
     }
     if let Source::File { path: file, .. } = &source {
         if file.is_absolute() {

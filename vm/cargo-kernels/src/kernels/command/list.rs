@@ -57,8 +57,8 @@ pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
     let absent: Vec<&str> =
         rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
     if !absent.is_empty() {
-        let names = absent.join(" ");
-        show::print(&format!("\nTo get what is not at hand: cargo xtask kernels fetch {names}\n"));
+        let fetch = crate::command::hint(&format!("fetch {}", absent.join(" ")));
+        show::print(&format!("\nTo get what is not at hand: {fetch}\n"));
     }
     Ok(exit::OK)
 }

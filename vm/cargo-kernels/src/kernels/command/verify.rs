@@ -32,7 +32,8 @@ pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
         };
         let found = of_pin(dirs, pin)?;
         if found.is_empty() && !names.is_empty() {
-            println!("{}: not in the cache; `cargo xtask kernels fetch {0}` gets it", pin.name);
+            let fetch = crate::command::hint(&format!("fetch {}", pin.name));
+            println!("{}: not in the cache; `{fetch}` gets it", pin.name);
             all_good = false;
         }
         cached.extend(found);
@@ -85,7 +86,8 @@ fn verify(cached: &Cached<'_>) -> (String, bool) {
     match cached.entry.verify() {
         Ok(count) => (format!("good, {count} files"), true),
         Err(damage) => {
-            let again = format!("`cargo xtask kernels fetch {}` gets it again", cached.pin.name);
+            let fetch = crate::command::hint(&format!("fetch {}", cached.pin.name));
+            let again = format!("`{fetch}` gets it again");
             let dropped = match drop_damaged(&cached.entry) {
                 Ok(()) => format!("it was removed; {again}"),
                 Err(error) => format!("it could not be removed: {error:#}"),
