@@ -138,7 +138,7 @@ fn fed(pieces: &[&[u8]]) -> (Console, Vec<vm_guest::console::Notice>) {
 }
 
 fn is_a_time(seconds: f64) -> bool {
-    seconds.is_finite() && seconds >= 0.0 && seconds < 1.9e19
+    seconds.is_finite() && (0.0..1.9e19).contains(&seconds)
 }
 
 fn check_facts(facts: &Facts) {
