@@ -1,20 +1,33 @@
-//! `cargo xtask test --local`: the root tests on this machine's own kernel, through sudo.
+//! The program and its root tests on this machine's own kernel, through sudo: `cargo xtask run`, `test --local`.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::exit;
 use cargo_kernels::metadata::Metadata;
 use cargo_kernels::payload::Payload;
 use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::{build, exit};
+
+use crate::flags;
+
+/// Builds the program and becomes it, as root: from here on signals and the exit code are the program's.
+///
+/// # Errors
+/// When it does not compile or cannot be started.
+pub fn program(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
+    let executable = build::executable(dirs)?;
+    let error = as_root(dirs)?.arg(&executable).args(&flags.args).exec();
+    Err(error).with_context(|| format!("cannot run {} as root", executable.display()))
+}
 
 /// Builds the tests and runs them as root.
 ///
 /// # Errors
 /// When they do not compile or cannot be started.
-pub fn run(dirs: &Dirs) -> Result<u8> {
+pub fn tests(dirs: &Dirs) -> Result<u8> {
     let payload = Payload::build(dirs, &Metadata::load(dirs)?, &[])?;
     let mut code = exit::OK;
     for binary in payload.test_binaries() {

@@ -4,7 +4,6 @@ mod flags;
 mod inspect;
 mod local;
 mod minimum_rust;
-mod run;
 mod test;
 
 use std::process::ExitCode;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => test::run(&dirs, &flags),
         Command::Build => build::run(&dirs),
-        Command::Run(flags) => run::run(&dirs, &flags),
+        Command::Run(flags) => local::program(&dirs, &flags),
         Command::Inspect(flags) => inspect::run(&dirs, &flags),
         Command::Agree(flags) => agree::run(&dirs, &flags),
         Command::Vmtest(flags) => vmtest::run(&dirs, &flags),

@@ -80,7 +80,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
         minimum_rust::install(dirs)?;
     }
     if flags.local {
-        return local::run(dirs);
+        return local::tests(dirs);
     }
     // Asked once: cargo may replace the file while this program runs.
     let xtask = std::env::current_exe().context("cannot find this program")?;
