@@ -248,9 +248,11 @@ impl<'a> Engine<'a> {
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
         let dirs = self.host.dirs;
-        let mut fragments = self.metadata.kconfig_paths(dirs);
-        fragments.extend(self.backend.kconfig().map(|path| dirs.project.join(path)));
-        let needs = kernels::needs(dirs, &fragments).map_err(|error| Stopped::host(&error))?;
+        let own = self.metadata.kconfig_paths(dirs);
+        let mut needs = kernels::needs(dirs, &own).map_err(|error| Stopped::host(&error))?;
+        for (name, text) in std::iter::once(vm_guest::KCONFIG).chain(self.backend.kconfig()) {
+            needs.extend(kconfig::needs(text, name).map_err(|error| Stopped::host(&error.into()))?);
+        }
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
@@ -434,10 +436,6 @@ mod tests {
     impl Backend for Unsound {
         fn name(&self) -> &'static str {
             "unsound"
-        }
-
-        fn kconfig(&self) -> Option<&'static str> {
-            None
         }
 
         fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {

@@ -45,13 +45,16 @@ use payload::Payload;
 use process::Supervised;
 use rundir::RunDir;
 
+/// The kernel options that every guest needs: the list's name, and its text in the format of [`vm_kernels::kconfig`].
+pub const KCONFIG: (&str, &str) = ("vm/kconfig", include_str!("../../kconfig"));
+
 /// A way of getting a guest in which the agent waits for a job.
 pub trait Backend: Sync {
     /// `cold` or `warm`, for people.
     fn name(&self) -> &'static str;
 
-    /// Lists the kernel options that only this way needs, if there are any; relative to the workspace.
-    fn kconfig(&self) -> Option<&'static str> {
+    /// The kernel options that only this way needs, as [`KCONFIG`].
+    fn kconfig(&self) -> Option<(&'static str, &'static str)> {
         None
     }
 

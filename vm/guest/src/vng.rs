@@ -45,8 +45,8 @@ impl Backend for Vng {
         "boot"
     }
 
-    fn kconfig(&self) -> Option<&'static str> {
-        Some("vm/kconfig.cold")
+    fn kconfig(&self) -> Option<(&'static str, &'static str)> {
+        Some(("vm/kconfig.cold", include_str!("../../kconfig.cold")))
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
