@@ -26,6 +26,11 @@ const WORKING: &[(&str, &str)] = &[
     ("pkg-config", ""),
     ("llvm-objdump", ""),
     ("llvm-readelf", ""),
+    ("flex", ""),
+    ("bison", ""),
+    ("bc", ""),
+    ("perl", ""),
+    ("pahole", ""),
     ("sudo", "exec \"$@\""),
     // `env NAME=VALUE… PROGRAM ARGS…`
     (

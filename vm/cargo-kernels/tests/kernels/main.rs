@@ -1,4 +1,4 @@
-//! `cargo xtask kernels …`, run as a user runs it, against servers on loopback.
+//! `cargo kernels …`, run as a user runs it, against servers on loopback.
 #![allow(clippy::unwrap_used)]
 
 mod build;

@@ -68,7 +68,7 @@ impl Sandbox {
         self.path("kernels.toml")
     }
 
-    /// `cargo xtask kernels …`, in this sandbox. Without [`Self::with_mirrors`] it finds no apt.
+    /// `cargo kernels …`, in this sandbox. Without [`Self::with_mirrors`] it finds no apt.
     pub fn kernels(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
         command.args(arguments);
