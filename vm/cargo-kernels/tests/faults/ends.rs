@@ -52,7 +52,7 @@ fn vng_is_killed() {
     let scene = scene();
     let run = endless(&scene);
     let vng = Process::marked(&scene.mark()).into_iter().find(|process| {
-        process.command.contains("/vng --run") && !process.command.starts_with("vmtest-guard")
+        process.command.contains("/vng --run") && !process.command.starts_with("vm-supervisor")
     });
     vng.unwrap().signal(Signal::SIGKILL);
     run.end().expect("host-error", 3, "vng was killed by SIGKILL");

@@ -77,7 +77,7 @@ impl Scene {
         self.dir.path().file_name().unwrap().to_str().unwrap().to_owned()
     }
 
-    /// `xtask vmtest` on the tests that misbehave of which the name contains `tests`.
+    /// `cargo kernels test` on the tests that misbehave of which the name contains `tests`.
     pub fn vmtest(&self, tests: &str) -> Command {
         let mut command = self.xtask();
         self.vmtest_args(&mut command, &[], tests);
