@@ -7,10 +7,11 @@ use crate::tools::{self, Need, Tool};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::restore::Restore;
+use vm_guest::rundir::RunDir;
 use vm_guest::snapshots::Snapshots;
 use vm_guest::vng::Vng;
 
-/// The warm backend, or the cold one.
+/// The backend that restores snapshots (`warm`), or the one that boots; first clears up after runs that were killed.
 ///
 /// # Errors
 /// When a tool that it needs is missing.
@@ -24,6 +25,7 @@ pub fn open<'a>(
         tools::require(dirs, &[Need::Boot])?;
     }
     let busybox = tools::find(dirs, Tool::Busybox)?;
+    RunDir::clear_abandoned(&dirs.runs());
     Ok(if warm {
         Box::new(Restore { qemu, busybox, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {

@@ -41,14 +41,12 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// Makes a directory for the console logs of a run that began at `started`, and clears up after runs that were
-    /// killed.
+    /// Makes a directory for the console logs of a run that began at `started`.
     ///
     /// # Errors
     /// When QEMU is missing, or the directory cannot be made.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, Tool::Qemu)?;
-        RunDir::clear_abandoned(&dirs.runs());
         let logs = log_dir(&dirs.logs())?;
         Ok(Self { dirs, qemu, logs, started, interrupt, accel_note: Once::new() })
     }

@@ -80,8 +80,12 @@ fn xtask_is_terminated() {
     assert!(!dir.exists(), "{} is left", dir.display());
 }
 
-/// A cargo that is busy for long, and its compiler.
-const BUSY: &str = "sh -c 'echo compiling >&2; sleep 1000' & wait";
+/// A cargo that knows the project, and is then busy for long, with its compiler.
+const BUSY: &str = concat!(
+    "[ \"$1\" = metadata ] && exec '",
+    env!("CARGO"),
+    "' \"$@\"\nsh -c 'echo compiling >&2; sleep 1000' & wait"
+);
 
 fn building(scene: &Scene) -> Run<'_> {
     let mut vmtest = scene.vmtest("failing::hangs");
