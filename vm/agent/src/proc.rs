@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 /// A process, as `/proc/PID/stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,12 @@ pub fn processes() -> io::Result<impl Iterator<Item = Process>> {
         // It may be gone by now.
         parse_stat(pid, &std::fs::read_to_string(entry.path().join("stat")).ok()?)
     }))
+}
+
+/// The processes whose parent is this one.
+pub fn children() -> io::Result<impl Iterator<Item = Pid>> {
+    let own = getpid();
+    Ok(processes()?.filter(move |process| process.parent == own).map(|process| process.pid))
 }
 
 /// proc_pid_stat(5): `pid (comm) state ppid pgrp session …`, where comm may hold anything, parentheses included.
@@ -68,7 +74,7 @@ pub fn pid_of(id: u32) -> Pid {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use nix::unistd::{getpid, getppid};
+    use nix::unistd::getppid;
 
     use super::*;
 

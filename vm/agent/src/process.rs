@@ -2,7 +2,7 @@
 //! started ended with them. Meanwhile this process does what an init does: it reaps whoever outlives
 //! their parent and dies.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +19,7 @@ use nix::unistd::{Pid, pipe2};
 use signal_hook::SigId;
 use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level;
+use vmtest_agent::proc;
 
 /// How long a killed process may take to be gone. Only one that is stuck in the kernel takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -235,14 +236,7 @@ fn has_children() -> bool {
 
 /// The processes whose parent is this one.
 pub fn children() -> Vec<Pid> {
-    let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| parent_of(*pid) == Some(own))
-        .map(Pid::from_raw)
-        .collect()
+    proc::children().into_iter().flatten().collect()
 }
 
 /// Held by a test that runs programs: each ends every other child of its process, the ones of a test beside it too.
@@ -250,11 +244,4 @@ pub fn children() -> Vec<Pid> {
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn parent_of(pid: i32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc(5): "pid (name) state parent …", where the name may hold anything, a `)` too.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -24,7 +24,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, geteuid, getpid, getppid, setgid, setgroups, setsid, setuid};
 use vmtest_agent::UNTRUSTED;
-use vmtest_agent::proc::{pid_of, pidfd_open, processes};
+use vmtest_agent::proc::{children, pid_of, pidfd_open};
 
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
 const FAILED: i32 = 125;
@@ -242,11 +242,10 @@ fn end_descendants(program: Pid) -> io::Result<Option<ExitStatus>> {
         if !round.children_left {
             return Ok(status);
         }
-        let me = getpid();
         let mut killed = 0;
-        for process in processes()?.filter(|process| process.parent == me) {
+        for child in children()? {
             // A process that changed to another user cannot be killed; waiting for it could take for ever.
-            killed += usize::from(kill(process.pid, Signal::SIGKILL).is_ok());
+            killed += usize::from(kill(child, Signal::SIGKILL).is_ok());
         }
         if killed == 0 {
             return Ok(status);
