@@ -19,7 +19,7 @@ pub struct Xtask {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot kernels and run the tests in them
-    Vmtest(flags::Vmtest),
+    Vmtest(Box<flags::Vmtest>),
     /// The pinned kernels: list, fetch, verify, add, prune
     #[command(subcommand, after_help = flags::KERNELS_HELP)]
     Kernels(flags::Kernels),

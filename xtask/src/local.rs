@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::metadata::Metadata;
-use cargo_kernels::payload::Payload;
+use cargo_kernels::payload::{Choice, Payload};
 use cargo_kernels::tools::{self, Tool};
 use cargo_kernels::{build, exit};
 
@@ -28,20 +28,15 @@ pub fn program(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
 /// # Errors
 /// When they do not compile or cannot be started.
 pub fn tests(dirs: &Dirs) -> Result<u8> {
-    let payload = Payload::build(dirs, &Metadata::load(dirs)?, &[])?;
+    let payload = Payload::build(dirs, &Metadata::load(dirs)?, &Choice::default())?;
     let mut code = exit::OK;
-    for binary in payload.test_binaries() {
+    for (id, binary) in &payload.binaries {
         let mut command = as_root(dirs)?;
         // sudo empties the environment, so it goes through env(1).
-        for (name, value) in payload.env_here() {
-            let mut pair = std::ffi::OsString::from(format!("{name}="));
-            pair.push(value);
-            command.arg(pair);
-        }
+        command.args(binary.env.iter().map(|(name, value)| format!("{name}={value}")));
         // One at a time: they share the kernel's one trace buffer.
-        command.arg(binary).arg("--test-threads=1");
-        let status =
-            command.status().with_context(|| format!("cannot run {}", binary.display()))?;
+        command.args(&binary.argv).arg("--test-threads=1").current_dir(&binary.cwd);
+        let status = command.status().with_context(|| format!("cannot run {id}"))?;
         if !status.success() {
             code = exit::FAILED;
         }

@@ -1,16 +1,14 @@
 //! The agent's end of the channel: a serial port that carries bytes and nothing else.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use vmtest_agent::{Event, Frame, JOB_LIMIT, Job, PROTOCOL};
+use vmtest_agent::{Event, Frame, Input, JOB_LIMIT, Job, PROTOCOL};
 
 /// A connection to the host.
 pub struct Channel {
@@ -37,20 +35,15 @@ impl Channel {
 
     /// Reports one event.
     pub fn send(&mut self, event: Event) -> Result<()> {
-        self.send_line(&Frame { token: self.token.clone(), event })
-    }
-
-    /// Sends one message of any kind.
-    pub fn send_line(&mut self, message: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(message)?;
+        let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
         line.push(b'\n');
         self.port.write_all(&line).context("cannot write to the channel")
     }
 
-    /// Waits for one message of any kind.
-    pub fn receive_line<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let line = read_line(&mut self.port)?;
-        serde_json::from_slice(&line).context("cannot read what came over the channel")
+    /// What the host sends after the job.
+    pub fn input(&self) -> Result<impl Iterator<Item = Input> + use<>> {
+        let port = BufReader::new(self.port.try_clone().context("cannot share the channel")?);
+        Ok(port.lines().map_while(|line| serde_json::from_str(&line.ok()?).ok()))
     }
 
     /// Waits for the job, for as long as it takes: a guest is saved while it waits here. From now

@@ -12,8 +12,7 @@ use nix::sys::signal::Signal;
 use vmtest_agent::{Facts, FactsRequest, ProgramFacts};
 
 use crate::bpf::{self, Program};
-use crate::process::{Stop, Watched};
-use crate::run_tests::Runner;
+use crate::process::{self, Stop, Watched};
 
 /// Time that each BPF program takes is counted while this is 1 (since 5.1).
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -25,10 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const EXECVES: u32 = 20;
 
 /// Starts the program, looks at it, stops it. Facts that cannot be had are absent.
-pub fn collect(request: &FactsRequest, runner: &Runner<'_>) -> Facts {
+pub fn collect(request: &FactsRequest) -> Facts {
     let mut facts = Facts { btf: Some(has_btf()), jit: jit(), ..Facts::default() };
-    if let Err(error) = observe(request, runner, &mut facts) {
-        facts.error = Some(format!("{}: {error}", request.program));
+    if let Err(error) = observe(request, &mut facts) {
+        facts.error = Some(format!("{}: {error}", request.program.argv.join(" ")));
     }
     facts
 }
@@ -43,10 +42,10 @@ fn jit() -> Option<bool> {
     Some(value.trim() != "0")
 }
 
-fn observe(request: &FactsRequest, runner: &Runner<'_>, facts: &mut Facts) -> io::Result<()> {
+fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
     let before: BTreeSet<u32> = bpf::programs()?.into_iter().collect();
     let started = Instant::now();
-    let mut process = Watched::start(runner.command(&request.program))?;
+    let mut process = Watched::start(process::command(&request.program)?)?;
     let ready = wait_for_line(&mut process, &request.ready_line, started + PATIENCE);
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));

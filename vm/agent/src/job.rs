@@ -1,15 +1,12 @@
 //! One job, from the first word to the last.
 
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::{Context, Result, anyhow};
-use vmtest_agent::{Event, Job, PROTOCOL};
+use anyhow::{Context, Result};
+use vmtest_agent::{Event, Job, PROTOCOL, Task, Tests};
 
 use crate::channel::Channel;
 use crate::machine::Machine;
-use crate::run_tests::Runner;
-use crate::{clock, entropy, facts, modules, taint, unpack};
+use crate::root::NoHostRoot;
+use crate::{clock, command, entropy, facts, root, run_tests, taint};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
 /// whatever else goes wrong is reported to the host.
@@ -18,6 +15,9 @@ pub fn serve(channel: &mut Channel, machine: &mut Machine) -> Result<()> {
     let done = channel.receive_job().and_then(|job| perform(&job, machine, channel));
     let last = match done {
         Ok(()) => Event::Finished,
+        Err(error) if error.is::<NoHostRoot>() => {
+            Event::NoHostRoot { reason: format!("{error:#}") }
+        }
         Err(error) => Event::Failed { reason: explain(&error, &machine.errors) },
     };
     channel.send(last)?;
@@ -33,29 +33,24 @@ fn ready() -> Result<Event> {
     })
 }
 
-fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()> {
+fn perform(job: &Job, machine: &Machine, channel: &mut Channel) -> Result<()> {
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
-    if let Err(error) = modules::share() {
-        machine.errors.push(format!("{error:#}"));
-    }
-    let payload = unpack::directory(&job.payload, machine.ivshmem.as_ref())?;
-    run(job, &payload, channel)
-}
-
-fn run(job: &Job, payload: &Path, channel: &mut Channel) -> Result<()> {
-    let timeout = Duration::try_from_secs_f64(job.test_timeout_s)
-        .map_err(|_| anyhow!("{} is no time limit for a test", job.test_timeout_s))?;
-    let runner = Runner { payload, env: &job.env, timeout };
-    for test in &job.tests {
-        channel.send(Event::TestStarted(test.clone()))?;
-        channel.send(Event::TestFinished(runner.run(test)))?;
+    root::enter(job, machine.ivshmem.as_ref())?;
+    match &job.task {
+        Task::Tests(tests) => run_tests::perform(tests, channel)?,
+        Task::Command(program) => {
+            let ended = command::run(program, channel)?;
+            channel.send(Event::Ended(ended))?;
+        }
     }
     channel.send(Event::Tainted { flags: taint::flags() })?;
-    if let Some(request) = &job.facts {
-        channel.send(Event::Facts(facts::collect(request, &runner)))?;
+    match &job.task {
+        Task::Tests(Tests { facts: Some(request), .. }) => {
+            channel.send(Event::Facts(facts::collect(request)))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn explain(error: &anyhow::Error, errors: &[String]) -> String {

@@ -2,7 +2,6 @@
 
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, umask};
-use vmtest_agent::PAYLOAD_DIR;
 
 use crate::ivshmem::Ivshmem;
 use crate::{modules, mounts, network};
@@ -20,16 +19,12 @@ impl Machine {
     /// Brings the guest up, as its process 1. A guest may be saved after this, so whatever can be
     /// done before there is a job is done here.
     pub fn bring_up() -> Self {
-        umask(Mode::from_bits_truncate(0o022));
         let mut errors = modules::load_first();
         errors.extend(set_up());
         let ivshmem = Ivshmem::open().unwrap_or_else(|error| {
             errors.push(format!("{error:#}"));
             None
         });
-        if ivshmem.is_some() {
-            errors.extend(mounts::tmpfs(PAYLOAD_DIR).err());
-        }
         Self { errors, ivshmem }
     }
 
@@ -40,6 +35,7 @@ impl Machine {
 }
 
 fn set_up() -> Vec<String> {
+    umask(Mode::from_bits_truncate(0o022));
     let mut errors = mounts::missing();
     errors.extend(network::bring_up());
     errors

@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
-use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, MODULES_TAG};
+use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE};
 
 use crate::mounts;
 
-/// What the kernel executes when it wants a module. It looks for `/sbin/modprobe`, which is not there while it
-/// boots: nothing is worth loading then.
-const MODPROBE: (&str, &str) = ("/proc/sys/kernel/modprobe", "/bin/modprobe");
+/// What the kernel executes when it wants a module, in the root of process 1. It looks for `/sbin/modprobe` by default,
+/// which is not there while it boots: nothing is worth loading then.
+const MODPROBE: &str = "/proc/sys/kernel/modprobe";
+
+/// Where modprobe may be.
+const PLACES: [&str; 3] = ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe"];
 
 /// Loads what the share needs. Returns what went wrong.
 pub fn load_first() -> Vec<String> {
@@ -38,18 +41,33 @@ fn load(path: &Path) -> Result<()> {
     load().with_context(|| format!("cannot load {}", path.display()))
 }
 
-/// Makes modules load on demand. A guest cannot be saved any more after this.
-pub fn share() -> Result<()> {
+/// Makes modules load on demand: those in the directory `from`, which is mounted already, or in the share.
+pub fn share(from: Option<&str>) -> Result<()> {
     if !Path::new(MODULES_DIR).is_dir() {
         return Ok(());
     }
     link().context("cannot make a directory for modules")?;
     fs::create_dir_all(MODULES_SHARE)?;
-    let options = "version=9p2000.L,trans=virtio,cache=loose,msize=262144";
-    mount(Some(MODULES_TAG), MODULES_SHARE, Some("9p"), MsFlags::MS_RDONLY, Some(options))
-        .context("cannot mount the share with the modules")?;
-    let (setting, modprobe) = MODPROBE;
-    fs::write(setting, modprobe).with_context(|| format!("cannot write {setting}"))
+    match from {
+        Some(dir) => {
+            mount(Some(dir), MODULES_SHARE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        }
+        None => mounts::share(MODULES_SHARE)?,
+    }
+    on_demand()
+}
+
+/// Tells the kernel where modprobe is.
+pub fn on_demand() -> Result<()> {
+    // The kernel looks in the root of process 1, which another program's guest did not change.
+    let root = if std::process::id() == 1 { "/" } else { "/proc/1/root" };
+    let there = |place: &&&str| Path::new(root).join(place.trim_start_matches('/')).exists();
+    match PLACES.iter().find(there) {
+        Some(place) if Path::new(MODULES_DIR).is_dir() || Path::new(MODULES_SHARE).is_dir() => {
+            fs::write(MODPROBE, place).with_context(|| format!("cannot write {MODPROBE}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `/lib/modules/<release>` is [`MODULES_DIR`], whatever stands there.

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
+use vmtest_agent::SHARE_TAG;
 
 /// One file system and its place.
 struct Mount {
@@ -49,6 +51,18 @@ pub fn missing() -> Vec<String> {
 /// Mounts a tmpfs of its own at `target`, which is made if need be.
 pub fn tmpfs(target: &'static str) -> Result<(), String> {
     Mount { options: Some("mode=0755"), ..needed("tmpfs", target) }.mount()
+}
+
+/// The places that are mounted on in the root directory itself.
+pub fn top() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|mount| mount.target).filter(|target| target.rfind('/') == Some(0))
+}
+
+/// Mounts the host's share.
+pub fn share(target: &str) -> Result<()> {
+    let options = "version=9p2000.L,trans=virtio,cache=loose,msize=262144";
+    mount(Some(SHARE_TAG), target, Some("9p"), MsFlags::MS_RDONLY, Some(options))
+        .with_context(|| format!("cannot mount the host's share at {target}"))
 }
 
 impl Mount {

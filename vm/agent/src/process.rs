@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -19,18 +19,33 @@ use nix::unistd::{Pid, pipe2};
 use signal_hook::SigId;
 use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level;
-use vmtest_agent::proc;
+use vmtest_agent::{Program, proc};
 
 /// How long a killed process may take to be gone. Only one that is stuck in the kernel takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running program, in a process group of its own, with its standard input at `/dev/null`.
+/// A running program, in a process group of its own.
 pub struct Watched {
     child: Child,
     group: Pid,
     /// What it prints on: one pipe for both its outputs, or one for each. Taken out when it is at its end.
     outputs: Vec<Option<File>>,
     deaths: Deaths,
+}
+
+/// A program of a job, ready to be started.
+pub fn command(program: &Program) -> io::Result<Command> {
+    let Some((path, arguments)) = program.argv.split_first() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
+    };
+    let mut command = Command::new(path);
+    command.args(arguments).current_dir(&program.cwd).env_clear().envs(&program.env);
+    command.stdin(Stdio::null());
+    // The payload has no empty directories, and where the host has temporary files there may be nothing here.
+    for dir in program.env.get("TMPDIR").into_iter().chain([&program.cwd]) {
+        let _ = std::fs::create_dir_all(dir);
+    }
+    Ok(command)
 }
 
 /// Why [`Watched::follow`] came back.
@@ -62,7 +77,7 @@ impl Watched {
     /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
     fn spawn(mut command: Command, outputs: Vec<File>) -> io::Result<Self> {
         let deaths = Deaths::watch()?;
-        let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
+        let child = command.process_group(0).spawn()?;
         let group = Pid::from_raw(child.id() as i32);
         Ok(Self { child, group, outputs: outputs.into_iter().map(Some).collect(), deaths })
     }
@@ -94,6 +109,11 @@ impl Watched {
                 }
             }
         }
+    }
+
+    /// The program's standard input, if the command said `piped`.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     /// Sends the program's process a signal; one that has ended does not mind.

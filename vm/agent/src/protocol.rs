@@ -14,25 +14,30 @@ pub const SUPERVISE: &str = "supervise";
 /// As TRUST: the program may be anything, and gets no privileges. Everything else there means that it keeps its own.
 pub const UNTRUSTED: &str = "untrusted";
 
-/// Where the payload is in every guest.
-pub const PAYLOAD_DIR: &str = "/payload";
+/// The first argument that makes the program write down, on the host, how it was started, instead of starting anything:
+/// `record PROGRAM ARGS…`, what `cargo test` makes of a runner. See [`Recorded`].
+pub const RECORD: &str = "record";
 
-/// Where every guest has the lists that modprobe reads of its kernel's modules, and with each module's place as a link
-/// into [`MODULES_SHARE`]. Not there for a kernel without modules.
+/// The variable that names the directory in which [`RECORD`] writes.
+pub const RECORD_DIR: &str = "VMTEST_RECORD";
+
+/// Where the lists that modprobe reads of the kernel's modules are in a guest, and each module's place as a link into
+/// [`MODULES_SHARE`]. Not there for a kernel without modules.
 pub const MODULES_DIR: &str = "/modules";
 
 /// Modules without which the share cannot be mounted, in the order in which they are loaded; below [`MODULES_DIR`],
 /// in a guest that nothing else brings up.
 pub const FIRST_MODULES: &str = "first";
 
-/// Where the host's directory with the kernel's modules is mounted.
+/// Where the host's directory with the kernel's modules is.
 pub const MODULES_SHARE: &str = "/run/modules";
 
-/// The mount tag of that directory, a 9p share.
-pub const MODULES_TAG: &str = "modules";
+/// The mount tag of the one directory of the host's that a guest can mount, a read-only 9p share: the one with the
+/// kernel's modules, or for [`Root::Host`] the host's root.
+pub const SHARE_TAG: &str = "host";
 
 /// Version of these messages; an agent saved in an old snapshot may speak another.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -48,53 +53,121 @@ pub struct Job {
     pub protocol: u32,
     /// Random, new for every run: what marks the agent's messages as the agent's.
     pub token: String,
-    /// Where the program and its tests are.
-    pub payload: Payload,
     /// The host's time, in nanoseconds since the Unix epoch: a restored guest woke up in the past.
     pub clock_ns: u64,
     /// Random bytes in hexadecimal for the guest's entropy pool: restored guests share theirs.
     pub entropy: String,
-    /// Environment of the tests and of the program.
-    pub env: BTreeMap<String, String>,
-    /// The tests, in the order in which they run, each in a process of its own.
-    pub tests: Vec<TestId>,
-    /// The longest one test may take, in seconds.
-    pub test_timeout_s: f64,
-    /// What to start and look at to collect [`Facts`]; nothing is collected when absent.
-    pub facts: Option<FactsRequest>,
+    /// What programs find as their root directory.
+    pub root: Root,
+    /// Files that are put into that directory.
+    pub payload: Payload,
+    /// What is to be run.
+    pub task: Task,
 }
 
-/// How the payload reaches the guest.
+/// The root directory of a guest's programs; whatever it is, what they change in it is gone with the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// A static busybox and the payload.
+    Minimal {
+        /// Directories of the payload's that must be found where they are, whatever else is mounted there.
+        keep: Vec<String>,
+    },
+    /// The host's.
+    Host {
+        /// Directories of the host's that must be found where they are, whatever else is mounted there.
+        keep: Vec<String>,
+        /// The kernel's modules and the lists of them, both as directories of the host's.
+        modules: Option<[String; 2]>,
+    },
+}
+
+/// How the payload, a tar archive, reaches the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Payload {
-    /// It is there already, below this directory.
-    Directory(String),
-    /// It is this file, a tar archive.
+    /// It is this file.
     Archive(String),
-    /// It is a tar archive in the memory of a PCI device, QEMU's `ivshmem-plain`.
+    /// It is in the memory of a PCI device, QEMU's `ivshmem-plain`.
     Memory {
         /// The archive's length in bytes.
         bytes: u64,
     },
 }
 
+/// What a job is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Tests, each in a process of its own.
+    Tests(Tests),
+    /// One command; its output is reported as it comes.
+    Command(Program),
+}
+
+/// Something to be started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Where it runs.
+    pub cwd: String,
+    /// All of its environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Tests to be run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tests {
+    /// The test binaries by their ids, each with the arguments that choose among its tests.
+    pub binaries: BTreeMap<String, Program>,
+    /// The tests to be run; all that the binaries list when absent.
+    pub only: Option<Vec<TestId>>,
+    /// Whether they are only listed.
+    pub list: bool,
+    /// The longest one test may take, in seconds.
+    pub timeout_s: f64,
+    /// How often a test that fails is run again.
+    pub retries: u32,
+    /// Whether none is run any more once one has failed.
+    pub fail_fast: bool,
+    /// What to start and look at to collect [`Facts`]; nothing is collected when absent.
+    pub facts: Option<FactsRequest>,
+}
+
 /// One test: a function of a test binary.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TestId {
-    /// The test binary's path, relative to the payload.
+    /// The test binary's id, such as `package` or `package::target`.
     pub binary: String,
-    /// The test's name, as `--list` prints it.
+    /// The test's name, as `--list` prints it; empty for a binary that cannot list its tests, which is one test.
     pub name: String,
 }
 
 /// What to run while facts are read from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FactsRequest {
-    /// The program's path, relative to the payload.
-    pub program: String,
+    /// The program.
+    pub program: Program,
     /// What it prints, as part of a line, once its BPF programs are attached.
     pub ready_line: String,
+}
+
+/// One line of the host's after the job, for a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Some bytes for its standard input, in base64; none when that is at its end.
+    pub stdin: Option<String>,
+}
+
+/// How a program was started, as [`RECORD`] writes it in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// When, in nanoseconds since the Unix epoch.
+    pub at_ns: u128,
+    /// The program and its circumstances. What is not UTF-8 is replaced in arguments and left out of the environment.
+    pub program: Program,
 }
 
 /// One line from the guest.
@@ -119,6 +192,8 @@ pub enum Event {
         /// Seconds since the kernel started (`CLOCK_BOOTTIME`).
         uptime_s: f64,
     },
+    /// The tests that will be run.
+    Listed(Vec<TestId>),
     /// A test is about to start.
     TestStarted(TestId),
     /// A test has ended.
@@ -130,8 +205,19 @@ pub enum Event {
     },
     /// What the kernel says of the program.
     Facts(Facts),
+    /// Some bytes of a command's standard output, in base64.
+    Stdout(String),
+    /// Some bytes of its standard error, in base64.
+    Stderr(String),
+    /// The command has ended.
+    Ended(Ended),
     /// The whole job is done; nothing follows.
     Finished,
+    /// The kernel cannot have [`Root::Host`]; nothing follows.
+    NoHostRoot {
+        /// What it lacks, for a person.
+        reason: String,
+    },
     /// The job could not be done; nothing follows.
     Failed {
         /// Why, for a person.
@@ -146,6 +232,8 @@ pub struct TestOutcome {
     pub test: TestId,
     /// What came of it.
     pub result: TestResult,
+    /// How often it was run: more than once when it failed before. The rest tells of the last time.
+    pub attempts: u32,
     /// How long it took, in seconds of the guest's monotonic clock.
     pub seconds: f64,
     /// Its standard output and error, interleaved, at most [`OUTPUT_LIMIT`] bytes.
@@ -158,7 +246,7 @@ pub struct TestOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestResult {
-    /// Exit status 0, and the test binary's summary says that the test ran and passed.
+    /// Exit status 0, and a test binary that prints a summary says in it that one test passed.
     Passed,
     /// Another exit status.
     Failed {
@@ -170,9 +258,9 @@ pub enum TestResult {
         /// The signal's number.
         signal: i32,
     },
-    /// Killed by the agent after [`Job::test_timeout_s`].
+    /// Killed by the agent after [`Tests::timeout_s`].
     TimedOut,
-    /// It did not run: it could not be started, or its binary exited with 0 without having run it.
+    /// It did not run to its end: it could not be started, or its binary exited with 0 without having run it.
     NotStarted {
         /// Why, for a person.
         reason: String,
@@ -215,41 +303,21 @@ pub struct ProgramFacts {
     pub attached: Option<String>,
 }
 
-/// What `cargo xtask exec` asks for: the host's one line to an agent that was started as `exec`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecJob {
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// Where it runs.
-    pub cwd: String,
-    /// All of its environment.
-    pub env: BTreeMap<String, String>,
-}
-
-/// What such an agent says: one `Ready`, any number of outputs, one of the rest.
+/// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ExecEvent {
-    /// The guest is up and waits for the command.
-    Ready {
-        /// `uname -r`.
-        release: String,
-    },
-    /// Some bytes of standard output, in base64.
-    Stdout(String),
-    /// Some bytes of standard error, in base64.
-    Stderr(String),
-    /// The command ended by itself.
+pub enum Ended {
+    /// By itself.
     Exited {
         /// Its exit status.
         code: i32,
     },
-    /// A signal ended the command.
+    /// By a signal.
     Killed {
         /// The signal's number.
         signal: i32,
     },
-    /// The command could not be started.
+    /// It could not be started.
     NotStarted {
         /// Why, for a person.
         reason: String,

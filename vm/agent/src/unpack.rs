@@ -3,36 +3,29 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
-use anyhow::{Context, Error, Result, ensure};
-use vmtest_agent::{PAYLOAD_DIR, Payload};
+use anyhow::{Context, Result, ensure};
+use vmtest_agent::Payload;
 
 use crate::ivshmem::Ivshmem;
-use crate::mounts;
 
-/// The directory with the payload's files, which are unpacked there if need be.
-pub fn directory(payload: &Payload, ivshmem: Option<&Ivshmem>) -> Result<PathBuf> {
-    match payload {
-        Payload::Directory(path) => Ok(path.into()),
+/// Unpacks the payload into a directory. Programs that ran from a file system of the host's would be read page by page, at
+/// every start again.
+pub fn unpack(payload: &Payload, ivshmem: Option<&Ivshmem>, into: &Path) -> Result<()> {
+    let file;
+    let archive = match payload {
         Payload::Archive(path) => {
-            // Programs that run from a file system of the host's are read page by page, at every start again.
-            mounts::tmpfs(PAYLOAD_DIR).map_err(Error::msg)?;
-            let archive = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-            unpack(&archive)
+            file = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+            &*file
         }
         Payload::Memory { bytes } => {
             let ivshmem = ivshmem.context("the payload's memory was not found")?;
             // SAFETY: the host has written the payload before it sent the job.
-            let archive = unsafe { ivshmem.bytes(*bytes) }?;
-            unpack(archive)
+            unsafe { ivshmem.bytes(*bytes) }?
         }
-    }
-}
-
-fn unpack(archive: &[u8]) -> Result<PathBuf> {
-    untar(archive, Path::new(PAYLOAD_DIR)).context("cannot unpack the payload")?;
-    Ok(PAYLOAD_DIR.into())
+    };
+    untar(archive, into).context("cannot unpack the payload")
 }
 
 /// Unpacks regular files, straight from where they are: the kernel copies each once, into the file.
@@ -64,6 +57,7 @@ fn untar(archive: &[u8], directory: &Path) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! `cargo xtask agree`: whether a kernel has one verdict, however its guest came to be. The same tests are run in booted
 //! and in restored guests, again and again; the first verdict of a case is what all others are held against.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -10,7 +11,7 @@ use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
 use crate::{backends, exit};
 use vm_guest::Backend;
@@ -32,7 +33,7 @@ const UNDER_TEST: (&str, &str) = ("warns under test", "fatal::makes_the_kernel_w
 struct Case {
     name: String,
     metadata: Metadata,
-    payload: Payload,
+    payload: Rc<Payload>,
     rounds: u16,
 }
 
@@ -73,7 +74,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
 /// Builds each case and hands it on. Mutants are run once each way: it is the building that takes time.
 fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
     let metadata = Metadata::load(dirs)?;
-    let payload = Payload::build(dirs, &metadata, &[])?;
+    let payload = Rc::new(Payload::build(dirs, &metadata, &Choice::default())?);
     let rounds = flags.rounds;
     on(&Case {
         name: "the program".into(),
@@ -88,18 +89,18 @@ fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result
     }
     let (name, test) = UNDER_TEST;
     let misbehaving = Metadata {
-        package: "misbehave".into(),
-        tests: vec!["misbehave".into()],
+        cargo_args: ["--package", "misbehave"].map(str::to_owned).into(),
         features: Vec::new(),
-        files: Vec::new(),
+        program: None,
         ..metadata.clone()
     };
     let only = ["--ignored", "--exact", test].map(str::to_owned);
-    let payload = Payload::build(dirs, &misbehaving, &only)?;
+    let choice = Choice { tests: &only, ..Choice::default() };
+    let payload = Rc::new(Payload::build(dirs, &misbehaving, &choice)?);
     on(&Case { name: name.into(), metadata: misbehaving, payload, rounds });
     selftest::each_mutant(dirs, &metadata, |name, payload| {
         let name = format!("mutant {name}");
-        on(&Case { name, metadata: metadata.clone(), payload, rounds: 1 });
+        on(&Case { name, metadata: metadata.clone(), payload: Rc::new(payload), rounds: 1 });
     })
     .context("a mutant cannot be made")
 }

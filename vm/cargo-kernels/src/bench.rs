@@ -18,7 +18,7 @@ use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Kernel, Silent, Target};
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Choice, Payload};
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
@@ -29,6 +29,7 @@ use vm_guest::accel::{self, Accel};
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
+use vmtest_agent::TestId;
 
 /// Runs the command.
 ///
@@ -41,8 +42,9 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let qemu = tools::find(dirs, Tool::Qemu)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let mut payload = Payload::build(dirs, &metadata, &[])?;
-    payload.tests.truncate(1);
+    let mut payload = Payload::build(dirs, &metadata, &Choice::default())?;
+    let restore = backends::open(dirs, true, &interrupt)?;
+    payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, &targets)?]);
     let bare = Bare { qemu: qemu.clone(), busybox: tools::find(dirs, Tool::Busybox)? };
     let bench = Bench {
         dirs,
@@ -51,11 +53,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         interrupt: &interrupt,
         metadata,
         payload,
-        backends: [
-            Box::new(bare),
-            backends::open(dirs, false, &interrupt)?,
-            backends::open(dirs, true, &interrupt)?,
-        ],
+        backends: [Box::new(bare), backends::open(dirs, false, &interrupt)?, restore],
         others: Other::on_path(dirs),
         qemu,
     };
@@ -74,6 +72,20 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         }
     }
     Ok(code)
+}
+
+fn first_test(
+    host: &Host<'_>,
+    backend: &dyn Backend,
+    metadata: &Metadata,
+    payload: &Payload,
+    targets: &[Target],
+) -> Result<TestId> {
+    let target = targets.first().context("no kernel was named")?;
+    let engine = Engine::new(host, backend, metadata, payload, Options::default());
+    let report = engine.list(target, &|_| {});
+    let first = report.missing.into_iter().next();
+    first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))
 }
 
 struct Bench<'a> {

@@ -53,7 +53,8 @@ pub fn bpf_objects(dirs: &Dirs) -> Result<Vec<PathBuf>> {
 
 /// Builds the program for a guest; returns the package's name and what cargo reports.
 fn build(dirs: &Dirs) -> Result<(String, Vec<Message>)> {
-    let Metadata { package, features, .. } = Metadata::load(dirs)?;
+    let Metadata { program, features, .. } = Metadata::load(dirs)?;
+    let package = program.context("metadata.kernels in Cargo.toml names no program")?;
     let mut build = cargo::command(dirs, "build")?;
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));

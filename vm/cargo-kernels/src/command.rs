@@ -15,7 +15,7 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
         Command::Setup(flags) => setup::run(dirs, flags),
         Command::Doctor(flags) => doctor::run(dirs, flags),
         Command::Shell(flags) => shell::run(dirs, flags),
-        Command::Exec(flags) => exec::run(dirs, flags),
+        Command::Exec(flags) => exec::exec(dirs, flags),
         Command::Bench(flags) => bench::run(dirs, flags),
         Command::Selftest(flags) => selftest::run(dirs, flags),
         Command::Matrix => matrix::run(dirs),

@@ -2,29 +2,31 @@
 
 mod isolate;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
-use vmtest_agent::{Job, TestId};
+use anyhow::Result;
+use vmtest_agent::{FactsRequest, Program, Task, TestId, Tests};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags::VmArgs;
 use crate::kernels::{self, Kernel, Target};
+use crate::launch::{Launch, Work};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
+use crate::text;
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
+use vm_guest::Backend;
 use vm_guest::accel::AccelChoice;
 use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
-use vm_guest::supervise::{self, Limits, Observed, Progress};
-use vm_guest::{Backend, Spec};
+use vm_guest::supervise::{Observed, Progress};
 use vm_kernels::kconfig::{self, Checked};
 
 /// What all engines of a run have in common: this machine, and when the run began.
@@ -52,6 +54,31 @@ impl<'a> Host<'a> {
     }
 }
 
+impl Host<'_> {
+    /// KVM or TCG; why not KVM is said to `note`, once.
+    ///
+    /// # Errors
+    /// When what was asked for does not work.
+    pub fn accel(
+        &self,
+        choice: AccelChoice,
+        kernel: &Kernel,
+        note: &dyn Fn(String),
+    ) -> Result<Accel> {
+        let chosen = accel::choose(choice, &self.qemu, &kernel.image, &self.dirs.cache)?;
+        if let Some(why) = chosen.note {
+            // The same for all kernels of a run, so said once.
+            self.accel_note.call_once(|| note(why));
+        }
+        Ok(chosen.accel)
+    }
+}
+
+/// Where the console of a kernel's guest is kept.
+pub fn log_of(host: &Host<'_>, kernel: &str) -> PathBuf {
+    with_suffix(&host.logs.join(file_name(kernel)), "log")
+}
+
 /// What the user may choose.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -63,6 +90,10 @@ pub struct Options {
     pub facts: bool,
     /// Whether each test gets a guest of its own.
     pub isolate: bool,
+    /// How often a test that fails is run again.
+    pub retries: u32,
+    /// Whether no test is run any more once one has failed.
+    pub fail_fast: bool,
     /// Whether a kernel's warnings are accepted.
     pub allow_kernel_warnings: bool,
     /// Whether an unavailable kernel is accepted.
@@ -73,6 +104,17 @@ impl From<&VmArgs> for Options {
     fn from(vm: &VmArgs) -> Self {
         Self { accel: vm.accel, timeout_s: vm.timeout, ..Self::default() }
     }
+}
+
+/// Which tests are run in one guest.
+#[derive(Debug, Clone, Copy)]
+enum Which<'a> {
+    /// All that the payload has.
+    All,
+    /// These.
+    Only(&'a [TestId]),
+    /// None: they are only listed.
+    Listed,
 }
 
 /// Runs one program's tests on one kernel after the other.
@@ -128,41 +170,47 @@ impl<'a> Engine<'a> {
         self.host.started.elapsed()
     }
 
-    /// The name of the package that holds the program.
-    pub fn program(&self) -> &'a str {
-        &self.metadata.package
+    /// What the tests are of: the program, or the directory of the project.
+    pub fn program(&self) -> String {
+        let directory =
+            || self.host.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
+        self.metadata.program.clone().or_else(directory).unwrap_or_default()
     }
 
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        let tests = &self.payload.tests;
         let log = self.host.logs.join(file_name(target.name()));
         if self.options.isolate {
             return isolate::run(self, target, &log, on);
         }
-        self.run_tests(target, tests, with_suffix(&log, "log"), on)
+        self.run_tests(target, Which::All, with_suffix(&log, "log"), on)
+    }
+
+    /// Lists the payload's tests in a guest; they are those that are missing in the report.
+    pub fn list(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
+        let log = self.host.logs.join(file_name(target.name()));
+        self.run_tests(target, Which::Listed, with_suffix(&log, "list.log"), on)
     }
 
     /// Runs some of the payload's tests in one guest.
     fn run_tests(
         &self,
         target: &Target,
-        tests: &[TestId],
+        which: Which<'_>,
         log: PathBuf,
         on: OnEvent<'_>,
     ) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.backend.name());
         report.start_s = self.elapsed().as_secs_f64();
-        report.expected_tests = tests.len();
-        if let Err(stopped) = self.attempt(target, tests, log, &mut report, on) {
+        if let Which::Only(tests) = which {
+            report.expect(tests);
+        }
+        if let Err(stopped) = self.attempt(target, which, log, &mut report, on) {
             report.verdict = stopped.verdict;
             report.reason = stopped.reason;
             report.excerpt = stopped.excerpt;
         }
-        let outcomes = &report.tests;
-        let ran = |test: &TestId| outcomes.iter().any(|outcome| outcome.test == *test);
-        report.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
         report.tolerated = match report.verdict {
             Verdict::Unavailable => self.options.allow_unavailable,
             Verdict::KernelSplat => self.options.allow_kernel_warnings,
@@ -175,7 +223,7 @@ impl<'a> Engine<'a> {
     fn attempt(
         &self,
         target: &Target,
-        tests: &[TestId],
+        which: Which<'_>,
         log: PathBuf,
         report: &mut KernelReport,
         on: OnEvent<'_>,
@@ -193,14 +241,14 @@ impl<'a> Engine<'a> {
             return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
-        let accel = self.choose_accel(&kernel, on)?;
+        let accel = self
+            .host
+            .accel(self.options.accel, &kernel, &|note| on(RunEvent::Note(note)))
+            .map_err(|error| Stopped::host(&error))?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
-        let timeout_s = self.options.timeout_s.unwrap_or_else(|| {
-            accel.default_limit(tests.len(), self.metadata.test_timeout_s).as_secs_f64()
-        });
         let (outcome, seen) = self
-            .classified(&kernel, accel, timeout_s, tests, &log, on)
+            .classified(&kernel, accel, which, &log, on)
             .map_err(|error| Stopped::host(&error))?;
         record(report, outcome, seen);
         Ok(())
@@ -212,36 +260,84 @@ impl<'a> Engine<'a> {
         &self,
         kernel: &Kernel,
         accel: Accel,
-        timeout_s: f64,
-        tests: &[TestId],
+        which: Which<'_>,
         log: &Path,
         on: OnEvent<'_>,
     ) -> Result<(Outcome, Observed)> {
+        let launch = Launch {
+            dirs: self.host.dirs,
+            interrupt: self.host.interrupt,
+            backend: self.backend,
+            kernel,
+            accel,
+            memory_mib: self.metadata.memory_mib,
+            cpus: self.metadata.cpus,
+            kernel_args: &self.metadata.kernel_args,
+            root: self.metadata.root,
+            keep: &self.payload.keep,
+            limit: Some(self.options.timeout_s.map_or(
+                accel.default_timeout() + Duration::from_secs_f64(self.metadata.test_timeout_s),
+                Duration::from_secs_f64,
+            )),
+            each_test: match self.options.timeout_s {
+                Some(_) => Duration::ZERO,
+                None => accel.for_each_test(),
+            },
+            log,
+        };
         let case = Case {
             kernel,
-            tests,
-            timeout_s,
+            tests: match which {
+                Which::Only(tests) => Some(tests),
+                Which::Listed => Some(&[]),
+                Which::All => None,
+            },
             memory_mib: self.metadata.memory_mib,
             kernel_args: &self.metadata.kernel_args,
         };
-        let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
-        let outcome = case.classify(&seen);
+        let work = Work {
+            task: &|host_root| Task::Tests(self.tests(which, host_root)),
+            files: &|| self.payload.brought_along().cloned(),
+            stdin: &|| None,
+            note: &|text| on(RunEvent::Note(text)),
+            starting: &|| on(RunEvent::Booting),
+        };
+        let seen = launch.run(&work, reporting(on))?;
+        let outcome = case.classify(&seen.observed);
         if outcome.verdict == Verdict::Pass || self.host.interrupt.signal().is_some() {
-            return Ok((outcome, seen));
+            return Ok((outcome, seen.observed));
         }
-        let verify_snapshot = RunDir::create(&self.host.dirs.runs())
-            .and_then(|run| {
-                self.backend.verify_snapshot(&self.spec(kernel, accel, Instant::now(), &run))
-            })
-            .unwrap_or_else(|error| {
-                // That is no reason to lose what was seen.
-                on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
-                None
-            });
-        let Some(why) = verify_snapshot else { return Ok((outcome, seen)) };
+        let why = launch.verify_snapshot(seen.host_root, &work).unwrap_or_else(|error| {
+            // That is no reason to lose what was seen.
+            on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
+            None
+        });
+        let Some(why) = why else { return Ok((outcome, seen.observed)) };
         on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
-        let seen = self.boot(kernel, accel, timeout_s, tests, log, on)?;
+        let seen = launch.run(&work, reporting(on))?.observed;
         Ok((case.classify(&seen), seen))
+    }
+
+    fn tests(&self, which: Which<'_>, host_root: bool) -> Tests {
+        let binaries = self.payload.binaries.iter();
+        let facts = self.payload.facts.clone().filter(|_| self.options.facts);
+        let only = match which {
+            Which::Only(tests) => Some(tests.to_vec()),
+            Which::All | Which::Listed => self.payload.only.clone(),
+        };
+        let in_root = |program: &Program| match host_root {
+            true => program.clone(),
+            false => Payload::minimal(program),
+        };
+        Tests {
+            binaries: binaries.map(|(id, program)| (id.clone(), in_root(program))).collect(),
+            only,
+            list: matches!(which, Which::Listed),
+            timeout_s: self.metadata.test_timeout_s,
+            retries: self.options.retries,
+            fail_fast: self.options.fail_fast,
+            facts: facts.map(|facts| FactsRequest { program: in_root(&facts.program), ..facts }),
+        }
     }
 
     fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
@@ -269,80 +365,26 @@ impl<'a> Engine<'a> {
             }
         }
     }
+}
 
-    fn choose_accel(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<Accel, Stopped> {
-        let cache = &self.host.dirs.cache;
-        let chosen = accel::choose(self.options.accel, &self.host.qemu, &kernel.image, cache)
-            .map_err(|error| Stopped::host(&error))?;
-        if let Some(note) = chosen.note {
-            // The same for all kernels of a run, so said once.
-            self.host.accel_note.call_once(|| on(RunEvent::Note(note)));
-        }
-        Ok(chosen.accel)
-    }
-
-    fn boot(
-        &self,
-        kernel: &Kernel,
-        accel: Accel,
-        timeout_s: f64,
-        tests: &[TestId],
-        log: &Path,
-        on: OnEvent<'_>,
-    ) -> Result<Observed> {
-        let deadline = Instant::now() + Duration::from_secs_f64(timeout_s);
-        let run = RunDir::create(&self.host.dirs.runs())?;
-        let spec = self.spec(kernel, accel, deadline, &run);
-        let started = self.backend.start(&spec, &|text| on(RunEvent::Note(text)))?;
-        on(RunEvent::Booting);
-        let job = self.job(started.payload.clone(), tests)?;
-        let limits = Limits { deadline };
-        let (total, mut done) = (tests.len(), 0);
-        supervise::run(started, &job, limits, log, self.host.interrupt, |progress| {
-            let current = match progress {
-                Progress::Testing => None,
-                Progress::Started(test) => Some(test.name.clone()),
-                Progress::Finished => {
-                    done += 1;
-                    None
-                }
-            };
-            on(RunEvent::Testing { done, total, current });
-        })
-    }
-
-    fn spec<'s>(
-        &'s self,
-        kernel: &'s Kernel,
-        accel: Accel,
-        deadline: Instant,
-        run: &'s RunDir,
-    ) -> Spec<'s> {
-        Spec {
-            kernel,
-            payload: &self.payload.files,
-            run,
-            cache: &self.host.dirs.cache,
-            accel,
-            deadline,
-            memory_mib: self.metadata.memory_mib,
-            kernel_args: &self.metadata.kernel_args,
-        }
-    }
-
-    fn job(&self, payload: vmtest_agent::Payload, tests: &[TestId]) -> Result<Job> {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Job {
-            protocol: vmtest_agent::PROTOCOL,
-            token: random_hex(16)?,
-            payload,
-            clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
-            entropy: random_hex(64)?,
-            env: self.payload.env.clone(),
-            tests: tests.to_vec(),
-            test_timeout_s: self.metadata.test_timeout_s,
-            facts: self.options.facts.then(|| self.payload.facts.clone()),
-        })
+/// Tells of each test.
+fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
+    let (mut done, mut total) = (0, 0);
+    move |progress| {
+        let current = match progress {
+            Progress::Listed(count) => {
+                total = count;
+                None
+            }
+            Progress::Started(test) => Some(text::test_name(test)),
+            Progress::Finished => {
+                done += 1;
+                None
+            }
+            Progress::Testing | Progress::Stdout(_) | Progress::Stderr(_) => None,
+        };
+        on(RunEvent::Testing { done, total, current });
+        ControlFlow::Continue(())
     }
 }
 
@@ -359,6 +401,9 @@ fn record(report: &mut KernelReport, outcome: Outcome, seen: Observed) {
     report.test_s = seen.test.map(|test| test.as_secs_f64());
     report.facts = seen.facts;
     report.tests = seen.outcomes;
+    if let Some(tests) = seen.listed {
+        report.expect(&tests);
+    }
 }
 
 struct Fetch<'a> {
@@ -387,12 +432,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn file_name(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     name.trim_matches('/').chars().map(|c| if plain(c) { c } else { '_' }).collect()
-}
-
-fn random_hex(bytes: usize) -> Result<String> {
-    let mut random = vec![0; bytes];
-    getrandom::fill(&mut random).context("the system gives no random numbers")?;
-    Ok(hex::encode(random))
 }
 
 /// Makes the directory for this run's console logs, and removes those of runs long past.
@@ -426,7 +465,7 @@ mod tests {
     use super::*;
     use crate::kernels::Expected;
     use vm_guest::process::{Supervised, SupervisedCommand};
-    use vm_guest::{Link, Vm};
+    use vm_guest::{Link, Spec, Vm};
 
     /// Its guests say nothing, and nobody can tell whether they were sound.
     struct Unsound(Mutex<u32>);
@@ -448,6 +487,7 @@ mod tests {
                 channel: Link::Connected(host),
                 qmp: None,
                 payload: vmtest_agent::Payload::Memory { bytes: 0 },
+                root: vmtest_agent::Root::Minimal { keep: vec![] },
                 ready: None,
             })
         }
@@ -466,7 +506,7 @@ mod tests {
             cache: logs.path().to_owned(),
             ..Dirs::find().unwrap()
         };
-        let (metadata, payload) = (Metadata::load(&dirs).unwrap(), Payload::empty());
+        let (metadata, payload) = (Metadata::load(&dirs).unwrap(), Payload::default());
         let interrupt = Interrupt::default();
         let host = Host {
             dirs: &dirs,
@@ -476,7 +516,13 @@ mod tests {
             interrupt: &interrupt,
             accel_note: Once::new(),
         };
-        let engine = Engine::new(&host, &backend, &metadata, &payload, Options::default());
+        let engine = Engine::new(
+            &host,
+            &backend,
+            &metadata,
+            &payload,
+            Options { timeout_s: Some(0.1), ..Options::default() },
+        );
         let kernel = Kernel {
             name: "k".into(),
             image: "/boot/k".into(),
@@ -494,7 +540,7 @@ mod tests {
         };
         let log = logs.path().join("log");
         let (outcome, _) = engine
-            .classified(&kernel, Accel::Tcg, 0.1, &[], &log, &on)
+            .classified(&kernel, Accel::Tcg, Which::All, &log, &on)
             .expect("the verdict is lost");
         assert_eq!(outcome.verdict, Verdict::NoBoot, "{}", outcome.reason);
         let expected = "cannot tell whether the guest was sound: its memory was changed";

@@ -1,178 +1,175 @@
-//! `cargo xtask exec`: one command in a kernel, with its output and its exit code.
+//! One command in a kernel, with its input, its output and its exit code: `cargo kernels exec`, and `run`, which is made to
+//! be cargo's runner.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use vmtest_agent::ExecJob;
+use anyhow::{Context, Result};
+use vm_guest::console::Console;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::payload::Payload as Files;
+use vm_guest::supervise::{End, Observed, Progress, Stdin};
+use vmtest_agent::{Ended, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::environment;
+use crate::engine::{Host, log_of};
 use crate::exit::{self, Exit};
-use crate::flags;
-use crate::shell;
-use vm_guest::Link;
-use vm_guest::channel;
-use vm_guest::console;
-use vm_guest::decode::{self, Exec, Lines};
-use vm_guest::host_root::HostRoot;
-use vm_guest::interrupt::Interrupt;
-use vm_guest::process::{Supervised, SupervisedCommand};
+use crate::launch::{Launch, Work};
+use crate::metadata::Metadata;
+use crate::payload::Payload;
+use crate::{backends, closure, environment, flags, kernels};
 
-/// Runs the command. Its exit code is the command's; a signal is 128 and its number, as in shells.
+/// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
 ///
 /// # Errors
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
-pub fn run(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
-    let interrupt = Interrupt::install()?;
-    let job = channel::encode(&job(flags)?)?;
-    let host = shell::host_root(dirs, &flags.kernel, &flags.vm)?;
-    let agent = host.run.path().join("agent");
-    fs::write(&agent, vm_guest::agent::PROGRAM)
-        .and_then(|()| fs::set_permissions(&agent, Permissions::from_mode(0o755)))
-        .context("cannot write the agent")?;
-    let listener = host.channel()?;
-    let closer = listener.try_clone().context("cannot share the channel")?;
-    let mut process = Supervised::spawn(vng(&host, &agent)?)?;
-    let log = host.run.path().join("console.log");
-    let tail = std::thread::spawn(watch_console(&mut process, &log)?);
+pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
+    let mut env = utf8(vm_guest::environment::allowed());
+    env.extend(environment::asked(&flags.env)?);
+    run(dirs, flags, flags.warm, env)
+}
 
-    let process = Arc::new(process);
-    let ended = Arc::clone(&process);
-    let subscription = interrupt.subscribe({
-        let process = Arc::clone(&process);
-        move || drop(process.kill())
-    });
-    let limit = flags.vm.timeout.map(Duration::from_secs_f64);
-    let timed_out = Arc::new(AtomicBool::new(false));
-    let late = Arc::clone(&timed_out);
-    std::thread::spawn(move || {
-        if let Some(limit) = limit {
-            if matches!(ended.wait_timeout(limit), Ok(None)) {
-                late.store(true, Ordering::Relaxed);
-                let _ = ended.kill();
-            }
-        }
-        let _ = ended.wait();
-        // Nobody will connect any more.
-        drop(Link::Listening(closer).closer());
-    });
-    let outcome = channel::connect(Link::Listening(listener))
-        .context("the guest never came up")
-        .and_then(|stream| converse(stream, &job));
-    drop(subscription);
-    process.kill()?;
+/// `run`: in a restored guest, with all that the command would have here.
+///
+/// # Errors
+/// As [`exec`].
+pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
+    let mut env = utf8(std::env::vars_os());
+    env.extend(environment::asked(&flags.env)?);
+    run(dirs, flags, true, env)
+}
+
+/// What is not UTF-8 cannot travel as JSON, and nobody will miss it.
+fn utf8(
+    variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> BTreeMap<String, String> {
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The exit code is the command's; a signal is 128 and its number, as in shells.
+fn run(dirs: &Dirs, flags: &flags::Exec, warm: bool, env: BTreeMap<String, String>) -> Result<u8> {
+    let metadata = flags.guest.over(Metadata::load(dirs)?);
+    let cwd = std::env::current_dir().context("cannot find the working directory")?;
+    let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
+    let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
+    let interrupt = Interrupt::install()?;
+    let backend = backends::open(dirs, warm, &interrupt)?;
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
+    let name = match (&flags.kernel, &metadata.kernels[..]) {
+        (Some(name), _) => name,
+        (None, [name]) => name,
+        (None, _) => return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")),
+    };
+    let kernel = kernels::obtain_one(dirs, name)?;
+    let accel = host.accel(flags.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
+    let log = log_of(&host, name);
+    let launch = Launch {
+        dirs,
+        interrupt: &interrupt,
+        backend: &*backend,
+        kernel: &kernel,
+        accel,
+        memory_mib: metadata.memory_mib,
+        cpus: metadata.cpus,
+        kernel_args: &metadata.kernel_args,
+        root: metadata.root,
+        keep: &keep(dirs, &program),
+        limit: flags.vm.timeout.map(Duration::from_secs_f64),
+        each_test: Duration::ZERO,
+        log: &log,
+    };
+    let work = Work {
+        task: &|host_root| {
+            Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) })
+        },
+        files: &|| brought_along(&program),
+        stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
+        note: &|note| eprintln!("{name}: {note}"),
+        starting: &|| {},
+    };
+    let seen = launch.run(&work, pass_on)?.observed;
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    if let Some(limit) = limit.filter(|_| timed_out.load(Ordering::Relaxed)) {
-        return Err(Exit::not_run(format!(
-            "kernel {}: not finished within {} s",
-            flags.kernel,
-            limit.as_secs_f64()
-        )));
-    }
-    let tail = tail.join().unwrap_or_default();
-    // It did answer.
-    if outcome.as_ref().is_err_and(|error| error.is::<Exit>()) {
-        return outcome;
-    }
-    outcome.with_context(|| {
-        format!(
-            "kernel {}: no answer from the guest; its console's end:\n{}",
-            flags.kernel,
-            tail.join("\n")
-        )
-    })
+    conclude(name, seen)
 }
 
-fn vng(host: &HostRoot, agent: &Path) -> Result<SupervisedCommand> {
-    let agent = agent.to_str().context("the target directory's path is not UTF-8")?;
-    let mut command = SupervisedCommand::new(&host.vng)?;
-    command
-        .current_dir(host.run.path())
-        .env_clear()
-        .envs(host.environment()?)
-        .args(host.arguments(true))
-        .args(["--verbose", "--append", "loglevel=5"])
-        .args(["--exec", &format!("{} exec", shlex::try_quote(agent)?)])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    Ok(command)
+/// Where the command works, and what it is.
+fn keep(dirs: &Dirs, program: &Program) -> Vec<String> {
+    let path = program.argv.first().map(Path::new);
+    let parent = path.filter(|path| path.is_absolute()).and_then(Path::parent);
+    let all = [Some(Path::new(&program.cwd)), parent, Some(&dirs.target)].into_iter().flatten();
+    all.filter(|dir| dir.is_dir()).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
 
-/// Keeps the console in a file; what comes back, once it is closed, is its last lines.
-fn watch_console(
-    process: &mut Supervised,
-    log: &Path,
-) -> Result<impl FnOnce() -> Vec<String> + use<>> {
-    let (Some(stderr), Some(stdout)) = (process.stderr.take(), process.stdout.take()) else {
-        bail!("virtme-ng was started without pipes");
+fn brought_along(program: &Program) -> Result<Files> {
+    // Any other name is one of busybox's.
+    let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
+    let Some(path) = path else { return Ok(Files::default()) };
+    let path = Path::new(&program.cwd).join(path);
+    let argv = vec![path.to_string_lossy().into_owned()];
+    let files = closure::of_program(&Program { argv, ..program.clone() })?;
+    Ok(Files { files: closure::in_place(files) })
+}
+
+fn pass_on(progress: Progress<'_>) -> ControlFlow<()> {
+    let written = match progress {
+        Progress::Stdout(bytes) => write(io::stdout(), bytes),
+        Progress::Stderr(bytes) => write(io::stderr(), bytes),
+        _ => Ok(()),
     };
-    let mut recorder = console::record(log).context("cannot keep the console")?;
-    Ok(move || {
-        // Nothing of interest, but it must not fill up.
-        std::thread::spawn(move || console::pump(stdout, |_| {}));
-        let mut seen = console::Console::default();
-        console::pump(stderr, |bytes| {
-            recorder.write(bytes);
-            seen.feed(bytes, |_| {});
-        });
-        seen.finish(|_| {});
-        seen.tail
-    })
+    // Nobody reads it any more.
+    if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-fn job(flags: &flags::Exec) -> Result<ExecJob> {
-    let cwd = std::env::current_dir().context("cannot find the working directory")?;
-    let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
-    // What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-    let mut env: BTreeMap<String, String> = vm_guest::environment::allowed()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    env.extend(environment::asked(&flags.env)?);
-    Ok(ExecJob { argv: flags.command.clone(), cwd, env })
+fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).and_then(|()| to.flush())
 }
 
-/// Hands the command over and passes its output on, until it has ended.
-fn converse(stream: UnixStream, job: &[u8]) -> Result<u8> {
-    let mut writer = stream.try_clone().context("cannot share the channel")?;
-    let mut lines = Lines::new(stream, decode::EXEC_LIMIT);
-    let mut handed_over = false;
-    while let Some(line) = lines.next_line().context("cannot read from the guest")? {
-        match line.and_then(decode::exec) {
-            Ok(Exec::Ready) if handed_over => bail!("the agent started a second time"),
-            Ok(Exec::Ready) => {
-                writer.write_all(job).context("cannot hand the command over")?;
-                handed_over = true;
-            }
-            Ok(Exec::Stdout(bytes)) => pass_on(&mut io::stdout(), &bytes)?,
-            Ok(Exec::Stderr(bytes)) => pass_on(&mut io::stderr(), &bytes)?,
-            Ok(Exec::Exited(code)) => return Ok(code),
-            Ok(Exec::Killed(signal)) => {
-                eprintln!("killed by signal {}", signal.number());
-                return Ok(exit::interrupted(signal.number().into()));
-            }
-            Ok(Exec::NotStarted(reason)) => return Err(Exit::not_run(reason)),
-            // A serial line may carry noise before the agent owns it, never after.
-            Err(malformed) if handed_over => return Err(malformed.into()),
-            Err(_) => {}
+fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
+    let tail = |console: &Console| console.tail.join("\n");
+    let code = match (&seen.ended, &seen.end) {
+        _ if seen.console.panic.is_some() => {
+            let words = seen.console.panic.as_deref().unwrap_or_default();
+            return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
         }
+        (Some(Ended::NotStarted { reason }), _) => return Err(Exit::not_run(reason)),
+        (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
+        (Some(Ended::Killed { signal }), _) => {
+            eprintln!("killed by signal {signal}");
+            exit::interrupted(*signal)
+        }
+        // Nobody reads what it prints, as in a pipe to head(1).
+        (None, End::Interrupted) => return Ok(exit::interrupted(nix::libc::SIGPIPE)),
+        (None, End::Deadline) => {
+            let limit = seen.limit.as_secs_f64();
+            return Err(Exit::not_run(format!("kernel {kernel}: not finished within {limit} s")));
+        }
+        (None, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => {
+            return Err(Exit::not_run(format!("kernel {kernel}: {why}")));
+        }
+        (None, End::GuestShutdown) if seen.ready.is_some() => {
+            return Err(Exit::failed(format!(
+                "kernel {kernel}: the guest shut down or rebooted before the command ended"
+            )));
+        }
+        (None, end) => {
+            let tail = tail(&seen.console);
+            return Err(Exit::not_run(format!(
+                "kernel {kernel}: no answer from the guest ({end:?}); its console's end:\n{tail}"
+            )));
+        }
+    };
+    if let Some(splat) = seen.console.splats.first() {
+        eprintln!("kernel {kernel}: the kernel reported: {splat}");
+        return Ok(if code == exit::OK { exit::FAILED } else { code });
     }
-    bail!("the guest ended before the command did")
-}
-
-fn pass_on(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
-    to.write_all(bytes).and_then(|()| to.flush()).context("cannot write the output")
+    Ok(code)
 }
 
 #[cfg(test)]
@@ -180,39 +177,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn outcome(lines: &str) -> Result<u8> {
-        let (mut guest, host) = UnixStream::pair().unwrap();
-        guest.write_all(lines.as_bytes()).unwrap();
-        guest.shutdown(std::net::Shutdown::Write).unwrap();
-        converse(host, b"{}\n")
+    fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {
+        let mut seen = Observed::new(None);
+        seen.console.feed(console.as_bytes(), |_| {});
+        seen.console.finish(|_| {});
+        Observed { ended, end, ..seen }
+    }
+
+    fn code(seen: Observed) -> u8 {
+        conclude("k", seen).unwrap_or_else(|error| exit::code_of(&error))
     }
 
     #[test]
-    fn exit_codes_come_through_and_signals_are_128_and_their_number() {
-        let ready = "noise\n{\"ready\":{\"release\":\"6.1\"}}\n";
-        assert_eq!(outcome(&format!("{ready}{{\"exited\":{{\"code\":255}}}}\n")).unwrap(), 255);
-        assert_eq!(outcome(&format!("{ready}{{\"killed\":{{\"signal\":9}}}}\n")).unwrap(), 137);
-    }
-
-    #[test]
-    fn a_guest_that_died_and_a_command_that_does_not_exist_are_errors() {
-        assert!(outcome("").unwrap_err().to_string().contains("ended before"));
-        let error = outcome("{\"not-started\":{\"reason\":\"no such file\"}}\n").unwrap_err();
-        assert_eq!(error.to_string(), "no such file");
-    }
-
-    #[test]
-    fn what_no_command_ends_with_and_damaged_output_are_errors_and_no_exit_codes() {
-        let ready = "{\"ready\":{\"release\":\"6.1\"}}\n";
-        for hostile in [
-            "{\"killed\":{\"signal\":2147483647}}",
-            "{\"exited\":{\"code\":-2147483648}}",
-            "{\"stdout\":\"?\"}",
-            "{\"ready\":{\"release\":\"again\"}}",
-            "{\"stdout\":\"",
+    fn the_exit_code_is_the_command_s_unless_the_kernel_complains() {
+        let exited = |code| Some(Ended::Exited { code });
+        let splat = "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2\n";
+        for (ended, end, console, expected) in [
+            (exited(0), End::Finished, "", 0),
+            (exited(255), End::Finished, "", 255),
+            (exited(0), End::Finished, splat, exit::FAILED),
+            (exited(7), End::Finished, splat, 7),
+            (exited(0), End::Panicked, "Kernel panic - not syncing: x\n", exit::FAILED),
+            (Some(Ended::Killed { signal: 9 }), End::Finished, "", 137),
+            (Some(Ended::NotStarted { reason: "no".into() }), End::Finished, "", exit::NOT_RUN),
+            (None, End::Deadline, "", exit::NOT_RUN),
+            (None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
-            let lines = format!("{ready}{hostile}\n{{\"exited\":{{\"code\":0}}}}\n");
-            outcome(&lines).expect_err(hostile);
+            let words = format!("{ended:?} {end:?}");
+            assert_eq!(code(seen(ended, end, console)), expected, "{words}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The exit codes of `cargo xtask`, which scripts depend on.
+//! The exit codes, which scripts depend on.
 
 /// Everything that was asked for was run and passed.
 pub const OK: u8 = 0;
@@ -24,6 +24,11 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// A kernel failed.
+    pub fn failed(message: impl Into<String>) -> anyhow::Error {
+        Self { code: FAILED, message: message.into() }.into()
+    }
+
     /// Something that was asked for could not be run.
     pub fn not_run(message: impl Into<String>) -> anyhow::Error {
         Self { code: NOT_RUN, message: message.into() }.into()

@@ -6,6 +6,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use vm_guest::accel::AccelChoice;
 
+use crate::metadata::{Metadata, RootChoice};
+use crate::selection::Selection;
+
 /// What changes where kernels come from.
 pub const KERNELS_HELP: &str = "\
 Environment:
@@ -82,13 +85,31 @@ pub struct Vmtest {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+    /// What the guest is like.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// What cargo builds.
+    #[command(flatten)]
+    pub selection: Selection,
     /// Restore a saved guest instead of booting; the first run of a kernel saves it
     #[arg(long)]
     pub warm: bool,
     /// Give each test a guest of its own (implies --warm)
     #[arg(long)]
     pub isolate: bool,
-    /// Rerun when bpf/, src/ or tests/ change
+    /// Run a test that fails up to N times more; one that passes then is called flaky
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// Run no further test on a kernel once one has failed there
+    #[arg(long, overrides_with = "no_fail_fast")]
+    pub fail_fast: bool,
+    /// Run all tests, whatever fails [default]
+    #[arg(long)]
+    pub no_fail_fast: bool,
+    /// A variable for the tests, with its value here or this one; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<EnvVar>,
+    /// Rerun when sources change
     #[arg(long)]
     pub watch: bool,
     /// How many kernels run at once [default: one per core]
@@ -247,21 +268,51 @@ pub struct Shell {
     pub vm: VmArgs,
 }
 
-/// `cargo xtask exec`
+/// `cargo kernels exec`, `cargo kernels run`
 #[derive(Debug, Clone, Args)]
 pub struct Exec {
     /// A pin's name, a kernel image, or a directory
     #[arg(short, long = "kernel", value_name = "K")]
-    pub kernel: String,
+    pub kernel: Option<String>,
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
+    /// What the guest is like.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Restore a saved guest instead of booting; the first run of a kernel saves it
+    #[arg(long)]
+    pub warm: bool,
     /// A variable of the guest's environment, with its value here or this one; repeatable
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<EnvVar>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// What a guest is like; each comes before what metadata.kernels says.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GuestArgs {
+    /// The guest's memory in MiB [default: 512]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    pub memory: Option<u32>,
+    /// How many processors it has [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: Option<u32>,
+    /// What programs find as their root directory [default: auto]
+    #[arg(long, value_name = "WHAT")]
+    pub root: Option<RootChoice>,
+}
+
+impl GuestArgs {
+    /// The metadata with these instead of its own.
+    pub fn over(&self, mut metadata: Metadata) -> Metadata {
+        metadata.memory_mib = self.memory.unwrap_or(metadata.memory_mib);
+        metadata.cpus = self.cpus.unwrap_or(metadata.cpus);
+        metadata.root = self.root.unwrap_or(metadata.root);
+        metadata
+    }
 }
 
 /// `cargo xtask bench`

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::{command, exit, flags, kernels, vmtest};
+use cargo_kernels::{command, exec, exit, flags, kernels, vmtest};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs a cargo project's tests as root on pinned kernels.
@@ -17,7 +17,9 @@ struct CargoKernels {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Boot kernels and run the tests in them
-    Test(flags::Vmtest),
+    Test(Box<flags::Vmtest>),
+    /// Run one program in a restored guest, as cargo's runner
+    Run(flags::Exec),
     /// The pinned kernels.
     #[command(flatten)]
     Pins(flags::Kernels),
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let command = CargoKernels::parse_from(args).command;
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => vmtest::run(&dirs, &flags),
+        Command::Run(flags) => exec::as_runner(&dirs, &flags),
         Command::Pins(flags) => kernels::command::run(&dirs, &flags),
         Command::Common(flags) => command::run(&dirs, &flags, CargoKernels::command()),
     }))

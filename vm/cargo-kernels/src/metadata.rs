@@ -1,5 +1,6 @@
-//! `[workspace.metadata.vmtest]` in Cargo.toml: all that the harness knows of the program.
+//! `metadata.kernels` in Cargo.toml: what the harness may be told of a project.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,42 +10,73 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags::LONGEST_S;
 
-/// The program under test, as its author describes it; docs/your-own-program.md explains each key.
+/// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Metadata {
-    /// The package that holds the program and its tests.
-    pub package: String,
-    /// Features to build it with for the guest.
-    #[serde(default)]
+    /// The kernels, when the command line names none.
+    pub kernels: Vec<String>,
+    /// Arguments of `cargo test`, when the command line has none for it.
+    pub cargo_args: Vec<String>,
+    /// Features that are on in what is built for guests.
     pub features: Vec<String>,
-    /// The test targets that are run in the guest.
-    pub tests: Vec<String>,
-    /// What the program prints once its BPF programs are attached.
-    pub ready_line: String,
+    /// Whether everything is built as static executables.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+    /// What programs find as their root directory.
+    pub root: RootChoice,
+    /// The program whose facts are of interest.
+    pub program: Option<String>,
+    /// What it prints once its BPF programs are attached.
+    pub ready_line: Option<String>,
     /// Files that list the kernel options needed, relative to the workspace.
-    #[serde(default)]
     pub kconfig: Vec<PathBuf>,
-    /// Further files for the guest, relative to the workspace; they keep their path below the payload.
-    #[serde(default)]
+    /// Further files for guests that have not the host's, relative to the workspace.
     pub files: Vec<PathBuf>,
+    /// Further variables for the tests.
+    pub env: BTreeMap<String, String>,
     /// The guest's memory in MiB.
-    #[serde(default = "default_memory")]
     pub memory_mib: u32,
+    /// How many processors it has.
+    pub cpus: u32,
     /// Further kernel parameters, such as `lockdown=confidentiality`.
-    #[serde(default)]
     pub kernel_args: Vec<String>,
     /// The longest one test may take, in seconds.
-    #[serde(default = "default_test_timeout")]
     pub test_timeout_s: f64,
 }
 
-fn default_memory() -> u32 {
-    512
+/// `--root`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootChoice {
+    /// The host's root directory where the kernel can have it, else the minimal one
+    #[default]
+    Auto,
+    /// The host's root directory, read-only, below a layer in memory
+    Host,
+    /// A busybox, the programs with their libraries, and the package's files
+    Minimal,
 }
 
-fn default_test_timeout() -> f64 {
-    60.0
+impl Default for Metadata {
+    fn default() -> Self {
+        Self {
+            kernels: Vec::new(),
+            cargo_args: Vec::new(),
+            features: Vec::new(),
+            is_static: false,
+            root: RootChoice::Auto,
+            program: None,
+            ready_line: None,
+            kconfig: Vec::new(),
+            files: Vec::new(),
+            env: BTreeMap::new(),
+            memory_mib: 512,
+            cpus: 1,
+            kernel_args: Vec::new(),
+            test_timeout_s: 60.0,
+        }
+    }
 }
 
 /// How long all kernel parameters may be, in bytes: the kernel cuts its command line at 2048
@@ -54,50 +86,92 @@ const KERNEL_ARGS_LIMIT: usize = 512;
 /// virtme-ng, a shell and QEMU, each of which gives further characters a meaning of its own.
 const KERNEL_ARG_PUNCTUATION: &str = "_.,:=/@+-";
 
+/// The part of a Cargo.toml that is of interest.
 #[derive(Deserialize)]
-struct Manifest {
-    workspace: Workspace,
+struct Manifest<T> {
+    workspace: Option<Section<T>>,
+    package: Option<Section<T>>,
 }
 
 #[derive(Deserialize)]
-struct Workspace {
-    metadata: Tables,
+struct Section<T> {
+    metadata: Option<Tables<T>>,
 }
 
 #[derive(Deserialize)]
-struct Tables {
-    vmtest: Metadata,
+struct Tables<T> {
+    kernels: Option<T>,
+}
+
+impl<T> Manifest<T> {
+    /// The workspace's, then the package's.
+    fn sections(self) -> impl Iterator<Item = T> {
+        let sections = [self.workspace, self.package].into_iter().flatten();
+        sections.filter_map(|section| section.metadata?.kernels)
+    }
 }
 
 impl Metadata {
-    /// Reads the workspace's Cargo.toml, or the file that `$VMTEST_METADATA` names in its place (the
-    /// harness's own tests run programs that misbehave).
+    /// Reads `[workspace.metadata.kernels]` and `[package.metadata.kernels]`, whose keys come before those of the other,
+    /// of the project's Cargo.toml and of the one nearest to the current directory; or the file that `$VMTEST_METADATA`
+    /// names in their place (the harness's own tests run programs that misbehave).
     ///
     /// # Errors
-    /// When the table is missing or holds a key that is unknown or of the wrong type.
+    /// When a table holds a key that is unknown or of the wrong type.
     pub fn load(dirs: &Dirs) -> Result<Self> {
-        let other = std::env::var_os("VMTEST_METADATA").map(PathBuf::from);
-        let path = other.unwrap_or_else(|| dirs.project.join("Cargo.toml"));
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text, &path)
+        if let Some(other) = std::env::var_os("VMTEST_METADATA") {
+            return Self::read(&[other.into()]);
+        }
+        let mut manifests = vec![dirs.project.join("Cargo.toml")];
+        let here = std::env::current_dir().context("cannot find the working directory")?;
+        let nearest = here.ancestors().take_while(|dir| dir.starts_with(&dirs.project));
+        manifests.extend(nearest.map(|dir| dir.join("Cargo.toml")).find(|path| path.is_file()));
+        manifests.dedup();
+        Self::read(&manifests)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
-        let manifest: Manifest = toml::from_str(text).map_err(|error| {
-            Exit::usage(format!("{}: [workspace.metadata.vmtest]: {error}", path.display()))
+    fn read(manifests: &[PathBuf]) -> Result<Self> {
+        let mut whole = toml::Table::new();
+        for path in manifests.iter().filter(|path| path.is_file()) {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            whole.extend(Self::tables(&text, path)?);
+        }
+        whole.try_into().context("the metadata of two Cargo.toml do not fit together")
+    }
+
+    /// What a Cargo.toml says, after it was checked.
+    fn tables(text: &str, path: &Path) -> Result<toml::Table> {
+        let manifest: Manifest<Self> = toml::from_str(text).map_err(|error| {
+            Exit::usage(format!("{}: metadata.kernels: {error}", path.display()))
         })?;
-        let metadata = manifest.workspace.metadata.vmtest;
-        metadata.check().map_err(|problem| {
-            Exit::usage(format!("{}: [workspace.metadata.vmtest]: {problem}", path.display()))
-        })?;
-        Ok(metadata)
+        for metadata in manifest.sections() {
+            metadata.check().map_err(|problem| {
+                Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()))
+            })?;
+        }
+        let manifest: Manifest<toml::Table> = toml::from_str(text)?;
+        Ok(manifest.sections().fold(toml::Table::new(), |mut all, section| {
+            all.extend(section);
+            all
+        }))
+    }
+
+    /// The program to be asked about, and the line that it prints when it is ready.
+    pub fn facts(&self) -> Option<(&str, &str)> {
+        self.program.as_deref().zip(self.ready_line.as_deref())
     }
 
     /// What no type can say.
     fn check(&self) -> Result<(), String> {
         if self.memory_mib == 0 {
             return Err("memory-mib is 0".into());
+        }
+        if !(1..=64).contains(&self.cpus) {
+            return Err(format!("cpus = {}: not between 1 and 64", self.cpus));
+        }
+        if let Some(name) = self.program.as_ref().filter(|_| self.ready_line.is_none()) {
+            return Err(format!("program = `{name}` needs a ready-line"));
         }
         if !(self.test_timeout_s > 0.0 && self.test_timeout_s <= LONGEST_S) {
             let given = self.test_timeout_s;
@@ -131,37 +205,45 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const BASE: &str =
-        "[workspace.metadata.vmtest]\npackage = 'p'\ntests = ['t']\nready-line = 'r'\n";
+    const BASE: &str = "[workspace.metadata.kernels]\nkernels = ['6.12']\n";
+
+    fn parse(text: &str) -> Result<Metadata> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("Cargo.toml");
+        std::fs::write(&path, text).unwrap();
+        Metadata::read(&[path])
+    }
 
     #[test]
     fn this_workspace_has_the_table() {
         let dirs = Dirs::find().unwrap();
         let metadata = Metadata::load(&dirs).unwrap();
-        assert!(!metadata.tests.is_empty());
+        assert!(metadata.facts().is_some());
         for path in metadata.kconfig_paths(&dirs) {
             assert!(path.is_file(), "{} does not exist", path.display());
         }
     }
 
     #[test]
-    fn optional_keys_have_defaults() {
-        let metadata = Metadata::parse(BASE, Path::new("Cargo.toml")).unwrap();
-        assert_eq!(metadata.memory_mib, 512);
-        assert!(metadata.features.is_empty());
+    fn all_keys_are_optional_and_a_package_s_come_first() {
+        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::default());
+        let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
+        let metadata = parse(&text).unwrap();
+        assert_eq!((metadata.cpus, metadata.kernels), (3, vec!["6.12".to_owned()]));
     }
 
     #[test]
     fn a_misspelt_key_is_named_with_its_line() {
-        let text = format!("{BASE}redy-line = 'x'\n");
-        let error = Metadata::parse(&text, Path::new("Cargo.toml")).unwrap_err().to_string();
-        assert!(error.contains("redy-line") && error.contains("line 5"), "{error}");
+        let error = parse(&format!("{BASE}redy-line = 'x'\n")).unwrap_err().to_string();
+        assert!(error.contains("redy-line") && error.contains("line 3"), "{error}");
     }
 
     #[test]
     fn values_that_cannot_work_are_refused_by_name() {
         for (line, words) in [
             ("memory-mib = 0", "memory-mib is 0"),
+            ("cpus = 0", "cpus = 0"),
+            ("program = 'p'", "needs a ready-line"),
             ("test-timeout-s = -1.0", "test-timeout-s = -1"),
             ("test-timeout-s = nan", "test-timeout-s = NaN"),
             ("test-timeout-s = 1e300", "test-timeout-s = 1000"),
@@ -170,12 +252,11 @@ mod tests {
             ("kernel-args = ['a=$(reboot)']", "`a=$(reboot)` is not one word"),
             ("kernel-args = ['quiet splash']", "`quiet splash` is not one word"),
         ] {
-            let text = format!("{BASE}{line}\n");
-            let error = Metadata::parse(&text, Path::new("Cargo.toml")).unwrap_err().to_string();
+            let error = parse(&format!("{BASE}{line}\n")).unwrap_err().to_string();
             assert!(error.contains(words), "{line}: {error}");
         }
         let long = format!("{BASE}kernel-args = ['a={}']\n", "x".repeat(KERNEL_ARGS_LIMIT));
-        let error = Metadata::parse(&long, Path::new("Cargo.toml")).unwrap_err().to_string();
+        let error = parse(&long).unwrap_err().to_string();
         assert!(error.contains("more than 512 bytes"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
+use crate::text::test_name;
 use crate::verdict::Verdict;
 use vm_guest::supervise::{End, Observed};
 use vm_kernels::{Expected, Kernel};
@@ -33,10 +34,8 @@ pub struct Outcome {
 pub struct Case<'a> {
     /// The kernel that was asked for.
     pub kernel: &'a Kernel,
-    /// The tests that were asked for.
-    pub tests: &'a [TestId],
-    /// Seconds that the guest was given.
-    pub timeout_s: f64,
+    /// The tests that were asked for; if none is named, all that the guest lists.
+    pub tests: Option<&'a [TestId]>,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
     /// Further kernel parameters that it was given.
@@ -90,13 +89,17 @@ impl Case<'_> {
                 Verdict::NoBoot,
                 format!(
                     "nothing was heard of the agent within {} s; {}",
-                    self.timeout_s,
+                    seen.limit.as_secs_f64(),
                     self.how_far(seen)
                 ),
             ),
             (End::GuestShutdown, None) => (
                 Verdict::NoBoot,
                 format!("the guest shut down before the agent was up; {}", self.how_far(seen)),
+            ),
+            (End::NoHostRoot(why), _) => (
+                Verdict::Unsupported,
+                format!("programs cannot have the host's root directory: {why}"),
             ),
             (End::AgentFailed(why), _) => {
                 (Verdict::HostError, format!("the agent could not do its job: {why}"))
@@ -107,7 +110,10 @@ impl Case<'_> {
             ),
             (End::Deadline, Some(_)) => (
                 Verdict::Hang,
-                format!("not finished within {} s: the guest hung {when}", self.timeout_s),
+                format!(
+                    "not finished within {} s: the guest hung {when}",
+                    seen.limit.as_secs_f64()
+                ),
             ),
             (End::GuestShutdown, Some(_)) => {
                 (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
@@ -116,13 +122,17 @@ impl Case<'_> {
         Some(conclude(verdict, reason + &and_splat(seen), tail()))
     }
 
+    fn tests<'s>(&'s self, seen: &'s Observed) -> &'s [TestId] {
+        self.tests.or(seen.listed.as_deref()).unwrap_or_default()
+    }
+
     fn when(&self, seen: &Observed) -> String {
         match (&seen.running, &seen.ready) {
-            (Some(test), _) => format!("while `{}` ran", test.name),
+            (Some(test), _) => format!("while `{}` ran", test_name(test)),
             (None, None) => "before the agent was up".into(),
             (None, Some(_)) if seen.outcomes.is_empty() => "before the first test".into(),
             (None, Some(_)) => {
-                format!("after {} of {} tests", seen.outcomes.len(), self.tests.len())
+                format!("after {} of {} tests", seen.outcomes.len(), self.tests(seen).len())
             }
         }
     }
@@ -142,16 +152,20 @@ impl Case<'_> {
             .filter(|outcome| outcome.result == TestResult::Passed)
             .map(|outcome| &outcome.test)
             .collect();
-        let failed: Vec<&TestId> =
-            self.tests.iter().filter(|test| !passed.contains(test)).collect();
+        let tests = self.tests(seen);
+        if tests.is_empty() && self.tests.is_none() {
+            let reason = format!("no test was selected{}", and_splat(seen));
+            return Some(conclude(Verdict::Fail, reason, vec![]));
+        }
+        let failed: Vec<&TestId> = tests.iter().filter(|test| !passed.contains(test)).collect();
         let first_failed = failed.first()?;
         let outcome = seen.outcomes.iter().find(|outcome| outcome.test == **first_failed);
         let how = outcome.map_or("did not run".into(), how_it_failed);
         let more = match failed.len() - 1 {
             0 => String::new(),
-            more => format!(", and {more} more of {} tests", self.tests.len()),
+            more => format!(", and {more} more of {} tests", tests.len()),
         };
-        let reason = format!("`{}` {how}{more}{}", first_failed.name, and_splat(seen));
+        let reason = format!("`{}` {how}{more}{}", test_name(first_failed), and_splat(seen));
         Some(conclude(Verdict::Fail, reason, first(&seen.console.context)))
     }
 
@@ -267,7 +281,7 @@ mod tests {
 
     fn outcome(name: &str, result: TestResult) -> TestOutcome {
         let output = "one\ntwo".to_owned();
-        TestOutcome { test: id(name), result, seconds: 1.5, output, dropped_bytes: 0 }
+        TestOutcome { test: id(name), result, attempts: 1, seconds: 1.5, output, dropped_bytes: 0 }
     }
 
     fn console(text: &str) -> Console {
@@ -283,9 +297,12 @@ mod tests {
             boot: None,
             test: None,
             outcomes: vec![outcome("a", TestResult::Passed), outcome("b", TestResult::Passed)],
+            listed: Some(vec![id("a"), id("b")]),
+            ended: None,
             running: None,
             facts: None,
             tainted: 0,
+            limit: std::time::Duration::from_secs(60),
             console: Console::default(),
             end: End::Finished,
         }
@@ -305,10 +322,8 @@ mod tests {
 
     fn judge(seen: &Observed) -> Outcome {
         let kernel = kernel();
-        let tests = [id("a"), id("b")];
         let kernel_args = &[];
-        Case { kernel: &kernel, tests: &tests, timeout_s: 60.0, memory_mib: 512, kernel_args }
-            .classify(seen)
+        Case { kernel: &kernel, tests: None, memory_mib: 512, kernel_args }.classify(seen)
     }
 
     #[track_caller]
@@ -463,8 +478,7 @@ mod tests {
     fn a_parameter_that_hides_warnings_is_named() {
         let case = |kernel_args: &[String]| {
             let kernel = kernel();
-            let case =
-                Case { kernel: &kernel, tests: &[], timeout_s: 1.0, memory_mib: 1, kernel_args };
+            let case = Case { kernel: &kernel, tests: None, memory_mib: 1, kernel_args };
             case.only_tainted(1 << 9).unwrap()
         };
         assert!(case(&["quiet".into()]).contains("parameter `quiet` keeps warnings"));

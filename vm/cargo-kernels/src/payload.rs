@@ -1,179 +1,206 @@
-//! What is brought into the guest: the program, its tests, its files, and the agent.
+//! The tests of a project as they are handed to guests: how each binary is started there, and what it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
-use cargo_metadata::{Artifact, Message, TargetKind};
-use vmtest_agent::{FactsRequest, PAYLOAD_DIR, TestId};
+use anyhow::{Context, Result, anyhow};
+use vm_guest::environment;
+use vm_guest::payload::Payload as Files;
+use vmtest_agent::{FactsRequest, Program, TestId};
 
-use crate::cargo;
+use crate::closure;
 use crate::dirs::Dirs;
-use crate::exit::Exit;
-use crate::listing;
 use crate::metadata::Metadata;
+use crate::recorded::{self, Built};
 use crate::static_build::StaticBuild;
 use crate::tools::{self, Need};
 
 /// Built once, used for every kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub struct Payload {
-    /// The tests to run, in order.
-    pub tests: Vec<TestId>,
-    /// Environment of the tests and the program in the guest.
-    pub env: BTreeMap<String, String>,
+    /// The test binaries by id.
+    pub binaries: BTreeMap<String, Program>,
+    /// The tests to be run, if not all that the binaries list.
+    pub only: Option<Vec<TestId>>,
     /// How to run the program for its facts.
-    pub facts: FactsRequest,
-    /// What is brought into the guest.
-    pub files: vm_guest::payload::Payload,
+    pub facts: Option<FactsRequest>,
+    /// Packages whose documentation tests are not among these.
+    pub doc_tests: BTreeSet<String>,
+    /// Directories that must be found in a guest where they are here.
+    pub keep: Vec<String>,
+    /// The programs of the packages, which the tests may start.
+    programs: BTreeMap<String, PathBuf>,
+    /// Further files that have to be brought along where the host's are not there.
+    files: Vec<PathBuf>,
+    /// Whether the programs need nothing of the machine they run on.
+    is_static: bool,
+    target: PathBuf,
+    brought_along: OnceLock<Result<Files, String>>,
 }
+
+/// What the user chose among a project's tests.
+#[derive(Debug, Default)]
+pub struct Choice<'a> {
+    /// Arguments of `cargo test`; those of the project's metadata if there are none.
+    pub cargo: Vec<OsString>,
+    /// Arguments of the test binaries.
+    pub tests: &'a [String],
+    /// Further variables.
+    pub env: BTreeMap<String, String>,
+}
+
+/// In a guest that has not the host's root directory these have other values.
+const MINIMAL_ENV: [(&str, &str); 3] = [
+    ("HOME", "/root"),
+    ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"),
+    ("TMPDIR", "/tmp"),
+];
 
 impl Payload {
-    /// Builds what is out of date and lists the tests that `test_args` select.
+    /// Builds what is out of date.
     ///
     /// # Errors
-    /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when no
-    /// test is selected.
-    pub fn build(dirs: &Dirs, metadata: &Metadata, test_args: &[String]) -> Result<Self> {
-        tools::require(dirs, &[Need::Build])?;
-        let built = Artifacts::build(dirs, metadata)?;
-        let mut files = BTreeMap::new();
-        let mut env = guest_env();
-        for (name, path) in &built.programs {
-            let guest_path = format!("bin/{name}");
-            env.insert(format!("CARGO_BIN_EXE_{name}"), format!("{PAYLOAD_DIR}/{guest_path}"));
-            files.insert(guest_path, path.clone());
+    /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when there are
+    /// no tests.
+    pub fn build(dirs: &Dirs, metadata: &Metadata, choice: &Choice<'_>) -> Result<Self> {
+        let is_static = metadata.is_static;
+        let static_build = is_static
+            .then(|| tools::require(dirs, &[Need::Build]).and_then(|()| StaticBuild::detect(dirs)))
+            .transpose()?;
+        let mut args = choice.cargo.clone();
+        if args.is_empty() {
+            args.extend(metadata.cargo_args.iter().map(OsString::from));
         }
-        let lists = dirs.target.join("vmtest/lists");
-        let mut tests = Vec::new();
-        for (name, path) in &built.tests {
-            let guest_path = format!("tests/{name}");
-            for test in listing::tests(path, test_args, &lists)? {
-                tests.push(TestId { binary: guest_path.clone(), name: test });
-            }
-            files.insert(guest_path, path.clone());
+        for feature in &metadata.features {
+            args.extend(["--features".into(), feature.into()]);
         }
-        for file in &metadata.files {
-            let name = file.to_str().context("a file in metadata.vmtest is not UTF-8")?;
-            files.insert(name.to_owned(), dirs.project.join(file));
+        let Built { tests, programs, doc_tests } =
+            recorded::build(dirs, &args, choice.tests, static_build.as_ref())?;
+        let mut env = metadata.env.clone();
+        env.extend(choice.env.clone());
+        for (name, path) in &programs {
+            env.insert(format!("CARGO_BIN_EXE_{name}"), path.to_string_lossy().into_owned());
         }
-        if tests.is_empty() {
-            return Err(Exit::usage(format!(
-                "no test matches `{}`; `--list` shows them all",
-                test_args.join(" ")
-            )));
-        }
-        let facts = FactsRequest {
-            program: format!("bin/{}", built.main_program(metadata)?),
-            ready_line: metadata.ready_line.clone(),
+        let in_guest = |(id, program): (String, Program)| {
+            (id, Program { env: in_guest(program.env, &env), ..program })
         };
-        Ok(Self { tests, env, facts, files: vm_guest::payload::Payload { files } })
-    }
-
-    /// Nothing.
-    #[cfg(test)]
-    pub fn empty() -> Self {
-        Self {
-            tests: vec![],
-            env: BTreeMap::new(),
-            facts: FactsRequest { program: String::new(), ready_line: String::new() },
-            files: vm_guest::payload::Payload::default(),
-        }
-    }
-
-    /// The environment in which tests find the programs where cargo put them, on this machine.
-    pub fn env_here(&self) -> BTreeMap<String, OsString> {
-        let programs = self.files.files.iter().filter_map(|(name, path)| {
-            let program = name.strip_prefix("bin/")?;
-            Some((format!("CARGO_BIN_EXE_{program}"), path.clone().into_os_string()))
+        let binaries: BTreeMap<String, Program> = tests.into_iter().map(in_guest).collect();
+        let facts = metadata.facts().map(|(name, ready_line)| {
+            let path = programs.get(name).with_context(|| {
+                format!("cargo built no program `{name}`, which metadata.kernels names")
+            })?;
+            let first = binaries.values().next().cloned().unwrap_or_default();
+            let argv = vec![path.to_string_lossy().into_owned()];
+            anyhow::Ok(FactsRequest {
+                program: Program { argv, ..first },
+                ready_line: ready_line.into(),
+            })
         });
-        programs.chain([("VMTEST".to_owned(), "1".into())]).collect()
-    }
-
-    /// The test binaries, where cargo put them.
-    pub fn test_binaries(&self) -> impl Iterator<Item = &Path> {
-        self.files
-            .files
-            .iter()
-            .filter(|(name, _)| name.starts_with("tests/"))
-            .map(|(_, path)| &**path)
-    }
-}
-
-/// The environment of tests in the guest, which is the same on every machine and in every backend.
-fn guest_env() -> BTreeMap<String, String> {
-    [
-        ("HOME", "/root"),
-        ("LANG", "C.UTF-8"),
-        ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"),
-        ("RUST_BACKTRACE", "1"),
-        ("TMPDIR", "/tmp"),
-        ("VMTEST", "1"),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect()
-}
-
-/// What cargo built, by name.
-struct Artifacts {
-    programs: BTreeMap<String, PathBuf>,
-    tests: BTreeMap<String, PathBuf>,
-}
-
-impl Artifacts {
-    fn build(dirs: &Dirs, metadata: &Metadata) -> Result<Self> {
-        let messages = cargo::messages(&mut cargo_build(dirs, metadata)?)?;
-        let artifacts = messages.into_iter().filter_map(|message| match message {
-            Message::CompilerArtifact(artifact) => Some(artifact),
-            _ => None,
-        });
-        Self::sort(artifacts, metadata)
-    }
-
-    fn sort(artifacts: impl Iterator<Item = Artifact>, metadata: &Metadata) -> Result<Self> {
-        let mut programs = BTreeMap::new();
-        let mut tests = BTreeMap::new();
-        for artifact in artifacts {
-            let Some(path) = artifact.executable else { continue };
-            let name = artifact.target.name;
-            let is = |kind: TargetKind| artifact.target.kind.contains(&kind);
-            if is(TargetKind::Test) {
-                tests.insert(name, path.into());
-            } else if is(TargetKind::Bin) {
-                programs.insert(name, path.into());
-            }
-        }
-        for test in &metadata.tests {
-            if !tests.contains_key(test) {
-                bail!("cargo built no test target `{test}`, which metadata.vmtest names");
-            }
-        }
-        Ok(Self { programs, tests })
-    }
-
-    fn main_program(&self, metadata: &Metadata) -> Result<String> {
-        let named = self.programs.keys().find(|name| **name == metadata.package);
-        named.or(self.programs.keys().next()).cloned().with_context(|| {
-            format!("package `{}`, which metadata.vmtest names, has no program", metadata.package)
+        Ok(Self {
+            only: None,
+            facts: facts.transpose()?,
+            doc_tests,
+            keep: keep(dirs, &binaries),
+            programs,
+            files: metadata.files.iter().map(|file| dirs.project.join(file)).collect(),
+            is_static,
+            target: dirs.target.clone(),
+            brought_along: OnceLock::new(),
+            binaries,
         })
     }
+
+    /// What is brought along into a guest that has not the host's root directory, at the same paths as here.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is missing.
+    pub fn brought_along(&self) -> Result<&Files> {
+        let files =
+            self.brought_along.get_or_init(|| self.gather().map_err(|error| format!("{error:#}")));
+        files.as_ref().map_err(|error| anyhow!("{error}"))
+    }
+
+    fn gather(&self) -> Result<Files> {
+        let mut files: BTreeSet<PathBuf> = self.files.iter().cloned().collect();
+        let environment = self.binaries.values().next().cloned().unwrap_or_default();
+        let started = |path: &PathBuf| Program {
+            argv: vec![path.to_string_lossy().into_owned()],
+            ..environment.clone()
+        };
+        for program in self.binaries.values().cloned().chain(self.programs.values().map(started)) {
+            files.extend(closure::of_program(&program)?);
+        }
+        if !self.is_static {
+            for directory in
+                self.binaries.values().map(|program| &program.cwd).collect::<BTreeSet<_>>()
+            {
+                files.extend(closure::of_package(Path::new(directory), &self.target)?);
+            }
+        }
+        Ok(Files { files: closure::in_place(files) })
+    }
+
+    /// How a binary is started in a guest that has not the host's root directory.
+    pub fn minimal(program: &Program) -> Program {
+        let mut program = program.clone();
+        program.env.extend(MINIMAL_ENV.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        program
+    }
 }
 
-fn cargo_build(dirs: &Dirs, metadata: &Metadata) -> Result<Command> {
-    let mut command = cargo::command(dirs, "build")?;
-    command
-        .args(["--quiet", "--release"])
-        .args(["--package", &metadata.package, "--bins"])
-        .stdin(Stdio::null());
-    for test in &metadata.tests {
-        command.args(["--test", test]);
+/// Of the variables that a program would have here: those that cargo has set, and those that are allowed, or asked for.
+fn in_guest(
+    recorded: BTreeMap<String, String>,
+    asked: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    const CARGO: [&str; 4] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_TARGET_TMPDIR"];
+    let of_cargo = |name: &str, value: &str| {
+        let runner = name.ends_with("_RUNNER");
+        let own = CARGO.iter().any(|prefix| name.starts_with(prefix));
+        own || (std::env::var(name).ok().as_deref() != Some(value) && !runner)
+    };
+    let kept =
+        |(name, value): &(String, String)| environment::is_allowed(name) || of_cargo(name, value);
+    let defaults =
+        [("VMTEST", "1"), ("RUST_BACKTRACE", "1"), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")];
+    let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = recorded.into_iter().filter(kept);
+    defaults.into_iter().chain(own).chain(asked.clone()).collect()
+}
+
+/// The directories that tests work in, and where what they start was built.
+fn keep(dirs: &Dirs, binaries: &BTreeMap<String, Program>) -> Vec<String> {
+    let built = binaries.values().filter_map(|it| Path::new(it.argv.first()?).parent());
+    let own = [dirs.project.as_path(), dirs.target.as_path()].into_iter().chain(built);
+    let work = binaries.values().map(|program| Path::new(&program.cwd));
+    let all: BTreeSet<&Path> = own.chain(work).filter(|dir| dir.is_dir()).collect();
+    // One that is in another comes with it.
+    let outermost = |dir: &&Path| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
+    let outermost = all.iter().copied().filter(outermost);
+    outermost.filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_of_the_caller_s_stays_here_and_what_cargo_sets_goes_along() {
+        // Cargo sets the first for this test; no other process is to be asked for a secret.
+        let (own, value) = ("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
+        let (name, secret) = std::env::vars()
+            .find(|(name, _)| name == "CARGO_MANIFEST_LINKS" || name == "CARGO")
+            .unwrap_or_default();
+        let recorded = [(own, value), ("OUT_DIR", "/out"), (&*name, &*secret)];
+        let recorded = recorded.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let asked = [("A".to_owned(), "b".to_owned())].into();
+        let env = in_guest(recorded, &asked);
+        assert_eq!(env.get(own).map(String::as_str), Some(value));
+        assert_eq!(env.get("OUT_DIR").map(String::as_str), Some("/out"));
+        assert_eq!(env.get("A").map(String::as_str), Some("b"));
+        assert!(name != "CARGO" || !env.contains_key("CARGO"), "{env:?}");
     }
-    for feature in &metadata.features {
-        command.args(["--features", &format!("{}/{feature}", metadata.package)]);
-    }
-    StaticBuild::detect(dirs)?.apply(&mut command);
-    Ok(command)
 }

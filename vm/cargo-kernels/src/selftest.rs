@@ -17,7 +17,7 @@ use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
@@ -95,7 +95,7 @@ fn build(metadata: &Metadata, sources: &sources::Copy, mutant: Option<&Mutant>) 
     if let Some(mutant) = mutant {
         mutant.apply(&sources.dirs().project)?;
     }
-    Payload::build(sources.dirs(), metadata, &[])
+    Payload::build(sources.dirs(), metadata, &Choice::default())
 }
 
 fn try_on(engine: &Engine<'_>, target: &Target, name: &str, mutant: Option<&Mutant>) -> Row {
@@ -148,6 +148,7 @@ mod tests {
             .map(|(name, result)| TestOutcome {
                 test: TestId { binary: "tests/t".into(), name: (*name).into() },
                 result: result.clone(),
+                attempts: 1,
                 seconds: 0.1,
                 output: String::new(),
                 dropped_bytes: 0,

@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::kernels::{self, Progress};
-use anyhow::{Context, Result, anyhow};
+use crate::kernels;
+use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
 use crate::dirs::Dirs;
@@ -43,7 +43,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
         .current_dir(host.run.path())
         .env_clear()
         .envs(host.environment()?)
-        .args(host.arguments(false))
+        .args(host.arguments())
         .args(["--shell", &shell])
         // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
         .status()
@@ -52,29 +52,14 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 }
 
 /// A guest with this machine's root directory, ready to be started.
-///
-/// # Errors
-/// When the kernel cannot be had, or a tool is missing.
-pub fn host_root(dirs: &Dirs, kernel: &str, vm: &flags::VmArgs) -> Result<HostRoot> {
+fn host_root(dirs: &Dirs, kernel: &str, vm: &flags::VmArgs) -> Result<HostRoot> {
     let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, tools::find(dirs, Tool::Qemu)?);
-    let targets = kernels::select(dirs, &[kernel.to_owned()])?;
-    let target = targets.first().context("no kernel was named")?;
-    let kernel = target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))?;
+    let kernel = kernels::obtain_one(dirs, kernel)?;
     let chosen = accel::choose(vm.accel, &qemu, &kernel.image, &dirs.cache)?;
     if let Some(note) = chosen.note {
         eprintln!("{note}");
     }
     HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, &dirs.runs())
-}
-
-struct OnStderr;
-
-impl Progress for OnStderr {
-    fn bytes(&self, _done: u64, _total: Option<u64>) {}
-
-    fn note(&self, text: &str) {
-        eprintln!("{text}");
-    }
 }
 
 /// Writes what virtme-ng is to take for root's shell, and gives its path: a script that starts the real one where it is

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use vmtest_agent::TestId;
+
 /// Spaces that stand for a tab: the reader's tab stops are not the guest's.
 const TAB: &str = "    ";
 /// Stands for a character that has no picture.
@@ -84,6 +86,11 @@ fn visible(line: &str) -> String {
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+/// What a test is called where its binary need not be named: a binary that cannot list its tests is one.
+pub fn test_name(test: &TestId) -> String {
+    if test.name.is_empty() { test.binary.clone() } else { test.name.clone() }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub struct KernelReport {
     pub excerpt: Vec<String>,
     /// `kvm` or `tcg`, once a VM was started.
     pub accel: Option<String>,
-    /// `cold` or `warm`.
+    /// `boot` or `snapshot`.
     pub backend: String,
     /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
     pub start_s: f64,
@@ -129,6 +129,13 @@ impl KernelReport {
             tolerated: false,
             console_log: None,
         }
+    }
+
+    /// These tests were asked for; those without an outcome are missing.
+    pub fn expect(&mut self, tests: &[TestId]) {
+        let ran = |test: &TestId| self.tests.iter().any(|outcome| outcome.test == *test);
+        self.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
+        self.expected_tests = tests.len();
     }
 
     /// How many tests passed.

@@ -12,17 +12,20 @@ use anyhow::Result;
 use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
-use crate::exit;
+use crate::environment;
+use crate::exit::{self, Exit};
 use crate::flags;
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Choice, Payload};
+use crate::report::words::all_tests;
 use crate::report::{self, RunReport};
 use crate::setup;
 use crate::ui::{self, RunEvent, Screen};
-use crate::verdict::KernelReport;
+use crate::verdict::{KernelReport, Verdict};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
+use vmtest_agent::TestId;
 
 /// Runs the command.
 ///
@@ -33,11 +36,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs)?;
     }
-    let metadata = Metadata::load(dirs)?;
-    if flags.list {
-        return list(dirs, &metadata, flags);
-    }
-    let targets = share(kernels::select(dirs, &flags.select.kernels)?, flags.partition);
+    let metadata = flags.guest.over(Metadata::load(dirs)?);
+    let asked = &flags.select.kernels;
+    let names = if asked.is_empty() { &metadata.kernels } else { asked };
+    let targets = share(kernels::select(dirs, names)?, flags.partition);
     if targets.is_empty() {
         eprintln!("this share of the kernels is empty: there is nothing to run");
     }
@@ -45,20 +47,16 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let backend = backends::open(dirs, flags.warm || flags.isolate, &interrupt)?;
+    let backend = backends::open(dirs, flags.warm || flags.isolate || flags.list, &interrupt)?;
     let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, backend };
+    if flags.list {
+        return session.list();
+    }
     if flags.watch {
         return watch::run(&session);
     }
     let run = session.round()?;
     Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
-}
-
-fn list(dirs: &Dirs, metadata: &Metadata, flags: &flags::Vmtest) -> Result<u8> {
-    for test in &Payload::build(dirs, metadata, &flags.test_args)?.tests {
-        let _ = writeln!(io::stdout(), "{}", test.name);
-    }
-    Ok(exit::OK)
 }
 
 /// All that stays the same while the program changes.
@@ -72,15 +70,46 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    fn build(&self) -> Result<Payload> {
+        let flags = self.flags;
+        let choice = Choice {
+            cargo: flags.selection.arguments(),
+            tests: &flags.test_args,
+            env: environment::asked(&flags.env)?,
+        };
+        Payload::build(self.dirs, &self.metadata, &choice)
+    }
+
+    /// Prints the tests that the first kernel's guest lists.
+    fn list(&self) -> Result<u8> {
+        let payload = self.build()?;
+        let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
+        let options = Options::from(&self.flags.vm);
+        let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
+        let Some(target) = self.targets.first() else { return Ok(exit::OK) };
+        let report = engine.list(target, &|_| {});
+        if report.verdict != Verdict::Pass {
+            return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
+        }
+        let several = payload.binaries.len() > 1;
+        for test in &report.missing {
+            let binary = if several { format!("{} ", test.binary) } else { String::new() };
+            let _ = writeln!(io::stdout(), "{binary}{}", test.name);
+        }
+        Ok(exit::OK)
+    }
+
     /// Builds what has changed, runs every kernel, and shows and writes what came of it.
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payload = Payload::build(self.dirs, &self.metadata, &flags.test_args)?;
+        let payload = self.build()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
         let options = Options {
             facts: flags.facts || flags.report.is_some(),
             isolate: flags.isolate,
+            retries: flags.retries,
+            fail_fast: flags.fail_fast,
             allow_kernel_warnings: flags.allow_kernel_warnings,
             allow_unavailable: flags.allow_unavailable,
             ..Options::from(&flags.vm)
@@ -89,8 +118,20 @@ impl Session<'_> {
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
         // A reader that went away is no reason to give no reports and no exit code.
         let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));
+        if !payload.doc_tests.is_empty() {
+            let packages: Vec<&str> = payload.doc_tests.iter().map(String::as_str).collect();
+            let _ =
+                writeln!(io::stdout(), "not run: documentation tests of {}", packages.join(", "));
+        }
         if let Some(dir) = &flags.report {
             report::write(dir, &run)?;
+        }
+        let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
+        if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
+            return Err(Exit::usage(format!(
+                "no test matches `{}`; `--list` shows them all",
+                flags.test_args.join(" ")
+            )));
         }
         Ok(run)
     }
@@ -119,14 +160,25 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
+    let mut kernels: Vec<KernelReport> = reports
+        .into_iter()
+        .filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect();
+    name_missing(&mut kernels);
     RunReport {
-        program: engine.program().to_owned(),
+        program: engine.program(),
         started,
         total_s: engine.elapsed().as_secs_f64(),
-        kernels: reports
-            .into_iter()
-            .filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner))
-            .collect(),
+        kernels,
+    }
+}
+
+/// A kernel whose guest never came to list its tests misses those of the others.
+fn name_missing(kernels: &mut [KernelReport]) {
+    let known = kernels.iter().max_by_key(|kernel| kernel.expected_tests);
+    let known: Vec<TestId> = known.map(|it| all_tests(it).cloned().collect()).unwrap_or_default();
+    for kernel in kernels.iter_mut().filter(|kernel| kernel.expected_tests == 0) {
+        kernel.expect(&known);
     }
 }
 

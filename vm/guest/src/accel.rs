@@ -46,15 +46,12 @@ impl Accel {
         }
     }
 
-    /// How long a kernel's run may take unless the user says otherwise: the time to come up, and then some for each
-    /// test, but at least as much as one test may take, in seconds.
-    pub fn default_limit(self, tests: usize, test_timeout_s: f64) -> Duration {
-        let each = match self {
-            Self::Kvm => 5.0,
-            Self::Tcg => 15.0,
-        };
-        let all = (each * tests as f64).max(test_timeout_s);
-        self.default_timeout() + Duration::try_from_secs_f64(all).unwrap_or_default()
+    /// How much longer a guest may take for each test that it runs, unless the user says otherwise.
+    pub fn for_each_test(self) -> Duration {
+        match self {
+            Self::Kvm => Duration::from_secs(5),
+            Self::Tcg => Duration::from_secs(15),
+        }
     }
 
     /// How long a guest may take to come up and run one command.
@@ -454,13 +451,6 @@ mod tests {
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
     const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
-
-    #[test]
-    fn the_time_limit_grows_with_the_tests_and_leaves_one_all_of_its_own() {
-        let seconds = |accel: Accel, tests| accel.default_limit(tests, 60.0).as_secs();
-        assert_eq!((seconds(Accel::Kvm, 1), seconds(Accel::Tcg, 1)), (60 + 60, 180 + 60));
-        assert_eq!((seconds(Accel::Kvm, 120), seconds(Accel::Tcg, 120)), (60 + 600, 180 + 1800));
-    }
 
     #[test]
     fn a_kernel_that_comes_up_shows_that_kvm_works_and_is_tried_once() {

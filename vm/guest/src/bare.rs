@@ -1,13 +1,13 @@
 //! A guest without virtme-ng: QEMU, the kernel, and an initramfs with everything in it. This is the
-//! floor that the other backends are measured against.
+//! baseline that the other backends are measured against.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use vmtest_agent::PAYLOAD_DIR;
+use vmtest_agent::Root;
 
-use crate::initramfs::Contents;
+use crate::initramfs::{Contents, PAYLOAD_ARCHIVE};
 use crate::qemu::{Fds, INITRAMFS, Machine, Memory};
 use crate::{Backend, Spec, Vm};
 
@@ -38,11 +38,12 @@ impl Backend for Bare {
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
             ivshmem: None,
-            modules: false,
+            share: false,
+            cpus: spec.cpus,
             waits: false,
         };
-        Ok(machine
-            .start(Fds::default())?
-            .into_started(vmtest_agent::Payload::Directory(PAYLOAD_DIR.into())))
+        let payload = vmtest_agent::Payload::Archive(format!("/{PAYLOAD_ARCHIVE}"));
+        let root = Root::Minimal { keep: spec.keep.to_vec() };
+        Ok(machine.start(Fds::default())?.into_started(payload, root))
     }
 }

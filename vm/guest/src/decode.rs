@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Event, ExecEvent, Facts, Frame, OUTPUT_LIMIT, TestOutcome, TestResult};
+use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, TestOutcome, TestResult};
 
 use crate::Ready;
 
-/// The longest line of a job of tests, in bytes: a test's output, every byte of it escaped, and its frame.
-pub const EVENT_LIMIT: usize = (6 * OUTPUT_LIMIT) + (64 << 10);
-
-/// The longest line of `exec`, in bytes: a piece of output in base64, with room to spare.
-pub const EXEC_LIMIT: usize = 1 << 20;
+/// The longest line, in bytes. A test's output with every byte of it escaped takes 400 KB; a list of tests may be longer.
+pub const EVENT_LIMIT: usize = 8 << 20;
 
 /// The longest [`Event::Ready`], in bytes.
 pub const READY_LIMIT: usize = 4096;
@@ -84,7 +81,7 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// One message of a job of tests; `token` is the job's.
+/// One message; `token` is the job's.
 ///
 /// # Errors
 /// When it is none, has another token, or has values that nothing real has.
@@ -102,6 +99,12 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
             has_ended_so(&outcome.result).map_err(impossible)?;
             Ok(Event::TestFinished(bounded(outcome)))
         }
+        Event::Ended(Ended::Exited { code }) if !(0..=255).contains(&code) => {
+            Err(impossible("exit status"))
+        }
+        Event::Ended(Ended::Killed { signal }) if Signal::new(signal).is_none() => {
+            Err(impossible("signal"))
+        }
         Event::Facts(facts) => Ok(Event::Facts(plausible(facts))),
         other => Ok(other),
     }
@@ -118,44 +121,14 @@ pub fn ready(line: &[u8]) -> Result<Ready, Malformed> {
     }
 }
 
-/// One message of `exec`: an [`ExecEvent`] whose values are in range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exec {
-    /// The guest is up and waits for the command.
-    Ready,
-    /// Some bytes of standard output.
-    Stdout(Vec<u8>),
-    /// Some bytes of standard error.
-    Stderr(Vec<u8>),
-    /// The command ended by itself, with this exit status.
-    Exited(u8),
-    /// This signal ended the command.
-    Killed(Signal),
-    /// The command could not be started, and why.
-    NotStarted(String),
-}
-
-/// One message of `exec`.
+/// Some bytes of a command's output.
 ///
 /// # Errors
-/// When it is none, or has values that nothing real has.
-pub fn exec(line: &[u8]) -> Result<Exec, Malformed> {
-    let event = serde_json::from_slice(line)
-        .map_err(|_| Malformed::at("not a message of the agent's", line))?;
-    let impossible = |what: &str| Malformed::at(format!("an impossible {what}"), line);
-    let bytes = |text: String| STANDARD.decode(text).map_err(|_| impossible("piece of output"));
-    Ok(match event {
-        ExecEvent::Ready { .. } => Exec::Ready,
-        ExecEvent::Stdout(text) => Exec::Stdout(bytes(text)?),
-        ExecEvent::Stderr(text) => Exec::Stderr(bytes(text)?),
-        ExecEvent::Exited { code } => {
-            Exec::Exited(u8::try_from(code).map_err(|_| impossible("exit status"))?)
-        }
-        ExecEvent::Killed { signal } => {
-            Exec::Killed(Signal::new(signal).ok_or_else(|| impossible("signal"))?)
-        }
-        ExecEvent::NotStarted { reason } => Exec::NotStarted(reason),
-    })
+/// When it is no base64.
+pub fn bytes(piece: &str) -> Result<Vec<u8>, Malformed> {
+    STANDARD
+        .decode(piece)
+        .map_err(|_| Malformed::at("an impossible piece of output", piece.as_bytes()))
 }
 
 /// A signal's number, one that Linux has: 1 to 64 (`_NSIG` in arch/x86/include/uapi/asm/signal.h).
@@ -225,9 +198,13 @@ mod tests {
         dropped: u64,
     ) -> Result<Event, Malformed> {
         let outcome = format!(
-            r#"{{"test":{{"binary":"t","name":"n"}},"result":{result},"seconds":{seconds},"output":"{output}","dropped_bytes":{dropped}}}"#
+            r#"{{"test":{{"binary":"t","name":"n"}},"result":{result},"attempts":1,"seconds":{seconds},"output":"{output}","dropped_bytes":{dropped}}}"#
         );
         event(format!(r#"{{"token":"t","event":{{"test-finished":{outcome}}}}}"#).as_bytes(), "t")
+    }
+
+    fn ended(how: &str) -> Result<Event, Malformed> {
+        event(format!(r#"{{"token":"t","event":{{"ended":{how}}}}}"#).as_bytes(), "t")
     }
 
     #[test]
@@ -239,10 +216,11 @@ mod tests {
             ] {
                 assert!(finished(&result, "1", "", 0).is_err(), "{result}");
             }
-            assert!(exec(format!(r#"{{"killed":{{"signal":{number}}}}}"#).as_bytes()).is_err());
+            let killed = format!(r#"{{"killed":{{"signal":{number}}}}}"#);
+            assert!(ended(&killed).is_err(), "{killed}");
         }
-        assert!(exec(br#"{"exited":{"code":256}}"#).is_err());
-        assert_eq!(exec(br#"{"exited":{"code":255}}"#), Ok(Exec::Exited(255)));
+        assert!(ended(r#"{"exited":{"code":256}}"#).is_err());
+        assert!(ended(r#"{"exited":{"code":255}}"#).is_ok());
         assert!(finished(r#"{"failed":{"code":101}}"#, "1", "", 0).is_ok());
         assert!(finished(r#"{"killed":{"signal":64}}"#, "1", "", 0).is_ok());
     }
@@ -252,7 +230,7 @@ mod tests {
         for seconds in ["-1", "1e300", "1e999", "null"] {
             assert!(finished("\"passed\"", seconds, "", 0).is_err(), "{seconds}");
             let ready = format!(
-                r#"{{"token":"","event":{{"ready":{{"protocol":2,"release":"6","uptime_s":{seconds}}}}}}}"#
+                r#"{{"token":"","event":{{"ready":{{"protocol":3,"release":"6","uptime_s":{seconds}}}}}}}"#
             );
             assert!(super::ready(ready.as_bytes()).is_err(), "{seconds}");
         }

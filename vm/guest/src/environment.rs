@@ -30,7 +30,8 @@ pub fn allowed() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_allowed))
 }
 
-fn is_allowed(name: &str) -> bool {
+/// Whether a variable of this name is among them.
+pub fn is_allowed(name: &str) -> bool {
     ALLOWED.contains(&name) || ALLOWED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 

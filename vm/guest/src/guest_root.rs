@@ -15,8 +15,20 @@ use crate::agent;
 pub const AGENT: &str = "/vmtest-agent";
 
 /// Directories that exist, empty, in every guest.
-pub const DIRECTORIES: &[&str] =
-    &["bin", "dev", "etc", "lib", "lib/modules", "payload", "proc", "root", "run", "sys", "tmp"];
+pub const DIRECTORIES: &[&str] = &[
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib/modules",
+    "layers",
+    "newroot",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+];
 
 /// Small files that programs expect.
 pub const FILES: &[(&str, &str)] = &[

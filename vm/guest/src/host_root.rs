@@ -1,11 +1,10 @@
-//! A guest that has the host's own root directory, for people: a shell, or one command.
+//! A guest that has the host's own root directory, for people: a shell.
 //!
 //! The host's files are read-only there: virtme-ng puts what the guest writes into memory.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::accel::Accel;
 use crate::environment;
 use crate::rundir::RunDir;
-use crate::vng::{CHANNEL_OPTIONS, depmod, listen, path_with, qemu_options};
+use crate::vng::{depmod, path_with, qemu_options};
 use vm_kernels::Kernel;
 
 /// A kernel's whole module directory, where virtme-ng looks for it, and QEMU beside it.
@@ -45,16 +44,15 @@ impl HostRoot {
         Ok(Self { run, vng: vng.to_owned(), accel })
     }
 
-    /// What every `vng` of this kind is started with, in the run's directory; with the agent's line or without.
-    pub fn arguments(&self, channel: bool) -> Vec<String> {
+    /// What `vng` is started with, in the run's directory.
+    pub fn arguments(&self) -> Vec<String> {
         let mut arguments: Vec<String> = ["--run", "kernel/vmlinuz", "--qemu", "./qemu"]
             .into_iter()
             .chain(["--user", "root", "--memory", "1G", "--cpus", "1"])
             .chain(["--force-9p", "--disable-microvm"])
             .map(str::to_owned)
             .collect();
-        let further: &[&[&str]] = if channel { &[CHANNEL_OPTIONS] } else { &[] };
-        arguments.extend(qemu_options(self.accel, further));
+        arguments.extend(qemu_options(self.accel, &[]));
         if self.accel == Accel::Tcg {
             // The host's programs may be compiled for more than the quick, plain CPU of the tests.
             arguments.extend(["--disable-kvm".into(), "--qemu-opts=-cpu max".into()]);
@@ -71,14 +69,6 @@ impl HostRoot {
         let own = [("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)];
         let own = own.map(|(name, value)| (name.into(), value));
         Ok(environment::allowed().chain(own).collect())
-    }
-
-    /// The agent's line; QEMU connects to it when it is started with the options for it.
-    ///
-    /// # Errors
-    /// When no socket can be made.
-    pub fn channel(&self) -> Result<UnixListener> {
-        listen(&self.run.path().join("channel"))
     }
 }
 

@@ -4,20 +4,23 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cpio::newc::{Builder, ModeFileType, trailer};
-use vmtest_agent::{MODULES_DIR, PAYLOAD_DIR};
+use vmtest_agent::MODULES_DIR;
 
-use crate::module_share::ModuleShare;
+use crate::module_share::{ModuleShare, stays_on_the_host};
 use crate::payload::Payload;
 use crate::{agent, guest_root};
 
 /// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
 /// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)
 const NODES: &[(&str, u32, u32)] = &[("dev/console", 5, 1), ("dev/null", 1, 3)];
+
+/// The payload, in the root directory of a guest that has it from the start.
+pub const PAYLOAD_ARCHIVE: &str = "payload.tar";
 
 /// What becomes an initramfs.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl Contents {
     /// The archive, in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst).
     ///
     /// # Errors
-    /// When the payload is no archive of files and directories, or a module cannot be read.
+    /// When a list of modules cannot be read.
     pub fn build(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for dir in guest_root::DIRECTORIES {
@@ -79,24 +82,13 @@ impl Contents {
         for applet in &self.applets {
             archive.symlink(&format!("bin/{applet}"), "busybox")?;
         }
-        self.add_payload(&mut archive)?;
+        if !self.payload.is_empty() {
+            archive.file(PAYLOAD_ARCHIVE, 0o600, &self.payload)?;
+        }
         if let Some(lists) = &self.modules {
             archive.tree(MODULES_DIR.trim_start_matches('/'), lists)?;
         }
         archive.finish()
-    }
-
-    fn add_payload(&self, archive: &mut Archive) -> Result<()> {
-        let root = PAYLOAD_DIR.trim_start_matches('/');
-        for entry in tar::Archive::new(&*self.payload).entries()? {
-            let mut entry = entry?;
-            let path = entry.path()?.to_str().context("a payload's name is not UTF-8")?.to_owned();
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            archive.parents(root, &path)?;
-            archive.file(&format!("{root}/{path}"), entry.header().mode()? & 0o7777, &bytes)?;
-        }
-        Ok(())
     }
 }
 
@@ -115,13 +107,6 @@ impl Archive {
         }
         let entry = self.entry(path, ModeFileType::Directory, 0o755);
         self.add(entry, &[])
-    }
-
-    /// Every directory between `root` and the last part of `path`.
-    fn parents(&mut self, root: &str, path: &str) -> Result<()> {
-        let ends = path.match_indices('/').map(|(end, _)| end);
-        ends.map(|end| format!("{root}/{}", &path[..end]))
-            .try_for_each(|directory| self.directory(&directory))
     }
 
     fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> Result<()> {
@@ -145,7 +130,7 @@ impl Archive {
             } else if kind.is_symlink() {
                 let target = fs::read_link(entry.path()).with_context(failed)?;
                 self.symlink(&path, target.to_str().context("a link is not UTF-8")?)?;
-            } else {
+            } else if !stays_on_the_host(&name) {
                 self.file(&path, 0o644, &fs::read(entry.path()).with_context(failed)?)?;
             }
         }
@@ -187,20 +172,15 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::Read;
+
     use super::*;
 
-    fn contents(payload: &[(&str, &str)]) -> Contents {
-        let mut tar = tar::Builder::new(Vec::new());
-        for (name, text) in payload {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(text.len() as u64);
-            header.set_mode(0o755);
-            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
-        }
+    fn contents(payload: &str) -> Contents {
         Contents {
             busybox: b"busybox".to_vec(),
             applets: vec!["sh".into(), "true".into()],
-            payload: tar.into_inner().unwrap(),
+            payload: payload.into(),
             modules: None,
         }
     }
@@ -224,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_agent_is_init_and_busybox_has_its_names() {
-        let all = entries(&contents(&[]).build().unwrap());
+        let all = entries(&contents("").build().unwrap());
         let find = |name: &str| all.iter().find(|entry| entry.0 == name).unwrap();
         assert_eq!(find("init").1, 0o100755);
         assert_eq!(find("bin/sh"), &("bin/sh".into(), 0o120777, "busybox".into()));
@@ -233,15 +213,13 @@ mod tests {
 
     #[test]
     fn directories_come_once_and_before_what_is_in_them() {
-        let payload = [("bin/program", "p"), ("tests/deep/trace", "t"), ("tests/other", "o")];
-        let all = entries(&contents(&payload).build().unwrap());
+        let all = entries(&contents("tar").build().unwrap());
         for (index, (name, _, _)) in all.iter().enumerate() {
             assert_eq!(all.iter().filter(|entry| entry.0 == *name).count(), 1, "{name}");
             if let Some((parent, _)) = name.rsplit_once('/') {
                 assert!(all[..index].iter().any(|entry| entry.0 == parent), "{name} has no parent");
             }
         }
-        assert!(all.contains(&("payload/tests/deep/trace".into(), 0o100755, "t".into())));
     }
 
     #[test]
@@ -250,7 +228,7 @@ mod tests {
         fs::create_dir(lists.path().join("first")).unwrap();
         fs::write(lists.path().join("first/00-a.ko"), "elf").unwrap();
         std::os::unix::fs::symlink("/run/modules/kernel", lists.path().join("kernel")).unwrap();
-        let contents = Contents { modules: Some(lists.path().into()), ..contents(&[]) };
+        let contents = Contents { modules: Some(lists.path().into()), ..contents("") };
         let all = entries(&contents.build().unwrap());
         for (name, mode, content) in [
             ("modules/first", 0o040755, ""),
@@ -263,10 +241,10 @@ mod tests {
 
     #[test]
     fn the_same_contents_give_the_same_bytes() {
-        let payload = [("bin/program", "p")];
-        assert_eq!(contents(&payload).build().unwrap(), contents(&payload).build().unwrap());
-        let mut other = contents(&payload);
+        let payload = "tar";
+        assert_eq!(contents(payload).build().unwrap(), contents(payload).build().unwrap());
+        let mut other = contents(payload);
         other.busybox.push(b'!');
-        assert_ne!(contents(&payload).build().unwrap(), other.build().unwrap());
+        assert_ne!(contents(payload).build().unwrap(), other.build().unwrap());
     }
 }

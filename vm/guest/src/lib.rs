@@ -13,6 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use vm_kernels::Kernel;
+use vmtest_agent::Root;
 
 pub mod accel;
 pub mod agent;
@@ -50,7 +51,7 @@ pub const KCONFIG: (&str, &str) = ("vm/kconfig", include_str!("../../kconfig"));
 
 /// A way of getting a guest in which the agent waits for a job.
 pub trait Backend: Sync {
-    /// `cold` or `warm`, for people.
+    /// `boot` or `snapshot`, for people.
     fn name(&self) -> &'static str;
 
     /// The kernel options that only this way needs, as [`KCONFIG`].
@@ -80,7 +81,7 @@ pub trait Backend: Sync {
 pub struct Spec<'a> {
     /// The kernel to run.
     pub kernel: &'a Kernel,
-    /// The program and its tests.
+    /// Files that are put into its root directory.
     pub payload: &'a Payload,
     /// A directory of this run's own, removed when the run is over.
     pub run: &'a RunDir,
@@ -92,6 +93,12 @@ pub struct Spec<'a> {
     pub deadline: Instant,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
+    /// How many processors it has.
+    pub cpus: u32,
+    /// Whether its programs find the host's root directory, or a minimal one.
+    pub host_root: bool,
+    /// Directories that must be found where they are on the host, whatever else the guest mounts there.
+    pub keep: &'a [String],
     /// Further kernel parameters, each one word without quotes or anything else that a shell reads.
     pub kernel_args: &'a [String],
 }
@@ -108,6 +115,8 @@ pub struct Vm {
     pub qmp: Option<Link>,
     /// Where the agent finds the payload.
     pub payload: vmtest_agent::Payload,
+    /// What its programs find as their root directory.
+    pub root: Root,
     /// What the agent said when it became ready, for a guest that was saved after that.
     pub ready: Option<Ready>,
 }

@@ -3,26 +3,43 @@
 //! They are 100 MB and more, and a guest wants none of them, or a few. So they stay on the host until one is asked for,
 //! and only depmod's lists go into the guest's root directory. Those are made once and kept in the cache.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE};
+use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
+use crate::Spec;
 use crate::snapshots::sha256;
 use crate::vng::depmod;
 use vm_kernels::{Kernel, modules};
 
 /// Counts changes of what is kept.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What a guest needs to mount a directory of the host's.
 pub const FIRST: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
 
-/// Depmod's lists that busybox's modprobe reads.
-const LISTS: &[&str] = &["modules.dep", "modules.alias", "modules.builtin"];
+/// Depmod's lists that busybox's modprobe reads, which go into every guest, and those that kmod's does besides.
+const LISTS: &[&str] = &[
+    "modules.dep",
+    "modules.alias",
+    "modules.builtin",
+    "modules.softdep",
+    "modules.alias.bin",
+    "modules.builtin.bin",
+    "modules.builtin.alias.bin",
+    "modules.dep.bin",
+    "modules.symbols.bin",
+];
+
+/// Whether a list is for kmod's modprobe only, which is on the host, where it finds it too.
+pub fn stays_on_the_host(name: &OsStr) -> bool {
+    name.as_bytes().ends_with(b".bin")
+}
 
 /// A kernel's modules, and what a guest needs to find them.
 #[derive(Debug, Clone)]
@@ -68,7 +85,7 @@ impl ModuleShare {
                 let (from, to) = (entry.path(), to.join(entry.file_name()));
                 if entry.file_type()?.is_symlink() {
                     symlink(fs::read_link(from)?, to)?;
-                } else if entry.file_type()?.is_file() {
+                } else if entry.file_type()?.is_file() && !stays_on_the_host(&entry.file_name()) {
                     fs::copy(from, to)?;
                 }
             }
@@ -76,6 +93,28 @@ impl ModuleShare {
         };
         copy().with_context(|| format!("cannot copy {}", self.lists.display()))
     }
+}
+
+/// What a guest's programs find as their root directory, and which directory of the host's its machine shares for that.
+///
+/// # Errors
+/// When a path is not UTF-8, or a directory cannot be made.
+pub fn root(spec: &Spec<'_>, modules: Option<&ModuleShare>) -> Result<(Root, PathBuf)> {
+    let keep = spec.keep.to_vec();
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
+    if spec.host_root {
+        let pair = |share: &ModuleShare| anyhow::Ok([text(&share.modules)?, text(&share.lists)?]);
+        return Ok((Root::Host { keep, modules: modules.map(pair).transpose()? }, "/".into()));
+    }
+    let shared = match modules {
+        Some(share) => share.modules.clone(),
+        None => {
+            let nothing = spec.run.path().join("nothing");
+            fs::create_dir_all(&nothing).context("cannot make an empty directory")?;
+            nothing
+        }
+    };
+    Ok((Root::Minimal { keep }, shared))
 }
 
 /// The directory with the lists of all kernels.

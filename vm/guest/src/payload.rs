@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// Files for the guest: path below [`vmtest_agent::PAYLOAD_DIR`] there to path on the host.
+/// Files for the guest: path below its root directory to path on the host.
 #[derive(Debug, Clone, Default)]
 pub struct Payload {
     /// In the order in which they are packed.

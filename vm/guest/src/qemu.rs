@@ -17,7 +17,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vmtest_agent::MODULES_TAG;
+use vmtest_agent::{Root, SHARE_TAG};
 
 use crate::accel::Accel;
 use crate::process::{Supervised, SupervisedCommand};
@@ -30,7 +30,7 @@ const MONITOR_FD: i32 = 12;
 const PAYLOAD_FD: i32 = 13;
 const LOCK_FD: i32 = 14;
 const STATE_FD: i32 = 15;
-const MODULES_FD: i32 = 16;
+const SHARE_FD: i32 = 16;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
 pub const RAM: &str = "ram";
@@ -56,8 +56,10 @@ pub struct Machine<'a> {
     pub dir: &'a Path,
     /// How many bytes of memory, [`Fds::payload`], the guest sees as a device: a power of two.
     pub ivshmem: Option<u64>,
-    /// Whether there is a share with modules, [`Fds::modules`].
-    pub modules: bool,
+    /// Whether it has a share, [`Fds::share`].
+    pub share: bool,
+    /// How many processors it has.
+    pub cpus: u32,
     /// Whether it waits for a saved state, [`Fds::state`], instead of booting.
     pub waits: bool,
 }
@@ -72,7 +74,7 @@ pub struct Fds {
     /// A lock on what the machine uses.
     pub lock: Option<File>,
     /// The directory that the guest can mount.
-    pub modules: Option<File>,
+    pub share: Option<File>,
 }
 
 /// What holds a guest's memory.
@@ -126,7 +128,7 @@ impl Machine<'_> {
             (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
             (LOCK_FD, handed.lock.map(OwnedFd::from)),
             (STATE_FD, handed.state),
-            (MODULES_FD, handed.modules.map(OwnedFd::from)),
+            (SHARE_FD, handed.share.map(OwnedFd::from)),
         ];
         let mappings = inherited.into_iter().filter_map(|(child_fd, parent_fd)| {
             parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd })
@@ -148,8 +150,9 @@ impl Machine<'_> {
             serial_port("channel", CHANNEL_FD),
             monitor(),
             self.ivshmem.map(|bytes| ivshmem(bytes, self.memory)).unwrap_or_default(),
-            if self.modules {
-                modules(&format!("/proc/self/fd/{MODULES_FD}")).concat()
+            strings(["-smp", &self.cpus.to_string()]),
+            if self.share {
+                host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat()
             } else {
                 Vec::new()
             },
@@ -171,8 +174,8 @@ impl Machine<'_> {
 }
 
 impl Running {
-    /// For the one who watches it; the agent finds the payload there.
-    pub fn into_started(mut self, payload: vmtest_agent::Payload) -> Vm {
+    /// For the one who watches it; the agent finds the payload there, and makes this root directory.
+    pub fn into_started(mut self, payload: vmtest_agent::Payload, root: Root) -> Vm {
         let mut console: Vec<Box<dyn Read + Send>> =
             vec![Box::new(Cursor::new(self.printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
@@ -184,6 +187,7 @@ impl Running {
             channel: Link::Connected(self.channel),
             qmp: Some(Link::Connected(self.monitor)),
             payload,
+            root,
             ready: None,
         }
     }
@@ -222,8 +226,6 @@ fn bare_machine() -> Vec<String> {
         "-display",
         "none",
         "-no-reboot",
-        "-smp",
-        "1",
     ])
 }
 
@@ -289,9 +291,11 @@ fn ivshmem(bytes: u64, memory: Memory) -> Vec<String> {
 }
 
 /// A directory that the guest can mount, and only read. A machine can be saved with it while it is not mounted.
-pub fn modules(path: &str) -> [[String; 2]; 2] {
-    let fsdev = format!("local,id=modules,path={path},security_model=none,readonly=on");
-    let device = format!("virtio-9p-pci,fsdev=modules,mount_tag={MODULES_TAG}");
+/// What is mounted in it on the host is told apart (`multidevs`): two files of one number would be one to the guest.
+pub fn host_share(path: &str) -> [[String; 2]; 2] {
+    let fsdev =
+        format!("local,id=host,path={path},security_model=none,readonly=on,multidevs=remap");
+    let device = format!("virtio-9p-pci,fsdev=host,mount_tag={SHARE_TAG}");
     [["-fsdev".into(), fsdev], ["-device".into(), device]]
 }
 
@@ -326,7 +330,8 @@ mod tests {
             kernel_args: &["quiet".to_owned()],
             dir: Path::new("/elsewhere"),
             ivshmem: Some(64 << 20),
-            modules: true,
+            share: true,
+            cpus: 1,
             waits,
         };
         let arguments = machine.arguments();

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
-use vmtest_agent::PROTOCOL;
+use vmtest_agent::{PROTOCOL, Root};
 
 use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
@@ -28,7 +28,7 @@ use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
-use crate::module_share::ModuleShare;
+use crate::module_share::{self, ModuleShare};
 use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
 use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
@@ -37,7 +37,7 @@ use crate::{Backend, Ready, Spec, Vm};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// The payload's memory is at least so many bytes. How many is part of a saved guest.
 const SMALLEST_WINDOW: u64 = 64 << 20;
@@ -101,7 +101,9 @@ struct Guest<'a> {
     warm: &'a Restore<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
-    modules: Option<ModuleShare>,
+    root: Root,
+    /// The directory that it can mount.
+    shared: PathBuf,
     archive: File,
     ivshmem: u64,
     payload: vmtest_agent::Payload,
@@ -110,6 +112,7 @@ struct Guest<'a> {
 impl<'a> Guest<'a> {
     fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
+        let (root, shared) = module_share::root(spec, modules.as_ref())?;
         let contents = Contents::gather(&warm.busybox)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
@@ -119,7 +122,8 @@ impl<'a> Guest<'a> {
             warm,
             spec,
             initramfs: contents.with_modules(modules.as_ref()).build()?,
-            modules,
+            root,
+            shared,
             archive,
             ivshmem,
             payload: vmtest_agent::Payload::Memory { bytes },
@@ -152,7 +156,9 @@ impl<'a> Guest<'a> {
         let dir = self.spec.run.path();
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
-        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone()))
+        Ok(machine
+            .start(self.with_payload()?)?
+            .into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
@@ -171,7 +177,7 @@ impl<'a> Guest<'a> {
         if let Err(error) = restore_devices(&running.monitor, limit) {
             return Err(error.context(running.last_words()));
         }
-        let started = running.into_started(self.payload.clone());
+        let started = running.into_started(self.payload.clone(), self.root.clone());
         Ok(Vm { ready: Some(saved.ready), ..started })
     }
 
@@ -181,7 +187,7 @@ impl<'a> Guest<'a> {
         write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
         let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
         let payload = Some(qemu::blank_memory(self.ivshmem)?);
-        let mut running = machine.start(Fds { payload, ..self.with_modules()? })?;
+        let mut running = machine.start(Fds { payload, ..self.with_share()? })?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -191,7 +197,7 @@ impl<'a> Guest<'a> {
                 let printed = printed.join().unwrap_or_default();
                 if printed.panicked || left(self.spec.deadline).is_none() {
                     running.printed = printed.bytes;
-                    *failed = Some(running.into_started(self.payload.clone()));
+                    *failed = Some(running.into_started(self.payload.clone(), self.root.clone()));
                 }
                 return Err(error);
             }
@@ -216,22 +222,21 @@ impl<'a> Guest<'a> {
             kernel_args: self.spec.kernel_args,
             dir,
             ivshmem: Some(self.ivshmem),
-            modules: self.modules.is_some(),
+            share: true,
+            cpus: self.spec.cpus,
             waits: false,
         }
     }
 
     fn with_payload(&self) -> Result<Fds> {
         let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Fds { payload: Some(payload), ..self.with_modules()? })
+        Ok(Fds { payload: Some(payload), ..self.with_share()? })
     }
 
-    fn with_modules(&self) -> Result<Fds> {
-        let open = |share: &ModuleShare| {
-            File::open(&share.modules)
-                .with_context(|| format!("cannot open {}", share.modules.display()))
-        };
-        Ok(Fds { modules: self.modules.as_ref().map(open).transpose()?, ..Fds::default() })
+    fn with_share(&self) -> Result<Fds> {
+        let shared = File::open(&self.shared)
+            .with_context(|| format!("cannot open {}", self.shared.display()))?;
+        Ok(Fds { share: Some(shared), ..Fds::default() })
     }
 
     /// Everything that a saved guest depends on.

@@ -3,7 +3,8 @@
 //! Threads read the console, the channel and QEMU's monitor, and wait for the process; they send
 //! what they get to one loop, which sleeps until something arrives or a deadline passes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -12,12 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use vmtest_agent::{Event, Facts, Job, TestId, TestOutcome};
+use vmtest_agent::{Ended, Event, Facts, Input, Job, TestId, TestOutcome};
 
 use crate::channel;
 use crate::console::{self, Console, Notice};
-use crate::decode::Malformed;
+use crate::decode::{self, Malformed};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
 use crate::{Link, Ready, Vm};
@@ -38,6 +41,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(3);
 pub struct Limits {
     /// When the run is over, however far it got.
     pub deadline: Instant,
+    /// How much later for each test that the guest is going to run.
+    pub each_test: Duration,
 }
 
 /// Everything that was seen of a guest.
@@ -49,6 +54,10 @@ pub struct Observed {
     pub boot: Option<Duration>,
     /// From handing over the job to its end.
     pub test: Option<Duration>,
+    /// The tests that the agent was going to run.
+    pub listed: Option<Vec<TestId>>,
+    /// How the command ended.
+    pub ended: Option<Ended>,
     /// Tests that ended, in the order in which they did.
     pub outcomes: Vec<TestOutcome>,
     /// The test that was running last.
@@ -57,6 +66,8 @@ pub struct Observed {
     pub facts: Option<Facts>,
     /// The kernel's taint flags once every test had been run.
     pub tainted: u64,
+    /// How long the guest was given.
+    pub limit: Duration,
     /// What the guest's kernel printed.
     pub console: Console,
     /// Why it is over.
@@ -68,6 +79,8 @@ pub struct Observed {
 pub enum End {
     /// The agent said that the job is done.
     Finished,
+    /// The agent said that its kernel cannot have the host's root directory, and why.
+    NoHostRoot(String),
     /// The agent said that it cannot do the job.
     AgentFailed(String),
     /// The kernel panicked.
@@ -91,11 +104,17 @@ pub enum End {
     Interrupted,
 }
 
-/// What the UI wants to know while a guest runs.
+/// What is to be known, or passed on, while a guest runs.
 #[derive(Debug)]
 pub enum Progress<'a> {
     /// The agent is up and has the job.
     Testing,
+    /// So many tests will be run.
+    Listed(usize),
+    /// A command has printed this.
+    Stdout(&'a [u8]),
+    /// A command has printed this as an error.
+    Stderr(&'a [u8]),
     /// A test has begun.
     Started(&'a TestId),
     /// A test has ended.
@@ -112,7 +131,10 @@ enum Seen {
     Interrupted,
 }
 
-/// Runs a job in a guest that was just started, and ends the guest.
+/// Where the standard input of a command comes from.
+pub type Stdin = Box<dyn Read + Send>;
+
+/// Runs a job in a guest that was just started, and ends the guest; sooner if `progress` breaks it off.
 ///
 /// # Errors
 /// When the job is too long or the console's file cannot be created; nothing that the guest does is an error.
@@ -122,7 +144,8 @@ pub fn run(
     limits: Limits,
     console_log: &Path,
     interrupt: &Interrupt,
-    progress: impl FnMut(Progress<'_>),
+    stdin: Option<Stdin>,
+    progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Observed> {
     let begun = Instant::now();
     let encoded = channel::encode(job)?;
@@ -151,9 +174,10 @@ pub fn run(
 
     let mut watch = Watch {
         encoded,
-        tests: job.tests.len(),
+        stdin,
         begun,
         deadline: limits.deadline,
+        each_test: limits.each_test,
         stream: None,
         job_sent: None,
         panicked: false,
@@ -164,7 +188,10 @@ pub fn run(
         program: file_name(process.program()),
         subscription: Some(subscription),
         progress,
-        observed: Observed::new(ready.clone()),
+        observed: Observed {
+            limit: limits.deadline.saturating_duration_since(begun),
+            ..Observed::new(ready.clone())
+        },
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
@@ -178,15 +205,19 @@ pub fn run(
 }
 
 impl Observed {
-    fn new(ready: Option<Ready>) -> Self {
+    /// Nothing, yet.
+    pub fn new(ready: Option<Ready>) -> Self {
         Self {
             ready,
             boot: None,
             test: None,
+            listed: None,
+            ended: None,
             outcomes: Vec::new(),
             running: None,
             facts: None,
             tainted: 0,
+            limit: Duration::ZERO,
             console: Console::default(),
             end: End::Deadline,
         }
@@ -196,10 +227,10 @@ impl Observed {
 struct Watch<'a, P> {
     /// The job as it is sent.
     encoded: Vec<u8>,
-    /// How many tests it has.
-    tests: usize,
+    stdin: Option<Stdin>,
     begun: Instant,
     deadline: Instant,
+    each_test: Duration,
     stream: Option<UnixStream>,
     job_sent: Option<Instant>,
     panicked: bool,
@@ -215,7 +246,7 @@ struct Watch<'a, P> {
     observed: Observed,
 }
 
-impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
+impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -292,18 +323,42 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
             Event::Ready { .. } => {
                 Some(End::ProtocolError("the agent started a second time".into()))
             }
+            Event::Listed(tests) => {
+                let again = self.observed.listed.is_some();
+                let longer =
+                    self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
+                self.deadline = self.deadline.checked_add(longer).unwrap_or(self.deadline);
+                self.observed.limit += longer;
+                let told = self.tell(Progress::Listed(tests.len()));
+                self.observed.listed = Some(tests);
+                told.or(again.then(|| End::ProtocolError("tests were listed twice".into())))
+            }
             Event::TestStarted(test) => {
-                (self.progress)(Progress::Started(&test));
+                let told = self.tell(Progress::Started(&test));
                 self.observed.running = Some(test);
-                None
+                told
             }
             Event::TestFinished(outcome) => {
-                (self.progress)(Progress::Finished);
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.
-                (self.observed.outcomes.len() > self.tests)
-                    .then(|| End::ProtocolError("more results than there are tests".into()))
+                let listed = self.observed.listed.as_ref().map_or(0, Vec::len);
+                let more = self.observed.outcomes.len() > listed;
+                self.tell(Progress::Finished).or_else(|| {
+                    more.then(|| End::ProtocolError("more results than there are tests".into()))
+                })
+            }
+            Event::Stdout(piece) => match decode::bytes(&piece) {
+                Ok(bytes) => self.tell(Progress::Stdout(&bytes)),
+                Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
+            },
+            Event::Stderr(piece) => match decode::bytes(&piece) {
+                Ok(bytes) => self.tell(Progress::Stderr(&bytes)),
+                Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
+            },
+            Event::Ended(ended) => {
+                self.observed.ended = Some(ended);
+                None
             }
             Event::Facts(facts) => {
                 self.observed.facts = Some(facts);
@@ -316,22 +371,45 @@ impl<P: FnMut(Progress<'_>)> Watch<'_, P> {
                 None
             }
             Event::Finished => Some(End::Finished),
+            Event::NoHostRoot { reason } => Some(End::NoHostRoot(reason)),
             Event::Failed { .. } if self.tested => Some(End::Finished),
             Event::Failed { reason } => Some(End::AgentFailed(reason)),
         }
     }
 
+    fn tell(&mut self, progress: Progress<'_>) -> Option<End> {
+        (self.progress)(progress).is_break().then_some(End::Interrupted)
+    }
+
     fn send_job(&mut self) -> Option<End> {
-        let mut stream = self.stream.as_ref()?;
+        let mut stream = self.stream.as_ref()?.try_clone().ok()?;
         let now = Instant::now();
         self.job_sent = Some(now);
-        (self.progress)(Progress::Testing);
+        let told = self.tell(Progress::Testing);
         let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
         let _ = stream.write_all(&self.encoded);
-        None
+        if let (Some(stdin), Ok(stream)) = (self.stdin.take(), stream.try_clone()) {
+            std::thread::spawn(move || forward(stdin, stream));
+        }
+        told
+    }
+}
+
+/// Sends what is read, and that it is at its end. It may wait for ever for more, and holds nothing up.
+fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let count = stdin.read(&mut buffer)?;
+        let piece = (count > 0).then(|| STANDARD.encode(&buffer[..count]));
+        let mut line = serde_json::to_vec(&Input { stdin: piece })?;
+        line.push(b'\n');
+        to.write_all(&line)?;
+        if count == 0 {
+            return Ok(());
+        }
     }
 }
 
@@ -446,13 +524,11 @@ mod tests {
         Job {
             protocol: PROTOCOL,
             token: "secret".into(),
-            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            payload: vmtest_agent::Payload::Memory { bytes: 0 },
             clock_ns: 0,
             entropy: String::new(),
-            env: std::collections::BTreeMap::new(),
-            tests: vec![TestId { binary: "t".into(), name: "n".into() }],
-            test_timeout_s: 60.0,
-            facts: None,
+            root: vmtest_agent::Root::Minimal { keep: vec![] },
+            task: vmtest_agent::Task::Command(vmtest_agent::Program::default()),
         }
     }
 
@@ -478,13 +554,15 @@ mod tests {
             console: Vec::new(),
             channel: Link::Connected(channel),
             qmp: qmp.map(Link::Connected),
-            payload: vmtest_agent::Payload::Directory("/payload".into()),
+            payload: vmtest_agent::Payload::Memory { bytes: 0 },
+            root: vmtest_agent::Root::Minimal { keep: vec![] },
             ready: None,
         };
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
-        let limits = Limits { deadline: Instant::now() + total };
-        run(started, job, limits, log.path(), &interrupt, |_| {}).unwrap()
+        let limits = Limits { deadline: Instant::now() + total, each_test: Duration::ZERO };
+        let progress = |_: Progress<'_>| ControlFlow::Continue(());
+        run(started, job, limits, log.path(), &interrupt, None, progress).unwrap()
     }
 
     #[test]
@@ -501,8 +579,8 @@ mod tests {
     fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
         let (_guest, channel) = guest_that_is_up();
         // More than fits into the socket.
-        let env = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(8 << 20))]);
-        let seen = watched(channel, None, &Job { env, ..job() }, Duration::from_millis(500));
+        let entropy = "x".repeat(8 << 20);
+        let seen = watched(channel, None, &Job { entropy, ..job() }, Duration::from_millis(500));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
     }

@@ -16,15 +16,16 @@ use std::thread;
 use crate::accel::Accel;
 use crate::direct;
 use crate::environment;
-use crate::module_share::{FIRST, ModuleShare};
+use crate::module_share::{self, FIRST, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Kernel, modules};
+use vmtest_agent::Root;
 
-/// The directory with the kernel's modules, which the guest can mount, in the directory that QEMU runs in.
-const MODULES: &str = "modules";
+/// The directory of the host's that the guest can mount, in the directory that QEMU runs in.
+const SHARE: &str = "share";
 
 /// Where the payload is in the guest.
 const PAYLOAD_ARCHIVE: &str = "/payload.tar";
@@ -51,10 +52,10 @@ impl Backend for Vng {
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
         let dir = spec.run.path();
-        let direct = thread::scope(|scope| {
+        let (direct, root) = thread::scope(|scope| {
             let unpacking = scope.spawn(|| unpack_kernel(spec));
-            self.stage(spec)?;
-            anyhow::Ok(unpacking.join().unwrap_or(false))
+            let root = self.stage(spec)?;
+            anyhow::Ok((unpacking.join().unwrap_or(false), root))
         })?;
         let channel = listen(&dir.join("channel"))?;
         let qmp = listen(&dir.join("qmp"))?;
@@ -69,26 +70,29 @@ impl Backend for Vng {
             channel: Link::Listening(channel),
             qmp: Some(Link::Listening(qmp)),
             payload: vmtest_agent::Payload::Archive(PAYLOAD_ARCHIVE.into()),
+            root,
             ready: None,
         })
     }
 }
 
 impl Vng {
-    fn stage(&self, spec: &Spec<'_>) -> Result<()> {
+    fn stage(&self, spec: &Spec<'_>) -> Result<Root> {
         let root = spec.run.path().join("root");
         guest_root::stage(&root, &self.busybox)?;
         let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
         let file = fs::File::create(&archive)
             .with_context(|| format!("cannot create {}", archive.display()))?;
         spec.payload.write_tar(file)?;
-        if let Some(share) = ModuleShare::of(spec.kernel, spec.cache)? {
-            share.stage(&root)?;
-            symlink(&share.modules, spec.run.path().join(MODULES))
-                .context("cannot link modules")?;
+        let modules = ModuleShare::of(spec.kernel, spec.cache)?;
+        if let Some(modules) = &modules {
+            modules.stage(&root)?;
         }
         guest_root::open_to_all(&root)?;
-        stage_kernel(spec.kernel, &spec.run.path().join("kernel"))
+        stage_kernel(spec.kernel, &spec.run.path().join("kernel"))?;
+        let (root, shared) = module_share::root(spec, modules.as_ref())?;
+        symlink(shared, spec.run.path().join(SHARE)).context("cannot link the share")?;
+        Ok(root)
     }
 
     fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
@@ -107,7 +111,7 @@ impl Vng {
             .env("PATH", path_with(&self.vng)?)
             .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
             .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
-            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", "1"])
+            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", &spec.cpus.to_string()])
             // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
             .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
             .arg("--verbose");
@@ -121,10 +125,8 @@ impl Vng {
         command.args(["--exec", &start_agent()]);
         let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
         command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
-        if spec.kernel.modules.is_some() {
-            let [fsdev, device] = qemu::modules(MODULES);
-            command.args([fsdev, device].map(|option| format!("--qemu-opts={}", option.join(" "))));
-        }
+        let share = qemu::host_share(SHARE);
+        command.args(share.map(|option| format!("--qemu-opts={}", option.join(" "))));
         limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
@@ -169,7 +171,7 @@ fn start_agent() -> String {
 }
 
 /// The guest's second serial port is the agent's line.
-pub(super) const CHANNEL_OPTIONS: &[&str] =
+const CHANNEL_OPTIONS: &[&str] =
     &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
 
 /// QEMU's monitor tells whether it was the guest that wanted to stop.
@@ -221,7 +223,7 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn listen(path: &Path) -> Result<UnixListener> {
+fn listen(path: &Path) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", path.display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let parent = path.parent().with_context(failed)?;

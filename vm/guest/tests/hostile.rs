@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use vm_guest::console::Console;
-use vm_guest::decode::{self, Exec, Lines, Signal};
-use vmtest_agent::{Event, Facts, OUTPUT_LIMIT, TestResult};
+use vm_guest::decode::{self, Lines, Signal};
+use vmtest_agent::{Ended, Event, Facts, OUTPUT_LIMIT, TestResult};
 
 fn config() -> Config {
     let given = Config::default();
@@ -78,25 +78,17 @@ fn event() -> impl Strategy<Value = Value> {
         (test, result(), number(), text(), number()).prop_map(
             |(test, result, seconds, output, dropped)| {
                 json!({ "test-finished": {
-                    "test": test, "result": result, "seconds": seconds, "output": output, "dropped_bytes": dropped,
+                    "test": test, "result": result, "attempts": 1, "seconds": seconds, "output": output, "dropped_bytes": dropped,
                 } })
             }
         ),
         number().prop_map(|flags| json!({ "tainted": { "flags": flags } })),
         facts(),
         text().prop_map(|reason| json!({ "failed": { "reason": reason } })),
-        Just(json!("finished")),
-    ]
-}
-
-fn exec() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        text().prop_map(|release| json!({ "ready": { "release": release } })),
         text().prop_map(|piece| json!({ "stdout": piece })),
-        "[A-Za-z0-9+/]{0,80}={0,3}".prop_map(|piece| json!({ "stderr": piece })),
-        number().prop_map(|code| json!({ "exited": { "code": code } })),
-        number().prop_map(|signal| json!({ "killed": { "signal": signal } })),
-        text().prop_map(|reason| json!({ "not-started": { "reason": reason } })),
+        number().prop_map(|code| json!({ "ended": { "exited": { "code": code } } })),
+        number().prop_map(|signal| json!({ "ended": { "killed": { "signal": signal } } })),
+        Just(json!("finished")),
     ]
 }
 
@@ -159,18 +151,13 @@ fn check_event(line: &[u8]) {
         }
         Ok(Event::Ready { uptime_s, .. }) => assert!(is_a_time(uptime_s)),
         Ok(Event::Facts(facts)) => check_facts(&facts),
+        Ok(Event::Ended(Ended::Exited { code })) => assert!((0..=255).contains(&code)),
+        Ok(Event::Ended(Ended::Killed { signal })) => assert!((1..=64).contains(&signal)),
+        Ok(Event::Stdout(piece)) => drop(decode::bytes(&piece)),
         Ok(_) => {}
         Err(malformed) => assert!(malformed.to_string().len() < 2000),
     }
     let _ = decode::ready(line);
-}
-
-fn check_exec(line: &[u8]) {
-    match decode::exec(line) {
-        Ok(Exec::Killed(signal)) => assert!((129..=192).contains(&(128 + signal.number()))),
-        Ok(_) => {}
-        Err(malformed) => assert!(malformed.to_string().len() < 2000),
-    }
 }
 
 fn framed(event: &Value) -> Vec<u8> {
@@ -227,7 +214,6 @@ proptest! {
     #[test]
     fn any_bytes_are_an_event_or_malformed(bytes in vec(any::<u8>(), 0..400)) {
         check_event(&bytes);
-        check_exec(&bytes);
     }
 
     #[test]
@@ -253,22 +239,6 @@ proptest! {
         if changes.is_empty() && line.len() < whole {
             prop_assert!(decode::event(&line, "secret").is_err());
         }
-    }
-
-    #[test]
-    fn an_exec_frame_with_any_values_is_in_range_or_malformed(event in exec()) {
-        check_exec(&serde_json::to_vec(&event).unwrap());
-    }
-
-    #[test]
-    fn a_damaged_exec_frame_is_in_range_or_malformed(
-        event in exec(),
-        cut in any::<proptest::sample::Index>(),
-        changes in vec(any::<(proptest::sample::Index, u8)>(), 0..4),
-    ) {
-        let mut line = serde_json::to_vec(&event).unwrap();
-        damage(&mut line, cut, &changes);
-        check_exec(&line);
     }
 
     #[test]

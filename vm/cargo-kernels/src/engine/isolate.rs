@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vmtest_agent::TestId;
 
-use super::{Engine, OnEvent, file_name, with_suffix};
+use super::{Engine, OnEvent, Which, file_name, with_suffix};
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use vm_kernels::Target;
@@ -13,7 +13,17 @@ use vm_kernels::Target;
 /// Runs every test of the payload, each in a guest of its own, and makes one report of them.
 pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) -> KernelReport {
     let begun = Instant::now();
-    let tests = &engine.payload.tests;
+    let listed = match &engine.payload.only {
+        Some(only) => Ok(only.clone()),
+        None => {
+            let report = engine.list(target, on);
+            if report.verdict == Verdict::Pass { Ok(report.missing) } else { Err(report) }
+        }
+    };
+    let tests = match listed {
+        Ok(tests) => tests,
+        Err(report) => return report,
+    };
     let mut whole = KernelReport::unknown(target.name(), engine.backend.name());
     whole.start_s = engine.elapsed().as_secs_f64();
     whole.verdict = Verdict::Pass;
@@ -27,7 +37,7 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
             RunEvent::Preparing | RunEvent::Booting if done > 0 => {}
             event => on(event),
         };
-        let part = engine.run_tests(target, std::slice::from_ref(test), log, &shifted);
+        let part = engine.run_tests(target, Which::Only(std::slice::from_ref(test)), log, &shifted);
         let hopeless = !part.booted && part.verdict != Verdict::Pass;
         add(&mut whole, test, part);
         if hopeless {

@@ -104,6 +104,24 @@ pub fn select(dirs: &Dirs, wanted: &[String]) -> Result<Vec<Target>> {
         .map_err(|error| Exit::usage(error.to_string()))
 }
 
+/// Gets the one kernel that is asked for, and tells on standard error how that goes.
+///
+/// # Errors
+///
+/// As [`select`], and when the kernel cannot be had.
+pub fn obtain_one(dirs: &Dirs, name: &str) -> Result<Kernel> {
+    struct OnStderr;
+    impl Progress for OnStderr {
+        fn bytes(&self, _done: u64, _total: Option<u64>) {}
+        fn note(&self, text: &str) {
+            eprintln!("{text}");
+        }
+    }
+    let targets = select(dirs, &[name.to_owned()])?;
+    let target = targets.first().context("no kernel was named")?;
+    target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))
+}
+
 /// What the fragments at `paths` say that a kernel needs.
 ///
 /// # Errors

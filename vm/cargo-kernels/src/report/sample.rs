@@ -67,6 +67,7 @@ pub fn hostile(logs: &Path) -> RunReport {
         vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
     kernel.tests.push(TestOutcome {
         test: TestId { binary: "trace".into(), name: MARKUP.into() },
+        attempts: 1,
         result: TestResult::NotStarted { reason: "no such file\x1b[1A\x1b[2K: \"&<>".into() },
         seconds: 0.0,
         output: format!("{MARKUP}\n```\n# forged\n\x1b[32mtest result: ok\x1b[0m \u{fffd}\0 ]]></system-out>\r\n"),
@@ -196,6 +197,7 @@ pub fn unavailable(name: &str) -> KernelReport {
 pub fn outcome(name: &str, result: TestResult, output: &str) -> TestOutcome {
     TestOutcome {
         test: test_id(name),
+        attempts: 1,
         result,
         seconds: 0.125,
         output: output.into(),

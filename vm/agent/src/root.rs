@@ -1,0 +1,176 @@
+//! The root directory of a job's programs: made anew in each guest, however the guest came to be, so that the same
+//! things are in the same places in all of them.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, bail};
+use nix::mount::{MsFlags, mount};
+use vmtest_agent::{Job, MODULES_DIR, Root};
+
+use crate::ivshmem::Ivshmem;
+use crate::{modules, mounts, unpack};
+
+/// Where the root is made.
+const NEW: &str = "/newroot";
+/// The layers that the host's root is made of.
+const LAYERS: &str = "/layers";
+/// What the minimal root has of the one that the guest came up with.
+const MINIMAL: [&str; 2] = ["bin", "etc"];
+/// Directories that programs expect, besides those that something is mounted on.
+const DIRECTORIES: [&str; 3] = ["root", "lib/modules", "var/tmp"];
+
+/// Makes the root, with the payload in it, and makes it this process's own. A guest cannot be saved any more after this.
+pub fn enter(job: &Job, ivshmem: Option<&Ivshmem>) -> Result<()> {
+    let keep = match &job.root {
+        Root::Minimal { keep } => {
+            modules::share(None)?;
+            minimal().context("cannot make the root directory")?;
+            keep
+        }
+        Root::Host { keep, modules } => {
+            share_host(modules.as_ref())?;
+            keep
+        }
+    };
+    unpack::unpack(&job.payload, ivshmem, Path::new(NEW))?;
+    let lists = match &job.root {
+        // The host's modprobe reads more of them than busybox's.
+        Root::Host { modules: Some([_, lists]), .. } => format!("{NEW}{lists}"),
+        _ => MODULES_DIR.to_owned(),
+    };
+    switch(keep, Path::new(&lists)).context("cannot change the root directory")?;
+    modules::on_demand()
+}
+
+fn minimal() -> Result<()> {
+    mounts::tmpfs(NEW).map_err(Error::msg)?;
+    for name in MINIMAL {
+        copy(&Path::new("/").join(name), &Path::new(NEW).join(name))?;
+    }
+    for name in DIRECTORIES {
+        fs::create_dir_all(Path::new(NEW).join(name))?;
+    }
+    Ok(())
+}
+
+/// A directory with what is in it: files and links.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type()? {
+            kind if kind.is_symlink() => symlink(fs::read_link(from)?, to)?,
+            kind if kind.is_dir() => copy(&from, &to)?,
+            _ => drop(fs::copy(from, to)?),
+        }
+    }
+    Ok(())
+}
+
+/// The host's root below a layer in memory, which takes what is written.
+fn share_host(modules: Option<&[String; 2]>) -> Result<()> {
+    mounts::tmpfs(LAYERS).map_err(Error::msg)?;
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| format!("{LAYERS}/{name}"));
+    for dir in [&lower, &upper, &work] {
+        fs::create_dir_all(dir)?;
+    }
+    mounts::share(&lower).map_err(|error| NoHostRoot(format!("{error:#}")))?;
+    // An overlay may be a module.
+    modules::share(modules.map(|[dir, _]| format!("{lower}{dir}")).as_deref())?;
+    let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    match mount(Some("overlay"), NEW, Some("overlay"), MsFlags::empty(), Some(&*layers)) {
+        Err(nix::Error::ENODEV) => {
+            bail!(NoHostRoot("the kernel has no overlay file system (CONFIG_OVERLAY_FS)".into()))
+        }
+        result => result.context("cannot put a layer in memory over the host's root directory"),
+    }
+}
+
+/// The kernel cannot have the host's root directory, and why.
+#[derive(Debug)]
+pub struct NoHostRoot(String);
+
+impl fmt::Display for NoHostRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoHostRoot {}
+
+/// Makes [`NEW`] the root, with everything that is mounted in the present one, and the modules' lists.
+fn switch(keep: &[String], lists: &Path) -> Result<()> {
+    let mounted: Vec<(&str, OwnedFd)> =
+        mounts::top().map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
+    let lists = lists.is_dir().then(|| clone(&open(lists)?)).transpose()?;
+    std::env::set_current_dir(NEW)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    nix::unistd::chroot(".")?;
+    std::env::set_current_dir("/")?;
+    let hidden = |dir: &&String| mounts::top().any(|top| Path::new(dir).starts_with(top));
+    let there = |dir: &&String| Path::new(dir).is_dir();
+    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, clone(&open(dir)?)?)));
+    let kept: Vec<(&String, OwnedFd)> = kept.collect::<io::Result<_>>()?;
+    for (dir, from) in mounted {
+        attach(&from, dir).with_context(|| format!("cannot move {dir}"))?;
+    }
+    for (dir, from) in kept {
+        attach(&from, dir).with_context(|| format!("cannot keep {dir}"))?;
+    }
+    if let Some(lists) = lists {
+        let release = nix::sys::utsname::uname()?.release().to_owned();
+        attach(&lists, Path::new("/lib/modules").join(release))
+            .context("cannot bind the modules")?;
+    }
+    Ok(())
+}
+
+fn open(dir: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = fs::File::options().read(true).custom_flags(libc::O_PATH).open(dir.as_ref());
+    Ok(file
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", dir.as_ref().display()))
+        })?
+        .into())
+}
+
+const EMPTY: &CStr = c"";
+
+/// A mount of its own of a directory and all that is mounted in it, at no place yet (open_tree(2), since 5.2).
+fn clone(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_int = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path ends with a zero; the descriptor returned is ours.
+    match unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), EMPTY.as_ptr(), flags) } {
+        fd @ 0.. => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts a mount at a place, which is made if need be (move_mount(2), since 5.2).
+fn attach(mount: &OwnedFd, place: impl AsRef<Path>) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+    fs::create_dir_all(place.as_ref())?;
+    let place = CString::new(place.as_ref().as_os_str().as_bytes())?;
+    // SAFETY: both paths end with a zero.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            EMPTY.as_ptr(),
+            libc::AT_FDCWD,
+            place.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,158 @@
+//! What a program needs to run where there is nothing but what is brought along: its loader, its libraries, and the files
+//! of its package.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{LittleEndian, elf};
+use vmtest_agent::Program;
+
+/// How much of a package's own files is brought along at most, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// The program itself, its loader and the libraries that the loader finds for it, in the environment that it is started in.
+///
+/// # Errors
+/// When the program cannot be read, or a library is missing.
+pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
+    let path = PathBuf::from(program.argv.first().context("there is no program")?);
+    let mut files = BTreeSet::from([path.clone()]);
+    let Some(loader) = loader(&path)? else { return Ok(files) };
+    // The loader lists, and does not start the program (ld.so(8), `--list`).
+    let output = Command::new(&loader)
+        .arg("--list")
+        .arg(&path)
+        .current_dir(&program.cwd)
+        .env_clear()
+        .envs(program.env.iter().filter(|(name, _)| name.starts_with("LD_")))
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", loader.display()))?;
+    let list = String::from_utf8_lossy(&output.stdout);
+    let missing: Vec<&str> = list.lines().filter(|line| line.contains("not found")).collect();
+    ensure!(
+        output.status.success() && missing.is_empty(),
+        "{} cannot be loaded: {}",
+        path.display(),
+        if missing.is_empty() {
+            String::from_utf8_lossy(&output.stderr)
+        } else {
+            missing.join(";").into()
+        }
+        .trim()
+    );
+    files.extend(list.lines().filter_map(library));
+    files.insert(loader);
+    Ok(files)
+}
+
+/// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)`, or the loader's line, which has no arrow.
+fn library(line: &str) -> Option<PathBuf> {
+    let path = line.split_once("=> ").map_or(line, |(_, path)| path).trim();
+    let path = path.rsplit_once(" (").map_or(path, |(path, _)| path);
+    path.starts_with('/').then(|| path.into())
+}
+
+/// The loader that an ELF program asks for (`PT_INTERP`); nothing for one that is static, or a script.
+fn loader(path: &Path) -> Result<Option<PathBuf>> {
+    let failed = || format!("cannot read {}", path.display());
+    let bytes = fs::read(path).with_context(failed)?;
+    if !bytes.starts_with(&elf::ELFMAG) {
+        return Ok(None);
+    }
+    let find = || -> object::Result<Option<PathBuf>> {
+        let header = elf::FileHeader64::<LittleEndian>::parse(&*bytes)?;
+        let endian = header.endian()?;
+        for segment in header.program_headers(endian, &*bytes)? {
+            if let Some(name) = segment.interpreter(endian, &*bytes)? {
+                return Ok(Some(PathBuf::from(String::from_utf8_lossy(name).into_owned())));
+            }
+        }
+        Ok(None)
+    };
+    find().with_context(failed)
+}
+
+/// The files of a package: what lies in its directory, without what is hidden or built.
+///
+/// # Errors
+/// When a file cannot be read, or they are too many to be brought along.
+pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> {
+    let (mut files, mut bytes) = (BTreeSet::new(), 0);
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        let entries = fs::read_dir(&directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?;
+        for entry in entries.flatten() {
+            let (path, metadata) = (entry.path(), fs::metadata(entry.path()));
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            match metadata {
+                _ if hidden || path == target || entry.file_name() == "target" => {}
+                // Links to directories may lead in a circle.
+                Ok(metadata) if metadata.is_dir() && !path.is_symlink() => left.push(path),
+                Ok(metadata) if metadata.is_file() => {
+                    bytes += metadata.len();
+                    files.insert(path);
+                }
+                _ => {}
+            }
+        }
+        ensure!(
+            bytes <= LARGEST,
+            "the files in {} are more than {} MiB, and this kernel's guest has to have them in memory",
+            directory.display(),
+            LARGEST >> 20
+        );
+    }
+    Ok(files)
+}
+
+/// Files by their paths in a guest, which are those they have here.
+pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> BTreeMap<String, PathBuf> {
+    let name = |file: &Path| file.to_string_lossy().trim_start_matches('/').to_owned();
+    files.into_iter().map(|file| (name(&file), file)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn program(path: &str) -> Program {
+        Program { argv: vec![path.into()], cwd: "/".into(), env: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_dynamic_program_comes_with_its_loader_and_libraries() {
+        let own = std::env::current_exe().unwrap();
+        let files = of_program(&program(own.to_str().unwrap())).unwrap();
+        let has = |part: &str| files.iter().any(|file| file.to_string_lossy().contains(part));
+        assert!(files.contains(&own) && has("libc.so") && has("ld-linux"), "{files:?}");
+        assert!(files.iter().all(|file| file.is_file()), "{files:?}");
+    }
+
+    #[test]
+    fn a_script_comes_alone_and_a_program_that_does_not_exist_is_an_error() {
+        let script = tempfile::NamedTempFile::new().unwrap();
+        fs::write(script.path(), "#!/bin/sh\n").unwrap();
+        assert_eq!(of_program(&program(script.path().to_str().unwrap())).unwrap().len(), 1);
+        assert!(of_program(&program("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn a_package_s_files_are_without_what_is_built_or_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["src/a.rs", "tests/data/b.txt", "target/debug/c", ".git/d", "out/e"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let files = of_package(dir.path(), &dir.path().join("out")).unwrap();
+        let expected = ["src/a.rs", "tests/data/b.txt"].map(|name| dir.path().join(name));
+        assert_eq!(files, expected.into());
+    }
+}

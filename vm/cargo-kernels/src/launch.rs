@@ -1,0 +1,191 @@
+//! One job in one guest: which root directory it gets, how it is handed over, and what was seen.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use vm_guest::accel::Accel;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::payload::Payload as Files;
+use vm_guest::rundir::RunDir;
+use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
+use vm_guest::{Backend, Spec};
+use vm_kernels::Kernel;
+use vm_kernels::kconfig::{self, Checked};
+use vmtest_agent::{Job, Root, Task};
+
+use crate::dirs::Dirs;
+use crate::metadata::RootChoice;
+
+/// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
+/// [`vm_kernels::kconfig`].
+const HOST_ROOT: (&str, &str) = ("vm/kconfig.host-root", include_str!("../../kconfig.host-root"));
+
+/// A guest to be started.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    /// Where things are.
+    pub dirs: &'a Dirs,
+    /// Ends it.
+    pub interrupt: &'a Interrupt,
+    /// How it comes to be.
+    pub backend: &'a dyn Backend,
+    /// Its kernel.
+    pub kernel: &'a Kernel,
+    /// KVM or TCG.
+    pub accel: Accel,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// How many processors it has.
+    pub cpus: u32,
+    /// Further kernel parameters.
+    pub kernel_args: &'a [String],
+    /// What its programs find as their root directory.
+    pub root: RootChoice,
+    /// Directories that must be found where they are here.
+    pub keep: &'a [String],
+    /// How long it may take from its start to the end of the job; for ever if nothing.
+    pub limit: Option<Duration>,
+    /// How much longer for each test.
+    pub each_test: Duration,
+    /// Where its console is kept.
+    pub log: &'a Path,
+}
+
+/// What is to be done in a guest.
+pub struct Work<'a> {
+    /// The task in a guest that has the host's root directory, or in one that has not.
+    pub task: &'a dyn Fn(bool) -> Task,
+    /// What is brought along into one that has not.
+    pub files: &'a dyn Fn() -> Result<Files>,
+    /// The standard input of a command.
+    pub stdin: &'a dyn Fn() -> Option<Stdin>,
+    /// What a person should know.
+    pub note: &'a dyn Fn(String),
+    /// The guest is about to be started.
+    pub starting: &'a dyn Fn(),
+}
+
+/// What was seen of a guest, and whether its programs had the host's root directory.
+pub struct Seen {
+    /// What was seen.
+    pub observed: Observed,
+    /// Whether they had.
+    pub host_root: bool,
+}
+
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Launch<'_> {
+    /// Starts the guest, hands over the job, and watches until it is over.
+    ///
+    /// # Errors
+    /// When the host cannot do it; nothing that the guest does is an error.
+    pub fn run(
+        &self,
+        work: &Work<'_>,
+        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Seen> {
+        let host_root = self.wants_host_root(work.note)?;
+        let seen = self.once(host_root, work, &mut progress)?;
+        match (&seen.end, self.root) {
+            (End::NoHostRoot(why), RootChoice::Auto) => {
+                (work.note)(brought_along(why));
+                Ok(Seen { observed: self.once(false, work, &mut progress)?, host_root: false })
+            }
+            _ => Ok(Seen { observed: seen, host_root }),
+        }
+    }
+
+    fn wants_host_root(&self, note: &dyn Fn(String)) -> Result<bool> {
+        if self.root != RootChoice::Auto {
+            return Ok(self.root == RootChoice::Host);
+        }
+        let (name, text) = HOST_ROOT;
+        match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
+            Checked::Missing(missing) => {
+                let options: Vec<&str> =
+                    missing.iter().map(|missing| missing.need.option.as_str()).collect();
+                note(brought_along(&format!("the kernel has no {}", options.join(", no "))));
+                Ok(false)
+            }
+            // If it cannot, it says so.
+            Checked::Complete | Checked::Unknown => Ok(true),
+        }
+    }
+
+    fn once(
+        &self,
+        host_root: bool,
+        work: &Work<'_>,
+        progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Observed> {
+        let files = if host_root { Files::default() } else { (work.files)()? };
+        let run = RunDir::create(&self.dirs.runs())?;
+        let deadline = Instant::now() + self.limit.unwrap_or(FOR_EVER);
+        let started =
+            self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
+        (work.starting)();
+        let task = (work.task)(host_root);
+        let job = job(started.payload.clone(), started.root.clone(), task)?;
+        let limits = Limits { deadline, each_test: self.each_test };
+        supervise::run(started, &job, limits, self.log, self.interrupt, (work.stdin)(), progress)
+    }
+
+    /// Looks, when a guest did not pass, whether what it was made of is still sound; what was wrong, if it was not.
+    ///
+    /// # Errors
+    /// When it cannot look.
+    pub fn verify_snapshot(&self, host_root: bool, work: &Work<'_>) -> Result<Option<String>> {
+        let files = if host_root { Files::default() } else { (work.files)()? };
+        let run = RunDir::create(&self.dirs.runs())?;
+        self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
+    }
+
+    fn spec<'s>(
+        &'s self,
+        host_root: bool,
+        payload: &'s Files,
+        run: &'s RunDir,
+        deadline: Instant,
+    ) -> Spec<'s> {
+        Spec {
+            kernel: self.kernel,
+            payload,
+            run,
+            cache: &self.dirs.cache,
+            accel: self.accel,
+            deadline,
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            host_root,
+            keep: self.keep,
+            kernel_args: self.kernel_args,
+        }
+    }
+}
+
+fn brought_along(why: &str) -> String {
+    format!("{why}: programs bring their libraries along, and find nothing else of this machine")
+}
+
+fn job(payload: vmtest_agent::Payload, root: Root, task: Task) -> Result<Job> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Job {
+        protocol: vmtest_agent::PROTOCOL,
+        token: random_hex(16)?,
+        payload,
+        clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
+        entropy: random_hex(64)?,
+        root,
+        task,
+    })
+}
+
+fn random_hex(bytes: usize) -> Result<String> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random).context("the system gives no random numbers")?;
+    Ok(hex::encode(random))
+}
