@@ -13,6 +13,8 @@ use vmtest_agent::{Event, Frame, Input, JOB_LIMIT, Job, PROTOCOL};
 /// A connection to the host.
 pub struct Channel {
     port: File,
+    /// What comes from the port: the job, and what follows it.
+    incoming: Option<BufReader<File>>,
     token: String,
 }
 
@@ -30,7 +32,8 @@ impl Channel {
         cfmakeraw(&mut settings);
         tcsetattr(&port, SetArg::TCSANOW, &settings)
             .context("cannot set the channel to raw mode")?;
-        Ok(Self { port, token: String::new() })
+        let incoming = port.try_clone().context("cannot share the channel")?;
+        Ok(Self { port, incoming: Some(BufReader::new(incoming)), token: String::new() })
     }
 
     /// Reports one event.
@@ -40,16 +43,17 @@ impl Channel {
         self.port.write_all(&line).context("cannot write to the channel")
     }
 
-    /// What the host sends after the job.
-    pub fn input(&self) -> Result<impl Iterator<Item = Input> + use<>> {
-        let port = BufReader::new(self.port.try_clone().context("cannot share the channel")?);
-        Ok(port.lines().map_while(|line| serde_json::from_str(&line.ok()?).ok()))
+    /// What the host sends after the job; it can be had once.
+    pub fn input(&mut self) -> impl Iterator<Item = Input> + use<> {
+        let lines = self.incoming.take().into_iter().flat_map(BufReader::lines);
+        lines.map_while(|line| serde_json::from_str(&line.ok()?).ok())
     }
 
     /// Waits for the job, for as long as it takes: a guest is saved while it waits here. From now
     /// on every event carries the job's token.
     pub fn receive_job(&mut self) -> Result<Job> {
-        let job = parse_job(&read_line(&mut self.port)?)?;
+        let incoming = self.incoming.as_mut().context("the job was read before")?;
+        let job = parse_job(&read_line(incoming)?)?;
         self.token.clone_from(&job.token);
         Ok(job)
     }
@@ -60,18 +64,17 @@ impl Channel {
     }
 }
 
-fn read_line(port: &mut impl Read) -> Result<Vec<u8>> {
+/// What comes after the line is left.
+fn read_line(port: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut line = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let count = port.read(&mut buffer).context("cannot read from the channel")?;
-        ensure!(count > 0, "the host closed the channel");
-        line.extend_from_slice(&buffer[..count]);
-        if line.ends_with(b"\n") {
-            return Ok(line);
-        }
-        ensure!(line.len() <= JOB_LIMIT, "the job is longer than {JOB_LIMIT} bytes");
-    }
+    let most = JOB_LIMIT as u64 + 1;
+    port.by_ref()
+        .take(most)
+        .read_until(b'\n', &mut line)
+        .context("cannot read from the channel")?;
+    ensure!(line.len() <= JOB_LIMIT, "the job is longer than {JOB_LIMIT} bytes");
+    ensure!(line.ends_with(b"\n"), "the host closed the channel");
+    Ok(line)
 }
 
 /// What of a job every version of the protocol has.
@@ -110,8 +113,10 @@ mod tests {
 
     #[test]
     fn a_line_is_put_together_from_pieces() {
-        let line = read_line(&mut Pieces(vec![b"{\"a\"", b":1", b"}\n"])).unwrap();
+        let mut port = BufReader::new(Pieces(vec![b"{\"a\"", b":1", b"}\nnext\n"]));
+        let line = read_line(&mut port).unwrap();
         assert_eq!(line, b"{\"a\":1}\n");
+        assert_eq!(read_line(&mut port).unwrap(), b"next\n", "what follows is lost");
     }
 
     #[test]
@@ -122,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_closed_channel_and_an_endless_line_are_errors() {
-        let closed = read_line(&mut Pieces(vec![b"{"])).unwrap_err();
+        let closed = read_line(&mut BufReader::new(Pieces(vec![b"{"]))).unwrap_err();
         assert!(closed.to_string().contains("closed"), "{closed}");
-        let endless = read_line(&mut std::io::repeat(b'x')).unwrap_err();
+        let endless = read_line(&mut BufReader::new(std::io::repeat(b'x'))).unwrap_err();
         assert!(endless.to_string().contains("longer"), "{endless}");
     }
 

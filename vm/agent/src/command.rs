@@ -22,7 +22,7 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Runs the command with the host's input, and reports its output. An error is one of the channel's.
 pub fn run(program: &Program, channel: &mut Channel) -> Result<Ended> {
-    let input = channel.input()?;
+    let input = channel.input();
     follow(program, |stdin| feed(stdin, input), |event| channel.send(event))
 }
 

@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// The lowest number for descriptors of this library's own that must stay open while a program is started.
+pub(crate) const FIRST_OWN_FD: i32 = 256;
 
 /// The program, an ELF file, as build.rs made it.
 pub const PROGRAM: &[u8] = include_bytes!(env!("AGENT"));
@@ -31,7 +35,11 @@ fn in_memory() -> Result<File> {
         let mut file = File::from(memfd_create(c"vm-agent", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(PROGRAM)?;
         // A file that is open for writing cannot be executed (ETXTBSY, execve(2)).
-        File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        // Out of the way of those numbers that a program is to find its descriptors at.
+        let high = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
+        // SAFETY: fcntl just made it, for nobody else.
+        Ok(unsafe { OwnedFd::from_raw_fd(high) }.into())
     };
     written().context("cannot make a program in memory (memfd_create)")
 }

@@ -19,11 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid, pipe2};
 
-use crate::agent;
+use crate::agent::{self, FIRST_OWN_FD};
 use vmtest_agent::proc::{self, pidfd_open};
-
-/// The lowest number for the supervisor's own descriptor, so that it is in nobody's way.
-const FIRST_OWN_FD: i32 = 256;
 
 /// A command to be started with [`Supervised::spawn`].
 ///
