@@ -8,7 +8,7 @@
 }:
 let
   inherit (lib.importTOML ../Cargo.toml) workspace;
-  inherit (workspace.metadata.vmtest) package;
+  package = workspace.metadata.kernels.program;
 in
 {
   # One static executable: the one that the harness puts into guests, built by the harness.

@@ -33,10 +33,10 @@ fn ready() -> Result<Event> {
     })
 }
 
-fn perform(job: &Job, machine: &Machine, channel: &mut Channel) -> Result<()> {
+fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()> {
     clock::set(job.clock_ns)?;
     entropy::feed(&job.entropy)?;
-    root::enter(job, machine.ivshmem.as_ref())?;
+    root::enter(job, machine)?;
     match &job.task {
         Task::Tests(tests) => run_tests::perform(tests, channel)?,
         Task::Command(program) => {

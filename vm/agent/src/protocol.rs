@@ -7,12 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The device of the channel in the guest. The first serial port is the kernel's console.
 pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 
-/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD TRUST PROGRAM
-/// ARGS…`.
+/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
 pub const SUPERVISE: &str = "supervise";
-
-/// As TRUST: the program may be anything, and gets no privileges. Everything else there means that it keeps its own.
-pub const UNTRUSTED: &str = "untrusted";
 
 /// The first argument that makes the program write down, on the host, how it was started, instead of starting anything:
 /// `record PROGRAM ARGS…`, what `cargo test` makes of a runner. See [`Recorded`].

@@ -14,7 +14,7 @@ use anyhow::{Context, Error, Result, bail};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::{Job, MODULES_DIR, Root};
 
-use crate::ivshmem::Ivshmem;
+use crate::machine::Machine;
 use crate::{modules, mounts, unpack};
 
 /// Where the root is made.
@@ -27,10 +27,13 @@ const MINIMAL: [&str; 2] = ["bin", "etc"];
 const DIRECTORIES: [&str; 3] = ["root", "lib/modules", "var/tmp"];
 
 /// Makes the root, with the payload in it, and makes it this process's own. A guest cannot be saved any more after this.
-pub fn enter(job: &Job, ivshmem: Option<&Ivshmem>) -> Result<()> {
+pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
     let keep = match &job.root {
         Root::Minimal { keep } => {
-            modules::share(None)?;
+            // A kernel without 9p has no modules to load.
+            if let Err(error) = modules::share(None) {
+                machine.errors.push(format!("{error:#}"));
+            }
             minimal().context("cannot make the root directory")?;
             keep
         }
@@ -39,7 +42,7 @@ pub fn enter(job: &Job, ivshmem: Option<&Ivshmem>) -> Result<()> {
             keep
         }
     };
-    unpack::unpack(&job.payload, ivshmem, Path::new(NEW))?;
+    unpack::unpack(&job.payload, machine.ivshmem.as_ref(), Path::new(NEW))?;
     let lists = match &job.root {
         // The host's modprobe reads more of them than busybox's.
         Root::Host { modules: Some([_, lists]), .. } => format!("{NEW}{lists}"),

@@ -22,14 +22,13 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, geteuid, getpid, getppid, setgid, setgroups, setsid, setuid};
-use vmtest_agent::UNTRUSTED;
+use nix::unistd::{Pid, getpid, getppid, setsid};
 use vmtest_agent::proc::{children, pid_of, pidfd_open};
 
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
 const FAILED: i32 = 125;
 
-/// Is the supervisor of the program that `args` name, `PARENT-PID REPORT-FD TRUST PROGRAM ARGS…`, and ends as it ended.
+/// Is the supervisor of the program that `args` name, `PARENT-PID REPORT-FD PROGRAM ARGS…`, and ends as it ended.
 ///
 /// To the report descriptor it writes one `i32`: 0 once the program runs, or the errno of not being able to run it.
 pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
@@ -45,7 +44,6 @@ pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
 fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     let parent = Pid::from_raw(number(args.next())?);
     let report = take_report_fd(number(args.next())?)?;
-    let untrusted = args.next().as_deref() == Some(OsStr::new(UNTRUSTED));
     let program = args.next().ok_or_else(|| io::Error::other("no program was named"))?;
 
     let parent_alive = pidfd_open(parent)?;
@@ -58,7 +56,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     prctl::set_child_subreaper(true)?;
     let signals = block_signals()?;
 
-    let program = match start(&program, args, untrusted) {
+    let program = match start(&program, args) {
         Ok(pid) => {
             send(report, 0)?;
             pid
@@ -77,7 +75,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
     arg.as_deref().and_then(OsStr::to_str).and_then(|arg| arg.parse().ok()).ok_or_else(|| {
-        io::Error::other("expected `supervise PARENT-PID REPORT-FD TRUST PROGRAM ARGS…`")
+        io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`")
     })
 }
 
@@ -113,7 +111,6 @@ fn block_signals() -> io::Result<SignalFd> {
 fn start(
     program: &OsStr,
     args: impl Iterator<Item = OsString>,
-    untrusted: bool,
 ) -> io::Result<Pid> {
     let supervisor = getpid();
     let mut command = Command::new(program);
@@ -122,10 +119,6 @@ fn start(
     unsafe {
         command.pre_exec(move || {
             SigSet::empty().thread_set_mask()?;
-            if untrusted {
-                drop_privileges()?;
-            }
-            // After that, which would undo it.
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The supervisor may have died before that took effect.
             if getppid() == supervisor { Ok(()) } else { Err(Errno::ESRCH.into()) }
@@ -134,24 +127,6 @@ fn start(
     // Not waited for through this handle: the watch reaps everything, orphans that it inherits included.
     let child = command.spawn()?;
     Ok(pid_of(child.id()))
-}
-
-/// The user and the group without privileges, whatever they are called here.
-const NOBODY: u32 = 65534;
-
-/// For good: no set-user-ID program, sudo for one, gives any back (prctl(2), `PR_SET_NO_NEW_PRIVS`).
-fn drop_privileges() -> nix::Result<()> {
-    prctl::set_no_new_privs()?;
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    match setgid(Gid::from_raw(NOBODY)) {
-        // In a user namespace without other users, whose root is an ordinary user outside.
-        Err(Errno::EINVAL) => return Ok(()),
-        result => result?,
-    }
-    setgroups(&[])?;
-    setuid(Uid::from_raw(NOBODY))
 }
 
 fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {

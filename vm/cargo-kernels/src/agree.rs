@@ -89,7 +89,7 @@ fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result
     }
     let (name, test) = UNDER_TEST;
     let misbehaving = Metadata {
-        cargo_args: ["--package", "misbehave"].map(str::to_owned).into(),
+        cargo_args: ["--release", "--package", "misbehave"].map(str::to_owned).into(),
         features: Vec::new(),
         program: None,
         ..metadata.clone()

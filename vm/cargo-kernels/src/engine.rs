@@ -381,7 +381,9 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
                 done += 1;
                 None
             }
-            Progress::Testing | Progress::Stdout(_) | Progress::Stderr(_) => None,
+            Progress::Testing | Progress::Stdout(_) | Progress::Stderr(_) => {
+                return ControlFlow::Continue(());
+            }
         };
         on(RunEvent::Testing { done, total, current });
         ControlFlow::Continue(())

@@ -29,7 +29,7 @@ use crate::{backends, closure, environment, flags, kernels};
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     let mut env = utf8(vm_guest::environment::allowed());
     env.extend(environment::asked(&flags.env)?);
-    run(dirs, flags, flags.warm, env)
+    run(dirs, flags, flags.warm, env, &|note| eprintln!("{note}"))
 }
 
 /// `run`: in a restored guest, with all that the command would have here.
@@ -39,7 +39,8 @@ pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
 pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     let mut env = utf8(std::env::vars_os());
     env.extend(environment::asked(&flags.env)?);
-    run(dirs, flags, true, env)
+    // What is not the program's own would be mixed with what it prints.
+    run(dirs, flags, true, env, &|_| {})
 }
 
 /// What is not UTF-8 cannot travel as JSON, and nobody will miss it.
@@ -52,7 +53,13 @@ fn utf8(
 }
 
 /// The exit code is the command's; a signal is 128 and its number, as in shells.
-fn run(dirs: &Dirs, flags: &flags::Exec, warm: bool, env: BTreeMap<String, String>) -> Result<u8> {
+fn run(
+    dirs: &Dirs,
+    flags: &flags::Exec,
+    warm: bool,
+    env: BTreeMap<String, String>,
+    note: &dyn Fn(String),
+) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
@@ -66,7 +73,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, warm: bool, env: BTreeMap<String, Strin
         (None, _) => return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")),
     };
     let kernel = kernels::obtain_one(dirs, name)?;
-    let accel = host.accel(flags.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
+    let accel = host.accel(flags.vm.accel, &kernel, note)?;
     let log = log_of(&host, name);
     let launch = Launch {
         dirs,
@@ -89,7 +96,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, warm: bool, env: BTreeMap<String, Strin
         },
         files: &|| brought_along(&program),
         stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
-        note: &|note| eprintln!("{name}: {note}"),
+        note: &|text| note(format!("{name}: {text}")),
         starting: &|| {},
     };
     let seen = launch.run(&work, pass_on)?.observed;

@@ -37,15 +37,7 @@ pub struct SupervisedCommand {
 impl SupervisedCommand {
     /// Runs `program`, looked up on `PATH` if it has no slash.
     pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
-        Self::trusting(program.as_ref(), "trusted")
-    }
-
-    /// Runs a program that may be anything: as nobody if this is root, and without a way to become someone else.
-    pub fn untrusted(program: impl AsRef<OsStr>) -> Result<Self> {
-        Self::trusting(program.as_ref(), vmtest_agent::UNTRUSTED)
-    }
-
-    fn trusting(program: &OsStr, trust: &str) -> Result<Self> {
+        let program = program.as_ref();
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let writer = fcntl(&writer, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))
             .context("cannot have a descriptor above 255: see `ulimit -n`")?;
@@ -57,7 +49,6 @@ impl SupervisedCommand {
         command
             .arg(getpid().to_string())
             .arg(writer.as_raw_fd().to_string())
-            .arg(trust)
             .arg(program);
         Ok(Self {
             command,

@@ -99,7 +99,7 @@ fn missing_case(kernel: &KernelReport, test: &TestId) -> TestCase {
 }
 
 fn case(test: &TestId, status: TestCaseStatus) -> TestCase {
-    let mut case = TestCase::new(text::line(&test.name), status);
+    let mut case = TestCase::new(text::line(&text::test_name(test)), status);
     case.set_classname(text::line(&test.binary));
     case
 }

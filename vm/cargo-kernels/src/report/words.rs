@@ -72,9 +72,9 @@ impl TestNames {
 
     /// One test's name: `trace::one_line`, or just `one_line`.
     pub fn name(&self, test: &TestId) -> String {
-        match self.with_binary {
+        match self.with_binary && !test.name.is_empty() {
             true => text::line(&format!("{}::{}", test.binary, test.name)),
-            false => text::line(&test.name),
+            false => text::line(&text::test_name(test)),
         }
     }
 }
@@ -87,6 +87,22 @@ pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
 /// The lines that show a verdict.
 pub fn excerpt(kernel: &KernelReport) -> Vec<String> {
     kernel.excerpt.iter().map(|line| text::line(line)).collect()
+}
+
+/// How long a test takes that is called slow, in seconds.
+const SLOW: f64 = 30.0;
+
+/// What is worth knowing of tests that passed: which failed first, and which took long.
+pub fn remarks(kernel: &KernelReport, names: &TestNames) -> Vec<String> {
+    let remark = |outcome: &TestOutcome| {
+        let name = names.name(&outcome.test);
+        let (attempts, seconds) = (outcome.attempts, outcome.seconds);
+        let flaky = (attempts > 1 && outcome.result == TestResult::Passed)
+            .then(|| format!("flaky: {name} passed at attempt {attempts}"));
+        let slow = (seconds >= SLOW).then(|| format!("slow: {name} took {seconds:.0} s"));
+        flaky.into_iter().chain(slow)
+    };
+    kernel.tests.iter().flat_map(remark).collect()
 }
 
 /// The tests that did not pass.

@@ -47,6 +47,12 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
     parts.extend(
         run.kernels.iter().filter(|k| k.verdict != Verdict::Pass).map(|k| error(k, &names, looks)),
     );
+    let remarks = run.kernels.iter().flat_map(|kernel| {
+        let of_kernel = words::remarks(kernel, &names).into_iter();
+        of_kernel.flat_map(|remark| wrap("", &format!("{}: {remark}", text::line(&kernel.name)), looks))
+    });
+    let remarks: String = remarks.map(|line| line + "\n").collect();
+    parts.extend((!remarks.is_empty()).then_some(remarks));
     if facts {
         parts.push(facts_part(run, looks));
     }

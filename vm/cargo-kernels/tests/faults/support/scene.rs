@@ -28,10 +28,12 @@ impl Scene {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("fault-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let metadata = [
-            "[workspace.metadata.vmtest]",
-            "package = 'misbehave'",
-            "tests = ['misbehave']",
+            "[workspace.metadata.kernels]",
+            "cargo-args = ['--release', '--package', 'misbehave']",
+            "program = 'misbehave'",
             "ready-line = 'ready to misbehave'",
+            "static = true",
+            "root = 'minimal'",
             "memory-mib = 256",
         ];
         Self {
