@@ -6,7 +6,7 @@ use vmtest_agent::{Event, Job, PROTOCOL, Task, Tests};
 use crate::channel::Channel;
 use crate::machine::Machine;
 use crate::root::NoHostRoot;
-use crate::{clock, command, entropy, facts, root, run_tests, taint};
+use crate::{clock, command, copy_out, entropy, facts, root, run_tests, taint};
 
 /// Says that the guest is ready, waits for the job, does it. An error is one of the channel's;
 /// whatever else goes wrong is reported to the host.
@@ -43,6 +43,9 @@ fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()
             let ended = command::run(program, channel)?;
             channel.send(Event::Ended(ended))?;
         }
+    }
+    if let Some(directory) = &job.copy_out {
+        copy_out::send(directory, channel)?;
     }
     channel.send(Event::Tainted { flags: taint::flags() })?;
     match &job.task {

@@ -6,6 +6,7 @@ mod bpf;
 mod channel;
 mod clock;
 mod command;
+mod copy_out;
 mod entropy;
 mod facts;
 mod ivshmem;

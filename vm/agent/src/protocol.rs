@@ -59,6 +59,8 @@ pub struct Job {
     pub payload: Payload,
     /// What is to be run.
     pub task: Task,
+    /// A directory that is sent to the host after that.
+    pub copy_out: Option<String>,
 }
 
 /// The root directory of a guest's programs; whatever it is, what they change in it is gone with the guest.
@@ -201,6 +203,8 @@ pub enum Event {
     },
     /// What the kernel says of the program.
     Facts(Facts),
+    /// Some bytes, in base64, of the directory that the host wanted, as a tar archive.
+    Archive(String),
     /// Some bytes of a command's standard output, in base64.
     Stdout(String),
     /// Some bytes of its standard error, in base64.

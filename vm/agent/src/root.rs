@@ -12,11 +12,12 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 use nix::mount::{MsFlags, mount};
-use vmtest_agent::{Job, MODULES_DIR, Root};
+use vmtest_agent::{Job, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::machine::Machine;
 use crate::{modules, mounts, unpack};
 
+const RUN: &str = "/run";
 /// Where the root is made.
 const NEW: &str = "/newroot";
 /// The layers that the host's root is made of.
@@ -111,8 +112,12 @@ impl std::error::Error for NoHostRoot {}
 
 /// Makes [`NEW`] the root, with everything that is mounted in the present one, and the modules' lists.
 fn switch(keep: &[String], lists: &Path) -> Result<()> {
-    let mounted: Vec<(&str, OwnedFd)> =
-        mounts::top().map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
+    // The present root keeps its own, where a program that is not of the job's finds the modules: the kernel's modprobe.
+    let moved = mounts::top().filter(|dir| *dir != RUN);
+    let moved: Vec<(&str, OwnedFd)> =
+        moved.map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
+    let modules = Path::new(MODULES_SHARE).is_dir();
+    let modules = modules.then(|| clone(&open(MODULES_SHARE)?)).transpose()?;
     let lists = lists.is_dir().then(|| clone(&open(lists)?)).transpose()?;
     std::env::set_current_dir(NEW)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
@@ -122,8 +127,12 @@ fn switch(keep: &[String], lists: &Path) -> Result<()> {
     let there = |dir: &&String| Path::new(dir).is_dir();
     let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, clone(&open(dir)?)?)));
     let kept: Vec<(&String, OwnedFd)> = kept.collect::<io::Result<_>>()?;
-    for (dir, from) in mounted {
+    for (dir, from) in moved {
         attach(&from, dir).with_context(|| format!("cannot move {dir}"))?;
+    }
+    mounts::tmpfs(RUN).map_err(Error::msg)?;
+    if let Some(modules) = modules {
+        attach(&modules, MODULES_SHARE).context("cannot bind the modules")?;
     }
     for (dir, from) in kept {
         attach(&from, dir).with_context(|| format!("cannot keep {dir}"))?;

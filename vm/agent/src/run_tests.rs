@@ -1,5 +1,6 @@
 //! Running tests, one process each, by the exact name under which their binary lists them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
@@ -20,14 +21,12 @@ const LONGEST_LIST: usize = 4 << 20;
 pub fn perform(tests: &Tests, channel: &mut Channel) -> Result<()> {
     let timeout = Duration::try_from_secs_f64(tests.timeout_s)
         .map_err(|_| anyhow!("{} is no time limit for a test", tests.timeout_s))?;
-    let list = match &tests.only {
-        Some(only) => only.clone(),
-        None => list_all(tests, timeout),
-    };
+    let runner = Runner::new(tests, timeout);
+    let list = tests.only.clone().unwrap_or_else(|| runner.list());
     channel.send(Event::Listed(list.clone()))?;
     for test in list.iter().filter(|_| !tests.list) {
         channel.send(Event::TestStarted(test.clone()))?;
-        let outcome = run_until_passed(tests, test, timeout);
+        let outcome = runner.run_until_passed(test);
         let failed = outcome.result != TestResult::Passed;
         channel.send(Event::TestFinished(outcome))?;
         if failed && tests.fail_fast {
@@ -37,32 +36,95 @@ pub fn perform(tests: &Tests, channel: &mut Channel) -> Result<()> {
     Ok(())
 }
 
-fn list_all(tests: &Tests, timeout: Duration) -> Vec<TestId> {
-    let mut all = Vec::new();
-    for (id, binary) in &tests.binaries {
-        let id = |name: String| TestId { binary: id.clone(), name };
-        match list(binary, timeout) {
-            Some(names) => all.extend(names.into_iter().map(id)),
-            None => all.push(id(String::new())),
+/// Lists and runs tests.
+struct Runner<'a> {
+    tests: &'a Tests,
+    timeout: Duration,
+    /// All that each binary lists, of those that answer as libtest does; with `harness = false` one need not.
+    all: BTreeMap<&'a str, Vec<Entry>>,
+}
+
+/// A line of a list.
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    is_benchmark: bool,
+}
+
+impl<'a> Runner<'a> {
+    fn new(tests: &'a Tests, timeout: Duration) -> Self {
+        let all = tests.binaries.iter().filter_map(|(id, binary)| {
+            let plain =
+                Program { argv: binary.argv.iter().take(1).cloned().collect(), ..binary.clone() };
+            Some((id.as_str(), ask(&plain, &[], timeout)?))
+        });
+        Self { tests, timeout, all: all.collect() }
+    }
+
+    /// The tests that the binaries would run with their arguments; a binary that cannot list its own is one test.
+    fn list(&self) -> Vec<TestId> {
+        let mut list = Vec::new();
+        for (id, binary) in &self.tests.binaries {
+            let test = |name: String| TestId { binary: id.clone(), name };
+            match self.selected(id, binary) {
+                Some(names) => list.extend(names.into_iter().map(test)),
+                None => list.push(test(String::new())),
+            }
+        }
+        list
+    }
+
+    fn selected(&self, id: &str, binary: &Program) -> Option<Vec<String>> {
+        let entries = match &binary.argv[..] {
+            [_] => self.all.get(id)?.clone(),
+            _ => self.all.get(id).and_then(|_| ask(binary, &[], self.timeout))?,
+        };
+        let asked_for = |arg: &String| arg == "--ignored" || arg == "--include-ignored";
+        let ignored = match binary.argv.iter().any(asked_for) {
+            true => Vec::new(),
+            // They are listed with the others, and marked only in JSON, which is unstable.
+            false => ask(binary, &["--ignored"], self.timeout)?,
+        };
+        let is_ignored = |name: &String| ignored.iter().any(|entry| entry.name == *name);
+        let tests = entries.into_iter().filter(|entry| !entry.is_benchmark);
+        Some(tests.map(|entry| entry.name).filter(|name| !is_ignored(name)).collect())
+    }
+
+    fn run_until_passed(&self, test: &TestId) -> TestOutcome {
+        let mut attempts = 1;
+        loop {
+            let outcome = TestOutcome { attempts, ..self.run(test) };
+            if outcome.result == TestResult::Passed || attempts > self.tests.retries {
+                return outcome;
+            }
+            attempts += 1;
         }
     }
-    all
-}
 
-/// The names of the tests that a binary would run with its arguments; nothing if it does not answer as libtest does,
-/// as with `harness = false` it need not: then the whole binary is one test.
-fn list(binary: &Program, timeout: Duration) -> Option<Vec<String>> {
-    let names = ask(binary, &[], timeout)?;
-    let asked_for = |arg: &String| arg == "--ignored" || arg == "--include-ignored";
-    if binary.argv.iter().any(asked_for) {
-        return Some(names);
+    /// Runs one test to its end, whatever that is.
+    fn run(&self, test: &TestId) -> TestOutcome {
+        let started = Instant::now();
+        let mut capture = Capture::default();
+        let ended = match self.tests.binaries.get(&test.binary) {
+            Some(binary) => watch(binary, test, started + self.timeout, &mut capture),
+            None => Err(io::Error::other("the job has no such binary")),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let Output { text: output, dropped_bytes } = capture.finish();
+        let others = self.all.get(&*test.binary).map(|all| all.len().saturating_sub(1));
+        let result = match ended {
+            Ok(Some(status)) => judge(status, &output, others.filter(|_| !test.name.is_empty())),
+            Ok(None) => TestResult::TimedOut,
+            Err(error) => {
+                TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) }
+            }
+        };
+        TestOutcome { test: test.clone(), result, attempts: 1, seconds, output, dropped_bytes }
     }
-    // They are listed with the others, and marked only in JSON, which is unstable.
-    let ignored = ask(binary, &["--ignored"], timeout)?;
-    Some(names.into_iter().filter(|name| !ignored.contains(name)).collect())
 }
 
-fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<String>> {
+/// What a binary lists with its arguments and further ones; nothing if it does not answer as libtest does.
+fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entry>> {
     let mut command = process::command(binary).ok()?;
     command.args(["--list", "--format", "terse"]).args(further);
     let mut process = Watched::start_with_two_outputs(command).ok()?;
@@ -80,43 +142,16 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Stri
         })
         .ok()??;
     let text = String::from_utf8(text).ok()?;
-    (stop == Stop::Ended && status.success()).then(|| names(&text)).flatten()
+    (stop == Stop::Ended && status.success()).then(|| entries(&text)).flatten()
 }
 
-fn names(list: &str) -> Option<Vec<String>> {
-    let lines = list.lines().filter(|line| !line.is_empty() && !line.ends_with(": benchmark"));
-    lines.map(|line| line.strip_suffix(": test").map(str::to_owned)).collect()
-}
-
-fn run_until_passed(tests: &Tests, test: &TestId, timeout: Duration) -> TestOutcome {
-    let mut attempts = 1;
-    loop {
-        let outcome = TestOutcome { attempts, ..run(tests, test, timeout) };
-        if outcome.result == TestResult::Passed || attempts > tests.retries {
-            return outcome;
-        }
-        attempts += 1;
-    }
-}
-
-/// Runs one test to its end, whatever that is.
-fn run(tests: &Tests, test: &TestId, timeout: Duration) -> TestOutcome {
-    let started = Instant::now();
-    let mut capture = Capture::default();
-    let ended = match tests.binaries.get(&test.binary) {
-        Some(binary) => watch(binary, test, started + timeout, &mut capture),
-        None => Err(io::Error::other("the job has no such binary")),
+fn entries(list: &str) -> Option<Vec<Entry>> {
+    let entry = |line: &str| {
+        let (name, kind) = line.rsplit_once(": ")?;
+        let is_benchmark = kind == "benchmark";
+        (is_benchmark || kind == "test").then(|| Entry { name: name.to_owned(), is_benchmark })
     };
-    let seconds = started.elapsed().as_secs_f64();
-    let Output { text: output, dropped_bytes } = capture.finish();
-    let result = match ended {
-        Ok(Some(status)) => judge(status, &output, test),
-        Ok(None) => TestResult::TimedOut,
-        Err(error) => {
-            TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) }
-        }
-    };
-    TestOutcome { test: test.clone(), result, attempts: 1, seconds, output, dropped_bytes }
+    list.lines().filter(|line| !line.is_empty()).map(entry).collect()
 }
 
 /// How the test's process ended; nothing when it was ended at the deadline.
@@ -143,19 +178,20 @@ fn watch(
     Ok(status.filter(|_| stop == Stop::Ended))
 }
 
-fn judge(status: ExitStatus, output: &str, test: &TestId) -> TestResult {
-    match (status.code(), status.signal()) {
-        (Some(0), _) if test.name.is_empty() => TestResult::Passed,
-        (Some(0), _) => judge_summary(output),
-        (Some(code), _) => TestResult::Failed { code },
-        (None, signal) => TestResult::Killed { signal: signal.unwrap_or_default() },
+/// `others` is how many other tests the binary lists, if the test was called by its name.
+fn judge(status: ExitStatus, output: &str, others: Option<usize>) -> TestResult {
+    match (status.code(), status.signal(), others) {
+        (Some(0), _, None) => TestResult::Passed,
+        (Some(0), _, Some(others)) => judge_summary(output, others),
+        (Some(code), ..) => TestResult::Failed { code },
+        (None, signal, _) => TestResult::Killed { signal: signal.unwrap_or_default() },
     }
 }
 
 /// What a test binary's exit with 0 is worth: it exits so just as well when it has no test of that name, and when the
 /// test calls `exit(0)` half-way. A harness like libtest says `running 1 test` first and `test result: ok. 1 passed; …`
-/// last; of one that does neither there is only the exit status to go by.
-fn judge_summary(output: &str) -> TestResult {
+/// last, with all of its others filtered out; of one that does neither there is only the exit status to go by.
+fn judge_summary(output: &str, others: usize) -> TestResult {
     let announces = |line: &str| {
         let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
         count.is_some_and(|(count, end)| count.parse::<u32>().is_ok() && ["", "s"].contains(&end))
@@ -164,11 +200,16 @@ fn judge_summary(output: &str) -> TestResult {
         return TestResult::Passed;
     }
     let summary = output.lines().rev().find_map(|line| line.strip_prefix("test result: "));
+    let filtered = format!(" {others} filtered out");
+    let is_ours = |summary: &str| {
+        summary.starts_with("ok. 1 passed; 0 failed;")
+            && summary.split(';').any(|part| part == filtered)
+    };
     let reason = match summary {
-        Some(summary) if summary.starts_with("ok. 1 passed; 0 failed;") => {
-            return TestResult::Passed;
+        Some(summary) if is_ours(summary) => return TestResult::Passed,
+        Some(summary) => {
+            format!("its binary exited with 0, but not after running this test alone: {summary}")
         }
-        Some(summary) => format!("its binary exited with 0, but says: {summary}"),
         None => "its binary exited with 0 before it had finished the test".to_owned(),
     };
     TestResult::NotStarted { reason }
@@ -185,6 +226,10 @@ mod tests {
     use nix::sys::prctl::set_child_subreaper;
 
     use super::*;
+
+    fn id(name: &str) -> TestId {
+        TestId { binary: "binary".into(), name: name.into() }
+    }
 
     /// A test binary which is a shell script.
     struct Binary {
@@ -230,12 +275,16 @@ mod tests {
         }
 
         fn run(&self, seconds: u64) -> TestOutcome {
-            let test = TestId { binary: "binary".into(), name: "name".into() };
-            run(&self.tests(&[]), &test, Duration::from_secs(seconds))
+            let tests = self.tests(&[]);
+            let all = ["name", "a", "b", "c"]
+                .map(|name| Entry { name: name.into(), is_benchmark: false });
+            let all = [("binary", all.to_vec())].into();
+            Runner { tests: &tests, timeout: Duration::from_secs(seconds), all }.run(&id("name"))
         }
 
         fn list(&self, args: &[&str]) -> Vec<String> {
-            let list = list_all(&self.tests(args), Duration::from_secs(60));
+            let tests = self.tests(args);
+            let list = Runner::new(&tests, Duration::from_secs(60)).list();
             list.into_iter().map(|test| test.name).collect()
         }
     }
@@ -266,8 +315,8 @@ mod tests {
             assert_eq!(Binary::new(script).list(&[]), [""], "{script}");
         }
         let binary = Binary::new("test \"$1\" = --an-argument && test $# = 1");
-        let whole = TestId { binary: "binary".into(), name: String::new() };
-        let outcome = run(&binary.tests(&["--an-argument"]), &whole, Duration::from_secs(60));
+        let tests = binary.tests(&["--an-argument"]);
+        let outcome = Runner::new(&tests, Duration::from_secs(60)).run(&id(""));
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
     }
 
@@ -275,11 +324,11 @@ mod tests {
     fn a_test_that_fails_is_run_again_as_often_as_asked() {
         let binary = Binary::new("echo x >> count; test $(wc -l < count) = 3");
         let tests = Tests { retries: 1, ..binary.tests(&[]) };
-        let test = TestId { binary: "binary".into(), name: "name".into() };
-        let timeout = Duration::from_secs(60);
-        let outcome = run_until_passed(&tests, &test, timeout);
+        let runner =
+            Runner { tests: &tests, timeout: Duration::from_secs(60), all: BTreeMap::new() };
+        let outcome = runner.run_until_passed(&id("name"));
         assert_eq!((outcome.result, outcome.attempts), (TestResult::Failed { code: 1 }, 2));
-        let outcome = run_until_passed(&tests, &test, timeout);
+        let outcome = runner.run_until_passed(&id("name"));
         assert_eq!((outcome.result, outcome.attempts), (TestResult::Passed, 1));
     }
 
@@ -329,6 +378,8 @@ mod tests {
                 false,
             ),
             (format!("{RUNNING}; {PASSED}; echo 'test result: FAILED. 0 passed; 1 failed'"), false),
+            // The summary of another binary, that the test has run.
+            (format!("{RUNNING}; {PASSED} | sed 's/3 filtered/13 filtered/'"), false),
         ] {
             let outcome = Binary::new(&script).run(60);
             assert_eq!(outcome.result == TestResult::Passed, passed, "{script}: {outcome:?}");

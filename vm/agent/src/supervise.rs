@@ -74,9 +74,10 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 }
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
-    arg.as_deref().and_then(OsStr::to_str).and_then(|arg| arg.parse().ok()).ok_or_else(|| {
-        io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`")
-    })
+    arg.as_deref()
+        .and_then(OsStr::to_str)
+        .and_then(|arg| arg.parse().ok())
+        .ok_or_else(|| io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`"))
 }
 
 /// Takes over a descriptor that was inherited for this, and keeps it from the program.
@@ -108,10 +109,7 @@ fn block_signals() -> io::Result<SignalFd> {
 }
 
 /// Starts the program in a process group of its own; it dies when the supervisor does.
-fn start(
-    program: &OsStr,
-    args: impl Iterator<Item = OsString>,
-) -> io::Result<Pid> {
+fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pid> {
     let supervisor = getpid();
     let mut command = Command::new(program);
     command.args(args).process_group(0);

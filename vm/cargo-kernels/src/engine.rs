@@ -94,6 +94,8 @@ pub struct Options {
     pub retries: u32,
     /// Whether no test is run any more once one has failed.
     pub fail_fast: bool,
+    /// A directory of each guest's that is copied out.
+    pub copy_out: Option<String>,
     /// Whether a kernel's warnings are accepted.
     pub allow_kernel_warnings: bool,
     /// Whether an unavailable kernel is accepted.
@@ -284,6 +286,7 @@ impl<'a> Engine<'a> {
                 None => accel.for_each_test(),
             },
             log,
+            copy_out: self.options.copy_out.as_deref(),
         };
         let case = Case {
             kernel,
@@ -381,7 +384,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
                 done += 1;
                 None
             }
-            Progress::Testing | Progress::Stdout(_) | Progress::Stderr(_) => {
+            _ => {
                 return ControlFlow::Continue(());
             }
         };

@@ -89,6 +89,7 @@ fn run(
         limit: flags.vm.timeout.map(Duration::from_secs_f64),
         each_test: Duration::ZERO,
         log: &log,
+        copy_out: flags.guest.keep.as_deref(),
     };
     let work = Work {
         task: &|host_root| {

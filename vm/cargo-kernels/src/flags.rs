@@ -303,6 +303,9 @@ pub struct GuestArgs {
     /// What programs find as their root directory [default: auto]
     #[arg(long, value_name = "WHAT")]
     pub root: Option<RootChoice>,
+    /// Copy this directory of the guest out at the end, as a tar archive beside the console's log
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<String>,
 }
 
 impl GuestArgs {

@@ -1,7 +1,8 @@
 //! One job in one guest: which root directory it gets, how it is handed over, and what was seen.
 
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -10,10 +11,10 @@ use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Payload as Files;
 use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
-use vm_guest::{Backend, Spec};
+use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig::{self, Checked};
-use vmtest_agent::{Job, Root, Task};
+use vmtest_agent::{Job, Task};
 
 use crate::dirs::Dirs;
 use crate::metadata::RootChoice;
@@ -51,6 +52,8 @@ pub struct Launch<'a> {
     pub each_test: Duration,
     /// Where its console is kept.
     pub log: &'a Path,
+    /// A directory of the guest's that is copied out.
+    pub copy_out: Option<&'a str>,
 }
 
 /// What is to be done in a guest.
@@ -120,18 +123,46 @@ impl Launch<'_> {
         &self,
         host_root: bool,
         work: &Work<'_>,
-        progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Observed> {
         let files = if host_root { Files::default() } else { (work.files)()? };
         let run = RunDir::create(&self.dirs.runs())?;
-        let deadline = Instant::now() + self.limit.unwrap_or(FOR_EVER);
+        let given = self.limit.unwrap_or(FOR_EVER);
+        let deadline = Instant::now() + given;
         let started =
             self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
         (work.starting)();
         let task = (work.task)(host_root);
-        let job = job(started.payload.clone(), started.root.clone(), task)?;
-        let limits = Limits { deadline, each_test: self.each_test };
-        supervise::run(started, &job, limits, self.log, self.interrupt, (work.stdin)(), progress)
+        let job = Job { copy_out: self.copy_out.map(str::to_owned), ..job(&started, task)? };
+        let limits = Limits { deadline, given, each_test: self.each_test };
+        let mut archive = self.copy_out.map(|_| self.archive()).transpose()?;
+        let keeping = |event: Progress<'_>| match (event, &mut archive) {
+            (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
+            (Progress::Archive(_), None) => ControlFlow::Break(()),
+            (event, _) => progress(event),
+        };
+        let seen = supervise::run(
+            started,
+            &job,
+            limits,
+            self.log,
+            self.interrupt,
+            (work.stdin)(),
+            keeping,
+        )?;
+        if let Some(archive) = archive {
+            (work.note)(archive.finish()?);
+        }
+        Ok(seen)
+    }
+
+    /// Beside the log.
+    fn archive(&self) -> Result<Archive> {
+        let path = self.log.with_extension("tar");
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
+        Ok(Archive { path, file, bytes: 0, written: Ok(()) })
     }
 
     /// Looks, when a guest did not pass, whether what it was made of is still sound; what was wrong, if it was not.
@@ -171,16 +202,47 @@ fn brought_along(why: &str) -> String {
     format!("{why}: programs bring their libraries along, and find nothing else of this machine")
 }
 
-fn job(payload: vmtest_agent::Payload, root: Root, task: Task) -> Result<Job> {
+/// What is copied out of a guest, on its way to a file.
+struct Archive {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+    bytes: u64,
+    written: std::io::Result<()>,
+}
+
+/// The most that is copied out of a guest, in bytes.
+const LONGEST_ARCHIVE: u64 = 1 << 30;
+
+impl Archive {
+    fn add(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+        self.bytes += bytes.len() as u64;
+        self.written = match self.bytes > LONGEST_ARCHIVE {
+            true => Err(std::io::Error::other("it is more than 1 GiB")),
+            false => self.file.write_all(bytes),
+        };
+        if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// Says where it is.
+    fn finish(self) -> Result<String> {
+        let path = self.path.display();
+        self.written.with_context(|| format!("cannot keep {path}"))?;
+        self.file.persist(&self.path).with_context(|| format!("cannot keep {path}"))?;
+        Ok(format!("kept {} KiB in {path}", self.bytes.div_ceil(1024)))
+    }
+}
+
+fn job(started: &Vm, task: Task) -> Result<Job> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Job {
         protocol: vmtest_agent::PROTOCOL,
         token: random_hex(16)?,
-        payload,
+        payload: started.payload.clone(),
         clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
         entropy: random_hex(64)?,
-        root,
+        root: started.root.clone(),
         task,
+        copy_out: None,
     })
 }
 

@@ -83,7 +83,11 @@ pub fn build(
     if ids.is_empty() {
         return Err(Exit::usage("cargo has nothing to test here: no test target was built"));
     }
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    // Not in /tmp, which may be full.
+    let parent = dirs.target.join("vmtest");
+    let directory = fs::create_dir_all(&parent)
+        .and_then(|()| tempfile::Builder::new().prefix("recorded-").tempdir_in(&parent))
+        .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
     let mut recording = test()?;
     recording.arg("--quiet").arg("--").args(test_args).stdin(Stdio::null());
     record(&mut recording, ids.keys().next().map(PathBuf::as_path), directory.path())?;

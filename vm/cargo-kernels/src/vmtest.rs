@@ -110,6 +110,7 @@ impl Session<'_> {
             isolate: flags.isolate,
             retries: flags.retries,
             fail_fast: flags.fail_fast,
+            copy_out: flags.guest.keep.clone(),
             allow_kernel_warnings: flags.allow_kernel_warnings,
             allow_unavailable: flags.allow_unavailable,
             ..Options::from(&flags.vm)

@@ -46,10 +46,7 @@ impl SupervisedCommand {
 
         let mut command = Command::new(agent::on_this_machine()?);
         command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE);
-        command
-            .arg(getpid().to_string())
-            .arg(writer.as_raw_fd().to_string())
-            .arg(program);
+        command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string()).arg(program);
         Ok(Self {
             command,
             program: program.to_string_lossy().into_owned(),

@@ -41,6 +41,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(3);
 pub struct Limits {
     /// When the run is over, however far it got.
     pub deadline: Instant,
+    /// How long that is from when the guest was asked for.
+    pub given: Duration,
     /// How much later for each test that the guest is going to run.
     pub each_test: Duration,
 }
@@ -111,6 +113,8 @@ pub enum Progress<'a> {
     Testing,
     /// So many tests will be run.
     Listed(usize),
+    /// This comes next in the archive of the directory that was asked for.
+    Archive(&'a [u8]),
     /// A command has printed this.
     Stdout(&'a [u8]),
     /// A command has printed this as an error.
@@ -188,10 +192,7 @@ pub fn run(
         program: file_name(process.program()),
         subscription: Some(subscription),
         progress,
-        observed: Observed {
-            limit: limits.deadline.saturating_duration_since(begun),
-            ..Observed::new(ready.clone())
-        },
+        observed: Observed { limit: limits.given, ..Observed::new(ready.clone()) },
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
@@ -348,14 +349,9 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
                     more.then(|| End::ProtocolError("more results than there are tests".into()))
                 })
             }
-            Event::Stdout(piece) => match decode::bytes(&piece) {
-                Ok(bytes) => self.tell(Progress::Stdout(&bytes)),
-                Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
-            },
-            Event::Stderr(piece) => match decode::bytes(&piece) {
-                Ok(bytes) => self.tell(Progress::Stderr(&bytes)),
-                Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
-            },
+            Event::Stdout(piece) => self.pass_on(&piece, |bytes| Progress::Stdout(bytes)),
+            Event::Stderr(piece) => self.pass_on(&piece, |bytes| Progress::Stderr(bytes)),
+            Event::Archive(piece) => self.pass_on(&piece, |bytes| Progress::Archive(bytes)),
             Event::Ended(ended) => {
                 self.observed.ended = Some(ended);
                 None
@@ -379,6 +375,13 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
 
     fn tell(&mut self, progress: Progress<'_>) -> Option<End> {
         (self.progress)(progress).is_break().then_some(End::Interrupted)
+    }
+
+    fn pass_on(&mut self, piece: &str, of: impl FnOnce(&[u8]) -> Progress<'_>) -> Option<End> {
+        match decode::bytes(piece) {
+            Ok(bytes) => self.tell(of(&bytes)),
+            Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
+        }
     }
 
     fn send_job(&mut self) -> Option<End> {
@@ -529,6 +532,7 @@ mod tests {
             entropy: String::new(),
             root: vmtest_agent::Root::Minimal { keep: vec![] },
             task: vmtest_agent::Task::Command(vmtest_agent::Program::default()),
+            copy_out: None,
         }
     }
 
@@ -560,7 +564,8 @@ mod tests {
         };
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
-        let limits = Limits { deadline: Instant::now() + total, each_test: Duration::ZERO };
+        let limits =
+            Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
         let progress = |_: Progress<'_>| ControlFlow::Continue(());
         run(started, job, limits, log.path(), &interrupt, None, progress).unwrap()
     }

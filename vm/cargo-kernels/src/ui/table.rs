@@ -49,7 +49,8 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
     );
     let remarks = run.kernels.iter().flat_map(|kernel| {
         let of_kernel = words::remarks(kernel, &names).into_iter();
-        of_kernel.flat_map(|remark| wrap("", &format!("{}: {remark}", text::line(&kernel.name)), looks))
+        of_kernel
+            .flat_map(|remark| wrap("", &format!("{}: {remark}", text::line(&kernel.name)), looks))
     });
     let remarks: String = remarks.map(|line| line + "\n").collect();
     parts.extend((!remarks.is_empty()).then_some(remarks));
