@@ -57,7 +57,7 @@ const STEPS: &[Step] = &[
     step("the long tests, on one kernel", Run::Xtask("vmtest --warm -k 6.12 -- --ignored")),
     step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
     step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
-    step("a project of one's own, as its page says", Run::Ignored("-p cargo-kernels --test page")),
+    step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
     Step { needs: Some(Tool::Nix), ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
     Step { needs: Some(Tool::Chromium), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },

@@ -35,7 +35,7 @@ pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
             if let Err(error) = modules::share(None) {
                 machine.errors.push(format!("{error:#}"));
             }
-            minimal().context("cannot make the root directory")?;
+            minimal(keep).context("cannot make the root directory")?;
             keep
         }
         Root::Host { keep, modules } => {
@@ -53,13 +53,16 @@ pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
     modules::on_demand()
 }
 
-fn minimal() -> Result<()> {
+fn minimal(keep: &[String]) -> Result<()> {
     mounts::tmpfs(NEW).map_err(Error::msg)?;
     for name in MINIMAL {
         copy(&Path::new("/").join(name), &Path::new(NEW).join(name))?;
     }
     for name in DIRECTORIES {
         fs::create_dir_all(Path::new(NEW).join(name))?;
+    }
+    for dir in keep {
+        fs::create_dir_all(format!("{NEW}{dir}"))?;
     }
     Ok(())
 }

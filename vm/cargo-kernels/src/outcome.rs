@@ -15,6 +15,8 @@ use vm_kernels::{Expected, Kernel};
 const EXCERPT: usize = 12;
 /// How much of a reason is kept, in characters: part of it may be the guest's own words.
 const REASON: usize = 1000;
+/// What the kernel prints of a process that it killed for want of memory (mm/oom_kill.c).
+const OUT_OF_MEMORY: &str = "Out of memory: Killed process";
 /// How much of it is kept for the first splat, in characters.
 const SPLAT: usize = 300;
 
@@ -165,7 +167,14 @@ impl Case<'_> {
             0 => String::new(),
             more => format!(", and {more} more of {} tests", tests.len()),
         };
-        let reason = format!("`{}` {how}{more}{}", test_name(first_failed), and_splat(seen));
+        let memory = match seen.console.tail.iter().any(|line| line.contains(OUT_OF_MEMORY)) {
+            true => {
+                format!("; the guest's {} MiB of memory were used up (--memory)", self.memory_mib)
+            }
+            false => String::new(),
+        };
+        let reason =
+            format!("`{}` {how}{more}{memory}{}", test_name(first_failed), and_splat(seen));
         Some(conclude(Verdict::Fail, reason, first(&seen.console.context)))
     }
 
@@ -336,6 +345,15 @@ mod tests {
     #[test]
     fn every_expected_test_passed() {
         check(&passed(), Verdict::Pass, "");
+    }
+
+    #[test]
+    fn a_test_that_was_killed_for_want_of_memory_is_told_so() {
+        let outcomes =
+            vec![outcome("a", TestResult::Killed { signal: 9 }), outcome("b", TestResult::Passed)];
+        let console = console("[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n");
+        let words = "512 MiB of memory were used up (--memory)";
+        check(&Observed { outcomes, console, ..passed() }, Verdict::Fail, words);
     }
 
     #[test]

@@ -164,8 +164,7 @@ fn in_guest(
     };
     let kept =
         |(name, value): &(String, String)| environment::is_allowed(name) || of_cargo(name, value);
-    let defaults =
-        [("VMTEST", "1"), ("RUST_BACKTRACE", "1"), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")];
+    let defaults = [("VMTEST", "1"), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")];
     let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let own = recorded.into_iter().filter(kept);
     defaults.into_iter().chain(own).chain(asked.clone()).collect()
@@ -179,8 +178,10 @@ fn keep(dirs: &Dirs, binaries: &BTreeMap<String, Program>) -> Vec<String> {
     let all: BTreeSet<&Path> = own.chain(work).filter(|dir| dir.is_dir()).collect();
     // One that is in another comes with it.
     let outermost = |dir: &&Path| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
-    let outermost = all.iter().copied().filter(outermost);
-    outermost.filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
+    let outermost = all.iter().copied().filter(outermost).map(Path::to_owned);
+    // Where cargo lets tests write (CARGO_TARGET_TMPDIR): it is there even where nothing else of the target is.
+    let kept = outermost.chain([dirs.target.join("tmp")].into_iter().filter(|dir| dir.is_dir()));
+    kept.filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -88,6 +88,33 @@ fn is_invisible(c: char) -> bool {
         | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 
+/// A test's output without what a libtest harness prints after it: which test has failed is known.
+pub fn without_summary(output: &str) -> &str {
+    let Some((printed, rest)) = output.rsplit_once("\nfailures:\n    ") else { return output };
+    if !rest.contains("\ntest result: FAILED. 0 passed; 1 failed;") {
+        return output;
+    }
+    let printed = printed.trim_end();
+    let printed = printed.strip_suffix("\nfailures:").unwrap_or(printed).trim_end();
+    printed.strip_suffix("\nFAILED").unwrap_or(printed)
+}
+
+/// A test's output without the frames of backtraces, which are longer than what they are of.
+pub fn without_frames(output: &str) -> String {
+    let is_frame = |line: &&str| {
+        let number = line.trim_start().split_once(": ").map(|(number, _)| number);
+        line.starts_with("  ")
+            && (line.trim_start().starts_with("at ")
+                || number.is_some_and(|it| it.parse::<u16>().is_ok()))
+    };
+    let mut in_backtrace = false;
+    let lines = output.split_inclusive('\n').filter(|line| {
+        in_backtrace = line.starts_with("stack backtrace:") || (in_backtrace && is_frame(line));
+        !(in_backtrace && is_frame(line))
+    });
+    lines.collect()
+}
+
 /// What a test is called where its binary need not be named: a binary that cannot list its tests is one.
 pub fn test_name(test: &TestId) -> String {
     if test.name.is_empty() { test.binary.clone() } else { test.name.clone() }
@@ -144,5 +171,29 @@ mod tests {
     fn tail_counts_what_it_leaves_out() {
         assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), (vec!["b".into(), "c".into()], 1));
         assert_eq!(tail("", 2), (vec![], 0));
+    }
+
+    #[test]
+    fn the_summary_of_one_failed_test_is_cut_and_nothing_else() {
+        let end = "\nfailures:\n    name\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n\n";
+        for (output, expected) in [
+            (
+                format!("running 1 test\nits words\nFAILED\n\nfailures:\n{end}"),
+                "running 1 test\nits words",
+            ),
+            (
+                format!("running 1 test\n\nfailures:\n\n---- name ----\nwhy\n\n{end}"),
+                "running 1 test\n\nfailures:\n\n---- name ----\nwhy",
+            ),
+            ("its words\nfailures:\n    none\n".to_owned(), "its words\nfailures:\n    none\n"),
+        ] {
+            assert_eq!(without_summary(&output), expected);
+        }
+    }
+
+    #[test]
+    fn frames_are_cut_only_from_backtraces() {
+        let output = "why\nstack backtrace:\n   0: f\n             at ./a.rs:1\n  10: g\nnote: x\n   1: kept\n";
+        assert_eq!(without_frames(output), "why\nstack backtrace:\nnote: x\n   1: kept\n");
     }
 }

@@ -117,6 +117,13 @@ impl Session<'_> {
         };
         let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
+        let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
+        if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
+            return Err(Exit::usage(format!(
+                "no test matches `{}`; `--list` shows them all",
+                flags.test_args.join(" ")
+            )));
+        }
         // A reader that went away is no reason to give no reports and no exit code.
         let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));
         if !payload.doc_tests.is_empty() {
@@ -126,13 +133,6 @@ impl Session<'_> {
         }
         if let Some(dir) = &flags.report {
             report::write(dir, &run)?;
-        }
-        let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
-        if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
-            return Err(Exit::usage(format!(
-                "no test matches `{}`; `--list` shows them all",
-                flags.test_args.join(" ")
-            )));
         }
         Ok(run)
     }

@@ -127,7 +127,8 @@ fn after(outcome: &TestOutcome) -> String {
 }
 
 fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
-    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
+    let (tail, skipped) =
+        text::tail(&text::without_frames(text::without_summary(&outcome.output)), OUTPUT_LINES);
     let mut lines = Vec::new();
     if skipped > 0 {
         lines.push(quote(&text::left_out(skipped), looks));

@@ -107,7 +107,7 @@ fn tests_fail_in_every_way_and_each_is_told() {
         let test = verdict.test(name);
         assert_eq!(test["result"], "not-started", "{test:#}");
         let reason = test["reason"].as_str().unwrap();
-        assert!(reason.contains("exited with 0 before it had finished"), "{reason}");
+        assert!(reason.contains("its binary exited with 0"), "{reason}");
     }
 }
 
