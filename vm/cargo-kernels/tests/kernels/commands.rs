@@ -37,7 +37,7 @@ fn an_unknown_kernel_is_wrong_usage() {
 #[test]
 fn list_shows_what_is_at_hand() {
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
-    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
+    let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
     let list = || -> Value {
         let output = sandbox.kernels(&["list", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
@@ -150,7 +150,7 @@ fn add_refuses_what_makes_no_pin() {
 #[test]
 fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
     let image = fake::bzimage("6.1.9-test", None);
-    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
+    let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.run(&["fetch"], 0);
     assert!(sandbox.run(&["prune"], 0).contains("Nothing to remove"));
 

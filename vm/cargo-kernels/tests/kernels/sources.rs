@@ -24,7 +24,7 @@ fn an_image_is_fetched_once_and_never_again() {
 fn packages_of_every_compression_are_unpacked() {
     for suffix in [".xz", ".zst", ".gz", ""] {
         let deb = fake::kernel_deb("6.1.9-test", suffix);
-        let (server, sandbox) = Sandbox::serving("/linux.deb", &deb);
+        let (_server, sandbox) = Sandbox::serving("/linux.deb", &deb);
         sandbox.run(&["fetch"], 0);
         let tree = sandbox.entry().join("tree");
         assert!(tree.join("boot/vmlinuz-6.1.9-test").is_file(), "data.tar{suffix}");
