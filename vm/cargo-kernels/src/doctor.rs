@@ -103,6 +103,10 @@ impl Diagnosis {
 }
 
 impl Check {
+    fn new(name: &'static str, purpose: &'static str, needed: bool) -> Self {
+        Self { name, purpose, needed, ok: true, ..Self::default() }
+    }
+
     fn failed(self, problem: impl Into<String>, remedy: Option<String>) -> Self {
         Self { ok: false, problem: Some(problem.into()), remedy, ..self }
     }
@@ -129,8 +133,7 @@ impl Check {
 
 fn tool(dirs: &Dirs, spec: &Spec) -> Check {
     let needed = !matches!(spec.need, Need::Local | Need::Inspect | Need::Source);
-    let check =
-        Check { name: spec.name, purpose: spec.purpose, needed, ok: true, ..Check::default() };
+    let check = Check::new(spec.name, spec.purpose, needed);
     match tools::check(dirs, spec.tool) {
         Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
         Err(unusable) => check.failed(&unusable.what, Some(unusable.remedy())),
@@ -138,13 +141,7 @@ fn tool(dirs: &Dirs, spec: &Spec) -> Check {
 }
 
 fn cache(dirs: &Dirs) -> Check {
-    let check = Check {
-        name: "cache",
-        purpose: "keep kernels",
-        needed: true,
-        ok: true,
-        ..Check::default()
-    };
+    let check = Check::new("cache", "keep kernels", true);
     let remedy = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
     let dir = dirs.cache.clone();
     // It is made when it is needed, so what counts is the nearest directory that exists.
@@ -159,8 +156,7 @@ fn cache(dirs: &Dirs) -> Check {
 }
 
 fn kvm(dirs: &Dirs) -> Check {
-    let check =
-        Check { name: "KVM", purpose: "run kernels at full speed", ok: true, ..Check::default() };
+    let check = Check::new("KVM", "run kernels at full speed", false);
     match try_kvm(dirs) {
         Ok(Kvm::Works) => Check { path: Some("/dev/kvm".into()), ..check },
         Ok(kvm) => check.failed(kvm.error().unwrap_or_default(), None),
@@ -186,8 +182,7 @@ fn try_kvm(dirs: &Dirs) -> Result<Kvm> {
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.
 fn bpf_here() -> Check {
-    let (name, purpose) = ("BPF, tracefs", "run the program on this machine");
-    let check = Check { name, purpose, ok: true, ..Check::default() };
+    let check = Check::new("BPF, tracefs", "run the program on this machine", false);
     if !has_bpf() {
         return check.failed("the kernel that runs here was built without BPF", None);
     }
@@ -232,9 +227,8 @@ mod tests {
 
     #[test]
     fn only_what_is_needed_counts_and_every_problem_is_shown_with_its_remedy() {
-        let needed = Check { name: "thing", needed: true, ..Check::default() };
-        let missing = needed.failed("it is not here", Some("get it".into()));
-        let without = Check { name: "nicety", ..Check::default() }.failed("it is nowhere", None);
+        let missing = Check::new("thing", "", true).failed("it is not here", Some("get it".into()));
+        let without = Check::new("nicety", "", false).failed("it is nowhere", None);
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
         let text = diagnosis.for_people(Path::new("/"));
         for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]

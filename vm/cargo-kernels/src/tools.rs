@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use object::Endianness;
@@ -194,19 +193,12 @@ pub struct Found {
     pub version: Option<String>,
 }
 
-/// As [`find`], and says which version it is. What was found is not looked for again.
+/// As [`find`], and says which version it is.
 ///
 /// # Errors
 /// Why the tool cannot be used.
 pub fn check(dirs: &Dirs, tool: Tool) -> Result<Found, Unusable> {
-    static KNOWN: Mutex<[Option<Found>; TOOLS.len()]> = Mutex::new([const { None }; TOOLS.len()]);
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = &known()[tool as usize] {
-        return Ok(found.clone());
-    }
-    let found = tool.spec().check(dirs)?;
-    known()[tool as usize] = Some(found.clone());
-    Ok(found)
+    tool.spec().check(dirs)
 }
 
 impl Spec {

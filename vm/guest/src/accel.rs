@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -111,17 +111,16 @@ pub fn choose(
     if choice == AccelChoice::Tcg {
         return Ok(Chosen { accel: Accel::Tcg, note: None });
     }
-    let trial = Trial::of_this_machine(qemu, cache)?;
     // Whoever insists may have changed something, so an earlier failure does not count.
     let insists = choice == AccelChoice::Kvm;
-    let kvm = trial.kvm(kernel_image, if insists { Trust::Success } else { Trust::Everything })?;
-    match (kvm.error(), choice) {
-        (None, _) => Ok(Chosen { accel: Accel::Kvm, note: None }),
-        (Some(error), AccelChoice::Kvm) => bail!("KVM does not work here: {error}"),
-        (Some(error), _) => Ok(Chosen {
-            accel: Accel::Tcg,
-            note: Some(format!("emulating, since KVM does not work here: {error}")),
-        }),
+    let trust = if insists { Trust::Success } else { Trust::Everything };
+    match Trial::new(qemu, cache).kvm(kernel_image, trust)?.error() {
+        None => Ok(Chosen { accel: Accel::Kvm, note: None }),
+        Some(error) if insists => bail!("KVM does not work here: {error}"),
+        Some(error) => {
+            let note = format!("emulating, since KVM does not work here: {error}");
+            Ok(Chosen { accel: Accel::Tcg, note: Some(note) })
+        }
     }
 }
 
@@ -130,7 +129,7 @@ pub fn choose(
 /// # Errors
 /// When trying itself is not possible: QEMU cannot be started.
 pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Kvm> {
-    let trial = Trial::of_this_machine(qemu, cache)?;
+    let trial = Trial::new(qemu, cache);
     match kernel_image {
         Some(image) => trial.kvm(image, Trust::Nothing),
         None => Ok(trial.device().unwrap_or_else(|| Kvm::Untried("no kernel is at hand".into()))),
@@ -186,44 +185,39 @@ const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 const SIGNS_OF_LIFE: &[&str] = &["NET: Registered", "VFS: ", "Kernel panic"];
 
 /// Which remembered answers count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Trust {
     Everything,
     Success,
     Nothing,
 }
 
-/// An answer, and what it is valid for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
-    boot_id: String,
-    qemu: PathBuf,
-    qemu_modified: i64,
-    /// When it was found, in seconds since 1970.
-    found_s: u64,
-    kvm: Kvm,
-}
-
 /// Everything a trial depends on.
-#[derive(Debug)]
 struct Trial<'a> {
-    device: &'a Path,
+    device: PathBuf,
     qemu: &'a Path,
     /// Where the answer is remembered.
     memory: PathBuf,
     kvm_deadline: Duration,
-    tcg_deadline: Duration,
+}
+
+/// What was seen of a kernel that was started.
+enum Life {
+    Seen,
+    /// QEMU gave up, with these words.
+    Refused(String),
+    /// Nothing in time; what it said last, as the end of a sentence.
+    None(String),
 }
 
 impl<'a> Trial<'a> {
-    fn of_this_machine(qemu: &'a Path, cache: &Path) -> Result<Self> {
-        Ok(Self {
-            device: Path::new(DEVICE),
+    fn new(qemu: &'a Path, cache: &Path) -> Self {
+        Self {
+            device: DEVICE.into(),
             qemu,
             memory: cache.join("kvm.json"),
             kvm_deadline: KVM_DEADLINE,
-            tcg_deadline: TCG_DEADLINE,
-        })
+        }
     }
 
     fn kvm(&self, kernel_image: &Path, trust: Trust) -> Result<Kvm> {
@@ -234,9 +228,8 @@ impl<'a> Trial<'a> {
         // tries for itself.
         let _ = self.memory.parent().map(std::fs::create_dir_all);
         let _lock = lock::exclusive(&self.memory.with_extension("lock"), || ());
-        let now = self.answer(Kvm::Works)?;
-        let earlier = std::fs::read(&self.memory).ok().and_then(|json| Remembered::parse(&json));
-        match earlier.filter(|earlier| earlier.counts(&now)).map(|earlier| earlier.kvm) {
+        let now = self.circumstances()?;
+        match self.remembered(&now) {
             Some(Kvm::Works) if trust != Trust::Nothing => return Ok(Kvm::Works),
             Some(kvm) if trust == Trust::Everything => return Ok(kvm),
             _ => {}
@@ -244,15 +237,14 @@ impl<'a> Trial<'a> {
         let (kvm, certain) = self.try_out(kernel_image, trust)?;
         if certain {
             // Only spares the next kernel a trial, so failing to write it is no error.
-            let json = serde_json::to_vec(&Remembered { kvm: kvm.clone(), ..now })?;
-            let _ = whole_file::write(&self.memory, &json);
+            let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &kvm))?);
         }
         Ok(kvm)
     }
 
     /// What opening the device shows: error, or nothing.
     fn device(&self) -> Option<Kvm> {
-        match OpenOptions::new().read(true).write(true).open(self.device) {
+        match OpenOptions::new().read(true).write(true).open(&self.device) {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::NotFound => Some(Kvm::Absent),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Kvm::NotPermitted),
@@ -260,19 +252,23 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// An answer as it would be found now.
-    fn answer(&self, kvm: Kvm) -> Result<Remembered> {
+    /// What an answer is valid for: this boot of the host, this QEMU.
+    fn circumstances(&self) -> Result<String> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("cannot tell whether this machine has rebooted")?;
-        let qemu = self.qemu.metadata();
-        let qemu = qemu.with_context(|| format!("cannot look at {}", self.qemu.display()))?;
-        Ok(Remembered {
-            boot_id: boot_id.trim().to_owned(),
-            qemu: self.qemu.to_owned(),
-            qemu_modified: qemu.mtime(),
-            found_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            kvm,
-        })
+        let qemu = self.qemu.display();
+        let modified =
+            self.qemu.metadata().with_context(|| format!("cannot look at {qemu}"))?.mtime();
+        Ok(format!("{} {modified} {qemu}", boot_id.trim()))
+    }
+
+    /// The last answer, if it was found as things are now, and a failure not long ago.
+    fn remembered(&self, now: &str) -> Option<Kvm> {
+        let (then, kvm): (String, Kvm) =
+            serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
+        let age = self.memory.metadata().ok()?.modified().ok()?.elapsed();
+        (then == now && (kvm == Kvm::Works || age.is_ok_and(|age| age < FAILURE_VALID)))
+            .then_some(kvm)
     }
 
     /// The answer, and whether it holds for every kernel.
@@ -293,7 +289,7 @@ impl<'a> Trial<'a> {
             // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
             return Ok((dead, false));
         }
-        Ok(match self.boot(kernel_image, Accel::Tcg, self.tcg_deadline)? {
+        Ok(match self.boot(kernel_image, Accel::Tcg, TCG_DEADLINE)? {
             Life::Seen => (dead, true),
             _ => (Kvm::Untried(format!("{kernel} comes up neither under it nor emulated")), false),
         })
@@ -310,89 +306,59 @@ impl<'a> Trial<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // Ended when this function returns.
         let mut qemu = Supervised::spawn(command)?;
-        let (Some(stdout), Some(stderr)) = (qemu.stdout.take(), qemu.stderr.take()) else {
-            bail!("QEMU was started without pipes");
-        };
-        let (name, late) = (self.qemu.file_name().unwrap_or_default(), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                if matches!(qemu.wait_timeout(deadline), Ok(None)) {
-                    late.store(true, Ordering::Relaxed);
-                    let _ = qemu.kill();
-                }
-            });
-            let complaint = scope.spawn(|| complaint(stderr, &name.to_string_lossy(), &qemu));
-            let mut last = None;
-            for line in lines(stdout).filter(|line| !line.is_empty()) {
-                if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
-                    qemu.kill()?;
+        let (sender, seen) = mpsc::channel();
+        let complaints = sender.clone();
+        let (stdout, stderr) = (qemu.stdout.take(), qemu.stderr.take());
+        std::thread::spawn(move || {
+            stdout.map(|pipe| lines(pipe, |line| sender.send((line, true)).is_ok()))
+        });
+        std::thread::spawn(move || {
+            stderr.map(|pipe| lines(pipe, |line| complaints.send((line, false)).is_ok()))
+        });
+        let (mut last_words, mut complaint) = ("and prints nothing".to_owned(), None);
+        let end = Instant::now() + deadline;
+        loop {
+            match seen.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok((line, true)) if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) => {
                     return Ok(Life::Seen);
                 }
-                last = Some(line);
+                Ok((line, true)) => last_words = format!("and stops at {line:?}"),
+                // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
+                Ok((line, false)) if line.starts_with("KVM internal error") => {
+                    return Ok(Life::Refused(line));
+                }
+                Ok((line, false)) if line.contains(": warning: ") => {}
+                Ok((line, false)) => _ = complaint.get_or_insert(line),
+                Err(RecvTimeoutError::Timeout) => return Ok(Life::None(last_words)),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            qemu.wait()?;
-            let last_words = match last {
-                Some(line) => format!("and stops at {line:?}"),
-                None => "and prints nothing".into(),
-            };
-            Ok(match late.load(Ordering::Relaxed) {
-                true => Life::None(last_words),
-                false => Life::Refused(complaint.join().unwrap_or_default()),
-            })
-        })
-    }
-}
-
-impl Remembered {
-    fn parse(json: &[u8]) -> Option<Self> {
-        serde_json::from_slice(json).ok()
-    }
-
-    /// Whether it is of this boot and this QEMU, and not too old.
-    fn counts(&self, now: &Self) -> bool {
-        let same = Self { kvm: now.kvm.clone(), found_s: now.found_s, ..self.clone() } == *now;
-        let age = now.found_s.checked_sub(self.found_s);
-        same && (self.kvm == Kvm::Works || age.is_some_and(|age| age < FAILURE_VALID.as_secs()))
-    }
-}
-
-/// What was seen of a kernel that was started.
-#[derive(Debug, PartialEq, Eq)]
-enum Life {
-    /// It lives.
-    Seen,
-    /// QEMU gave up, with these words.
-    Refused(String),
-    /// Nothing in time; what it said last, as the end of a sentence.
-    None(String),
-}
-
-/// What QEMU has to say against it, warnings aside.
-fn complaint(stderr: impl Read, name: &str, qemu: &Supervised) -> String {
-    let mut complaint = None;
-    for line in lines(stderr).filter(|line| !line.contains(": warning: ")) {
-        // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
-        if line.starts_with("KVM internal error") {
-            let _ = qemu.kill();
-            return line;
         }
-        complaint.get_or_insert(line);
+        let said = complaint.unwrap_or_else(|| "it ended without a word".into());
+        // Its messages begin with its name.
+        let name = format!("{}: ", self.qemu.file_name().unwrap_or_default().to_string_lossy());
+        let own = said.strip_prefix(&name).unwrap_or(&said);
+        Ok(Life::Refused(own.strip_prefix("error: ").unwrap_or(own).to_owned()))
     }
-    let said = complaint.unwrap_or_else(|| "it ended without a word".into());
-    // Its messages begin with its name.
-    let own = said.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&said);
-    own.strip_prefix("error: ").unwrap_or(own).to_owned()
 }
 
-fn lines(from: impl Read) -> impl Iterator<Item = String> {
-    let lines = BufReader::new(from).split(b'\n').map_while(Result::ok);
-    lines.map(|line| String::from_utf8_lossy(&line).trim().to_owned())
+/// Hands over each line that is not empty, until that is refused.
+fn lines(from: impl Read, mut hand_over: impl FnMut(String) -> bool) {
+    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        if !line.is_empty() && !hand_over(line) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::SystemTime;
 
     use super::*;
 
@@ -406,12 +372,12 @@ mod tests {
         /// `kvm` and `tcg` are what its QEMU does, as shell code.
         fn new(kvm: &str, tcg: &str) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let qemu = dir.path().join("qemu");
             let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
-            std::os::unix::fs::symlink(fake, &qemu).unwrap();
+            symlink(fake, dir.path().join("qemu")).unwrap();
+            let calls = dir.path().join("calls");
             let script = format!(
-                "echo \"$*\" >> {}\ncase \"$*\" in *'-accel kvm'*) {kvm};; *) {tcg};; esac\n",
-                dir.path().join("calls").display()
+                "echo >> {}\ncase \"$*\" in *'-accel kvm'*) {kvm};; *) {tcg};; esac\n",
+                calls.display()
             );
             std::fs::write(dir.path().join("qemu.sh"), script).unwrap();
             std::fs::write(dir.path().join("kvm"), "").unwrap();
@@ -421,28 +387,28 @@ mod tests {
         }
 
         fn kvm(&self, trust: Trust) -> Kvm {
-            let (device, qemu) = (self.dir.path().join("kvm"), self.dir.path().join("qemu"));
-            let trial = Trial {
-                device: &device,
-                qemu: &qemu,
-                memory: self.memory(),
-                kvm_deadline: self.kvm_deadline,
-                tcg_deadline: Duration::from_secs(60),
-            };
-            trial.kvm(Path::new("/boot/vmlinuz-1"), trust).unwrap()
+            let (qemu, memory) = (self.dir.path().join("qemu"), self.memory());
+            let (device, kvm_deadline) = (self.dir.path().join("kvm"), self.kvm_deadline);
+            Trial { device, qemu: &qemu, memory, kvm_deadline }
+                .kvm(Path::new("/boot/vmlinuz-1"), trust)
+                .unwrap()
         }
 
-        fn calls(&self) -> usize {
-            let calls = std::fs::read_to_string(self.dir.path().join("calls"));
-            calls.map_or(0, |calls| calls.lines().count())
+        /// Asks so, one after the other: each gets this answer, and QEMU was started so often in all.
+        #[track_caller]
+        fn check(&self, trust: &[Trust], answer: &Kvm, calls: usize) {
+            for trust in trust {
+                assert_eq!(self.kvm(*trust), *answer);
+            }
+            let lines = std::fs::read_to_string(self.dir.path().join("calls"))
+                .unwrap_or_default()
+                .lines()
+                .count();
+            assert_eq!(lines, calls);
         }
 
         fn memory(&self) -> PathBuf {
             self.dir.path().join("cache/kvm.json")
-        }
-
-        fn remembered(&self) -> Option<Remembered> {
-            Remembered::parse(&std::fs::read(self.memory()).ok()?)
         }
     }
 
@@ -452,141 +418,99 @@ mod tests {
     const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
 
+    fn dead(why: &str) -> Kvm {
+        Kvm::Dead(why.into())
+    }
+
     #[test]
-    fn a_kernel_that_comes_up_shows_that_kvm_works_and_is_tried_once() {
+    fn each_trial_gives_its_answer_and_is_remembered_if_certain() {
+        use Trust::{Everything, Nothing, Success};
         let machine = Machine::new(COMES_UP, "exit 1");
-        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
-        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
-        assert_eq!(machine.kvm(Trust::Success), Kvm::Works);
-        assert_eq!(machine.calls(), 1);
-        assert_eq!(machine.kvm(Trust::Nothing), Kvm::Works);
-        assert_eq!(machine.calls(), 2);
-    }
-
-    #[test]
-    fn a_device_that_qemu_cannot_use_is_dead_for_qemus_reason() {
+        machine.check(&[Everything, Everything, Success], &Kvm::Works, 1);
+        machine.check(&[Nothing], &Kvm::Works, 2);
         let machine = Machine::new(REFUSES, "exit 1");
-        let dead = Kvm::Dead("QEMU cannot use it: failed to set MSR".into());
-        assert_eq!(machine.kvm(Trust::Everything), dead);
-        assert_eq!(machine.kvm(Trust::Everything), dead);
-        assert_eq!(machine.calls(), 1);
-        assert_eq!(machine.kvm(Trust::Success), dead, "who insists gets a trial of its own");
-        assert_eq!(machine.calls(), 2);
-    }
-
-    #[test]
-    fn an_internal_error_of_kvm_is_not_waited_out() {
-        let machine =
-            Machine::new("echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000", "exit 1");
-        let kvm = machine.kvm(Trust::Everything);
-        assert_eq!(kvm, Kvm::Dead("QEMU cannot use it: KVM internal error. Suberror: 1".into()));
-    }
-
-    #[test]
-    fn a_kernel_that_hangs_only_under_kvm_shows_that_kvm_is_dead() {
-        let machine = Machine::new(HANGS, COMES_UP);
-        let dead = Kvm::Dead(
-            "vmlinuz-1 does not come up under it within 2 s and stops at \
-             \"[    0.0] Linux version 6.12\""
-                .into(),
+        let refused = dead("QEMU cannot use it: failed to set MSR");
+        machine.check(&[Everything, Everything], &refused, 1);
+        machine.check(&[Success], &refused, 2);
+        // Is not waited out.
+        let internal_error = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
+        let refused = dead("QEMU cannot use it: KVM internal error. Suberror: 1");
+        Machine::new(internal_error, "exit 1").check(&[Everything], &refused, 1);
+        let hangs = dead(
+            "vmlinuz-1 does not come up under it within 2 s and stops at \"[    0.0] Linux version 6.12\"",
         );
-        assert_eq!(machine.kvm(Trust::Everything), dead);
-        assert_eq!(machine.kvm(Trust::Everything), dead);
-        assert_eq!(machine.calls(), 2, "once under KVM, once emulated, and then remembered");
+        // Once under KVM, once emulated, and then remembered.
+        Machine::new(HANGS, COMES_UP).check(&[Everything, Everything], &hangs, 2);
+        // A kernel that comes up nowhere says nothing of KVM: the next one is another trial.
+        let untried = Kvm::Untried("vmlinuz-1 comes up neither under it nor emulated".into());
+        Machine::new(HANGS, "exit 1").check(&[Everything, Everything], &untried, 4);
+        // Who insists hears of a hang without a second boot, and nothing is concluded from it.
+        let machine = Machine::new(HANGS, COMES_UP);
+        machine.check(&[Success], &hangs, 1);
+        assert!(!machine.memory().exists());
     }
 
     #[test]
-    fn a_failure_is_forgotten_after_a_while_and_a_success_is_not() {
+    fn failure_expires_and_success_does_not() {
         let machine = Machine::new(REFUSES, "exit 1");
-        machine.kvm(Trust::Everything);
-        let age_by = |seconds| {
-            let mut answer = machine.remembered().unwrap();
-            answer.found_s -= seconds;
-            std::fs::write(machine.memory(), serde_json::to_vec(&answer).unwrap()).unwrap();
+        let refused = machine.kvm(Trust::Everything);
+        let age = |age| {
+            let memory = OpenOptions::new().write(true).open(machine.memory()).unwrap();
+            memory.set_modified(SystemTime::now() - age).unwrap();
         };
-        age_by(FAILURE_VALID.as_secs() / 2);
-        machine.kvm(Trust::Everything);
-        assert_eq!(machine.calls(), 1);
-        age_by(FAILURE_VALID.as_secs());
+        age(FAILURE_VALID / 2);
+        machine.check(&[Trust::Everything], &refused, 1);
+        age(FAILURE_VALID);
         std::fs::write(machine.dir.path().join("qemu.sh"), COMES_UP).unwrap();
         assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "the host was only busy");
-        age_by(100 * FAILURE_VALID.as_secs());
+        age(100 * FAILURE_VALID);
         std::fs::remove_file(machine.dir.path().join("qemu.sh")).unwrap();
         assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "tried again");
     }
 
     #[test]
-    fn a_kernel_that_comes_up_nowhere_says_nothing_of_kvm() {
-        let machine = Machine::new(HANGS, "exit 1");
-        let untried = Kvm::Untried("vmlinuz-1 comes up neither under it nor emulated".into());
-        assert_eq!(machine.kvm(Trust::Everything), untried);
-        assert_eq!(machine.kvm(Trust::Everything), untried);
-        assert_eq!(machine.calls(), 4, "the next kernel is another trial");
-    }
-
-    #[test]
-    fn who_insists_hears_of_a_hang_without_a_second_boot_and_nothing_is_concluded_from_it() {
-        let machine = Machine::new(HANGS, COMES_UP);
-        assert!(matches!(machine.kvm(Trust::Success), Kvm::Dead(_)));
-        assert_eq!(machine.calls(), 1);
-        assert_eq!(machine.remembered(), None);
-    }
-
-    #[test]
-    fn a_device_that_is_not_there_is_not_tried() {
+    fn device_that_cannot_be_opened_is_not_tried() {
         let machine = Machine::new(COMES_UP, COMES_UP);
-        std::fs::remove_file(machine.dir.path().join("kvm")).unwrap();
-        assert_eq!(machine.kvm(Trust::Everything), Kvm::Absent);
-        // A directory cannot be opened for writing by anyone, root included.
-        std::fs::create_dir(machine.dir.path().join("kvm")).unwrap();
-        assert!(matches!(machine.kvm(Trust::Everything), Kvm::Dead(why) if why.contains("opened")));
-        assert_eq!(machine.calls(), 0);
-    }
-
-    #[test]
-    fn a_device_that_this_user_may_not_open_is_told_apart() {
-        let machine = Machine::new(COMES_UP, COMES_UP);
-        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
-        std::fs::set_permissions(machine.dir.path().join("kvm"), closed).unwrap();
+        let device = machine.dir.path().join("kvm");
+        std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
         // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
-        let nobody = nix::unistd::Uid::from_raw(65534);
-        let me = nix::unistd::setfsuid(nobody);
+        let me = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
         let kvm = machine.kvm(Trust::Everything);
         nix::unistd::setfsuid(me);
         assert_eq!(kvm, Kvm::NotPermitted);
-        assert_eq!(machine.calls(), 0);
+        std::fs::remove_file(&device).unwrap();
+        machine.check(&[Trust::Everything], &Kvm::Absent, 0);
+        // A directory cannot be opened for writing by anyone, root included.
+        std::fs::create_dir(&device).unwrap();
+        assert!(matches!(machine.kvm(Trust::Everything), Kvm::Dead(why) if why.contains("opened")));
+        machine.check(&[], &Kvm::Absent, 0);
     }
 
     #[test]
-    fn another_boot_or_another_qemu_or_a_damaged_memory_means_another_trial() {
+    fn other_boot_other_qemu_or_damaged_memory_means_another_trial() {
         let machine = Machine::new(COMES_UP, "exit 1");
         machine.kvm(Trust::Everything);
-        let good = machine.remembered().unwrap();
+        let good = std::fs::read_to_string(machine.memory()).unwrap();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let qemu = machine.dir.path().join("qemu").metadata().unwrap();
-        assert_eq!((&*good.boot_id, good.qemu_modified), (boot_id.trim(), qemu.mtime()));
-        let text = |answer: &Remembered| serde_json::to_string(answer).unwrap();
-        for (calls, found) in [
-            (2, text(&Remembered { boot_id: "another".into(), ..good.clone() })),
-            (3, text(&Remembered { qemu: "/another/qemu".into(), ..good.clone() })),
-            (4, text(&Remembered { qemu_modified: 1, ..good.clone() })),
-            (5, text(&good)[1..].to_owned()),
-            (5, text(&good)),
-        ] {
-            std::fs::write(machine.memory(), found).unwrap();
-            assert_eq!(machine.kvm(Trust::Everything), Kvm::Works);
-            assert_eq!(machine.calls(), calls);
+        let qemu = machine.dir.path().join("qemu");
+        let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
+        for (index, part) in
+            [boot_id.trim(), &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate()
+        {
+            assert!(good.contains(part), "{good}");
+            std::fs::write(machine.memory(), good.replace(part, "other")).unwrap();
+            machine.check(&[Trust::Everything, Trust::Everything], &Kvm::Works, index + 2);
         }
     }
 
     #[test]
-    fn side_by_side_only_one_tries() {
+    fn concurrent_trials_run_once() {
         let machine = Machine::new(COMES_UP, "exit 1");
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| assert_eq!(machine.kvm(Trust::Everything), Kvm::Works));
             }
         });
-        assert_eq!(machine.calls(), 1);
+        machine.check(&[], &Kvm::Works, 1);
     }
 }

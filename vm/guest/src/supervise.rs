@@ -585,7 +585,7 @@ mod tests {
         let (_guest, channel) = guest_that_is_up();
         // More than fits into the socket.
         let entropy = "x".repeat(8 << 20);
-        let seen = watched(channel, None, &Job { entropy, ..job() }, Duration::from_millis(500));
+        let seen = watched(channel, None, &Job { entropy, ..job() }, Duration::from_secs(3));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
     }

@@ -173,14 +173,12 @@ mod tests {
         }
     }
 
-    fn checked(kernel: &Kernel, fragment: &str) -> Result<Checked, FragmentError> {
-        Ok(check(kernel, needs(fragment, "kconfig")?))
-    }
-
+    /// What is missing, in words.
     fn missing(kernel: &Kernel, fragment: &str) -> Vec<String> {
-        match checked(kernel, fragment).unwrap() {
+        match check(kernel, needs(fragment, "kconfig").unwrap()) {
+            Checked::Complete => Vec::new(),
             Checked::Missing(missing) => missing.iter().map(ToString::to_string).collect(),
-            other => panic!("expected something missing, found {other:?}"),
+            Checked::Unknown => vec!["unknown".into()],
         }
     }
 
@@ -193,47 +191,29 @@ mod tests {
     }
 
     #[test]
-    fn values_that_do() {
-        let kernel = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+    fn missing_option_is_named_with_its_reason() {
+        let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
+        let without = kernel(Some(CONFIG), None);
+        let unknown = kernel(None, None);
         let all =
             "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
-        assert_eq!(checked(&kernel, all).unwrap(), Checked::Complete);
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_its_reason() {
-        let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
-        let found =
-            missing(&with, "CONFIG_A=n # a\nCONFIG_B=y # b must be early\nCONFIG_C=y|m # c\n");
-        assert!(found[0].starts_with("CONFIG_A=y, needed is n: a ("), "{found:?}");
-        assert!(found[1].starts_with("CONFIG_B=m, needed is y: b must be early ("), "{found:?}");
-        assert!(found[2].starts_with("CONFIG_C is not set, needed is y|m: c ("), "{found:?}");
-        assert_eq!(found.len(), 3);
-    }
-
-    #[test]
-    fn a_module_without_modules_is_missing() {
-        let without = kernel(Some(CONFIG), None);
-        let found = missing(&without, "CONFIG_B=y|m # b\n");
-        assert!(found[0].starts_with("CONFIG_B=m, but there are no modules: b ("), "{found:?}");
-    }
-
-    #[test]
-    fn without_a_configuration_only_the_boot_can_tell() {
-        assert_eq!(checked(&kernel(None, None), "CONFIG_A=y # a\n").unwrap(), Checked::Unknown);
+        assert_eq!(missing(&with, all), [""; 0]);
+        for (kernel, line, said) in [
+            (&with, "CONFIG_A=n # a", "CONFIG_A=y, needed is n: a (kconfig)"),
+            (&with, "CONFIG_B=y # early", "CONFIG_B=m, needed is y: early (kconfig)"),
+            (&with, "CONFIG_C=y|m # c", "CONFIG_C is not set, needed is y|m: c (kconfig)"),
+            (&without, "CONFIG_B=y|m # b", "CONFIG_B=m, but there are no modules: b (kconfig)"),
+            (&unknown, "CONFIG_A=y # a", "unknown"),
+        ] {
+            assert_eq!(missing(kernel, line), [said]);
+        }
     }
 
     #[test]
     fn a_fragment_that_cannot_be_understood_is_refused() {
-        for line in [
-            "CONFIG_A",
-            "CONFIG_A=y",
-            "CONFIG_A=y #",
-            "A=y # a",
-            "CONFIG_A=y| # a",
-            "CONFIG_=y # a",
-        ] {
-            let error = checked(&kernel(Some(""), None), &format!("# good\n{line}\n")).unwrap_err();
+        let name = ["CONFIG_A", "A=y # a", "CONFIG_=y # a"];
+        for line in name.into_iter().chain(["CONFIG_A=y", "CONFIG_A=y #", "CONFIG_A=y| # a"]) {
+            let error = needs(&format!("# good\n{line}\n"), "kconfig").unwrap_err();
             let expected = "kconfig:2: expected `CONFIG_NAME=y|m  # why`, found ";
             assert!(error.to_string().starts_with(expected), "{error}");
         }

@@ -79,7 +79,7 @@ impl Machine {
         let mut script = path.as_os_str().to_owned();
         script.push(".sh");
         std::fs::write(script, code).unwrap();
-        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vm/guest/tests/fake-tool");
         let _ = std::fs::remove_file(path);
         symlink(fake, path).unwrap();
     }

@@ -121,24 +121,17 @@ fn when_the_package_lists_are_stale_they_are_updated() {
 }
 
 #[test]
-fn a_failing_apt_get_ends_it() {
-    let machine = Machine::debian_without("file");
-    machine.tool("apt-get", "echo \"E: no network\" >&2; exit 100");
-    let output = setup(&machine, &[]);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output).contains("`apt-get update` failed"), "{}", text(&output));
-}
-
-#[test]
-fn where_there_is_no_apt_the_list_is_printed() {
-    let machine = Machine::complete();
-    machine.remove("file");
-    machine.remove("clang");
-    let output = setup(&machine, &[]);
-    assert_eq!(output.status.code(), Some(3));
-    for part in ["are missing", "\n  file was not found", "\n  clang was not found", "nix develop"]
-    {
-        assert!(text(&output).contains(part), "{}", text(&output));
+fn what_cannot_be_installed_is_said() {
+    let failing = Machine::debian_without("file");
+    failing.tool("apt-get", "echo \"E: no network\" >&2; exit 100");
+    let no_apt = Machine::complete();
+    no_apt.remove("file");
+    no_apt.remove("clang");
+    let list = ["are missing", "\n  file was not found", "\n  clang was not found", "nix develop"];
+    for (machine, parts) in [(failing, &["`apt-get update` failed"][..]), (no_apt, &list)] {
+        let output = setup(&machine, &[]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(parts.iter().all(|part| text(&output).contains(part)), "{}", text(&output));
     }
 }
 
@@ -200,17 +193,19 @@ impl Running {
     }
 }
 
-/// A pip that waits for the test before it does anything.
-fn waiting_pip(machine: &Machine) -> String {
+/// Its pip waits for the test before it does anything.
+fn with_waiting_pip() -> Machine {
+    let machine = without_vng("");
     let gate = machine.path("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    format!("echo pip is here; read go < '{}'\n{PIP}", gate.display())
+    let pip = format!("echo pip is here; read go < '{}'\n{PIP}", gate.display());
+    std::fs::write(machine.path("bin/python3.pip"), pip).unwrap();
+    machine
 }
 
 #[test]
 fn two_setups_at_once_do_the_work_once() {
-    let machine = without_vng("");
-    std::fs::write(machine.path("bin/python3.pip"), waiting_pip(&machine)).unwrap();
+    let machine = with_waiting_pip();
     let mut first = Running::start(&machine);
     first.read_to("pip is here");
     let mut second = Running::start(&machine);
@@ -225,8 +220,7 @@ fn two_setups_at_once_do_the_work_once() {
 
 #[test]
 fn a_setup_that_is_killed_leaves_no_process_and_the_next_one_succeeds() {
-    let machine = without_vng("");
-    std::fs::write(machine.path("bin/python3.pip"), waiting_pip(&machine)).unwrap();
+    let machine = with_waiting_pip();
     let mut running = Running::start(&machine);
     running.read_to("pip is here");
     running.child.kill().unwrap();

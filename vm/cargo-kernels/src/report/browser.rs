@@ -135,9 +135,7 @@ fn chromium(dir: &Path, page: &Path, dark: bool, args: &[&str]) -> String {
 }
 
 fn program() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let candidates = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));
-    let found = candidates.into_iter().find(|program| program.is_file());
+    let found = names.into_iter().find_map(crate::tools::program_on_path);
     found.expect("Chromium is on PATH: apt-get install chromium")
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::json::moment;
-use super::logs::{self, LogPath};
+use super::logs::LogPath;
 use super::timeline::Timeline;
 use super::words::{self, TestNames};
 use super::{RunReport, facts};
@@ -25,7 +25,7 @@ const OUTPUT: usize = 8 * 1024;
 /// Characters of a kernel's name at the head of its column.
 const SHORT_NAME: usize = 12;
 /// Bytes of a console log that are shown at its beginning, and at its end.
-const CONSOLE: u64 = 48 * 1024;
+const CONSOLE: usize = 48 * 1024;
 
 #[derive(Serialize)]
 struct Page {
@@ -244,15 +244,10 @@ fn failure(id: String, outcome: &TestOutcome, names: &TestNames) -> Failure {
     }
 }
 
+/// The host keeps 16 MiB of a console at the most.
 fn console(file: &Path) -> Result<String> {
-    let (head, between, tail) = logs::ends(file, CONSOLE)?;
-    let text = match between {
-        0 => head + &tail,
-        bytes => {
-            format!("{head}\n[… {bytes} bytes are left out here; the file has them …]\n{tail}")
-        }
-    };
-    Ok(text::block(&text))
+    let log = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text::block(&text::ends(&String::from_utf8_lossy(&log), CONSOLE)))
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ const FILES: [&str; 4] = ["report.json", "junit.xml", "summary.md", "report.html
 pub fn prepare(dir: &Path) -> Result<()> {
     let try_it = || -> io::Result<()> {
         fs::create_dir_all(dir)?;
-        files::temporary(dir)?.write_all(b"x")?;
+        tempfile::tempfile_in(dir)?.write_all(b"x")?;
         for name in FILES {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -108,7 +108,7 @@ pub fn write(dir: &Path, run: &RunReport) -> Result<()> {
 
 fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<()> {
     let summary = summary::render(run);
-    let mut staged = Staged::new(dir);
+    let mut staged = Staged::new(dir)?;
     let logs = logs::stage(run, &mut staged)?;
     staged.add("report.json", json::render(run, &logs)?.as_bytes())?;
     staged.add("junit.xml", junit::render(run, &logs)?.as_bytes())?;

@@ -8,7 +8,7 @@ use vm_kernels::fake::{self, Member};
 
 use crate::cache::{can_mount, in_namespace};
 use crate::sandbox::{self, Sandbox, pin, sha256};
-use crate::server::{Answer, Server};
+use crate::server::Server;
 use crate::transfer::wait_until;
 
 /// A `make` that takes what it is given for the configuration.
@@ -23,10 +23,8 @@ const WAITS: &str =
 
 /// A server with a source at `/linux.tar.xz`, a sandbox that pins it, and programs that behave like this.
 fn pinned(configure: &str, build: &str) -> (Server, Sandbox) {
-    let server = Server::https();
     let tarball = fake::xz(&fake::tar(&[Member::File("linux-6.1.9/arch/x86/Kconfig", b"")]));
-    server.at("/linux.tar.xz", Answer::File(tarball.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/linux.tar.xz", &tarball);
     let (url, sha256) = (server.url("/linux.tar.xz"), sha256(&tarball));
     sandbox.pins(&pin(&format!("kind = \"source\"\nurl = \"{url}\"\nsha256 = \"{sha256}\"")));
     std::fs::write(sandbox.path("image"), fake::bzimage("6.1.9", None)).unwrap();

@@ -11,12 +11,14 @@ use vm_kernels::fake::{self, Member};
 
 /// A server with one package at `/linux.deb`, and a sandbox that pins it.
 fn pinned() -> (Server, Sandbox) {
-    let server = Server::https();
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
-    server.at("/linux.deb", Answer::File(deb.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/linux.deb"), &deb)));
-    (server, sandbox)
+    Sandbox::serving("/linux.deb", &fake::kernel_deb("6.1.9-test", ".xz"))
+}
+
+/// The pin becomes another package of the server's.
+fn pin_another(server: &Server, sandbox: &Sandbox) {
+    let new = fake::kernel_deb("6.1.10-test", ".xz");
+    server.at("/new.deb", Answer::File(new.clone()));
+    sandbox.pins(&pin(&url_source(&server.url("/new.deb"), &new)));
 }
 
 fn image(sandbox: &Sandbox) -> PathBuf {
@@ -74,9 +76,7 @@ fn a_damaged_kernel_that_cannot_be_fetched_again_is_no_kernel() {
 fn a_changed_pin_does_not_get_the_old_kernel() {
     let (server, sandbox) = pinned();
     sandbox.run(&["fetch"], 0);
-    let new = fake::kernel_deb("6.1.10-test", ".xz");
-    server.at("/new.deb", Answer::File(new.clone()));
-    sandbox.pins(&pin(&url_source(&server.url("/new.deb"), &new)));
+    pin_another(&server, &sandbox);
     let said = sandbox.run(&["fetch"], 0);
     assert!(said.contains("6.1: 6.1.10-test from url"), "{said}");
 }
@@ -131,10 +131,7 @@ fn archives_that_reach_outside_are_refused() {
     for (finding, mut members) in members {
         members.push(Member::File("bzImage", &image));
         let archive = fake::zstd(&fake::tar(&members));
-        let server = Server::https();
-        server.at("/linux.tar.zst", Answer::File(archive.clone()));
-        let sandbox = Sandbox::new().trusting(&server);
-        sandbox.pins(&pin(&url_source(&server.url("/linux.tar.zst"), &archive)));
+        let (_server, sandbox) = Sandbox::serving("/linux.tar.zst", &archive);
         let said = sandbox.run(&["fetch"], 3);
         assert!(said.contains("refused: ") && said.contains(finding), "{finding}: {said}");
         assert!(sandbox.entries().is_empty());
@@ -203,9 +200,7 @@ fn a_read_only_cache_gives_what_it_has_and_says_what_it_cannot_take() {
     in_namespace(&sandbox, script).assert().code(0);
     assert_eq!(server.requests().len(), 1);
 
-    let new = fake::kernel_deb("6.1.10-test", ".xz");
-    server.at("/new.deb", Answer::File(new.clone()));
-    sandbox.pins(&pin(&url_source(&server.url("/new.deb"), &new)));
+    pin_another(&server, &sandbox);
     let said = sandbox::said(in_namespace(&sandbox, script).assert().code(3));
     assert!(said.contains("kernel 6.1 cannot be stored: cannot write to the cache"), "{said}");
     assert!(said.contains("make it writable, or set VMTEST_CACHE_DIR"), "{said}");

@@ -36,11 +36,8 @@ fn an_unknown_kernel_is_wrong_usage() {
 
 #[test]
 fn list_shows_what_is_at_hand() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
     let list = || -> Value {
         let output = sandbox.kernels(&["list", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
@@ -152,11 +149,8 @@ fn add_refuses_what_makes_no_pin() {
 
 #[test]
 fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9-test", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.run(&["fetch"], 0);
     assert!(sandbox.run(&["prune"], 0).contains("Nothing to remove"));
 

@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::server::{Answer, Server};
 
 /// Directories, and how `xtask` is run in them.
 pub struct Sandbox {
@@ -25,6 +25,15 @@ impl Sandbox {
         let sandbox = Self { dir, certificate: None, archive: None };
         sandbox.pins("");
         sandbox
+    }
+
+    /// A server that has this file at this path, and a sandbox whose only pin is that.
+    pub fn serving(path: &str, content: &[u8]) -> (Server, Self) {
+        let server = Server::https();
+        server.at(path, Answer::File(content.to_vec()));
+        let sandbox = Self::new().trusting(&server);
+        sandbox.pins(&pin(&url_source(&server.url(path), content)));
+        (server, sandbox)
     }
 
     /// Makes `xtask` trust the server.

@@ -8,11 +8,8 @@ const POOL_PATH: &str = "pool/main/l/linux/linux-image-6.1.9_6.1.9-1_amd64.deb";
 
 #[test]
 fn an_image_is_fetched_once_and_never_again() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9-test", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
 
     let said = sandbox.run(&["fetch"], 0);
     assert!(said.contains("6.1: 6.1.9-test from url, "), "{said}");
@@ -26,11 +23,8 @@ fn an_image_is_fetched_once_and_never_again() {
 #[test]
 fn packages_of_every_compression_are_unpacked() {
     for suffix in [".xz", ".zst", ".gz", ""] {
-        let server = Server::https();
         let deb = fake::kernel_deb("6.1.9-test", suffix);
-        server.at("/linux.deb", Answer::File(deb.clone()));
-        let sandbox = Sandbox::new().trusting(&server);
-        sandbox.pins(&pin(&url_source(&server.url("/linux.deb"), &deb)));
+        let (_server, sandbox) = Sandbox::serving("/linux.deb", &deb);
         sandbox.run(&["fetch"], 0);
         let tree = sandbox.entry().join("tree");
         assert!(tree.join("boot/vmlinuz-6.1.9-test").is_file(), "data.tar{suffix}");
@@ -41,16 +35,13 @@ fn packages_of_every_compression_are_unpacked() {
 
 #[test]
 fn a_tar_archive_is_unpacked() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9-test", None);
     let archive = fake::zstd(&fake::tar(&[
         Member::File("bzImage", &image),
         Member::File("lib/modules/6.1.9-test/kernel/a.ko", b"module"),
         Member::Symlink("lib/modules/6.1.9-test/build", "/usr/src/linux"),
     ]));
-    server.at("/linux.tar.zst", Answer::File(archive.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/linux.tar.zst"), &archive)));
+    let (_server, sandbox) = Sandbox::serving("/linux.tar.zst", &archive);
     sandbox.run(&["fetch"], 0);
     let modules = sandbox.entry().join("tree/lib/modules/6.1.9-test");
     assert!(modules.join("kernel/a.ko").is_file());
@@ -70,27 +61,20 @@ fn debian_is_asked_through_apts_mirrors_in_their_order() {
 }
 
 #[test]
-fn the_permanent_archive_has_what_the_mirrors_have_no_more() {
-    let (mirror, archive) = (Server::http(), Server::https());
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
-    archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
-    let sandbox = Sandbox::new()
-        .trusting(&archive)
-        .with_mirrors(&[mirror.url("/debian/")])
-        .with_archive(archive.url("/file/"));
-    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
-    sandbox.run(&["fetch"], 0);
-    assert_eq!(mirror.requests().len(), 1);
-}
-
-#[test]
-fn without_apt_the_archive_is_asked_at_once() {
-    let archive = Server::https();
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
-    archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
-    let sandbox = Sandbox::new().trusting(&archive).with_archive(archive.url("/file"));
-    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
-    sandbox.run(&["fetch"], 0);
+fn archive_is_asked_after_the_mirrors_and_without_any() {
+    for with_apt in [true, false] {
+        let (mirror, archive) = (Server::http(), Server::https());
+        let deb = fake::kernel_deb("6.1.9-test", ".xz");
+        archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
+        // With or without a slash at its end.
+        let address = archive.url(if with_apt { "/file/" } else { "/file" });
+        let sandbox = Sandbox::new().trusting(&archive).with_archive(address);
+        let mirrors = [mirror.url("/debian/")];
+        let sandbox = if with_apt { sandbox.with_mirrors(&mirrors) } else { sandbox };
+        sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+        sandbox.run(&["fetch"], 0);
+        assert_eq!(mirror.requests().len(), usize::from(with_apt));
+    }
 }
 
 #[test]
@@ -139,26 +123,17 @@ fn nix_is_first_when_it_is_there() {
 }
 
 #[test]
-fn a_kernel_of_another_release_is_not_taken() {
-    let server = Server::https();
-    let image = fake::bzimage("6.2.0", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &image)));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("the image is 6.2.0, pinned is 6.1.x"), "{said}");
-    assert!(sandbox.entries().is_empty());
-}
-
-#[test]
-fn what_is_no_kernel_is_not_taken() {
-    let server = Server::https();
+fn file_that_is_not_the_kernel_is_refused() {
     let page = b"<!DOCTYPE html><p>Please log in".to_vec();
-    server.at("/bzImage", Answer::File(page.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
-    sandbox.pins(&pin(&url_source(&server.url("/bzImage"), &page)));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("it is no kernel image: it is a web page"), "{said}");
+    for (file, finding) in [
+        (fake::bzimage("6.2.0", None), "the image is 6.2.0, pinned is 6.1.x"),
+        (page, "it is no kernel image: it is a web page"),
+    ] {
+        let (_server, sandbox) = Sandbox::serving("/bzImage", &file);
+        let said = sandbox.run(&["fetch"], 3);
+        assert!(said.contains(finding), "{said}");
+        assert!(sandbox.entries().is_empty());
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, Store, obtain};
 
 /// A pin as it is listed; the JSON is an array of these.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Row {
     /// The pin's name.
     name: String,
@@ -73,12 +73,8 @@ fn row(store: &Store, pin: &Pin) -> Row {
         expected: pin.expected.to_string(),
         why: pin.why.clone(),
         extra: pin.extra,
-        at_hand: false,
-        release: None,
-        source: None,
-        size: None,
-        image: None,
         sources: pin.sources.iter().map(listed).collect(),
+        ..Row::default()
     };
     if let Some(Ok(kernel)) = obtain::nix(store, pin) {
         (row.at_hand, row.source) = (true, Some("nix"));
