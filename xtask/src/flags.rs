@@ -19,6 +19,14 @@ pub struct Xtask {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot kernels and run the tests in them
+    #[command(after_help = "\
+Examples:
+  cargo xtask vmtest -k 6.12              one pinned kernel
+  cargo xtask vmtest -k 5.10,6.1 --warm   two, from saved snapshots
+  cargo xtask vmtest -k ./bzImage         a kernel of your own
+  cargo xtask vmtest -- one_line          only tests with `one_line` in their name
+
+Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something could not be run")]
     Vmtest(Box<flags::Vmtest>),
     /// The pinned kernels: list, fetch, verify, add, prune
     #[command(subcommand, after_help = flags::KERNELS_HELP)]

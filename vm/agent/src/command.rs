@@ -9,13 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Input, Program};
+use vmtest_agent::{Ended, Event, Input, PIECE, Program};
 
 use crate::channel::Channel;
 use crate::process::{self, Watched};
-
-/// How much output goes into one message, in bytes.
-const PIECE: usize = 16 * 1024;
 
 /// It is the host that has a time limit.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -63,7 +60,7 @@ fn follow(
     let mut sent = Ok(());
     let mut forward = |number: usize, bytes: &[u8]| {
         let event = if number == 0 { Event::Stdout } else { Event::Stderr };
-        let mut pieces = bytes.chunks(PIECE).map(|piece| event(STANDARD.encode(piece)));
+        let mut pieces = bytes.chunks(PIECE).map(|piece| event(Channel::pack(piece)));
         if sent.is_ok() {
             sent = pieces.try_for_each(&mut send);
         }
@@ -90,6 +87,7 @@ fn how_it_ended(status: Option<ExitStatus>) -> Ended {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
+    use std::io::Read;
 
     use nix::sys::prctl::set_child_subreaper;
 
@@ -117,7 +115,14 @@ mod tests {
     }
 
     fn stdout(text: &str) -> Event {
-        Event::Stdout(STANDARD.encode(text))
+        Event::Stdout(Channel::pack(text.as_bytes()))
+    }
+
+    fn unpacked(piece: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let packed = STANDARD.decode(piece).unwrap();
+        flate2::read::DeflateDecoder::new(&*packed).read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     #[test]
@@ -136,12 +141,11 @@ mod tests {
     #[test]
     fn the_outputs_are_told_apart_and_come_whole() {
         let (sent, last) = events("head -c 300000 /dev/zero; echo no >&2; kill -TERM $$");
-        let decoded = |text: &String| STANDARD.decode(text).unwrap();
         let mut bytes = 0;
         for event in &sent {
             match event {
-                Event::Stdout(text) => bytes += decoded(text).len(),
-                Event::Stderr(text) => assert_eq!(decoded(text), b"no\n"),
+                Event::Stdout(text) => bytes += unpacked(text).len(),
+                Event::Stderr(text) => assert_eq!(unpacked(text), b"no\n"),
                 other => panic!("{other:?}"),
             }
         }
@@ -175,7 +179,7 @@ mod tests {
             |stdin| feed(stdin, input.into_iter()),
             |event| {
                 let Event::Stdout(text) = event else { anyhow::bail!("{event:?}") };
-                said += &String::from_utf8(STANDARD.decode(text)?)?;
+                said += &String::from_utf8(unpacked(&text))?;
                 Ok(())
             },
         );

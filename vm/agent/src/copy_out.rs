@@ -1,31 +1,46 @@
 //! A directory of the guest's, sent to the host.
 
+use std::fs;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::Event;
+use vmtest_agent::{Event, PIECE};
 
 use crate::channel::Channel;
 
-/// How much goes into one message, in bytes.
-const PIECE: usize = 48 * 1024;
-
-/// Sends it as a tar archive, with links as links; what is not there is an empty archive.
+/// Sends it as a tar archive: files, and links as links, without what else is mounted in it, as the host's directories
+/// are. What is not there is an empty archive.
 pub fn send(directory: &str, channel: &mut Channel) -> Result<()> {
     let mut archive = tar::Builder::new(BufWriter::with_capacity(PIECE, Pieces(channel)));
     archive.follow_symlinks(false);
     archive.sparse(false);
-    let name = directory.trim_matches('/');
-    let packed = match std::fs::symlink_metadata(directory) {
-        Ok(_) => archive.append_dir_all(if name.is_empty() { "." } else { name }, directory),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
-    packed
+    pack(Path::new(directory), &mut archive)
         .and_then(|()| archive.into_inner()?.flush())
         .with_context(|| format!("cannot send {directory}"))
+}
+
+fn pack(directory: &Path, archive: &mut tar::Builder<impl Write>) -> io::Result<()> {
+    let device = match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?.dev(),
+    };
+    let mut left: Vec<PathBuf> = vec![directory.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs::symlink_metadata(&path)?;
+        if metadata.dev() != device {
+            continue;
+        }
+        if metadata.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                left.push(entry?.path());
+            }
+        } else if metadata.is_file() || metadata.is_symlink() {
+            archive.append_path_with_name(&path, path.strip_prefix("/").unwrap_or(&path))?;
+        }
+    }
+    Ok(())
 }
 
 struct Pieces<'a>(&'a mut Channel);
@@ -33,7 +48,7 @@ struct Pieces<'a>(&'a mut Channel);
 impl Write for Pieces<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = &bytes[..bytes.len().min(PIECE)];
-        self.0.send(Event::Archive(STANDARD.encode(piece))).map_err(io::Error::other)?;
+        self.0.send(Event::Archive(Channel::pack(piece))).map_err(io::Error::other)?;
         Ok(piece.len())
     }
 

@@ -38,6 +38,9 @@ pub const PROTOCOL: u32 = 3;
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
 
+/// How much of an output goes into one message, in bytes.
+pub const PIECE: usize = 64 * 1024;
+
 /// The longest job, in bytes of its line, that an agent reads and the host sends. The agent keeps it in memory, and a
 /// kernel takes about 6 MiB of arguments and environment (fs/exec.c, `bprm_stack_limits`), escapes not counted.
 pub const JOB_LIMIT: usize = 16 << 20;
@@ -203,11 +206,11 @@ pub enum Event {
     },
     /// What the kernel says of the program.
     Facts(Facts),
-    /// Some bytes, in base64, of the directory that the host wanted, as a tar archive.
+    /// Some bytes, likewise, of the directory that the host wanted, as a tar archive.
     Archive(String),
-    /// Some bytes of a command's standard output, in base64.
+    /// Some bytes of a command's standard output, at most [`PIECE`], compressed (RFC 1951) and in base64.
     Stdout(String),
-    /// Some bytes of its standard error, in base64.
+    /// Some bytes of its standard error, likewise.
     Stderr(String),
     /// The command has ended.
     Ended(Ended),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
 use vmtest_agent::Program;
+
+use crate::exit::Exit;
 
 /// How much of a package's own files is brought along at most, in bytes.
 const LARGEST: u64 = 64 << 20;
@@ -77,6 +80,29 @@ fn loader(path: &Path) -> Result<Option<PathBuf>> {
     find().with_context(failed)
 }
 
+/// Refuses a program that is for another processor than the guest's, which is of this machine's kind; scripts are for any.
+///
+/// # Errors
+/// When it is, or cannot be read.
+pub fn check_architecture(path: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(20).read_to_end(&mut start))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let machine = start.get(18..20).filter(|_| start.starts_with(&elf::ELFMAG));
+    let machine = machine.map(|bytes| elf::Machine(u16::from_le_bytes([bytes[0], bytes[1]])));
+    let own = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+    match machine {
+        Some(machine) if machine != own => Err(Exit::usage(format!(
+            "{} is a program for another processor (ELF machine {}), and the guest is {}",
+            path.display(),
+            machine.0,
+            std::env::consts::ARCH
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The files of a package: what lies in its directory, without what is hidden or built.
 ///
 /// # Errors
@@ -141,6 +167,17 @@ mod tests {
         fs::write(script.path(), "#!/bin/sh\n").unwrap();
         assert_eq!(of_program(&program(script.path().to_str().unwrap())).unwrap().len(), 1);
         assert!(of_program(&program("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn a_program_for_another_processor_is_wrong_usage() {
+        let mut bytes = fs::read(std::env::current_exe().unwrap()).unwrap();
+        bytes[18..20].copy_from_slice(&40_u16.to_le_bytes());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        let error = check_architecture(file.path()).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE, "{error}");
+        check_architecture(&std::env::current_exe().unwrap()).unwrap();
     }
 
     #[test]

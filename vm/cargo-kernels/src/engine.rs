@@ -303,7 +303,7 @@ impl<'a> Engine<'a> {
             files: &|| self.payload.brought_along().cloned(),
             stdin: &|| None,
             note: &|text| on(RunEvent::Note(text)),
-            starting: &|| on(RunEvent::Booting),
+            started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
         };
         let seen = launch.run(&work, reporting(on))?;
         let outcome = case.classify(&seen.observed);

@@ -29,7 +29,13 @@ use crate::{backends, closure, environment, flags, kernels};
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     let mut env = utf8(vm_guest::environment::allowed());
     env.extend(environment::asked(&flags.env)?);
-    run(dirs, flags, flags.warm, env, &|note| eprintln!("{note}"))
+    // A script reads what the command says, and nothing else.
+    let note = |note: String| {
+        if io::stderr().is_terminal() {
+            eprintln!("{note}");
+        }
+    };
+    run(dirs, flags, flags.warm, env, &note)
 }
 
 /// `run`: in a restored guest, with all that the command would have here.
@@ -64,6 +70,10 @@ fn run(
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
+    let path = Path::new(&cwd).join(flags.command.first().map_or("", String::as_str));
+    if path.is_file() {
+        closure::check_architecture(&path)?;
+    }
     let interrupt = Interrupt::install()?;
     let backend = backends::open(dirs, warm, &interrupt)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
@@ -98,9 +108,21 @@ fn run(
         files: &|| brought_along(&program),
         stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
         note: &|text| note(format!("{name}: {text}")),
-        starting: &|| {},
+        started: &|_| {},
     };
-    let seen = launch.run(&work, pass_on)?.observed;
+    let mut written = Ok(());
+    let seen = launch.run(&work, |progress| {
+        written = pass_on(progress);
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let seen = seen.observed;
+    // That nobody reads it any more is no news.
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(error).context("cannot write the command's output");
+        }
+        _ => {}
+    }
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
@@ -125,14 +147,12 @@ fn brought_along(program: &Program) -> Result<Files> {
     Ok(Files { files: closure::in_place(files) })
 }
 
-fn pass_on(progress: Progress<'_>) -> ControlFlow<()> {
-    let written = match progress {
+fn pass_on(progress: Progress<'_>) -> io::Result<()> {
+    match progress {
         Progress::Stdout(bytes) => write(io::stdout(), bytes),
         Progress::Stderr(bytes) => write(io::stderr(), bytes),
         _ => Ok(()),
-    };
-    // Nobody reads it any more.
-    if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
 }
 
 fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {

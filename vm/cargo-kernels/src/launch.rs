@@ -66,8 +66,8 @@ pub struct Work<'a> {
     pub stdin: &'a dyn Fn() -> Option<Stdin>,
     /// What a person should know.
     pub note: &'a dyn Fn(String),
-    /// The guest is about to be started.
-    pub starting: &'a dyn Fn(),
+    /// The guest was started; whether it was restored.
+    pub started: &'a dyn Fn(bool),
 }
 
 /// What was seen of a guest, and whether its programs had the host's root directory.
@@ -131,7 +131,7 @@ impl Launch<'_> {
         let deadline = Instant::now() + given;
         let started =
             self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
-        (work.starting)();
+        (work.started)(started.ready.is_some());
         let task = (work.task)(host_root);
         let job = Job { copy_out: self.copy_out.map(str::to_owned), ..job(&started, task)? };
         let limits = Limits { deadline, given, each_test: self.each_test };

@@ -16,7 +16,15 @@ struct CargoKernels {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Boot kernels and run the tests in them
+    /// Run this project's tests as root on kernels
+    #[command(after_help = "\
+Examples:
+  cargo kernels test -k 6.12                         everything that `cargo test` runs
+  cargo kernels test -k 5.10,6.1 --warm -p mycrate   two kernels, from saved snapshots, one package
+  cargo kernels test -k ./bzImage --test root        a kernel of your own, one test target
+  cargo kernels test -k 6.12 -- maps                 only tests with `maps` in their name
+
+Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something could not be run")]
     Test(Box<flags::Vmtest>),
     /// Run one program in a restored guest, as cargo's runner
     Run(flags::Exec),

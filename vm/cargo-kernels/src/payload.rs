@@ -87,6 +87,11 @@ impl Payload {
             (id, Program { env: in_guest(program.env, &env), ..program })
         };
         let binaries: BTreeMap<String, Program> = tests.into_iter().map(in_guest).collect();
+        for program in binaries.values() {
+            closure::check_architecture(Path::new(
+                program.argv.first().map_or("", String::as_str),
+            ))?;
+        }
         let facts = metadata.facts().map(|(name, ready_line)| {
             let path = programs.get(name).with_context(|| {
                 format!("cargo built no program `{name}`, which metadata.kernels names")
@@ -175,10 +180,14 @@ fn keep(dirs: &Dirs, binaries: &BTreeMap<String, Program>) -> Vec<String> {
     let built = binaries.values().filter_map(|it| Path::new(it.argv.first()?).parent());
     let own = [dirs.project.as_path(), dirs.target.as_path()].into_iter().chain(built);
     let work = binaries.values().map(|program| Path::new(&program.cwd));
-    let all: BTreeSet<&Path> = own.chain(work).filter(|dir| dir.is_dir()).collect();
+    let named: BTreeSet<PathBuf> = own.chain(work).map(Path::to_owned).collect();
+    // A link may lead anywhere.
+    let real = named.iter().filter_map(|dir| dir.canonicalize().ok());
+    let all: BTreeSet<PathBuf> =
+        named.iter().cloned().chain(real).filter(|dir| dir.is_dir()).collect();
     // One that is in another comes with it.
-    let outermost = |dir: &&Path| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
-    let outermost = all.iter().copied().filter(outermost).map(Path::to_owned);
+    let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
+    let outermost = all.iter().filter(outermost).cloned();
     // Where cargo lets tests write (CARGO_TARGET_TMPDIR): it is there even where nothing else of the target is.
     let kept = outermost.chain([dirs.target.join("tmp")].into_iter().filter(|dir| dir.is_dir()));
     kept.filter_map(|dir| dir.to_str().map(str::to_owned)).collect()

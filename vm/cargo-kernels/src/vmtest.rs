@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::backends;
 use crate::dirs::Dirs;
@@ -119,22 +119,27 @@ impl Session<'_> {
         let run = matrix(&engine, &self.targets, jobs(flags.jobs));
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
-            return Err(Exit::usage(format!(
-                "no test matches `{}`; `--list` shows them all",
-                flags.test_args.join(" ")
-            )));
+            return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
+                "" => "there are no tests in what cargo built".to_owned(),
+                filter => format!("no test matches `{filter}`; `--list` shows them all"),
+            }));
         }
-        // A reader that went away is no reason to give no reports and no exit code.
-        let _ = write!(io::stdout(), "{}", ui::table(&run, flags.facts));
+        let mut said = ui::table(&run, flags.facts);
         if !payload.doc_tests.is_empty() {
             let packages: Vec<&str> = payload.doc_tests.iter().map(String::as_str).collect();
-            let _ =
-                writeln!(io::stdout(), "not run: documentation tests of {}", packages.join(", "));
+            said += &format!("not run: documentation tests of {}\n", packages.join(", "));
         }
+        let written = io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush());
         if let Some(dir) = &flags.report {
             report::write(dir, &run)?;
         }
-        Ok(run)
+        match written {
+            // A reader that went away is no reason to give no exit code.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("cannot write the verdicts to standard output")
+            }
+            _ => Ok(run),
+        }
     }
 }
 

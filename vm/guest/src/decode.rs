@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, TestOutcome, TestResult};
+use flate2::read::DeflateDecoder;
+use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, PIECE, TestOutcome, TestResult};
 
 use crate::Ready;
 
@@ -124,11 +125,14 @@ pub fn ready(line: &[u8]) -> Result<Ready, Malformed> {
 /// Some bytes of a command's output.
 ///
 /// # Errors
-/// When it is no base64.
+/// When it is not packed as it must be, or more than the agent packs into one piece.
 pub fn bytes(piece: &str) -> Result<Vec<u8>, Malformed> {
-    STANDARD
-        .decode(piece)
-        .map_err(|_| Malformed::at("an impossible piece of output", piece.as_bytes()))
+    let malformed = || Malformed::at("an impossible piece of output", piece.as_bytes());
+    let packed = STANDARD.decode(piece).map_err(|_| malformed())?;
+    let mut bytes = Vec::new();
+    let most = PIECE as u64 + 1;
+    DeflateDecoder::new(&*packed).take(most).read_to_end(&mut bytes).map_err(|_| malformed())?;
+    if bytes.len() > PIECE { Err(malformed()) } else { Ok(bytes) }
 }
 
 /// A signal's number, one that Linux has: 1 to 64 (`_NSIG` in arch/x86/include/uapi/asm/signal.h).

@@ -34,7 +34,7 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
                 on(RunEvent::Testing { done, total: tests.len(), current });
             }
             // Told once, for the first of many guests.
-            RunEvent::Preparing | RunEvent::Booting if done > 0 => {}
+            RunEvent::Preparing | RunEvent::Booting | RunEvent::Restoring if done > 0 => {}
             event => on(event),
         };
         let part = engine.run_tests(target, Which::Only(std::slice::from_ref(test)), log, &shifted);

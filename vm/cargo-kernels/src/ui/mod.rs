@@ -22,7 +22,7 @@ pub use table::table;
 
 /// The life of one kernel's run, in the order in which it is lived:
 ///
-/// `Fetching`* → `Preparing` → `Booting` → `Testing`* → `Finished`
+/// `Fetching`* → `Preparing` → `Booting` or `Restoring` → `Testing`* → `Finished`
 ///
 /// Any of them may be left out, as when a kernel is at hand (no `Fetching`) or has no source at all (nothing but
 /// `Finished`); `Finished` comes exactly once. A `Note` may come at any time before it.
@@ -41,6 +41,8 @@ pub enum RunEvent {
     Preparing,
     /// The virtual machine was started, and the agent was not heard of yet.
     Booting,
+    /// A saved guest was restored.
+    Restoring,
     /// The agent runs the tests. Sent when the job is handed over, and whenever a test starts or ends.
     Testing {
         /// Tests that have ended.

@@ -17,6 +17,7 @@ pub fn progress(event: &RunEvent) -> String {
         RunEvent::Note(note) => text::line(note),
         RunEvent::Preparing => "preparing".into(),
         RunEvent::Booting => "booting".into(),
+        RunEvent::Restoring => "restored".into(),
         RunEvent::Testing { done, total, current } => {
             let name = current.as_deref().map(text::line).unwrap_or_default();
             format!("testing {done}/{total} {name}").trim_end().into()
