@@ -56,7 +56,11 @@ impl<'a> Runner<'a> {
         let all = tests.binaries.iter().filter_map(|(id, binary)| {
             let plain =
                 Program { argv: binary.argv.iter().take(1).cloned().collect(), ..binary.clone() };
-            Some((id.as_str(), ask(&plain, &[], timeout)?))
+            let entries = ask(&plain, &[], timeout)?;
+            // Libtest says so of a binary without tests, if it may; any other that prints nothing may not have understood.
+            let lists =
+                !entries.is_empty() || say(&plain, &["--list"], timeout)?.contains("0 tests, ");
+            lists.then_some((id.as_str(), entries))
         });
         Self { tests, timeout, all: all.collect() }
     }
@@ -125,8 +129,13 @@ impl<'a> Runner<'a> {
 
 /// What a binary lists with its arguments and further ones; nothing if it does not answer as libtest does.
 fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entry>> {
+    entries(&say(binary, &[&["--list", "--format", "terse"], further].concat(), timeout)?)
+}
+
+/// What a binary prints on its standard output; nothing if it fails.
+fn say(binary: &Program, further: &[&str], timeout: Duration) -> Option<String> {
     let mut command = process::command(binary).ok()?;
-    command.args(["--list", "--format", "terse"]).args(further);
+    command.args(further);
     let mut process = Watched::start_with_two_outputs(command).ok()?;
     let mut text = Vec::new();
     let mut take = |number: usize, bytes: &[u8]| {
@@ -142,7 +151,7 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entr
         })
         .ok()??;
     let text = String::from_utf8(text).ok()?;
-    (stop == Stop::Ended && status.success()).then(|| entries(&text)).flatten()
+    (stop == Stop::Ended && status.success()).then_some(text)
 }
 
 fn entries(list: &str) -> Option<Vec<Entry>> {
@@ -311,13 +320,22 @@ mod tests {
 
     #[test]
     fn a_binary_that_cannot_list_is_one_test() {
-        for script in ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$"] {
+        for script in
+            ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$", "true"]
+        {
             assert_eq!(Binary::new(script).list(&[]), [""], "{script}");
         }
         let binary = Binary::new("test \"$1\" = --an-argument && test $# = 1");
         let tests = binary.tests(&["--an-argument"]);
         let outcome = Runner::new(&tests, Duration::from_secs(60)).run(&id(""));
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_binary_without_tests_has_none() {
+        // Libtest says nothing of it in the terse format.
+        let binary = Binary::new("test $# = 1 && echo '0 tests, 0 benchmarks'; exit 0");
+        assert_eq!(binary.list(&[]), [""; 0]);
     }
 
     #[test]
