@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use memchr::memmem;
-use object::elf::{EM_BPF, ET_REL, FileHeader64};
+use object::elf::{EM_BPF, ET_REL, FileHeader64, SHF_EXECINSTR};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::Endianness;
 
@@ -76,7 +76,7 @@ fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
 /// Whether the header says that it is an object file for BPF.
 fn is_bpf(bytes: &[u8]) -> bool {
     let word = |at: usize| bytes.get(at..at + 2).map(|word| u16::from_le_bytes([word[0], word[1]]));
-    word(16) == Some(ET_REL) && word(18) == Some(EM_BPF)
+    word(16) == Some(ET_REL.0) && word(18) == Some(EM_BPF.0)
 }
 
 /// The object that begins here and ends with the last of its sections, or with their table.
@@ -93,7 +93,7 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
         if let Some((offset, size)) = section.file_range(endian) {
             end = end.max(offset.saturating_add(size));
         }
-        code |= !data.is_empty() && section.sh_flags(endian) & u64::from(object::elf::SHF_EXECINSTR) != 0;
+        code |= !data.is_empty() && section.sh_flags(endian).contains(SHF_EXECINSTR);
     }
     if !code {
         return Err("is a BPF object without a program".into());
