@@ -109,22 +109,27 @@ pub struct Stats {
 impl Stats {
     /// Reads what the verifier has written since 5.2 at the log level `BPF_LOG_STATS`, as veristat does.
     pub fn read(log: &str) -> Option<Self> {
-        let mut stats = None;
-        for line in log.lines().rev().take(20) {
-            let number_after = |word: &str| number(line.split_once(word)?.1);
+        let starts = ["processed ", "subprog ", "stack depth ", "verification time "];
+        let is_ours = |line: &&str| starts.iter().any(|start| line.starts_with(start));
+        let mut stats = Self::default();
+        let mut lines = log.trim_end().lines().rev().take_while(is_ours).peekable();
+        lines.peek()?;
+        for line in lines {
+            let number_after = |word: &str| number(line.rsplit_once(word)?.1);
             if line.starts_with("processed ") {
-                let stats: &mut Self = stats.get_or_insert_default();
                 stats.insns = number_after("processed ")?;
                 stats.states = number_after("total_states ").unwrap_or(0);
                 stats.peak_states = number_after("peak_states ").unwrap_or(0);
-            } else if let Some(time) = number_after("verification time ") {
-                stats.get_or_insert_default().time_us = time;
-            } else if let Some((_, depths)) = line.split_once("stack depth ") {
-                let depths = depths.split('+').filter_map(number);
-                stats.get_or_insert_default().stack = depths.sum();
+            } else if line.starts_with("subprog ") {
+                // Since 7.2 or so, instead of the sum.
+                stats.stack += number_after(" stack ").unwrap_or(0);
+            } else if let Some(depths) = line.strip_prefix("stack depth ") {
+                stats.stack += depths.split('+').filter_map(number).sum::<u64>();
+            } else {
+                stats.time_us = number_after("verification time ").unwrap_or(0);
             }
         }
-        stats
+        Some(stats)
     }
 }
 
@@ -143,6 +148,10 @@ mod tests {
                    processed 42 insns (limit 1000000) max_states_per_insn 1 total_states 5 peak_states 4 mark_read 2\n";
         let stats = Stats { insns: 42, states: 5, peak_states: 4, stack: 24, time_us: 51 };
         assert_eq!(Stats::read(log), Some(stats));
+        let since_7 = "verification time 51 usec\nstack depth max 24\nsubprog 0 (a stack 9) main insns_self 6 stack 16\n\
+                       subprog 1 (b) insns_self 6 stack 8\n\
+                       processed 42 insns (limit 1) max_states_per_insn 1 total_states 5 peak_states 4 mark_read 2\n\n";
+        assert_eq!(Stats::read(since_7), Some(stats));
         assert_eq!(Stats::read("0: (95) exit\n"), None);
         assert_eq!(Stats::read("processed x\nstack depth "), None);
     }

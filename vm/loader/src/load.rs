@@ -99,8 +99,8 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
     };
     record.said = said();
     let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_bytes();
-    record.stats = Stats::read(&String::from_utf8_lossy(end(text, 4096)));
-    record.log = String::from_utf8_lossy(end(text, LOG_KEPT)).into_owned();
+    record.stats = Stats::read(&String::from_utf8_lossy(end(text, 64 << 10)));
+    record.log = String::from_utf8_lossy(end(text, LOG_KEPT).trim_ascii_end()).into_owned();
     // The program is loaded, and then the others are missed that an array of programs names.
     record.loaded = result == 0 || record.said.contains("failed to initialize slot");
     record.errno = if record.loaded { 0 } else { -result };

@@ -2,6 +2,8 @@
 
 use vmtest_loader::Record;
 
+use crate::text;
+
 /// Where a rule looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum In {
@@ -32,10 +34,12 @@ const RULES: &[Rule] = &[
     Rule("helper-not-here", In::Log, "program of this type cannot use helper *#*", "programs of this type cannot call `$1` on this kernel"),
     Rule("helper-not-here", In::Log, "unknown func *#*", "programs of this type cannot call `$1` on this kernel"),
     Rule("sleepable", In::Log, "helper call might sleep in a non-sleepable prog", "a helper that may sleep needs a sleepable program (`SEC(\"fentry.s/…\")`)"),
+    Rule("sleepable", In::Log, "sleepable helper *#* in non-sleepable prog", "`$1` may sleep and needs a sleepable program (`SEC(\"fentry.s/…\")`)"),
     Rule("sleepable", In::Log, "program must be sleepable to call sleepable kfunc *", "`$1` may sleep and needs a sleepable program"),
     Rule("sleepable", In::Log, "Only fentry* can be sleepable", "this kernel knows no sleepable programs of this type"),
     Rule("sleepable", In::Log, "* is not sleepable", "`$1` is no function where a program may sleep"),
     Rule("licence", In::Log, "cannot call GPL*", "a helper is for programs under the GPL; this one's licence is another"),
+    Rule("callback", In::Log, "number of funcs in func_info doesn't match number of subprogs", "the kernel counts other functions than the object's BTF: before 5.13 none can be passed to a helper"),
     Rule("loop", In::Log, "infinite loop detected at insn *", "instruction $1 is reached again with nothing changed: an endless loop"),
     Rule("loop", In::Log, "back-edge from insn * to *", "this kernel allows no loop (instructions $1 to $2)"),
     Rule("complexity", In::Log, "BPF program is too large. Processed * insn", "the verifier gave up after $1 instructions"),
@@ -74,11 +78,30 @@ pub struct Reason {
     pub class: &'static str,
     /// What a person should know.
     pub sentence: String,
+    /// The end of what was said, up to the line that tells the class.
+    pub excerpt: Vec<String>,
+}
+
+/// How many lines an excerpt has.
+const LINES: usize = 4;
+
+/// The last lines that say something: what there was to be counted is no reason.
+fn excerpt(text: &str, up_to: usize) -> Vec<String> {
+    let noise = ["processed ", "verification time ", "stack depth ", "subprog "];
+    let says = |line: &&str| {
+        !line.trim().is_empty() && !noise.iter().any(|start| line.starts_with(start))
+    };
+    let lines: Vec<&str> = text.lines().take(up_to).filter(says).collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| text::line(line)).collect()
 }
 
 /// Why the program of this record was refused.
 pub fn of(record: &Record) -> Reason {
-    let reason = |class, sentence: String| Reason { class, sentence };
+    let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
+    let reason = |class, sentence: String| {
+        let excerpt = excerpt(all, usize::MAX);
+        Reason { class, sentence, excerpt }
+    };
     if let Some(how) = &record.crashed {
         return reason("crash", how.clone());
     }
@@ -87,9 +110,10 @@ pub fn of(record: &Record) -> Reason {
     }
     for Rule(class, place, pattern, sentence) in RULES {
         let text = if *place == In::Log { &record.log } else { &record.said };
-        let found = text.lines().rev().find_map(|line| find(pattern, line));
-        if let Some(found) = found {
-            return reason(class, fill(sentence, &found));
+        let lines: Vec<&str> = text.lines().collect();
+        let mut lines = lines.iter().enumerate().rev();
+        if let Some((at, found)) = lines.find_map(|(at, line)| Some((at, find(pattern, line)?))) {
+            return Reason { excerpt: excerpt(text, at + 1), ..reason(class, fill(sentence, &found)) };
         }
     }
     let empty = record.log.trim().is_empty();

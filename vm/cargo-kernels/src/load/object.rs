@@ -122,6 +122,7 @@ mod tests {
         elf[52] = 64;
         elf[58] = 64;
         elf[60] = 2;
+        elf[62] = 1;
         elf.extend([0x95, 0, 0, 0, 0, 0, 0, 0]);
         let mut section = [0; 64];
         section[4] = 1;

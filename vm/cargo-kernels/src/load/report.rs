@@ -11,9 +11,6 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use super::rows::{Row, Rows, Verdict};
 use crate::ui::grid::{grid, right, text as print};
 
-/// Lines of a log that are shown; the report has all of it.
-const LINES: usize = 4;
-
 /// All as JSON.
 pub fn json(rows: &Rows) -> Result<String> {
     Ok(serde_json::to_string_pretty(rows)? + "\n")
@@ -47,7 +44,7 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     for row in rows.all.iter().filter(|row| row.verdict != Verdict::Loaded) {
         let _ = writeln!(out, "{}", paragraph(row));
         if !logs {
-            row.last_words(LINES).iter().for_each(|line| out += &format!("  │ {line}\n"));
+            row.excerpt.iter().for_each(|line| out += &format!("  │ {line}\n"));
         }
     }
     for row in rows.all.iter().filter(|_| logs) {
@@ -117,7 +114,7 @@ fn junit(rows: &Rows) -> Result<String> {
                 status.set_message(row.sentence.clone().unwrap_or_default());
             }
             if row.verdict == Verdict::Refused {
-                status.set_description(row.last_words(40).join("\n"));
+                status.set_description(row.excerpt.join("\n"));
             }
             let mut case = TestCase::new(row.program.as_str(), status);
             case.set_classname(row.object.as_str());
@@ -203,7 +200,7 @@ fn html(rows: &Rows) -> Result<String> {
                     minijinja::context! {
                         text => cell(row),
                         why => refused.map(paragraph),
-                        log => refused.map(|row| row.last_words(40).join("\n")),
+                        log => refused.map(|row| row.excerpt.join("\n")),
                     }
                 })
                 .collect();

@@ -49,6 +49,9 @@ pub struct Row {
     /// The line of source that the log names last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The end of what the verifier said, or libbpf.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excerpt: Vec<String>,
     /// libbpf's error number.
     pub errno: i32,
     /// The verifier's numbers.
@@ -170,7 +173,8 @@ impl Row {
             kind: text::line(&record.kind),
             verdict,
             class: refused.as_ref().map(|reason| reason.class),
-            sentence: refused.map(|reason| text::line(&reason.sentence)),
+            sentence: refused.as_ref().map(|reason| text::line(&reason.sentence)),
+            excerpt: refused.map(|reason| reason.excerpt).unwrap_or_default(),
             source: class::source_line(&record.log).filter(|_| !record.loaded).map(text::line),
             errno: record.errno,
             stats: record.stats,
@@ -178,22 +182,6 @@ impl Row {
             jited: record.jited,
             log: text::block(&format!("{}\n{}", record.log, record.said)),
         }
-    }
-
-    /// The log's last lines that say something, for a person; libbpf's if the verifier said nothing.
-    pub fn last_words(&self, count: usize) -> Vec<&str> {
-        let noise = |line: &&str| {
-            let line = line.trim();
-            line.is_empty()
-                || ["processed ", "verification time ", "stack depth ", "libbpf: ", "-- "]
-                    .iter()
-                    .any(|start| line.starts_with(start))
-        };
-        let mut lines: Vec<&str> = self.log.lines().filter(|line| !noise(line)).collect();
-        if lines.is_empty() {
-            lines = self.log.lines().filter(|line| line.starts_with("libbpf: ")).collect();
-        }
-        lines.split_off(lines.len().saturating_sub(count))
     }
 }
 
@@ -236,7 +224,7 @@ mod tests {
         let rows = sample(&[("5.4", false)]);
         let row = &rows.all[0];
         assert_eq!((row.class, row.source.as_deref()), (Some("helper"), Some("return 1;")));
-        assert_eq!(row.last_words(1), ["invalid func unknown#173"]);
+        assert_eq!(row.excerpt, ["; return 1;", "invalid func unknown#173"]);
     }
 }
 

@@ -1,4 +1,4 @@
-/* Relocations against the kernel's types, functions and configuration. */
+/* Relocations against the kernel's types and functions. */
 #include "common.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -12,8 +12,6 @@ struct task_struct {
 static void *(*bpf_get_current_task)(void) = (void *)35;
 static long (*bpf_probe_read_kernel)(void *, u32, const void *) = (void *)113;
 static long (*bpf_copy_from_user)(void *, u32, const void *) = (void *)148;
-extern struct task_struct *bpf_task_from_pid(int pid) SEC(".ksyms");
-extern void bpf_task_release(struct task_struct *task) SEC(".ksyms");
 
 static long read_state(void)
 {
@@ -32,15 +30,6 @@ SEC("tracepoint/syscalls/sys_enter_execve") int guarded(void *ctx)
 
 	if (__builtin_preserve_field_info(task->no_such_field, 2 /* exists */))
 		return task->no_such_field;
-	return 0;
-}
-
-SEC("tp_btf/sched_switch") int kfunc(void *ctx)
-{
-	struct task_struct *task = bpf_task_from_pid(1);
-
-	if (task)
-		bpf_task_release(task);
 	return 0;
 }
 
