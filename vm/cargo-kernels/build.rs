@@ -27,7 +27,8 @@ fn main() {
         println!("cargo::rerun-if-changed={}", input.display());
     }
     println!("cargo::rerun-if-env-changed={LIBRARY_PATH}");
-    let archives: Option<Vec<PathBuf>> = ["libc.a", "libelf.a", "libz.a"].map(find).into_iter().collect();
+    let archives: Option<Vec<PathBuf>> =
+        ["libc.a", "libelf.a", "libz.a"].map(find).into_iter().collect();
     let built = match archives {
         Some(archives) => build(&loader, &out, &archives, &variable("CARGO_CFG_TARGET_ARCH")),
         None => {
@@ -35,7 +36,8 @@ fn main() {
                 "cargo::warning=`cargo kernels load` will not work: libc.a, libelf.a or libz.a is missing"
             );
             let none = out.join("no-loader");
-            std::fs::write(&none, b"").unwrap_or_else(|error| panic!("{}: {error}", none.display()));
+            std::fs::write(&none, b"")
+                .unwrap_or_else(|error| panic!("{}: {error}", none.display()));
             none
         }
     };

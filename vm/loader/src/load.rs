@@ -56,7 +56,9 @@ pub fn list(job: &Job, object: usize) -> Result<Line> {
 pub fn program(job: &Job, object: usize, name: &str) -> Result<Line> {
     let path = path(job, object)?;
     let mut record = attempt(job, path, name, STATS_ONLY)?;
-    if !record.loaded || job.log > 0 {
+    // What libbpf refuses by itself has no log, and that of a million instructions helps nobody.
+    let tells_more = !record.log.is_empty() && record.errno != nix::errno::Errno::E2BIG as i32;
+    if job.log > 0 || (!record.loaded && tells_more) {
         let again = attempt(job, path, name, STATS_ONLY | job.log.clamp(1, 2))?;
         // Where a log does not fit, kernels before 6.4 give up, and the short one is all there is.
         if again.loaded == record.loaded && again.errno == record.errno {

@@ -77,8 +77,8 @@ impl Entry {
 pub fn read(path: &Path) -> Result<Baseline> {
     let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let entries: Vec<Entry> =
-        serde_json::from_str(&text).map_err(|error| wrong(format!("{error}; --save writes one")))?;
+    let entries: Vec<Entry> = serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("{error}; --save writes one")))?;
     Ok(Baseline(entries.into_iter().map(|entry| (entry.key(), entry)).collect()))
 }
 
@@ -114,7 +114,11 @@ impl Baseline {
         }
         // A program that is gone from an object that is still there, on a kernel that answered.
         for (key, _) in self.0.iter().filter(|(key, _)| is_gone(key, rows)) {
-            changes.push(Change { key: key.clone(), what: "not there any more".into(), worse: false });
+            changes.push(Change {
+                key: key.clone(),
+                what: "not there any more".into(),
+                worse: false,
+            });
         }
         changes
     }
@@ -132,7 +136,10 @@ fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(Str
         (false, true) => Some(("loads now".into(), false)),
         (false, false) if then.class != now.class => {
             let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));
-            Some((format!("refused as before, for {} instead of {}", class(now), class(then)), false))
+            Some((
+                format!("refused as before, for {} instead of {}", class(now), class(then)),
+                false,
+            ))
         }
         (true, true) => {
             let (before, after) = (then.insns?, now.insns?);
@@ -151,7 +158,9 @@ fn is_gone(key: &Key, rows: &Rows) -> bool {
     let (object, program, kernel) = key;
     let of_object = |row: &&Row| row.object == *object && row.kernel == *kernel;
     let mut there = rows.all.iter().filter(of_object).peekable();
-    there.peek().is_some() && !rows.programs.contains(program) && there.all(|row| row.program != *program)
+    there.peek().is_some()
+        && !rows.programs.contains(program)
+        && there.all(|row| row.program != *program)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::dirs::Dirs;
 use crate::engine::{Host, log_of};
 use crate::exit::Exit;
 use crate::flags;
-use crate::kernels::Target;
+use crate::kernels::{Kernel, Target};
 use crate::launch::{Launch, Work};
 use crate::metadata::{Metadata, RootChoice};
 use crate::{kernels, text};
@@ -127,11 +127,12 @@ impl Guests<'_> {
             each_test: Duration::ZERO,
             log: &log,
         };
+        let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
         let program = Program { argv, cwd: "/".into(), ..Program::default() };
         let work = Work {
             task: &|_| Task::Command(program.clone()),
-            files: &|| Ok(self.brought.files.clone()),
+            files: &|| Ok(files.clone()),
             stdin: &|| None,
             note: &note,
             starting: &|| {},
@@ -144,17 +145,33 @@ impl Guests<'_> {
                 _ => return ControlFlow::Continue(()),
             };
             to.extend_from_slice(bytes);
-            if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if to.len() > LONGEST_ANSWER {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         answer(&seen.observed, &out, &String::from_utf8_lossy(&err), &log)
+    }
+
+    /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
+    fn with_config(&self, kernel: &Kernel) -> Result<Files> {
+        let mut files = self.brought.files.clone();
+        if let (Some(config), Some(release)) = (&kernel.config, &kernel.release) {
+            let lines = config.iter().map(|(option, value)| format!("{option}={value}\n"));
+            let path = self.brought.directory.path().join(format!("config-{release}"));
+            std::fs::write(&path, lines.collect::<String>())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            files.files.insert(format!("boot/config-{release}"), path);
+        }
+        Ok(files)
     }
 }
 
 fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
     let ready = seen.ready.as_ref();
     let lines = out.split(|byte| *byte == b'\n');
-    let mut lines: Vec<Line> =
-        lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
+    let mut lines: Vec<Line> = lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
     let done = lines.last() == Some(&Line::Done) && lines.pop().is_some();
     let trouble = seen.console.panic.as_ref().or(seen.console.splats.first());
     let incomplete = match (trouble, &seen.ended) {

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::path::Path;
 
 use memchr::memmem;
+use object::Endianness;
 use object::elf::{EM_BPF, ET_REL, FileHeader64, SHF_EXECINSTR};
 use object::read::elf::{FileHeader, SectionHeader};
-use object::Endianness;
 
 /// The largest file that is looked at, in bytes.
 const LARGEST: u64 = 512 << 20;
@@ -33,7 +33,8 @@ pub struct Object {
 pub fn read(path: &Path) -> Result<Vec<Object>, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let file =
+        std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
     file.take(LARGEST + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("cannot read {shown}: {error}"))?;

@@ -157,7 +157,13 @@ fn by_release(a: &str, b: &str) -> Ordering {
 }
 
 impl Row {
-    fn new(object: &str, kernel: &str, release: &str, record: &Record, optional: &[String]) -> Self {
+    fn new(
+        object: &str,
+        kernel: &str,
+        release: &str,
+        record: &Record,
+        optional: &[String],
+    ) -> Self {
         let refused = (!record.loaded).then(|| class::of(record));
         let verdict = match record.loaded {
             true => Verdict::Loaded,

@@ -1,7 +1,9 @@
 /* A kfunc: 6.2. Without it the whole object is refused, so it has one of its own. */
 #include "common.h"
 
-struct task_struct;
+struct task_struct {
+	int pid;
+} __attribute__((preserve_access_index));
 extern struct task_struct *bpf_task_from_pid(int pid) SEC(".ksyms");
 extern void bpf_task_release(struct task_struct *task) SEC(".ksyms");
 
