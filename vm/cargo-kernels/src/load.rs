@@ -102,14 +102,21 @@ fn ask_all(guests: &Guests<'_>, targets: &[Target], jobs: usize) -> Vec<Result<A
 
 /// A misspelt name must not look like a program that loads.
 fn every_name_is_known(rows: &Rows, flags: &flags::Load) -> Result<()> {
+    // Without a list no kernel has answered, which is said elsewhere.
+    if rows.programs.is_empty() {
+        return Ok(());
+    }
+    if let Some((name, _)) = flags.set.iter().find(|(name, _)| !rows.variables.contains(name)) {
+        return Err(Exit::usage(format!("there is no global variable `{name}`")));
+    }
     let named = flags.programs.iter().chain(&flags.autoload).chain(&flags.optional);
     match named.into_iter().find(|name| !rows.programs.contains(*name)) {
-        Some(name) if !rows.programs.is_empty() => {
+        Some(name) => {
             let all: BTreeSet<&str> = rows.programs.iter().map(String::as_str).collect();
             let all: Vec<&str> = all.into_iter().collect();
             Err(Exit::usage(format!("there is no program `{name}`; there are {}", all.join(", "))))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

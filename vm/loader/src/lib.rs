@@ -35,6 +35,8 @@ pub enum Line {
         object: usize,
         /// Its programs.
         programs: Vec<Listed>,
+        /// Which of the job's variables it has.
+        variables: Vec<String>,
     },
     /// libbpf does not open an object.
     NotOpened {

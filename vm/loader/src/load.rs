@@ -6,7 +6,7 @@ use std::path::Path;
 use std::ptr;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use libbpf_rs::btf::types::{DataSec, Var};
 use libbpf_rs::{AsRawLibbpf, Btf, ObjectBuilder, OpenObject, PrintLevel, set_print};
 use libbpf_sys as sys;
@@ -49,7 +49,8 @@ pub fn list(job: &Job, object: usize) -> Result<Line> {
         name: program.name().to_string_lossy().into_owned(),
         autoload: program.autoload(),
     });
-    Ok(Line::Object { object, programs: programs.collect() })
+    let programs = programs.collect();
+    Ok(Line::Object { object, programs, variables: set_variables(&opened, &job.set)? })
 }
 
 /// Loads one program: first for the verdict and the numbers; then again, if it is refused, for the log.
@@ -194,21 +195,25 @@ unsafe fn jited(fd: i32) -> u64 {
     }
 }
 
-/// Sets global variables where the object keeps their first values.
-fn set_variables(object: &OpenObject, set: &[(String, i64)]) -> Result<()> {
+/// Sets global variables where the object keeps their first values, and says which of them it has.
+fn set_variables(object: &OpenObject, set: &[(String, i64)]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
     if set.is_empty() {
-        return Ok(());
+        return Ok(found);
     }
     // SAFETY: the object is alive as long as its BTF is used here.
     let raw = unsafe { object.as_libbpf_object().as_ref() };
-    let btf = Btf::from_bpf_object(raw)?.context("an object without BTF has no variables")?;
+    // Without BTF, variables have no names.
+    let Some(btf) = Btf::from_bpf_object(raw)? else { return Ok(found) };
     for (name, value) in set {
-        set_variable(object, &btf, name, *value)?;
+        if set_variable(object, &btf, name, *value)? {
+            found.push(name.clone());
+        }
     }
-    Ok(())
+    Ok(found)
 }
 
-fn set_variable(object: &OpenObject, btf: &Btf<'_>, name: &str, value: i64) -> Result<()> {
+fn set_variable(object: &OpenObject, btf: &Btf<'_>, name: &str, value: i64) -> Result<bool> {
     for section in btf.type_by_kind::<DataSec<'_>>() {
         for member in section.iter() {
             let variable = btf.type_by_id::<Var<'_>>(member.ty);
@@ -233,8 +238,8 @@ fn set_variable(object: &OpenObject, btf: &Btf<'_>, name: &str, value: i64) -> R
             let bytes = value.to_le_bytes();
             ensure!(place.len() <= bytes.len(), "{name} is no number");
             place.copy_from_slice(&bytes[..place.len()]);
-            return Ok(());
+            return Ok(true);
         }
     }
-    bail!("there is no variable {name}")
+    Ok(false)
 }

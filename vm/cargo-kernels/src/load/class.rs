@@ -377,6 +377,30 @@ mod tests {
         assert_eq!(helper("9999"), "the kernel has no helper of number 9999");
     }
 
+    /// Several kernels' own words for the same.
+    #[test]
+    fn every_real_refusal_has_its_class_and_a_filled_sentence() {
+        let all = include_str!("../../tests/load/refusals.txt");
+        let refusals: Vec<&str> = all.split("\n== ").skip(1).collect();
+        assert!(refusals.len() >= 20, "{}", refusals.len());
+        for refusal in refusals {
+            let (head, log) = refusal.split_once('\n').unwrap_or_default();
+            let reason = refused(log, log);
+            assert_eq!(head.split(' ').next(), Some(reason.class), "{head}: {reason:?}");
+            assert!(!reason.sentence.contains('$'), "{head}: {reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_explains_every_class() {
+        let text = include_str!("../../../../docs/load.md");
+        let rules = RULES.iter().map(|rule| rule.0);
+        let errors = ERRORS.iter().map(|error| error.1);
+        for class in rules.chain(errors).chain(["type", "crash", "unclassified"]) {
+            assert!(text.contains(&format!("| `{class}` |")), "{class}");
+        }
+    }
+
     #[test]
     fn what_no_rule_knows_is_unclassified() {
         assert_eq!(refused("something new", "").class, "unclassified");

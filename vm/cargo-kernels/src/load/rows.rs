@@ -78,6 +78,9 @@ pub struct Rows {
     /// All programs that the objects have.
     #[serde(skip)]
     pub programs: BTreeSet<String>,
+    /// The variables of `--set` that an object has.
+    #[serde(skip)]
+    pub variables: BTreeSet<String>,
 }
 
 impl Rows {
@@ -112,7 +115,8 @@ impl Rows {
         }
         for line in &answer.lines {
             match line {
-                Line::Object { programs, .. } => {
+                Line::Object { programs, variables, .. } => {
+                    self.variables.extend(variables.iter().cloned());
                     self.programs.extend(programs.iter().map(|program| text::line(&program.name)));
                 }
                 Line::NotOpened { object, said } => {
