@@ -176,7 +176,8 @@ unsafe fn unsupported(object: *mut sys::bpf_object, kind: u32, name: &str) -> Ve
         }
         for map in maps(object) {
             let kind = sys::bpf_map__type(map);
-            if sys::libbpf_probe_bpf_map_type(kind, ptr::null()) == 0 {
+            let is_made = sys::bpf_map__autocreate(map);
+            if is_made && sys::libbpf_probe_bpf_map_type(kind, ptr::null()) == 0 {
                 missing.push(format!("map type {}", words(sys::libbpf_bpf_map_type_str(kind))));
             }
         }

@@ -166,7 +166,7 @@ fn is_gone(key: &Key, rows: &Rows) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::rows::sample;
+    use super::super::rows::tests::sample;
     use super::*;
 
     fn kept(rows: &Rows) -> Baseline {

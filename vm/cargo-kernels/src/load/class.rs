@@ -1,247 +1,32 @@
-//! Why a program was refused: a class and one sentence, from what the verifier and libbpf say. Data: see [`RULES`].
+//! Why a program was refused: a class and one sentence, from what the verifier and libbpf say. The rules are data:
+//! `rules.txt`.
 
 use vmtest_loader::Record;
 
 use crate::text;
 
-/// Where a rule looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum In {
-    /// The verifier's log.
-    Log,
-    /// libbpf's own words.
-    Said,
+/// What tells the class of a refusal.
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    class: &'static str,
+    /// Whether it is about the verifier's log, or about what libbpf said.
+    in_log: bool,
+    pattern: &'static str,
+    sentence: &'static str,
 }
 
-/// A line that tells the class. `*` stands for any text; `$1`, `$2`, … of the sentence are those texts.
-struct Rule(&'static str, In, &'static str, &'static str);
+/// In a file of their own, which says how they are written.
+const RULES: &str = include_str!("rules.txt");
 
-/// The first that fits counts, so what explains a later failure comes first.
-const RULES: &[Rule] = &[
-    Rule(
-        "core-field",
-        In::Log,
-        "failed to resolve CO-RE relocation <*> [*] * (*",
-        "the kernel's types have no `$3`",
-    ),
-    Rule(
-        "core-field",
-        In::Log,
-        "failed to resolve CO-RE relocation <*> [*] *",
-        "the kernel's types have no `$3`",
-    ),
-    Rule(
-        "kfunc",
-        In::Log,
-        "kfunc '*' is referenced but wasn't resolved",
-        "the kernel has no kfunc `$1`",
-    ),
-    Rule("kfunc", In::Said, "extern (func ksym) '*': not found", "the kernel has no kfunc `$1`"),
-    Rule(
-        "kfunc",
-        In::Said,
-        "extern (func ksym) '*': func_proto [*] incompatible",
-        "the kernel's kfunc `$1` has other parameters",
-    ),
-    Rule(
-        "kfunc",
-        In::Log,
-        "calling kernel function * is not allowed",
-        "this program may not call the kfunc `$1`",
-    ),
-    Rule(
-        "ksym",
-        In::Said,
-        "extern (var ksym) '*': not found",
-        "the kernel has no variable `$1` in its BTF",
-    ),
-    Rule(
-        "kconfig",
-        In::Said,
-        "extern '*' (strong): not resolved",
-        "the kernel's configuration has no $1",
-    ),
-    Rule(
-        "btf",
-        In::Said,
-        "failed to find valid kernel BTF",
-        "the kernel has no BTF of itself (CONFIG_DEBUG_INFO_BTF)",
-    ),
-    Rule(
-        "btf",
-        In::Said,
-        "Error loading vmlinux BTF: *",
-        "the kernel has no BTF of itself (CONFIG_DEBUG_INFO_BTF)",
-    ),
-    Rule(
-        "target",
-        In::Said,
-        "failed to find kernel BTF type ID of '*':",
-        "the kernel has no `$1` to attach to",
-    ),
-    Rule(
-        "target",
-        In::Said,
-        "failed to find kernel BTF",
-        "the kernel has no type or function of the name in the section",
-    ),
-    Rule(
-        "struct-ops",
-        In::Said,
-        "struct_ops init_kern: struct * is not found in kernel BTF",
-        "the kernel has no struct_ops `$1`",
-    ),
-    Rule("helper", In::Log, "invalid func *#*", "$helper2"),
-    Rule(
-        "helper-not-here",
-        In::Log,
-        "program of this type cannot use helper *#*",
-        "programs of this type cannot call `$1` on this kernel",
-    ),
-    Rule(
-        "helper-not-here",
-        In::Log,
-        "unknown func *#*",
-        "programs of this type cannot call `$1` on this kernel",
-    ),
-    Rule(
-        "sleepable",
-        In::Log,
-        "helper call might sleep in a non-sleepable prog",
-        "a helper that may sleep needs a sleepable program (`SEC(\"fentry.s/…\")`)",
-    ),
-    Rule(
-        "sleepable",
-        In::Log,
-        "sleepable helper *#* in non-sleepable prog",
-        "`$1` may sleep and needs a sleepable program (`SEC(\"fentry.s/…\")`)",
-    ),
-    Rule(
-        "sleepable",
-        In::Log,
-        "program must be sleepable to call sleepable kfunc *",
-        "`$1` may sleep and needs a sleepable program",
-    ),
-    Rule(
-        "sleepable",
-        In::Log,
-        "Only fentry* can be sleepable",
-        "this kernel knows no sleepable programs of this type",
-    ),
-    Rule(
-        "sleepable",
-        In::Log,
-        "* is not sleepable",
-        "`$1` is no function where a program may sleep",
-    ),
-    Rule(
-        "licence",
-        In::Log,
-        "cannot call GPL*",
-        "a helper is for programs under the GPL; this one's licence is another",
-    ),
-    Rule(
-        "callback",
-        In::Log,
-        "number of funcs in func_info doesn't match number of subprogs",
-        "the kernel counts other functions than the object's BTF: before 5.13 none can be passed to a helper",
-    ),
-    Rule(
-        "loop",
-        In::Log,
-        "infinite loop detected at insn *",
-        "instruction $1 is reached again with nothing changed: an endless loop",
-    ),
-    Rule(
-        "loop",
-        In::Log,
-        "back-edge from insn * to *",
-        "this kernel allows no loop (instructions $1 to $2)",
-    ),
-    Rule(
-        "complexity",
-        In::Log,
-        "BPF program is too large. Processed * insn",
-        "the verifier gave up after $1 instructions",
-    ),
-    Rule(
-        "complexity",
-        In::Log,
-        "The sequence of * jumps is too complex",
-        "the verifier gave up after $1 branches in a row",
-    ),
-    Rule(
-        "stack",
-        In::Log,
-        "combined stack size of * calls is *. Too large",
-        "$1 nested functions use $2 bytes of stack; there are 512",
-    ),
-    Rule(
-        "stack",
-        In::Log,
-        "invalid write to stack R* off=* size=*",
-        "$3 bytes are written at $2, outside of the 512 bytes of stack",
-    ),
-    Rule("stack", In::Log, "invalid stack * off=* *", "the stack is used at $2; it has 512 bytes"),
-    Rule(
-        "stack",
-        In::Log,
-        "invalid stack off=* size=*",
-        "$2 bytes are used at $1, outside of the 512 bytes of stack",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* invalid mem access '*_or_null'",
-        "R$1 may be NULL: the program has to check it first",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* invalid mem access 'scalar'",
-        "R$1 is a number, not a pointer, and is read through",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* invalid mem access 'inv'",
-        "R$1 is a number, not a pointer, and is read through",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* invalid mem access '*'",
-        "R$1 is a `$2`, which cannot be read through",
-    ),
-    Rule("memory-access", In::Log, "R* !read_ok", "R$1 is read and never written"),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* unbounded memory access*",
-        "R$1 is used as an offset and has no upper bound",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "R* max value is outside of the *",
-        "R$1 as an offset may reach outside of the $2",
-    ),
-    Rule("memory-access", In::Log, "R* min value is *", "R$1 as an offset may be too low: $2"),
-    Rule(
-        "memory-access",
-        In::Log,
-        "invalid access to *, * off=* size=*",
-        "$4 bytes at $3 are outside of the $1 ($2)",
-    ),
-    Rule(
-        "memory-access",
-        In::Log,
-        "invalid bpf_context access off=* size=*",
-        "programs of this type cannot read $2 bytes at $1 of their context",
-    ),
-    Rule("memory-access", In::Log, "R* type=* expected=*", "R$1 is a `$2`; the helper wants `$3`"),
-    Rule("map", In::Said, "map '*': failed to create: *", "the map `$1` cannot be made: $2"),
-];
+fn rules() -> impl Iterator<Item = Rule> {
+    let lines = RULES.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| {
+        let mut fields = line.splitn(4, " | ");
+        let (class, place) = (fields.next()?, fields.next()?);
+        let (pattern, sentence) = (fields.next()?, fields.next()?);
+        Some(Rule { class, in_log: place == "log", pattern, sentence })
+    })
+}
 
 /// What an error number says where no rule fits and there is no log.
 const ERRORS: &[(i32, &str, &str)] = &[
@@ -285,13 +70,17 @@ pub fn of(record: &Record) -> Reason {
     if let Some(how) = &record.crashed {
         return reason("crash", how.clone());
     }
-    if !record.unsupported.is_empty() {
+    // Some types cannot be asked for without BTF.
+    let lacks_btf = !record.btf && record.said.contains("failed to find valid kernel BTF");
+    if !record.unsupported.is_empty() && !lacks_btf {
         return reason("type", format!("the kernel has no {}", record.unsupported.join(", no ")));
     }
-    for Rule(class, place, pattern, sentence) in RULES {
-        let text = if *place == In::Log { &record.log } else { &record.said };
+    for Rule { class, in_log, pattern, sentence } in rules() {
+        let text = if in_log { &record.log } else { &record.said };
         let lines: Vec<&str> = text.lines().collect();
-        let mut lines = lines.iter().enumerate().rev();
+        // The program's source and its instructions may hold any words.
+        let program = |line: &str| line.starts_with(|c: char| c == ';' || c.is_ascii_digit());
+        let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !program(line));
         if let Some((at, found)) = lines.find_map(|(at, line)| Some((at, find(pattern, line)?))) {
             return Reason {
                 excerpt: excerpt(text, at + 1),
@@ -394,7 +183,8 @@ mod tests {
     #[test]
     fn the_documentation_explains_every_class() {
         let text = include_str!("../../../../docs/load.md");
-        let rules = RULES.iter().map(|rule| rule.0);
+        assert_eq!(rules().count(), RULES.lines().filter(|line| !line.starts_with('#')).count());
+        let rules = rules().map(|rule| rule.class);
         let errors = ERRORS.iter().map(|error| error.1);
         for class in rules.chain(errors).chain(["type", "crash", "unclassified"]) {
             assert!(text.contains(&format!("| `{class}` |")), "{class}");
@@ -406,6 +196,7 @@ mod tests {
         assert_eq!(refused("something new", "").class, "unclassified");
         let denied = Record { errno: nix::libc::EPERM, ..Record::default() };
         assert_eq!(of(&denied).class, "permission");
+        assert_eq!(refused("; invalid func unknown#173\n0: (95) exit\n", "").class, "unclassified");
         let crashed = Record { crashed: Some("killed".into()), ..Record::default() };
         assert_eq!(of(&crashed).class, "crash");
     }

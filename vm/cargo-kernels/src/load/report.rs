@@ -264,7 +264,7 @@ pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::rows::sample;
+    use super::super::rows::tests::sample;
     use super::*;
 
     fn rows() -> Rows {

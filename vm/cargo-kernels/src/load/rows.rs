@@ -196,7 +196,7 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
@@ -237,6 +237,3 @@ mod tests {
         assert_eq!(row.excerpt, ["; return 1;", "invalid func unknown#173"]);
     }
 }
-
-#[cfg(test)]
-pub use tests::sample;
