@@ -35,6 +35,8 @@ fn main() {
             println!(
                 "cargo::warning=`cargo kernels load` will not work: libc.a, libelf.a or libz.a is missing"
             );
+            // What is not there has changed: the next build looks again.
+            println!("cargo::rerun-if-changed={}", out.join("never").display());
             let none = out.join("no-loader");
             std::fs::write(&none, b"")
                 .unwrap_or_else(|error| panic!("{}: {error}", none.display()));
