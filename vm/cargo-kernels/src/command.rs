@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::dirs::Dirs;
 use crate::flags::Command;
-use crate::{bench, completions, doctor, exec, matrix, selftest, setup, shell};
+use crate::{bench, completions, doctor, exec, load, matrix, selftest, setup, shell};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
 ///
@@ -16,6 +16,7 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
         Command::Doctor(flags) => doctor::run(dirs, flags),
         Command::Shell(flags) => shell::run(dirs, flags),
         Command::Exec(flags) => exec::exec(dirs, flags),
+        Command::Load(flags) => load::run(dirs, flags),
         Command::Bench(flags) => bench::run(dirs, flags),
         Command::Selftest(flags) => selftest::run(dirs, flags),
         Command::Matrix => matrix::run(dirs),

@@ -29,6 +29,8 @@ pub enum Command {
     Shell(Shell),
     /// One command in a kernel
     Exec(Exec),
+    /// Say what every kernel's verifier says of a BPF object
+    Load(Box<Load>),
     /// Measure the time to a verdict against a bare QEMU boot
     Bench(Bench),
     /// Run mutants of the program, each of which must be caught
@@ -357,4 +359,80 @@ pub struct Agree {
     /// How often each case is run, each way
     #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
+}
+
+/// `cargo kernels load`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cargo kernels load tracer.bpf.o                      on every pin
+  cargo kernels load target/release/tracer -k 5.4,6.12 the object that a skeleton embeds
+  cargo kernels load tracer.bpf.o --minimum            the oldest kernel on which all programs load
+  cargo kernels load *.bpf.o --save load.json          to be compared with `--baseline load.json`
+
+Exit codes: 0 all loaded; 1 a program was refused or has grown; 2 wrong usage; 3 something could not be run")]
+pub struct Load {
+    /// BPF objects, and executables that embed some
+    #[arg(required = true, value_name = "OBJ")]
+    pub objects: Vec<PathBuf>,
+    /// Which kernels.
+    #[command(flatten)]
+    pub select: KernelArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// How many kernels run at once [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Only this program; repeatable
+    #[arg(long = "prog", value_name = "NAME")]
+    pub programs: Vec<String>,
+    /// A program that is loaded although its section begins with `?`; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub autoload: Vec<String>,
+    /// A program that may be refused; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub optional: Vec<String>,
+    /// A global variable's value before loading; repeatable
+    #[arg(long, value_name = "VAR=NUMBER", value_parser = variable)]
+    pub set: Vec<(String, i64)>,
+    /// Show the verifier's log of every program, of level 1 or 2
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub log: Option<u8>,
+    /// Say on which kernel, of those at hand, all programs load first
+    #[arg(long)]
+    pub minimum: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write load.json, load.csv (veristat's), junit.xml, summary.md, load.html and the logs here
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Write what was seen to a file for --baseline
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Fail only where it is worse than this file says
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// By how much the instructions that are verified may grow
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent)]
+    pub max_growth: f64,
+}
+
+fn variable(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected VAR=NUMBER")?;
+    let number = match value {
+        "true" => Some(1),
+        "false" => Some(0),
+        _ => match value.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok().map(|number| number as i64),
+            None => value.parse().ok().or_else(|| Some(value.parse::<u64>().ok()? as i64)),
+        },
+    };
+    Ok((name.into(), number.ok_or("expected a number, true or false after the =")?))
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse();
+    number.ok().filter(|number: &f64| *number >= 0.0).ok_or("expected a number such as 10%".into())
 }

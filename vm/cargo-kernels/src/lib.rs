@@ -19,6 +19,7 @@ pub mod exit;
 pub mod flags;
 pub mod kernels;
 pub mod launch;
+pub mod load;
 pub mod matrix;
 pub mod metadata;
 mod outcome;

@@ -1,0 +1,166 @@
+//! `cargo kernels load`: what every kernel's verifier says of BPF objects. They are loaded in guests, never here.
+
+mod baseline;
+mod class;
+mod guest;
+mod object;
+mod report;
+mod rows;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+use vm_guest::interrupt::Interrupt;
+use vmtest_loader::Job;
+
+use crate::dirs::Dirs;
+use crate::engine::Host;
+use crate::exit::{self, Exit};
+use crate::kernels::{self, Target};
+use crate::metadata::Metadata;
+use crate::vmtest::jobs;
+use crate::{backends, flags};
+
+use guest::{Answer, Brought, Guests};
+use object::Object;
+use rows::{Rows, Verdict};
+
+/// Loads the objects on every kernel, and shows, writes and compares what came of it.
+///
+/// # Errors
+/// When a file is no BPF object, or nothing can be run on this machine.
+pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
+    let started = Instant::now();
+    let objects = read(flags)?;
+    let before = flags.baseline.as_deref().map(baseline::read).transpose()?;
+    let targets = kernels::select(dirs, &flags.select.kernels)?;
+    let job = Job {
+        objects: Vec::new(),
+        programs: flags.programs.clone(),
+        autoload: flags.autoload.clone(),
+        set: flags.set.clone(),
+        log: flags.log.unwrap_or(0).into(),
+    };
+    let brought = Brought::new(&objects, job)?;
+    let interrupt = Interrupt::install()?;
+    let guests = Guests {
+        dirs,
+        interrupt: &interrupt,
+        host: &Host::open(dirs, &interrupt, started)?,
+        backend: &*backends::open(dirs, true, &interrupt)?,
+        brought: &brought,
+        vm: &flags.vm,
+        metadata: &Metadata::load(dirs)?,
+    };
+    let answers = ask_all(&guests, &targets, jobs(flags.jobs));
+    if let Some(signal) = interrupt.signal() {
+        return Ok(exit::interrupted(signal));
+    }
+    let names: Vec<&str> = targets.iter().map(Target::name).collect();
+    let rows = Rows::new(&objects, &names, &answers, &flags.optional);
+    every_name_is_known(&rows, flags)?;
+    conclude(&rows, flags, before.as_ref(), started)
+}
+
+fn read(flags: &flags::Load) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for path in &flags.objects {
+        for mut object in object::read(path).map_err(Exit::usage)? {
+            if objects.iter().any(|other: &Object| other.name == object.name) {
+                object.name = path.display().to_string();
+            }
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+/// Asks as many kernels side by side as `jobs`.
+fn ask_all(guests: &Guests<'_>, targets: &[Target], jobs: usize) -> Vec<Result<Answer, String>> {
+    let next = AtomicUsize::new(0);
+    let answers: Vec<Mutex<Option<Result<Answer, String>>>> =
+        targets.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(targets.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(target) = targets.get(index) else { return };
+                    let answer = guests.ask(target).map_err(|error| format!("{error:#}"));
+                    *answers[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+                }
+            });
+        }
+    });
+    let answers = answers.into_iter().map(|it| it.into_inner());
+    answers.filter_map(|it| it.unwrap_or_else(PoisonError::into_inner)).collect()
+}
+
+/// A misspelt name must not look like a program that loads.
+fn every_name_is_known(rows: &Rows, flags: &flags::Load) -> Result<()> {
+    // Without a list no kernel has answered, which is said elsewhere.
+    if rows.programs.is_empty() {
+        return Ok(());
+    }
+    if let Some((name, _)) = flags.set.iter().find(|(name, _)| !rows.variables.contains(name)) {
+        return Err(Exit::usage(format!("there is no global variable `{name}`")));
+    }
+    let named = flags.programs.iter().chain(&flags.autoload).chain(&flags.optional);
+    match named.into_iter().find(|name| !rows.programs.contains(*name)) {
+        Some(name) => {
+            let all: BTreeSet<&str> = rows.programs.iter().map(String::as_str).collect();
+            let all: Vec<&str> = all.into_iter().collect();
+            Err(Exit::usage(format!("there is no program `{name}`; there are {}", all.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+fn conclude(
+    rows: &Rows,
+    flags: &flags::Load,
+    before: Option<&baseline::Baseline>,
+    started: Instant,
+) -> Result<u8> {
+    let changes = before.map(|before| before.compare(rows, flags.max_growth));
+    let mut text = match flags.json {
+        true => report::json(rows)?,
+        false => report::table(rows, flags.log.is_some(), started.elapsed()),
+    };
+    // With `--json` the other words go to standard error.
+    let mut words = String::new();
+    for change in changes.iter().flatten() {
+        words += &format!("{change}\n");
+    }
+    if flags.minimum {
+        words += &match rows.minimum() {
+            Some(kernel) => format!("The oldest kernel on which every program loads: {kernel}\n"),
+            None => "There is no kernel at hand on which every program loads.\n".into(),
+        };
+    }
+    match flags.json {
+        true => eprint!("{words}"),
+        false => text += &words,
+    }
+    let _ = io::stdout().write_all(text.as_bytes());
+    if let Some(dir) = &flags.report {
+        report::write(dir, rows)?;
+    }
+    if let Some(file) = &flags.save {
+        baseline::save(file, rows)?;
+    }
+    let refused = rows.all.iter().any(|row| row.verdict == Verdict::Refused);
+    let worse = match &changes {
+        Some(changes) => changes.iter().any(|change| change.worse),
+        None => refused && !(flags.minimum && rows.minimum().is_some()),
+    };
+    Ok(match (worse, rows.not_run.is_empty() || flags.minimum) {
+        (true, _) => exit::FAILED,
+        (false, true) if !rows.all.is_empty() => exit::OK,
+        _ => exit::NOT_RUN,
+    })
+}

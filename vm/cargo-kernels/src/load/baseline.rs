@@ -1,0 +1,211 @@
+//! What was seen once, kept in a file with one line for each object, program and kernel, and compared.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use vm_kernels::whole_file;
+
+use super::rows::{Row, Rows, Verdict};
+use crate::exit::Exit;
+use crate::text;
+
+/// One line of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    object: String,
+    program: String,
+    kernel: String,
+    loaded: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    insns: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
+}
+
+/// Object, program, kernel.
+type Key = (String, String, String);
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Baseline(BTreeMap<Key, Entry>);
+
+/// Something that is not as it was.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    key: Key,
+    what: String,
+    /// Whether it fails the command.
+    pub worse: bool,
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (object, program, kernel) = &self.key;
+        let word = if self.worse { "worse" } else { "changed" };
+        write!(f, "{word}: {object} {program} on {kernel}: {}", self.what)
+    }
+}
+
+impl From<&Row> for Entry {
+    fn from(row: &Row) -> Self {
+        let loaded = row.verdict == Verdict::Loaded;
+        Self {
+            object: row.object.clone(),
+            program: row.program.clone(),
+            kernel: row.kernel.clone(),
+            loaded,
+            // What is verified before a refusal is no measure of anything.
+            insns: row.stats.filter(|_| loaded).map(|stats| stats.insns),
+            class: row.class.map(str::to_owned),
+        }
+    }
+}
+
+impl Entry {
+    fn key(&self) -> Key {
+        (self.object.clone(), self.program.clone(), self.kernel.clone())
+    }
+}
+
+/// Reads a file that [`save`] wrote.
+///
+/// # Errors
+/// When it cannot be read, or is something else.
+pub fn read(path: &Path) -> Result<Baseline> {
+    let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let entries: Vec<Entry> = serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("{error}; --save writes one")))?;
+    Ok(Baseline(entries.into_iter().map(|entry| (entry.key(), entry)).collect()))
+}
+
+/// Writes what was seen, sorted, one row a line.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(path: &Path, rows: &Rows) -> Result<()> {
+    whole_file::write(path, in_lines(rows)?.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn in_lines(rows: &Rows) -> Result<String> {
+    let mut entries: Vec<Entry> = rows.all.iter().map(Entry::from).collect();
+    entries.sort_by_key(Entry::key);
+    let lines = entries.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[\n{}\n]\n", lines.join(",\n")))
+}
+
+impl Baseline {
+    /// What is not as it was, in both directions; of programs and kernels that were asked about now.
+    pub fn compare(&self, rows: &Rows, max_growth: f64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for row in &rows.all {
+            let now = Entry::from(row);
+            let refused = row.verdict == Verdict::Refused;
+            let said = match self.0.get(&now.key()) {
+                None if now.loaded => Some(("new, and loads".into(), false)),
+                None => Some((format!("new, and refused: {}", sentence(row)), refused)),
+                Some(then) => differs(then, &now, row, max_growth),
+            };
+            changes.extend(said.map(|(what, worse)| Change { key: now.key(), what, worse }));
+        }
+        // A program that is gone from an object that is still there, on a kernel that answered.
+        for (key, _) in self.0.iter().filter(|(key, _)| is_gone(key, rows)) {
+            changes.push(Change {
+                key: key.clone(),
+                what: "not there any more".into(),
+                worse: false,
+            });
+        }
+        changes
+    }
+}
+
+fn sentence(row: &Row) -> &str {
+    row.sentence.as_deref().unwrap_or_default()
+}
+
+fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(String, bool)> {
+    match (then.loaded, now.loaded) {
+        (true, false) => {
+            Some((format!("refused now: {}", sentence(row)), row.verdict == Verdict::Refused))
+        }
+        (false, true) => Some(("loads now".into(), false)),
+        (false, false) if then.class != now.class => {
+            let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));
+            Some((
+                format!("refused as before, for {} instead of {}", class(now), class(then)),
+                false,
+            ))
+        }
+        (true, true) => {
+            let (before, after) = (then.insns?, now.insns?);
+            let limit = before as f64 * (1.0 + max_growth / 100.0);
+            (before != after).then(|| {
+                let percent = (after as f64 / before.max(1) as f64 - 1.0) * 100.0;
+                let what = format!("{before} -> {after} instructions verified ({percent:+.1}%)");
+                (what, after as f64 > limit)
+            })
+        }
+        (false, false) => None,
+    }
+}
+
+fn is_gone(key: &Key, rows: &Rows) -> bool {
+    let (object, program, kernel) = key;
+    let of_object = |row: &&Row| row.object == *object && row.kernel == *kernel;
+    let mut there = rows.all.iter().filter(of_object).peekable();
+    there.peek().is_some()
+        && !rows.programs.contains(program)
+        && there.all(|row| row.program != *program)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::rows::tests::sample;
+    use super::*;
+
+    fn kept(rows: &Rows) -> Baseline {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("baseline.json");
+        save(&file, rows).unwrap();
+        read(&file).unwrap()
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_no_change() {
+        let rows = sample(&[("5.4", false), ("6.12", true)]);
+        assert_eq!(kept(&rows).compare(&rows, 0.0), []);
+        assert_eq!(in_lines(&rows).unwrap().lines().count(), 4);
+    }
+
+    #[test]
+    fn a_new_refusal_is_worse_and_a_new_success_is_told() {
+        let (good, bad) = (sample(&[("6.12", true)]), sample(&[("6.12", false)]));
+        let worse = kept(&good).compare(&bad, 10.0);
+        assert!(worse[0].worse && worse[0].what.starts_with("refused now"), "{worse:?}");
+        let better = kept(&bad).compare(&good, 10.0);
+        assert!(!better[0].worse && better[0].what == "loads now", "{better:?}");
+    }
+
+    #[test]
+    fn growth_beyond_the_threshold_is_worse() {
+        let before = kept(&sample(&[("6.12", true)]));
+        let grown = |insns| {
+            let mut rows = sample(&[("6.12", true)]);
+            rows.all[0].stats.as_mut().unwrap().insns = insns;
+            before.compare(&rows, 10.0).iter().map(|change| change.worse).collect::<Vec<_>>()
+        };
+        assert_eq!((grown(90), grown(110), grown(111)), (vec![false], vec![false], vec![true]));
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_wrong_usage() {
+        let error = read(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
+    }
+}

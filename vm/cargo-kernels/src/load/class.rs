@@ -1,0 +1,212 @@
+//! Why a program was refused: a class and one sentence, from what the verifier and libbpf say. The rules are data:
+//! `rules.txt`.
+
+use vmtest_loader::Record;
+
+use crate::text;
+
+/// What tells the class of a refusal.
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    class: &'static str,
+    /// Whether it is about the verifier's log, or about what libbpf said.
+    in_log: bool,
+    pattern: &'static str,
+    sentence: &'static str,
+}
+
+/// In a file of their own, which says how they are written.
+const RULES: &str = include_str!("rules.txt");
+
+fn rules() -> impl Iterator<Item = Rule> {
+    let lines = RULES.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| {
+        let mut fields = line.splitn(4, " | ");
+        let (class, place) = (fields.next()?, fields.next()?);
+        let (pattern, sentence) = (fields.next()?, fields.next()?);
+        Some(Rule { class, in_log: place == "log", pattern, sentence })
+    })
+}
+
+/// What an error number says where no rule fits and there is no log.
+const ERRORS: &[(i32, &str, &str)] = &[
+    (nix::libc::ENOMEM, "memory", "the guest's memory does not suffice"),
+    (nix::libc::EPERM, "permission", "not permitted: lockdown, or RLIMIT_MEMLOCK before 5.11"),
+];
+
+/// The helpers by number, and since when there are which.
+const HELPERS: &str = include_str!("helpers.txt");
+
+/// Class and sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The class's name, which docs/load.md explains.
+    pub class: &'static str,
+    /// What a person should know.
+    pub sentence: String,
+    /// The end of what was said, up to the line that tells the class.
+    pub excerpt: Vec<String>,
+}
+
+/// How many lines an excerpt has.
+const LINES: usize = 4;
+
+/// The last lines that say something: what there was to be counted is no reason.
+fn excerpt(text: &str, up_to: usize) -> Vec<String> {
+    let noise = ["processed ", "verification time ", "stack depth ", "subprog "];
+    let says =
+        |line: &&str| !line.trim().is_empty() && !noise.iter().any(|start| line.starts_with(start));
+    let lines: Vec<&str> = text.lines().take(up_to).filter(says).collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| text::line(line)).collect()
+}
+
+/// Why the program of this record was refused.
+pub fn of(record: &Record) -> Reason {
+    let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
+    let reason = |class, sentence: String| {
+        let excerpt = excerpt(all, usize::MAX);
+        Reason { class, sentence, excerpt }
+    };
+    if let Some(how) = &record.crashed {
+        return reason("crash", how.clone());
+    }
+    // Some types cannot be asked for without BTF.
+    let lacks_btf = !record.btf && record.said.contains("failed to find valid kernel BTF");
+    if !record.unsupported.is_empty() && !lacks_btf {
+        return reason("type", format!("the kernel has no {}", record.unsupported.join(", no ")));
+    }
+    for Rule { class, in_log, pattern, sentence } in rules() {
+        let text = if in_log { &record.log } else { &record.said };
+        let lines: Vec<&str> = text.lines().collect();
+        // The program's source and its instructions may hold any words.
+        let program = |line: &str| line.starts_with(|c: char| c == ';' || c.is_ascii_digit());
+        let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !program(line));
+        if let Some((at, found)) = lines.find_map(|(at, line)| Some((at, find(pattern, line)?))) {
+            return Reason {
+                excerpt: excerpt(text, at + 1),
+                ..reason(class, fill(sentence, &found))
+            };
+        }
+    }
+    let empty = record.log.trim().is_empty();
+    match ERRORS.iter().find(|(errno, ..)| empty && *errno == record.errno) {
+        Some((_, class, sentence)) => reason(class, (*sentence).into()),
+        None => reason("unclassified", format!("error {}; see the log", record.errno)),
+    }
+}
+
+/// The texts that the stars of a pattern stand for, if the pattern is in the line.
+fn find<'l>(pattern: &str, line: &'l str) -> Option<Vec<&'l str>> {
+    let mut parts = pattern.split('*');
+    let first = parts.next()?;
+    let mut rest = &line[line.find(first)? + first.len()..];
+    let mut found = Vec::new();
+    for part in parts {
+        // The last star takes all that is left.
+        let end = if part.is_empty() { rest.len() } else { rest.find(part)? };
+        found.push(rest[..end].trim());
+        rest = &rest[end + part.len()..];
+    }
+    Some(found)
+}
+
+fn fill(sentence: &str, found: &[&str]) -> String {
+    if sentence == "$helper2" {
+        return helper(found.get(1).copied().unwrap_or_default());
+    }
+    let mut filled = sentence.to_owned();
+    for (index, text) in found.iter().enumerate() {
+        filled = filled.replace(&format!("${}", index + 1), text);
+    }
+    filled
+}
+
+/// A helper that the kernel has not, by its number.
+fn helper(number: &str) -> String {
+    let mut last = 0;
+    let mut since = "";
+    for word in
+        HELPERS.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace)
+    {
+        match word.strip_suffix(':') {
+            Some(release) => since = release,
+            None => last += 1,
+        }
+        if !word.ends_with(':') && number.parse() == Ok(last) {
+            return format!(
+                "the kernel has no helper `bpf_{word}` (number {number}), there since {since}"
+            );
+        }
+    }
+    format!("the kernel has no helper of number {number}")
+}
+
+/// The line of the program's source that the log names last.
+pub fn source_line(log: &str) -> Option<&str> {
+    log.lines().rev().find_map(|line| line.strip_prefix("; ")).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(log: &str, said: &str) -> Reason {
+        of(&Record { log: log.into(), said: said.into(), errno: 22, ..Record::default() })
+    }
+
+    #[test]
+    fn a_helper_is_named_with_the_kernel_that_first_has_it() {
+        let reason = refused("; x\n0: (85) call unknown#173\ninvalid func unknown#173\n", "");
+        assert_eq!(reason.class, "helper");
+        assert_eq!(
+            reason.sentence,
+            "the kernel has no helper `bpf_get_func_ip` (number 173), there since 5.15"
+        );
+        assert!(helper("211").contains("`bpf_cgrp_storage_delete` (number 211), there since 6.2"));
+        assert_eq!(helper("9999"), "the kernel has no helper of number 9999");
+    }
+
+    /// Several kernels' own words for the same.
+    #[test]
+    fn every_real_refusal_has_its_class_and_a_filled_sentence() {
+        let all = include_str!("../../tests/load/refusals.txt");
+        let refusals: Vec<&str> = all.split("\n== ").skip(1).collect();
+        assert!(refusals.len() >= 20, "{}", refusals.len());
+        for refusal in refusals {
+            let (head, log) = refusal.split_once('\n').unwrap_or_default();
+            let reason = refused(log, log);
+            assert_eq!(head.split(' ').next(), Some(reason.class), "{head}: {reason:?}");
+            assert!(!reason.sentence.contains('$'), "{head}: {reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_explains_every_class() {
+        let text = include_str!("../../../../docs/load.md");
+        assert_eq!(rules().count(), RULES.lines().filter(|line| !line.starts_with('#')).count());
+        let rules = rules().map(|rule| rule.class);
+        let errors = ERRORS.iter().map(|error| error.1);
+        for class in rules.chain(errors).chain(["type", "crash", "unclassified"]) {
+            assert!(text.contains(&format!("| `{class}` |")), "{class}");
+        }
+    }
+
+    #[test]
+    fn what_no_rule_knows_is_unclassified() {
+        assert_eq!(refused("something new", "").class, "unclassified");
+        let denied = Record { errno: nix::libc::EPERM, ..Record::default() };
+        assert_eq!(of(&denied).class, "permission");
+        assert_eq!(refused("; invalid func unknown#173\n0: (95) exit\n", "").class, "unclassified");
+        let crashed = Record { crashed: Some("killed".into()), ..Record::default() };
+        assert_eq!(of(&crashed).class, "crash");
+    }
+
+    #[test]
+    fn hostile_text_fills_no_sentence_twice_and_never_panics() {
+        for log in
+            ["invalid func #", "R* R1 invalid mem access '", "invalid access to é, $1 off=$2 size="]
+        {
+            let _ = refused(log, log);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The loader in one kernel's guest: what it is given, and the lines that it answers.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use vm_guest::Backend;
+use vm_guest::interrupt::Interrupt;
+use vm_guest::payload::Payload as Files;
+use vm_guest::supervise::{Observed, Progress};
+use vmtest_agent::{Ended, Program, Task};
+use vmtest_loader::{Job, Line};
+
+use super::object::Object;
+use crate::dirs::Dirs;
+use crate::engine::{Host, log_of};
+use crate::exit::Exit;
+use crate::flags;
+use crate::kernels::{Kernel, Target};
+use crate::launch::{Launch, Work};
+use crate::metadata::{Metadata, RootChoice};
+use crate::{kernels, text};
+
+/// The loader; empty if it could not be built on the machine that built this program.
+const LOADER: &[u8] = include_bytes!(env!("LOADER"));
+/// Where it finds what it is given.
+const IN_GUEST: &str = "load";
+/// The most that is read of its answer, in bytes.
+const LONGEST_ANSWER: usize = 256 << 20;
+/// How long all the programs may take where the user says nothing.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// What one kernel says of all objects.
+#[derive(Debug)]
+pub struct Answer {
+    /// As the guest says.
+    pub release: String,
+    /// The loader's lines.
+    pub lines: Vec<Line>,
+    /// Why there are no more of them.
+    pub incomplete: Option<String>,
+}
+
+/// The loader, the job and the objects in files, to be brought along.
+pub struct Brought {
+    directory: TempDir,
+    files: Files,
+}
+
+impl Brought {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// When there is no loader, or a file cannot be written.
+    pub fn new(objects: &[Object], mut job: Job) -> Result<Self> {
+        if LOADER.is_empty() {
+            return Err(Exit::not_run(
+                "this program was built where libelf.a or libz.a was missing, so it has no loader: \
+                 install them (Debian: libelf-dev, zlib1g-dev) and install it again",
+            ));
+        }
+        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let mut brought = Self { directory, files: Files::default() };
+        job.objects.clear();
+        for (index, object) in objects.iter().enumerate() {
+            job.objects.push(brought.add(&format!("{index}.bpf.o"), &object.bytes)?);
+        }
+        brought.add("job.json", &serde_json::to_vec(&job)?)?;
+        brought.add("loader", LOADER)?;
+        Ok(brought)
+    }
+
+    fn add(&mut self, name: &str, bytes: &[u8]) -> Result<String> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, bytes)
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        self.files.files.insert(format!("{IN_GUEST}/{name}"), path);
+        Ok(format!("/{IN_GUEST}/{name}"))
+    }
+}
+
+/// What all kernels have in common.
+pub struct Guests<'a> {
+    /// Where things are.
+    pub dirs: &'a Dirs,
+    /// Ends them.
+    pub interrupt: &'a Interrupt,
+    /// This machine.
+    pub host: &'a Host<'a>,
+    /// How they come to be.
+    pub backend: &'a dyn Backend,
+    /// What is brought along.
+    pub brought: &'a Brought,
+    /// How they run.
+    pub vm: &'a flags::VmArgs,
+    /// What they are like.
+    pub metadata: &'a Metadata,
+}
+
+impl Guests<'_> {
+    /// Asks one kernel.
+    ///
+    /// # Errors
+    /// When it is unavailable or its guest does not come up.
+    pub fn ask(&self, target: &Target) -> Result<Answer> {
+        let name = target.name();
+        let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
+        let note = |note: String| eprintln!("{name}: {note}");
+        let accel = self.host.accel(self.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
+        let log = log_of(self.host, name);
+        let launch = Launch {
+            dirs: self.dirs,
+            interrupt: self.interrupt,
+            backend: self.backend,
+            kernel: &kernel,
+            accel,
+            memory_mib: self.metadata.memory_mib,
+            cpus: self.metadata.cpus,
+            kernel_args: &self.metadata.kernel_args,
+            root: RootChoice::Minimal,
+            keep: &[],
+            limit: Some(self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64)),
+            each_test: Duration::ZERO,
+            log: &log,
+        };
+        let files = self.with_config(&kernel)?;
+        let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
+        let program = Program { argv, cwd: "/".into(), ..Program::default() };
+        let work = Work {
+            task: &|_| Task::Command(program.clone()),
+            files: &|| Ok(files.clone()),
+            stdin: &|| None,
+            note: &note,
+            starting: &|| {},
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let seen = launch.run(&work, |progress| {
+            let (to, bytes) = match progress {
+                Progress::Stdout(bytes) => (&mut out, bytes),
+                Progress::Stderr(bytes) => (&mut err, bytes),
+                _ => return ControlFlow::Continue(()),
+            };
+            to.extend_from_slice(bytes);
+            if to.len() > LONGEST_ANSWER {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        answer(&seen.observed, &out, &String::from_utf8_lossy(&err), &log)
+    }
+
+    /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
+    fn with_config(&self, kernel: &Kernel) -> Result<Files> {
+        let mut files = self.brought.files.clone();
+        if let (Some(config), Some(release)) = (&kernel.config, &kernel.release) {
+            let lines = config.iter().map(|(option, value)| format!("{option}={value}\n"));
+            let path = self.brought.directory.path().join(format!("config-{release}"));
+            std::fs::write(&path, lines.collect::<String>())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            files.files.insert(format!("boot/config-{release}"), path);
+        }
+        Ok(files)
+    }
+}
+
+fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
+    let ready = seen.ready.as_ref();
+    let lines = out.split(|byte| *byte == b'\n');
+    let mut lines: Vec<Line> = lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
+    let done = lines.last() == Some(&Line::Done) && lines.pop().is_some();
+    let trouble = seen.console.panic.as_ref().or(seen.console.splats.first());
+    let incomplete = match (trouble, &seen.ended) {
+        (Some(splat), _) => Some(format!("the kernel reported: {}", text::line(splat))),
+        (None, Some(Ended::Exited { code: 0 })) if done => None,
+        (None, ended) => {
+            let how = ended.as_ref().map_or(format!("{:?}", seen.end), |how| format!("{how:?}"));
+            let err = text::line(err);
+            Some(format!("the loader did not finish ({how}) {err}; console: {}", log.display()))
+        }
+    };
+    match (ready, incomplete) {
+        (None, Some(why)) => Err(Exit::not_run(why)),
+        (ready, incomplete) => {
+            let release = ready.map(|ready| ready.release.clone()).unwrap_or_default();
+            Ok(Answer { release, lines, incomplete })
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Objects as they are on this machine: read without trusting them, and never loaded here.
+
+use std::io::Read;
+use std::path::Path;
+
+use memchr::memmem;
+use object::Endianness;
+use object::elf::{EM_BPF, ET_REL, FileHeader64, SHF_EXECINSTR};
+use object::read::elf::{FileHeader, SectionHeader};
+
+/// The largest file that is looked at, in bytes.
+const LARGEST: u64 = 512 << 20;
+/// The largest object that is brought into a guest.
+const LARGEST_OBJECT: u64 = 32 << 20;
+/// More than any program embeds.
+const MOST_EMBEDDED: usize = 64;
+/// How an ELF file for a little-endian machine of 64 bits begins.
+const MAGIC: &[u8] = b"\x7fELF\x02\x01\x01";
+
+/// A BPF object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its file's name; with a number if that holds several.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a BPF object, or the objects that an executable embeds.
+///
+/// # Errors
+/// One sentence that says what is wrong with the file.
+pub fn read(path: &Path) -> Result<Vec<Object>, String> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    let file =
+        std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    file.take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let objects = find(&bytes).map_err(|why| format!("{shown} {why}"))?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let several = objects.len() > 1;
+    let named = objects.into_iter().enumerate().map(|(index, bytes)| Object {
+        name: if several { format!("{name}#{index}") } else { name.to_string() },
+        bytes: bytes.to_vec(),
+    });
+    Ok(named.collect())
+}
+
+/// The objects in a file's bytes.
+fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("is larger than {} MiB", LARGEST >> 20));
+    }
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err("is no ELF file; a BPF object is what `clang -target bpf -c` makes".into());
+    }
+    if bytes.get(5) == Some(&2) {
+        return Err("is for big-endian machines; these kernels are little-endian".into());
+    }
+    if !bytes.starts_with(MAGIC) {
+        return Err("is no ELF file of 64 bits, as every BPF object is".into());
+    }
+    if is_bpf(bytes) {
+        return whole(bytes).map(|object| vec![object]);
+    }
+    let inside = memmem::find_iter(bytes, MAGIC).skip(1).map(|start| &bytes[start..]);
+    let inside = inside.filter(|rest| is_bpf(rest)).filter_map(|rest| whole(rest).ok());
+    let objects: Vec<&[u8]> = inside.take(MOST_EMBEDDED).collect();
+    if objects.is_empty() {
+        return Err("is neither a BPF object nor embeds one".into());
+    }
+    Ok(objects)
+}
+
+/// Whether the header says that it is an object file for BPF.
+fn is_bpf(bytes: &[u8]) -> bool {
+    let word = |at: usize| bytes.get(at..at + 2).map(|word| u16::from_le_bytes([word[0], word[1]]));
+    word(16) == Some(ET_REL.0) && word(18) == Some(EM_BPF.0)
+}
+
+/// The object that begins here and ends with the last of its sections, or with their table.
+fn whole(bytes: &[u8]) -> Result<&[u8], String> {
+    let broken = |error: object::Error| format!("is no complete ELF file: {error}");
+    let header = FileHeader64::<Endianness>::parse(bytes).map_err(broken)?;
+    let endian = Endianness::Little;
+    let sections = header.sections(endian, bytes).map_err(broken)?;
+    let table = u64::from(header.e_shentsize.get(endian)) * sections.len() as u64;
+    let mut end = header.e_shoff.get(endian).saturating_add(table);
+    let mut code = false;
+    for section in sections.iter() {
+        let data = section.data(endian, bytes).map_err(broken)?;
+        if let Some((offset, size)) = section.file_range(endian) {
+            end = end.max(offset.saturating_add(size));
+        }
+        code |= !data.is_empty() && section.sh_flags(endian).contains(SHF_EXECINSTR);
+    }
+    if !code {
+        return Err("is a BPF object without a program".into());
+    }
+    if end > LARGEST_OBJECT {
+        return Err(format!("has an object of more than {} MiB", LARGEST_OBJECT >> 20));
+    }
+    usize::try_from(end).ok().and_then(|end| bytes.get(..end)).ok_or("is truncated".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A header, a section of code, and the table of sections.
+    fn sample() -> Vec<u8> {
+        let mut elf = vec![0; 64];
+        elf[..7].copy_from_slice(MAGIC);
+        elf[16..18].copy_from_slice(&1u16.to_le_bytes());
+        elf[18..20].copy_from_slice(&247u16.to_le_bytes());
+        elf[20] = 1;
+        elf[40..48].copy_from_slice(&72u64.to_le_bytes());
+        elf[52] = 64;
+        elf[58] = 64;
+        elf[60] = 2;
+        elf[62] = 1;
+        elf.extend([0x95, 0, 0, 0, 0, 0, 0, 0]);
+        let mut section = [0; 64];
+        section[4] = 1;
+        section[8] = 4;
+        section[24] = 64;
+        section[32] = 8;
+        elf.extend([0; 64]);
+        elf.extend(section);
+        elf
+    }
+
+    #[test]
+    fn an_object_is_found_by_itself_and_inside_an_executable() {
+        let sample = sample();
+        assert_eq!(find(&sample).unwrap(), [&sample[..]]);
+        let mut host = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        host.truncate(4096);
+        host.extend(&sample);
+        host.extend(b"further data");
+        assert_eq!(find(&host).unwrap(), [&sample[..]]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused_with_the_reason() {
+        let sample = sample();
+        let mut big = sample.clone();
+        big[5] = 2;
+        let mut narrow = sample.clone();
+        narrow[4] = 1;
+        let mut empty = sample.clone();
+        empty[72 + 64 + 32] = 0;
+        let executable = std::fs::read("/bin/true").unwrap();
+        for (bytes, why) in [
+            (&b"int main"[..], "is no ELF file;"),
+            (&big, "big-endian"),
+            (&narrow, "64 bits"),
+            (&sample[..sample.len() - 1], "is no complete ELF file"),
+            (&empty, "without a program"),
+            (&executable, "is neither"),
+        ] {
+            let said = find(bytes).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_objects_never_panic(
+            changes in prop::collection::vec((0usize..200, any::<u8>()), 1..8), length in 0usize..300
+        ) {
+            let mut bytes = sample();
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) { *byte = value; }
+            }
+            bytes.truncate(length);
+            if let Ok(objects) = find(&bytes) {
+                prop_assert!(objects.iter().all(|object| object.len() <= bytes.len()));
+            }
+        }
+    }
+}

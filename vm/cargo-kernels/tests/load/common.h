@@ -1,0 +1,10 @@
+/* As little as these programs need: no header of this machine's, so that they compile everywhere. */
+#define SEC(name) __attribute__((section(name)))
+typedef unsigned int u32;
+typedef unsigned long long u64;
+#define __uint(name, value) int (*name)[value]
+#define __type(name, value) value *name
+#ifndef LICENCE
+#define LICENCE "GPL"
+#endif
+char LICENSE[] SEC("license") = LICENCE;
