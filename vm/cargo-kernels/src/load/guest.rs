@@ -126,6 +126,7 @@ impl Guests<'_> {
             limit: Some(self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64)),
             each_test: Duration::ZERO,
             log: &log,
+            copy_out: None,
         };
         let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
@@ -135,7 +136,7 @@ impl Guests<'_> {
             files: &|| Ok(files.clone()),
             stdin: &|| None,
             note: &note,
-            starting: &|| {},
+            started: &|_| {},
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let seen = launch.run(&work, |progress| {
