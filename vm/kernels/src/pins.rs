@@ -227,8 +227,10 @@ struct RawList {
 struct RawPin {
     #[serde(deserialize_with = "name")]
     name: String,
-    release: Option<Release>,
-    series: Option<Series>,
+    #[serde(default, deserialize_with = "release")]
+    release: Option<String>,
+    #[serde(default, deserialize_with = "series")]
+    series: Option<String>,
     #[serde(deserialize_with = "why")]
     why: String,
     #[serde(default)]
@@ -243,8 +245,8 @@ fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
     let wrong = |message: &str| (span.clone(), message.to_owned());
     let RawPin { name, release, series, why, extra, source } = raw.into_inner();
     let expected = match (release, series) {
-        (Some(Release(release)), None) => Expected::Exact(release),
-        (None, Some(Series(series))) => Expected::Series(series),
+        (Some(release), None) => Expected::Exact(release),
+        (None, Some(series)) => Expected::Series(series),
         _ => {
             return Err(wrong(
                 "expected either `release` (exactly that) or `series` (that prefix)",
@@ -262,12 +264,6 @@ fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
     let sources = source.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(Pin { name, expected, why, extra, sources })
 }
-
-#[derive(serde::Deserialize)]
-struct Release(#[serde(deserialize_with = "release")] String);
-
-#[derive(serde::Deserialize)]
-struct Series(#[serde(deserialize_with = "series")] String);
 
 /// Reads a string that must be as `is_good` says; `expected` says so to a person.
 fn text<'de, D: Deserializer<'de>>(
@@ -292,20 +288,22 @@ fn why<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     })
 }
 
-fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     text(deserializer, "a release such as \"6.1.0-47-amd64\"", |text| {
         text.starts_with(|c: char| c.is_ascii_digit())
             && text.contains('.')
             && !text.contains(|c: char| c.is_whitespace() || c == '/')
     })
+    .map(Some)
 }
 
-fn series<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+fn series<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     text(deserializer, "a series that ends in a dot, such as \"5.15.\"", |text| {
         let numbers = text.strip_suffix('.').unwrap_or_default();
         numbers.contains('.') && numbers.split('.').all(digits)
     })
+    .map(Some)
 }
 
 fn pool_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
