@@ -316,27 +316,13 @@ impl Listed {
     fn of(dir: PathBuf) -> io::Result<Self> {
         let used = fs::metadata(dir.join(LOCK)).or_else(|_| fs::metadata(&dir))?.modified()?;
         let kernel = Manifest::read(&dir).ok().map(|manifest| manifest.kernel);
-        Ok(Self { bytes: bytes_on_disk(&dir)?, dir, kernel, used })
+        Ok(Self { bytes: vm_kernels::cache::size_of(&dir), dir, kernel, used })
     }
 
     fn is_new(&self) -> bool {
         let name = self.dir.file_name().unwrap_or_default();
         name.to_string_lossy().starts_with(NEW)
     }
-}
-
-fn bytes_on_disk(dir: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        // st_blocks counts units of 512 bytes, whatever the file system's block size (stat(2)).
-        bytes += match metadata.is_dir() {
-            true => bytes_on_disk(&entry.path())?,
-            false => metadata.blocks() * 512,
-        };
-    }
-    Ok(bytes)
 }
 
 /// A locked directory of this process's own, removed with all that is in it unless it is kept.

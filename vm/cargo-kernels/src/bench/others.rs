@@ -29,7 +29,7 @@ pub enum Other {
 impl Other {
     /// Those that are here.
     pub fn on_path(dirs: &Dirs) -> Vec<Self> {
-        let vmtest = on_path("vmtest").map(Self::Vmtest);
+        let vmtest = tools::program_on_path("vmtest").map(Self::Vmtest);
         tools::find(dirs, Tool::Vng).ok().map(Self::Vng).into_iter().chain(vmtest).collect()
     }
 
@@ -72,11 +72,6 @@ impl Other {
         };
         output(command, dir, limit)
     }
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 fn output(mut command: SupervisedCommand, dir: &Path, limit: Duration) -> Result<String> {

@@ -30,7 +30,7 @@ use super::{Kernel, archive, build, image, kconfig, tree};
 use crate::lock;
 
 pub use configs::config_inside;
-pub use stale::{Kept, Stale, discard, size_of, stale};
+pub use stale::{Stale, discard, size_of, stale};
 pub use sums::listing;
 
 /// Counts changes of what an entry looks like on disk; part of every entry's name.

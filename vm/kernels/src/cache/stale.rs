@@ -17,14 +17,6 @@ pub struct Stale {
     lock: PathBuf,
 }
 
-/// Why something was not removed.
-pub enum Kept {
-    /// A run uses it.
-    InUse,
-    /// It could not be removed.
-    Failed(anyhow::Error),
-}
-
 /// What can go of the cache at `root`: kernels and downloads other than those of the entries `needed`, and what was
 /// read out of images that no pin names.
 pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
@@ -47,16 +39,17 @@ pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
     Ok(stale)
 }
 
-/// Removes what is stale, unless it is in use; with `dry_run`, only finds out whether it would.
-pub fn discard(stale: &Stale, dry_run: bool) -> Result<(), Kept> {
+/// Removes what is stale, unless it is in use; with `dry_run`, only finds out whether it would. Says whether it is gone.
+pub fn discard(stale: &Stale, dry_run: bool) -> Result<bool> {
     // A directory can be locked as well, which is what is left when the file is not there.
     let lock = if stale.lock.exists() { &stale.lock } else { &stale.path };
-    let lock = lock::existing(lock, How::NonBlockingLockExclusive);
-    let _lock = lock.map_err(|error| Kept::Failed(error.into()))?.ok_or(Kept::InUse)?;
-    match dry_run {
-        true => Ok(()),
-        false => remove_at_once(&stale.path).map_err(Kept::Failed),
+    let Some(_lock) = lock::existing(lock, How::NonBlockingLockExclusive)? else {
+        return Ok(false);
+    };
+    if !dry_run {
+        remove_at_once(&stale.path)?;
     }
+    Ok(true)
 }
 
 /// Bytes on disk of all files below `path`.

@@ -71,14 +71,9 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
 
 fn of_pin<'a>(dirs: &Dirs, pin: &'a Pin) -> Result<Vec<Cached<'a>>> {
     let store = kernels::store(dirs)?;
-    let mut found = Vec::new();
-    for source in &pin.sources {
-        let entry = Entry::of(&store.cache, pin, source);
-        if entry.dir().exists() {
-            found.push(Cached { pin, source, entry });
-        }
-    }
-    Ok(found)
+    let of_source = |source| Cached { pin, source, entry: Entry::of(&store.cache, pin, source) };
+    let cached = pin.sources.iter().map(of_source);
+    Ok(cached.filter(|cached| cached.entry.dir().exists()).collect())
 }
 
 /// What came of it, for a person, and whether it is good.
