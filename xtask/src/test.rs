@@ -58,6 +58,7 @@ const STEPS: &[Step] = &[
     step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
     step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
     step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
+    step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test baseline")),
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
     Step { needs: Some(Tool::Nix), ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
     Step { needs: Some(Tool::Chromium), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
