@@ -11,9 +11,8 @@ use libbpf_cargo::SkeletonBuilder;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
-    let (clang, searched) = find_clang().context(
-        "compiling BPF programs needs clang 10 or newer: install it, or set CLANG to its path",
-    )?;
+    let (clang, searched) =
+        find_clang().context("compiling BPF programs needs clang 10 or newer: install it, or set CLANG to its path")?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Paths end up in the object's BTF: relative, the object is the same wherever it is compiled.
     let relative = format!("-ffile-prefix-map={}=.", env::var("CARGO_MANIFEST_DIR")?);

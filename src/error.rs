@@ -34,9 +34,7 @@ pub enum Error {
          `mount -t tracefs tracefs /sys/kernel/tracing`, or let --mount-tracefs do it"
     )]
     TracefsNotMounted,
-    #[error(
-        "cannot {MOUNT}: {0}; this takes a kernel built with CONFIG_TRACING=y, and sysfs at /sys"
-    )]
+    #[error("cannot {MOUNT}: {0}; this takes a kernel built with CONFIG_TRACING=y, and sysfs at /sys")]
     NoTracefs(Errno),
     #[error("the kernel has no tracepoint for execve; use one built with CONFIG_FTRACE_SYSCALLS=y")]
     NoTracepoint,
@@ -125,9 +123,7 @@ impl Error {
             (LOAD, ENOSYS, _) => Self::NoBpf("system call bpf", "CONFIG_BPF_SYSCALL=y"),
             // To attach, libbpf reads the tracepoint's number in tracefs.
             (ATTACH, ENOENT, _) => Self::NoTracepoint,
-            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => {
-                Self::Privileges(what, "CAP_DAC_READ_SEARCH to read tracefs")
-            }
+            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => Self::Privileges(what, "CAP_DAC_READ_SEARCH to read tracefs"),
             (OPEN_PIPE, EBUSY, _) => Self::TracePipeBusy,
             _ => Self::other(what, errno),
         }

@@ -69,14 +69,10 @@ fn announce(tracefs: &str, follow: bool) -> Result<(), Error> {
         format!("Read the lines with `sudo cat {tracefs}/trace_pipe`; end with Ctrl-C.")
     };
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "Successfully started! {hint}")
-        .and_then(|()| stdout.flush())
-        .map_err(Error::stdout)?;
+    writeln!(stdout, "Successfully started! {hint}").and_then(|()| stdout.flush()).map_err(Error::stdout)?;
     let switch = format!("{tracefs}/tracing_on");
     if std::fs::read(&switch).is_ok_and(|value| value.starts_with(b"0")) {
-        session::say(&format!(
-            "note: tracing is off: there will be no lines until {switch} is 1\n"
-        ));
+        session::say(&format!("note: tracing is off: there will be no lines until {switch} is 1\n"));
     }
     Ok(())
 }

@@ -23,11 +23,7 @@ pub fn stop_signals() -> io::Result<UnixStream> {
 }
 
 /// Waits for whatever ends the session. Meanwhile it prints lines, and a dot a second on stderr.
-pub fn wait(
-    signals: &UnixStream,
-    mut pipe: Option<&mut TracePipe>,
-    duration: Option<Duration>,
-) -> Result<(), Error> {
+pub fn wait(signals: &UnixStream, mut pipe: Option<&mut TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
     const DOT_INTERVAL: Duration = Duration::from_secs(1);
     let stdout = io::stdout();
     let mut next_dot = Instant::now() + DOT_INTERVAL;
@@ -44,10 +40,8 @@ pub fn wait(
             say(".");
         }
         // Of a pipe that nobody reads any more poll(2) tells without being asked.
-        let mut fds = vec![
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdout.as_fd(), PollFlags::empty()),
-        ];
+        let mut fds =
+            vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
         fds.extend(pipe.as_ref().map(|pipe| PollFd::new(pipe.file.as_fd(), PollFlags::POLLIN)));
         // Rounded up: a little late is better than busy.
         let timeout = (end.map_or(next_dot, |end| end.min(next_dot)) - now).as_millis() + 1;

@@ -17,8 +17,7 @@ pub const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing
 
 /// Finds tracefs, or mounts it when asked to.
 pub fn find_tracefs(may_mount: bool) -> Result<&'static str, Error> {
-    let is_tracefs =
-        |place: &&str| statfs(*place).is_ok_and(|fs| fs.filesystem_type() == TRACEFS_MAGIC);
+    let is_tracefs = |place: &&str| statfs(*place).is_ok_and(|fs| fs.filesystem_type() == TRACEFS_MAGIC);
     match PLACES.into_iter().find(is_tracefs) {
         Some(place) => Ok(place),
         None if !may_mount => Err(Error::TracefsNotMounted),
@@ -81,11 +80,9 @@ mod tests {
         let mut writer = File::create(&path).unwrap();
         writer.write_all(b"from before\n").unwrap();
         let mut pipe = TracePipe::open(directory.path().to_str().unwrap()).unwrap();
-        for (written, lines) in [
-            (&b"one\n\ntw"[..], &["one"][..]),
-            (b"o\n\n", &["two"]),
-            (b"\nth\xffree\n", &["th\u{fffd}ree"]),
-        ] {
+        for (written, lines) in
+            [(&b"one\n\ntw"[..], &["one"][..]), (b"o\n\n", &["two"]), (b"\nth\xffree\n", &["th\u{fffd}ree"])]
+        {
             writer.write_all(written).unwrap();
             assert_eq!(pipe.read().unwrap(), lines);
         }

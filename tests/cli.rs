@@ -61,8 +61,7 @@ fn help_names_every_option_and_exit_code() {
 
 #[test]
 fn the_short_help_fits_a_screen() {
-    let fits =
-        |text: &str| text.lines().count() <= 40 && text.lines().all(|line| line.len() <= 100);
+    let fits = |text: &str| text.lines().count() <= 40 && text.lines().all(|line| line.len() <= 100);
     helloworld().arg("-h").assert().code(0).stdout(predicate::function(fits)).stderr("");
 }
 

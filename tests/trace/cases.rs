@@ -125,8 +125,7 @@ fn a_storm_of_execves_is_accounted_for() {
     let lines: usize = workers.iter().map(|pid| buffer.lines_of(*pid)).sum();
     let lost = buffer.lost() - lost_before;
     let missed = missed_by(&loaded_programs() - &others);
-    let account =
-        format!("{EXECVES} execves, {lines} lines, {lost} records lost, {missed} runs missed");
+    let account = format!("{EXECVES} execves, {lines} lines, {lost} records lost, {missed} runs missed");
     assert!(lines <= EXECVES, "{account}");
     assert!(lines + lost + missed >= EXECVES, "{account}");
     // It still works, and ends as it should.
@@ -146,10 +145,7 @@ fn missed_by(programs: BTreeSet<u32>) -> usize {
 
 /// The IDs of the loaded BPF programs that are called as ours is.
 fn loaded_programs() -> BTreeSet<u32> {
-    ProgInfoIter::default()
-        .filter(|program| program.name == "bpf_prog")
-        .map(|program| program.id)
-        .collect()
+    ProgInfoIter::default().filter(|program| program.name == "bpf_prog").map(|program| program.id).collect()
 }
 
 /// Waits for something that the kernel does in its own time and tells nobody about.

@@ -36,8 +36,6 @@ fn trial(case: &'static cases::Case, permitted: bool) -> Trial {
         })
         .with_ignored_flag(case.stress)
     } else {
-        Trial::test(case.name, || Err(Failed::from(HOW_TO_RUN)))
-            .with_ignored_flag(true)
-            .with_kind(HOW_TO_RUN)
+        Trial::test(case.name, || Err(Failed::from(HOW_TO_RUN))).with_ignored_flag(true).with_kind(HOW_TO_RUN)
     }
 }

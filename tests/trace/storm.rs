@@ -27,10 +27,7 @@ pub fn run(workers: usize, execves_each: usize) -> Vec<u32> {
 }
 
 fn start(execves: usize) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .env(WORKER, execves.to_string())
-        .spawn()
-        .expect("a worker starts")
+    Command::new(std::env::current_exe().unwrap()).env(WORKER, execves.to_string()).spawn().expect("a worker starts")
 }
 
 fn finish(mut worker: Child) -> u32 {

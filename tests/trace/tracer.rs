@@ -17,8 +17,7 @@ const READY: &str = "Successfully started!";
 
 /// The program's path. In a guest it is not where it was built.
 pub fn path() -> OsString {
-    std::env::var_os("CARGO_BIN_EXE_helloworld")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_helloworld").into())
+    std::env::var_os("CARGO_BIN_EXE_helloworld").unwrap_or_else(|| env!("CARGO_BIN_EXE_helloworld").into())
 }
 
 /// A tracer that is attached. It is killed when this is dropped.
@@ -39,9 +38,7 @@ impl Tracer {
             .expect("the tracer starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut tracer = Self { child, lines };
         tracer.wait_for_line("the ready line", |line| line.contains(READY));
         tracer

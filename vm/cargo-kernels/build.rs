@@ -27,19 +27,15 @@ fn main() {
         println!("cargo::rerun-if-changed={}", input.display());
     }
     println!("cargo::rerun-if-env-changed={LIBRARY_PATH}");
-    let archives: Option<Vec<PathBuf>> =
-        ["libc.a", "libelf.a", "libz.a"].map(find).into_iter().collect();
+    let archives: Option<Vec<PathBuf>> = ["libc.a", "libelf.a", "libz.a"].map(find).into_iter().collect();
     let built = match archives {
         Some(archives) => build(&loader, &out, &archives, &variable("CARGO_CFG_TARGET_ARCH")),
         None => {
-            println!(
-                "cargo::warning=`cargo kernels load` will not work: libc.a, libelf.a or libz.a is missing"
-            );
+            println!("cargo::warning=`cargo kernels load` will not work: libc.a, libelf.a or libz.a is missing");
             // What is not there has changed: the next build looks again.
             println!("cargo::rerun-if-changed={}", out.join("never").display());
             let none = out.join("no-loader");
-            std::fs::write(&none, b"")
-                .unwrap_or_else(|error| panic!("{}: {error}", none.display()));
+            std::fs::write(&none, b"").unwrap_or_else(|error| panic!("{}: {error}", none.display()));
             none
         }
     };
@@ -65,10 +61,7 @@ fn build(loader: &Path, out: &Path, archives: &[PathBuf], arch: &str) -> PathBuf
     std::fs::write(&script, libelf::linker_script(&libelf))
         .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     let directories = archives.iter().filter_map(|archive| archive.parent());
-    let flags = format!(
-        "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static\x1f-Clink-arg={}",
-        script.display()
-    );
+    let flags = format!("-Ctarget-feature=+crt-static\x1f-Crelocation-model=static\x1f-Clink-arg={}", script.display());
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo
         .args(["build", "--quiet", "--release", "--bin", "vmtest-loader", "--features", "guest"])

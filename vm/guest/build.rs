@@ -35,8 +35,5 @@ fn main() {
     }
     let status = cargo.status().unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
     assert!(status.success(), "the guest's agent was not built: see above");
-    println!(
-        "cargo::rustc-env=AGENT={}",
-        built.join(&target).join("release/vmtest-agent").display()
-    );
+    println!("cargo::rustc-env=AGENT={}", built.join(&target).join("release/vmtest-agent").display());
 }

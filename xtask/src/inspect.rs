@@ -22,8 +22,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Inspect) -> Result<u8> {
         None => build::bpf_objects(dirs)?,
     };
     for object in objects {
-        let text = describe(dirs, &object)
-            .with_context(|| format!("cannot inspect {}", object.display()))?;
+        let text = describe(dirs, &object).with_context(|| format!("cannot inspect {}", object.display()))?;
         match std::io::stdout().write_all(text.as_bytes()) {
             // Whoever reads it may stop reading (`| head`).
             Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
@@ -38,8 +37,7 @@ fn describe(dirs: &Dirs, object: &Path) -> Result<String> {
     let (readelf, objdump) = (tools::find(dirs, Tool::Readelf)?, tools::find(dirs, Tool::Objdump)?);
     let shell = Shell::new()?;
     // First, since readelf only warns of a file that is none of its kind.
-    let code =
-        cmd!(shell, "{objdump} --disassemble --reloc --print-imm-hex {object}").quiet().read()?;
+    let code = cmd!(shell, "{objdump} --disassemble --reloc --print-imm-hex {object}").quiet().read()?;
     let tables = cmd!(shell, "{readelf} --sections --symbols {object}").quiet().read()?;
     Ok(format!("{tables}\n{code}\n"))
 }

@@ -94,8 +94,7 @@ fn debian_has(suffix: &str) -> bool {
 fn find(dirs: &Dirs) -> Option<PathBuf> {
     let shell = Shell::new().ok()?;
     // It would download one that is not here.
-    let which =
-        cmd!(shell, "rustup which --toolchain {VERSION} rustc").env("RUSTUP_AUTO_INSTALL", "0");
+    let which = cmd!(shell, "rustup which --toolchain {VERSION} rustc").env("RUSTUP_AUTO_INSTALL", "0");
     let of_rustup = Path::new(&said(which)).parent().map(Path::to_owned);
     let others = [unpacked(dirs).join("usr/bin"), PathBuf::from("/usr/bin")];
     of_rustup.into_iter().chain(others).find(|bin| is_it(dirs, bin))
@@ -105,8 +104,7 @@ fn is_it(dirs: &Dirs, bin: &Path) -> bool {
     let mut rustc = Command::new(bin.join("rustc"));
     let output = with_libraries(dirs, rustc.arg("--version").stderr(Stdio::null())).output();
     let version = format!("rustc {VERSION}.");
-    output.is_ok_and(|output| output.stdout.starts_with(version.as_bytes()))
-        && bin.join("cargo").exists()
+    output.is_ok_and(|output| output.stdout.starts_with(version.as_bytes())) && bin.join("cargo").exists()
 }
 
 /// Where Debian's packages are unpacked.

@@ -166,9 +166,7 @@ fn enough_kernels(dirs: &Dirs) -> Result<()> {
     let kernels = report["kernels"].as_array().map(Vec::as_slice).unwrap_or_default();
     let passed = kernels.iter().filter(|kernel| kernel["verdict"] == "pass").count();
     if passed < FEWEST_KERNELS {
-        bail!(
-            "only {passed} kernels could be tested, and fewer than {FEWEST_KERNELS} prove too little"
-        );
+        bail!("only {passed} kernels could be tested, and fewer than {FEWEST_KERNELS} prove too little");
     }
     Ok(())
 }

@@ -48,9 +48,7 @@ fn read(path: &Path) -> Page {
             Event::Code(code) => page.code.push(code.into_string()),
             Event::Text(text) => match &block {
                 Some(CodeBlockKind::Fenced(language)) if &**language == "console" => {
-                    page.code.extend(
-                        text.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned),
-                    );
+                    page.code.extend(text.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned));
                 }
                 Some(CodeBlockKind::Fenced(language)) if &**language != "sh" => {}
                 Some(_) => page.code.extend(text.lines().map(str::to_owned)),

@@ -18,15 +18,10 @@ fn workflow() -> PathBuf {
 #[test]
 fn actions_are_pinned_by_commit() {
     let text = fs::read_to_string(workflow()).unwrap();
-    let uses: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.split_once("uses: "))
-        .map(|(_, action)| action)
-        .collect();
+    let uses: Vec<&str> = text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action).collect();
     assert!(uses.len() > 5, "{uses:?}");
     for action in uses {
-        let (name, version) =
-            action.split_once(" # v").unwrap_or_else(|| panic!("no version: {action}"));
+        let (name, version) = action.split_once(" # v").unwrap_or_else(|| panic!("no version: {action}"));
         let (_, commit) = name.split_once('@').unwrap_or_else(|| panic!("no commit: {action}"));
         assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{action}");
         assert_eq!(version.split('.').count(), 3, "{action}");
@@ -51,12 +46,8 @@ fn the_matrix_has_what_the_workflow_asks_it_for() {
     let entries = matrix["include"].as_array().unwrap();
     assert!(!entries.is_empty());
     let workflow = fs::read_to_string(workflow()).unwrap();
-    let asked: Vec<&str> = workflow
-        .split("matrix.")
-        .skip(1)
-        .filter_map(|rest| rest.split_once(" }}"))
-        .map(|(key, _)| key)
-        .collect();
+    let asked: Vec<&str> =
+        workflow.split("matrix.").skip(1).filter_map(|rest| rest.split_once(" }}")).map(|(key, _)| key).collect();
     assert!(asked.contains(&"kernel"), "{asked:?}");
     for key in asked.into_iter().filter(|key| !key.contains("outputs")) {
         assert!(entries.iter().all(|entry| entry[key].is_string()), "{key} is not in {text}");
@@ -79,11 +70,7 @@ fn the_workflow_follows_its_schema_and_good_practice() {
         check.args(["--builtin-schema", "vendor.github-workflows"]).arg(path).assert()
     };
     schema(&workflow()).success();
-    Command::new(program("zizmor"))
-        .args(["--offline", "--quiet"])
-        .arg(workflow())
-        .assert()
-        .success();
+    Command::new(program("zizmor")).args(["--offline", "--quiet"]).arg(workflow()).assert().success();
 
     let misspelt = tools.path().join("misspelt.yml");
     let text = fs::read_to_string(workflow()).unwrap().replace("timeout-minutes", "timeout-minuts");

@@ -75,11 +75,9 @@ impl Bench {
         let flake = format!("path:{}", self.flake().display());
         let nixpkgs = format!("path:{}", self.mock().display());
         let mut nix = self.nix(&[]);
-        nix.args(
-            subcommand.iter().map(|word| word.replacen('.', &flake, word.starts_with('.').into())),
-        )
-        .args(["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs])
-        .args(arguments);
+        nix.args(subcommand.iter().map(|word| word.replacen('.', &flake, word.starts_with('.').into())))
+            .args(["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs])
+            .args(arguments);
         nix
     }
 
@@ -114,8 +112,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Nix leaves its store read-only, and only root could remove that.
-        let _ =
-            std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
     }
 }
 
@@ -161,8 +158,7 @@ fn lock_that_disagrees_with_flake_is_refused() {
     let bench = Bench::new();
     let flake = format!("path:{}", bench.flake().display());
     let metadata = ["flake", "metadata", "--json", "--no-update-lock-file", &flake];
-    let locked =
-        &json(&bench.nix(&metadata).output().unwrap())["locks"]["nodes"]["nixpkgs"]["locked"];
+    let locked = &json(&bench.nix(&metadata).output().unwrap())["locks"]["nodes"]["nixpkgs"]["locked"];
     assert_eq!(locked["rev"], "f5c082a40f7571c266e74e80ae2e68aadd8a9fc7");
 
     let elsewhere = format!("path:{}", bench.mock().display());
@@ -219,11 +215,7 @@ fn harness_finds_every_kernel_in_the_directory() {
 fn option_that_a_kernel_drops_fails_its_build() {
     let bench = Bench::new();
     bench.mocks("dropped", "CONFIG_BPF_JIT=y\n");
-    bench
-        .build("kernel-5_4", None)
-        .assert()
-        .failure()
-        .stderr(contains("has not: CONFIG_BPF_JIT=y"));
+    bench.build("kernel-5_4", None).assert().failure().stderr(contains("has not: CONFIG_BPF_JIT=y"));
 }
 
 #[test]
@@ -251,10 +243,7 @@ fn shell_has_every_tool_and_every_kernel() {
     let shell = fs::read_to_string(link).unwrap();
     let (tools, kernels) = shell.split_once('\n').unwrap();
     for tool in ["busybox-static", "cargo", "clang", "qemu_kvm", "virtme-ng"] {
-        assert!(
-            tools.split(' ').any(|path| path.ends_with(&format!("-{tool}"))),
-            "no {tool}: {tools}"
-        );
+        assert!(tools.split(' ').any(|path| path.ends_with(&format!("-{tool}"))), "no {tool}: {tools}");
     }
     let kernels: BTreeSet<_> = kernels.lines().map(str::to_owned).collect();
     assert_eq!(kernels, BTreeSet::from_iter(pins(false)));

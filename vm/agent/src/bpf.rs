@@ -21,8 +21,7 @@ const BPF_PROG_TYPE_PERF_EVENT: u32 = 7;
 
 /// Program types that are attached to a perf event: by `ioctl(PERF_EVENT_IOC_SET_BPF)` before 5.15,
 /// by a link since.
-const PERF_EVENT_TYPES: [u32; 3] =
-    [BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_TRACEPOINT, BPF_PROG_TYPE_PERF_EVENT];
+const PERF_EVENT_TYPES: [u32; 3] = [BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_TRACEPOINT, BPF_PROG_TYPE_PERF_EVENT];
 
 /// The part of `union bpf_attr` that walks and opens by id.
 #[repr(C)]

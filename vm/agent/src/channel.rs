@@ -34,8 +34,7 @@ impl Channel {
             .with_context(|| format!("cannot open the channel {}", path.display()))?;
         let mut settings = tcgetattr(&port).context("the channel is not a serial port")?;
         cfmakeraw(&mut settings);
-        tcsetattr(&port, SetArg::TCSANOW, &settings)
-            .context("cannot set the channel to raw mode")?;
+        tcsetattr(&port, SetArg::TCSANOW, &settings).context("cannot set the channel to raw mode")?;
         let incoming = port.try_clone().context("cannot share the channel")?;
         Ok(Self { port, incoming: Some(BufReader::new(incoming)), token: String::new() })
     }
@@ -80,10 +79,7 @@ impl Channel {
 fn read_line(port: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut line = Vec::new();
     let most = JOB_LIMIT as u64 + 1;
-    port.by_ref()
-        .take(most)
-        .read_until(b'\n', &mut line)
-        .context("cannot read from the channel")?;
+    port.by_ref().take(most).read_until(b'\n', &mut line).context("cannot read from the channel")?;
     ensure!(line.len() <= JOB_LIMIT, "the job is longer than {JOB_LIMIT} bytes");
     ensure!(line.ends_with(b"\n"), "the host closed the channel");
     Ok(line)
@@ -96,8 +92,7 @@ struct Versioned {
 }
 
 fn parse_job(line: &[u8]) -> Result<Job> {
-    let Versioned { protocol } =
-        serde_json::from_slice(line).context("what came over the channel is no job")?;
+    let Versioned { protocol } = serde_json::from_slice(line).context("what came over the channel is no job")?;
     if protocol != PROTOCOL {
         bail!("the host speaks version {protocol} of the protocol, this agent {PROTOCOL}");
     }

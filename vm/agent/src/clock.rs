@@ -7,8 +7,7 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 /// Sets the wall clock, in nanoseconds since the Unix epoch.
 pub fn set(since_epoch_ns: u64) -> Result<()> {
     let ns = i64::try_from(since_epoch_ns).context("the job's time is out of range")?;
-    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::nanoseconds(ns))
-        .context("cannot set the clock")
+    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::nanoseconds(ns)).context("cannot set the clock")
 }
 
 /// Seconds since the kernel started.

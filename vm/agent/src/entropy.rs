@@ -18,23 +18,15 @@ struct PoolInfo {
 }
 
 // RNDADDENTROPY is _IOW('R', 0x03, int[2]): the size that is coded in it is not the argument's.
-nix::ioctl_write_ptr_bad!(
-    add_entropy,
-    nix::request_code_write!(b'R', 0x03, size_of::<[libc::c_int; 2]>()),
-    PoolInfo
-);
+nix::ioctl_write_ptr_bad!(add_entropy, nix::request_code_write!(b'R', 0x03, size_of::<[libc::c_int; 2]>()), PoolInfo);
 nix::ioctl_none!(reseed_crng, b'R', 0x07);
 
 /// Feeds the pool with random bytes, given in hexadecimal, and makes the kernel use them at once.
 pub fn feed(hex: &str) -> Result<()> {
     let info = pool_info(hex)?;
-    let random = File::options()
-        .write(true)
-        .open("/dev/urandom")
-        .context("cannot open /dev/urandom to feed it")?;
+    let random = File::options().write(true).open("/dev/urandom").context("cannot open /dev/urandom to feed it")?;
     // SAFETY: `info` is laid out as the kernel expects it, and `bytes` is the buffer's true length.
-    unsafe { add_entropy(random.as_raw_fd(), &raw const info) }
-        .context("cannot feed the random pool")?;
+    unsafe { add_entropy(random.as_raw_fd(), &raw const info) }.context("cannot feed the random pool")?;
     // SAFETY: this request takes no argument.
     match unsafe { reseed_crng(random.as_raw_fd()) } {
         // Kernels before 4.14 do not know the request, and reseed by themselves.

@@ -112,9 +112,7 @@ fn describe(program: &Program, links: &[u32], counted: bool) -> ProgramFacts {
         verified_insns: program.verified_insns(),
         xlated_bytes: program.xlated_bytes(),
         jited_bytes: program.jited_bytes(),
-        event_ns: runs
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, nanoseconds)| nanoseconds as f64 / count as f64),
+        event_ns: runs.filter(|(count, _)| *count > 0).map(|(count, nanoseconds)| nanoseconds as f64 / count as f64),
         events: runs.map(|(count, _)| count),
         attached: program.attached(links).map(str::to_owned),
     }

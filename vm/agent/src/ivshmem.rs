@@ -33,9 +33,7 @@ impl Ivshmem {
         let Some(device) = find().with_context(|| format!("cannot look for {DEVICES}"))? else {
             return Ok(None);
         };
-        Self::map(&device)
-            .with_context(|| format!("cannot map the memory of {}", device.display()))
-            .map(Some)
+        Self::map(&device).with_context(|| format!("cannot map the memory of {}", device.display())).map(Some)
     }
 
     fn map(device: &Path) -> Result<Self> {
@@ -45,8 +43,7 @@ impl Ivshmem {
         let length = usize::try_from(region.metadata()?.len())?;
         let nonzero = NonZeroUsize::new(length).context("it has no memory")?;
         // SAFETY: a new mapping, wherever the kernel likes.
-        let start =
-            unsafe { mmap(None, nonzero, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, region, 0) }?;
+        let start = unsafe { mmap(None, nonzero, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, region, 0) }?;
         Ok(Self { start, length })
     }
 

@@ -15,9 +15,7 @@ pub fn serve(channel: &mut Channel, machine: &mut Machine) -> Result<()> {
     let done = channel.receive_job().and_then(|job| perform(&job, machine, channel));
     let last = match done {
         Ok(()) => Event::Finished,
-        Err(error) if error.is::<NoHostRoot>() => {
-            Event::NoHostRoot { reason: format!("{error:#}") }
-        }
+        Err(error) if error.is::<NoHostRoot>() => Event::NoHostRoot { reason: format!("{error:#}") },
         Err(error) => Event::Failed { reason: explain(&error, &machine.errors) },
     };
     channel.send(last)?;
@@ -49,9 +47,7 @@ fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()
     }
     channel.send(Event::Tainted { flags: taint::flags() })?;
     match &job.task {
-        Task::Tests(Tests { facts: Some(request), .. }) => {
-            channel.send(Event::Facts(facts::collect(request)))
-        }
+        Task::Tests(Tests { facts: Some(request), .. }) => channel.send(Event::Facts(facts::collect(request))),
         _ => Ok(()),
     }
 }

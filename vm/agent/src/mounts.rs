@@ -77,11 +77,7 @@ impl Mount {
     fn mount(&self) -> Result<(), String> {
         // Below sysfs the directories are the kernel's: one that is missing cannot be made.
         if let Err(error) = fs::create_dir_all(self.target) {
-            return if self.optional {
-                Ok(())
-            } else {
-                Err(format!("cannot make {}: {error}", self.target))
-            };
+            return if self.optional { Ok(()) } else { Err(format!("cannot make {}: {error}", self.target)) };
         }
         let flags = MsFlags::MS_NOSUID;
         match mount(Some(self.kind), self.target, Some(self.kind), flags, self.options) {

@@ -57,9 +57,7 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     match raw {
         // SAFETY: the kernel just made it, close-on-exec, for nobody else.
         Ok(raw) => Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) }),
-        Err(Errno::ENOSYS) => {
-            Err(io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed"))
-        }
+        Err(Errno::ENOSYS) => Err(io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed")),
         Err(error) => Err(error.into()),
     }
 }

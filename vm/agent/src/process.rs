@@ -166,8 +166,7 @@ impl Watched {
     /// have something to say.
     fn wait(&self, deadline: Instant) -> io::Result<Option<Vec<usize>>> {
         let open = self.outputs.iter().enumerate();
-        let open: Vec<(usize, &File)> =
-            open.filter_map(|(number, output)| Some((number, output.as_ref()?))).collect();
+        let open: Vec<(usize, &File)> = open.filter_map(|(number, output)| Some((number, output.as_ref()?))).collect();
         let mut fds = vec![PollFd::new(self.deaths.told.as_fd(), PollFlags::POLLIN)];
         fds.extend(open.iter().map(|(_, output)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
         if !poll_until(&mut fds, deadline)? {

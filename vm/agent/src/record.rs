@@ -23,16 +23,11 @@ pub fn record(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn write(args: impl Iterator<Item = OsString>) -> Result<()> {
     let dir = PathBuf::from(std::env::var_os(RECORD_DIR).context("the directory is not named")?);
     let cwd = std::env::current_dir()?;
-    let variable = |(name, value): (OsString, OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
+    let variable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     let program = Program {
         argv: args.map(|arg| arg.to_string_lossy().into_owned()).collect(),
         cwd: cwd.to_str().context("the directory's path is not UTF-8")?.to_owned(),
-        env: std::env::vars_os()
-            .filter_map(variable)
-            .filter(|(name, _)| name != RECORD_DIR)
-            .collect(),
+        env: std::env::vars_os().filter_map(variable).filter(|(name, _)| name != RECORD_DIR).collect(),
     };
     let at_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     let file = dir.join(format!("{}.json", std::process::id()));

@@ -117,8 +117,7 @@ impl std::error::Error for NoHostRoot {}
 fn switch(keep: &[String], lists: &Path) -> Result<()> {
     // The present root keeps its own, where a program that is not of the job's finds the modules: the kernel's modprobe.
     let moved = mounts::top().filter(|dir| *dir != RUN);
-    let moved: Vec<(&str, OwnedFd)> =
-        moved.map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
+    let moved: Vec<(&str, OwnedFd)> = moved.map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
     let modules = Path::new(MODULES_SHARE).is_dir();
     let modules = modules.then(|| clone(&open(MODULES_SHARE)?)).transpose()?;
     let lists = lists.is_dir().then(|| clone(&open(lists)?)).transpose()?;
@@ -142,8 +141,7 @@ fn switch(keep: &[String], lists: &Path) -> Result<()> {
     }
     if let Some(lists) = lists {
         let release = nix::sys::utsname::uname()?.release().to_owned();
-        attach(&lists, Path::new("/lib/modules").join(release))
-            .context("cannot bind the modules")?;
+        attach(&lists, Path::new("/lib/modules").join(release)).context("cannot bind the modules")?;
     }
     Ok(())
 }
@@ -151,11 +149,7 @@ fn switch(keep: &[String], lists: &Path) -> Result<()> {
 fn open(dir: impl AsRef<Path>) -> io::Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = fs::File::options().read(true).custom_flags(libc::O_PATH).open(dir.as_ref());
-    Ok(file
-        .map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", dir.as_ref().display()))
-        })?
-        .into())
+    Ok(file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.as_ref().display())))?.into())
 }
 
 const EMPTY: &CStr = c"";

@@ -54,12 +54,10 @@ struct Entry {
 impl<'a> Runner<'a> {
     fn new(tests: &'a Tests, timeout: Duration) -> Self {
         let all = tests.binaries.iter().filter_map(|(id, binary)| {
-            let plain =
-                Program { argv: binary.argv.iter().take(1).cloned().collect(), ..binary.clone() };
+            let plain = Program { argv: binary.argv.iter().take(1).cloned().collect(), ..binary.clone() };
             let entries = ask(&plain, &[], timeout)?;
             // Libtest says so of a binary without tests, if it may; any other that prints nothing may not have understood.
-            let lists =
-                !entries.is_empty() || say(&plain, &["--list"], timeout)?.contains("0 tests, ");
+            let lists = !entries.is_empty() || say(&plain, &["--list"], timeout)?.contains("0 tests, ");
             lists.then_some((id.as_str(), entries))
         });
         Self { tests, timeout, all: all.collect() }
@@ -119,9 +117,7 @@ impl<'a> Runner<'a> {
         let result = match ended {
             Ok(Some(status)) => judge(status, &output, others.filter(|_| !test.name.is_empty())),
             Ok(None) => TestResult::TimedOut,
-            Err(error) => {
-                TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) }
-            }
+            Err(error) => TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) },
         };
         TestOutcome { test: test.clone(), result, attempts: 1, seconds, output, dropped_bytes }
     }
@@ -164,17 +160,11 @@ fn entries(list: &str) -> Option<Vec<Entry>> {
 }
 
 /// How the test's process ended; nothing when it was ended at the deadline.
-fn watch(
-    binary: &Program,
-    test: &TestId,
-    deadline: Instant,
-    capture: &mut Capture,
-) -> io::Result<Option<ExitStatus>> {
+fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Capture) -> io::Result<Option<ExitStatus>> {
     let mut one = binary.clone();
     if !test.name.is_empty() {
         // By its full name it runs even if it is ignored by default. A second thread would have no other test to run.
-        let arguments =
-            ["--exact", &test.name, "--include-ignored", "--nocapture", "--test-threads=1"];
+        let arguments = ["--exact", &test.name, "--include-ignored", "--nocapture", "--test-threads=1"];
         one.argv.truncate(1);
         one.argv.extend(arguments.map(str::to_owned));
     }
@@ -211,8 +201,7 @@ fn judge_summary(output: &str, others: usize) -> TestResult {
     let summary = output.lines().rev().find_map(|line| line.strip_prefix("test result: "));
     let filtered = format!(" {others} filtered out");
     let is_ours = |summary: &str| {
-        summary.starts_with("ok. 1 passed; 0 failed;")
-            && summary.split(';').any(|part| part == filtered)
+        summary.starts_with("ok. 1 passed; 0 failed;") && summary.split(';').any(|part| part == filtered)
     };
     let reason = match summary {
         Some(summary) if is_ours(summary) => return TestResult::Passed,
@@ -250,8 +239,7 @@ mod tests {
         fn new(script: &str) -> Self {
             let _alone = crate::process::alone();
             set_child_subreaper(true).unwrap();
-            let directory =
-                std::env::temp_dir().join(format!("vmtest-agent-{}", std::process::id()));
+            let directory = std::env::temp_dir().join(format!("vmtest-agent-{}", std::process::id()));
             let _ = fs::remove_dir_all(&directory);
             fs::create_dir(&directory).unwrap();
             let binary = directory.join("binary");
@@ -265,10 +253,7 @@ mod tests {
             // In a sandbox like Nix's the programs that tests start are not in the usual places.
             let env = [("FROM_JOB", "yes".into()), ("PATH", std::env::var("PATH").unwrap())];
             let program = Program {
-                argv: [path("binary")]
-                    .into_iter()
-                    .chain(args.iter().map(|&arg| arg.into()))
-                    .collect(),
+                argv: [path("binary")].into_iter().chain(args.iter().map(|&arg| arg.into())).collect(),
                 cwd: path(""),
                 env: env.map(|(name, value)| (name.to_owned(), value)).into(),
             };
@@ -285,8 +270,7 @@ mod tests {
 
         fn run(&self, seconds: u64) -> TestOutcome {
             let tests = self.tests(&[]);
-            let all = ["name", "a", "b", "c"]
-                .map(|name| Entry { name: name.into(), is_benchmark: false });
+            let all = ["name", "a", "b", "c"].map(|name| Entry { name: name.into(), is_benchmark: false });
             let all = [("binary", all.to_vec())].into();
             Runner { tests: &tests, timeout: Duration::from_secs(seconds), all }.run(&id("name"))
         }
@@ -320,9 +304,7 @@ mod tests {
 
     #[test]
     fn a_binary_that_cannot_list_is_one_test() {
-        for script in
-            ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$", "true"]
-        {
+        for script in ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$", "true"] {
             assert_eq!(Binary::new(script).list(&[]), [""], "{script}");
         }
         let binary = Binary::new("test \"$1\" = --an-argument && test $# = 1");
@@ -342,8 +324,7 @@ mod tests {
     fn a_test_that_fails_is_run_again_as_often_as_asked() {
         let binary = Binary::new("echo x >> count; test $(wc -l < count) = 3");
         let tests = Tests { retries: 1, ..binary.tests(&[]) };
-        let runner =
-            Runner { tests: &tests, timeout: Duration::from_secs(60), all: BTreeMap::new() };
+        let runner = Runner { tests: &tests, timeout: Duration::from_secs(60), all: BTreeMap::new() };
         let outcome = runner.run_until_passed(&id("name"));
         assert_eq!((outcome.result, outcome.attempts), (TestResult::Failed { code: 1 }, 2));
         let outcome = runner.run_until_passed(&id("name"));
@@ -387,14 +368,8 @@ mod tests {
             // The test called exit(0).
             (RUNNING.to_owned(), false),
             (format!("{RUNNING}; echo 'test name ... ok'"), false),
-            (
-                "echo 'running 0 tests'; echo 'test result: ok. 0 passed; 0 failed;'".to_owned(),
-                false,
-            ),
-            (
-                "echo 'running 2 tests'; echo 'test result: ok. 2 passed; 0 failed;'".to_owned(),
-                false,
-            ),
+            ("echo 'running 0 tests'; echo 'test result: ok. 0 passed; 0 failed;'".to_owned(), false),
+            ("echo 'running 2 tests'; echo 'test result: ok. 2 passed; 0 failed;'".to_owned(), false),
             (format!("{RUNNING}; {PASSED}; echo 'test result: FAILED. 0 passed; 1 failed'"), false),
             // The summary of another binary, that the test has run.
             (format!("{RUNNING}; {PASSED} | sed 's/3 filtered/13 filtered/'"), false),
@@ -426,8 +401,7 @@ mod tests {
     #[test]
     fn an_orphan_that_has_ended_is_gone_while_its_test_still_runs() {
         let daemon = "pid=$(sh -c 'sleep 1000 > /dev/null 2>&1 & echo $!'); kill -9 $pid";
-        let binary =
-            Binary::new(&format!("{daemon}; while kill -0 $pid; do :; done\n{RUNNING}; {PASSED}"));
+        let binary = Binary::new(&format!("{daemon}; while kill -0 $pid; do :; done\n{RUNNING}; {PASSED}"));
         let outcome = binary.run(60);
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
     }

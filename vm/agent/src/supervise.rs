@@ -99,9 +99,7 @@ fn send(report: OwnedFd, errno: i32) -> io::Result<()> {
 /// Makes the signals that matter here readable from a descriptor instead of deadly.
 fn block_signals() -> io::Result<SignalFd> {
     let mut signals = SigSet::empty();
-    for signal in
-        [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
-    {
+    for signal in [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
         signals.add(signal);
     }
     signals.thread_block()?;
@@ -146,16 +144,9 @@ fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 /// Waits until the program has ended, or has to: the harness is dead (`None`) or asks for it with a signal (`None`).
-fn watch(
-    program: Pid,
-    parent_alive: BorrowedFd<'_>,
-    signals: &SignalFd,
-) -> io::Result<Option<ExitStatus>> {
+fn watch(program: Pid, parent_alive: BorrowedFd<'_>, signals: &SignalFd) -> io::Result<Option<ExitStatus>> {
     loop {
-        let mut fds = [
-            PollFd::new(parent_alive, PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = [PollFd::new(parent_alive, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result?,

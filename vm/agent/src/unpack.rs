@@ -42,6 +42,8 @@ fn untar(archive: &[u8], directory: &Path) -> Result<()> {
         let start = usize::try_from(entry.raw_file_position())?;
         let content = archive[start..].get(..usize::try_from(entry.size())?);
         let mode = entry.header().mode()? & 0o777;
+        // Busybox may have a link of that name.
+        let _ = fs::remove_file(&path);
         File::options()
             .write(true)
             .create_new(true)
@@ -77,8 +79,7 @@ mod tests {
     }
 
     fn temporary(name: &str) -> PathBuf {
-        let directory =
-            std::env::temp_dir().join(format!("vmtest-agent-{name}-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("vmtest-agent-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).unwrap();
         directory

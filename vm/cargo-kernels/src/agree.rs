@@ -21,10 +21,8 @@ use crate::{flags, selftest};
 
 /// Kernel parameters with which a kernel complains before the agent is up: of a directory in /sys that has no parent, and
 /// with nothing but the mark of a warning.
-const AT_BOOT: [(&str, &str); 2] = [
-    ("warns at boot", "initcall_blacklist=mm_sysfs_init"),
-    ("tainted at boot", "sysctl.kernel.tainted=512"),
-];
+const AT_BOOT: [(&str, &str); 2] =
+    [("warns at boot", "initcall_blacklist=mm_sysfs_init"), ("tainted at boot", "sysctl.kernel.tainted=512")];
 
 /// A test of the package that misbehaves, in which the kernel complains.
 const UNDER_TEST: (&str, &str) = ("warns under test", "fatal::makes_the_kernel_warn");
@@ -44,8 +42,7 @@ struct Case {
 pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
     let targets = kernels::select(dirs, &flags.select.kernels)?;
     let interrupt = Interrupt::install()?;
-    let (booted, restored) =
-        (backends::open(dirs, false, &interrupt)?, backends::open(dirs, true, &interrupt)?);
+    let (booted, restored) = (backends::open(dirs, false, &interrupt)?, backends::open(dirs, true, &interrupt)?);
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let agreement = Agreement {
         flags,
@@ -76,12 +73,7 @@ fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result
     let metadata = Metadata::load(dirs)?;
     let payload = Rc::new(Payload::build(dirs, &metadata, &Choice::default())?);
     let rounds = flags.rounds;
-    on(&Case {
-        name: "the program".into(),
-        metadata: metadata.clone(),
-        payload: payload.clone(),
-        rounds,
-    });
+    on(&Case { name: "the program".into(), metadata: metadata.clone(), payload: payload.clone(), rounds });
     for (name, parameter) in AT_BOOT {
         let mut metadata = metadata.clone();
         metadata.kernel_args.push(parameter.into());
@@ -146,11 +138,7 @@ fn summary(report: &KernelReport) -> String {
     let missing = report.missing.iter().map(|test| test.name.as_str());
     let mut tests: Vec<&str> = failed.chain(missing).collect();
     tests.sort_unstable();
-    format!(
-        "{}{}",
-        report.verdict.word(),
-        tests.iter().map(|it| format!(" {it}")).collect::<String>()
-    )
+    format!("{}{}", report.verdict.word(), tests.iter().map(|it| format!(" {it}")).collect::<String>())
 }
 
 /// Prints what differs from the first verdict; how much does.

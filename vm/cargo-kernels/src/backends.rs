@@ -15,11 +15,7 @@ use vm_guest::vng::Vng;
 ///
 /// # Errors
 /// When a tool that it needs is missing.
-pub fn open<'a>(
-    dirs: &Dirs,
-    warm: bool,
-    interrupt: &'a Interrupt,
-) -> Result<Box<dyn Backend + 'a>> {
+pub fn open<'a>(dirs: &Dirs, warm: bool, interrupt: &'a Interrupt) -> Result<Box<dyn Backend + 'a>> {
     let qemu = tools::find(dirs, Tool::Qemu)?;
     if !warm {
         tools::require(dirs, &[Need::Boot])?;

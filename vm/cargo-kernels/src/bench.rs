@@ -105,8 +105,7 @@ impl Bench<'_> {
     /// Every way on one kernel, in turns.
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
-        let accel =
-            accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
+        let accel = accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
         let mut series: Vec<Series> = self
             .backends
             .iter()
@@ -130,11 +129,7 @@ impl Bench<'_> {
                     Ok(time) => series.add(count, time),
                     Err(error) => {
                         series.fail();
-                        let fate = if series.is_hopeless() {
-                            "is left out"
-                        } else {
-                            "failed, which is not counted"
-                        };
+                        let fate = if series.is_hopeless() { "is left out" } else { "failed, which is not counted" };
                         eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
                     }
                 }
@@ -175,9 +170,7 @@ impl Bench<'_> {
         let output = other.uname(kernel, accel, run.path(), limit)?;
         let time = begun.elapsed();
         let release = output.lines().map(str::trim).find(|line| kernel.expected.accepts(line));
-        release.with_context(|| {
-            format!("it printed no release of this kernel's: {}", output.trim().escape_debug())
-        })?;
+        release.with_context(|| format!("it printed no release of this kernel's: {}", output.trim().escape_debug()))?;
         Ok(time)
     }
 }

@@ -19,8 +19,7 @@ pub fn run(dirs: &Dirs) -> Result<u8> {
 /// Builds the program as one static executable and returns its path.
 pub fn executable(dirs: &Dirs) -> Result<PathBuf> {
     let (package, messages) = build(dirs)?;
-    let executable =
-        own_artifacts(&package, &messages).find_map(|artifact| artifact.executable.clone());
+    let executable = own_artifacts(&package, &messages).find_map(|artifact| artifact.executable.clone());
     Ok(executable.with_context(|| format!("{package} has no executable of that name"))?.into())
 }
 
@@ -30,9 +29,7 @@ pub fn bpf_objects(dirs: &Dirs) -> Result<Vec<PathBuf>> {
     let (package, messages) = build(dirs)?;
     let id = own_artifacts(&package, &messages).map(|artifact| &artifact.package_id).next();
     let directory = messages.iter().find_map(|message| match message {
-        Message::BuildScriptExecuted(script) if Some(&script.package_id) == id => {
-            Some(script.out_dir.as_std_path())
-        }
+        Message::BuildScriptExecuted(script) if Some(&script.package_id) == id => Some(script.out_dir.as_std_path()),
         _ => None,
     });
     let directory = directory.with_context(|| format!("{package} has no build script"))?;
@@ -63,10 +60,7 @@ fn build(dirs: &Dirs) -> Result<(String, Vec<Message>)> {
 }
 
 /// What was made of the package's targets of its own name: its library, its executable.
-fn own_artifacts<'a>(
-    package: &'a str,
-    messages: &'a [Message],
-) -> impl Iterator<Item = &'a Artifact> {
+fn own_artifacts<'a>(package: &'a str, messages: &'a [Message]) -> impl Iterator<Item = &'a Artifact> {
     messages.iter().filter_map(move |message| match message {
         Message::CompilerArtifact(artifact) if artifact.target.name == package => Some(artifact),
         _ => None,

@@ -77,10 +77,7 @@ fn is_plain(path: &OsStr) -> bool {
 /// When the build fails.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
     let mut cargo = SupervisedCommand::like(cargo)?;
-    cargo
-        .arg("--message-format=json-render-diagnostics")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;
     let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();

@@ -41,12 +41,7 @@ pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
         output.status.success() && missing.is_empty(),
         "{} cannot be loaded: {}",
         path.display(),
-        if missing.is_empty() {
-            String::from_utf8_lossy(&output.stderr)
-        } else {
-            missing.join(";").into()
-        }
-        .trim()
+        if missing.is_empty() { String::from_utf8_lossy(&output.stderr) } else { missing.join(";").into() }.trim()
     );
     files.extend(list.lines().filter_map(library));
     files.insert(loader);
@@ -111,8 +106,7 @@ pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> 
     let (mut files, mut bytes) = (BTreeSet::new(), 0);
     let mut left = vec![directory.to_owned()];
     while let Some(directory) = left.pop() {
-        let entries = fs::read_dir(&directory)
-            .with_context(|| format!("cannot read {}", directory.display()))?;
+        let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
         for entry in entries.flatten() {
             let (path, metadata) = (entry.path(), fs::metadata(entry.path()));
             let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");

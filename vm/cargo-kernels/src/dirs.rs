@@ -24,21 +24,16 @@ impl Dirs {
     /// # Errors
     /// When there is no place for a cache, and when cargo cannot read the project.
     pub fn find() -> Result<Self> {
-        Self::around(
-            std::env::current_dir().context("cannot find the working directory")?,
-            cache()?,
-        )
+        Self::around(std::env::current_dir().context("cannot find the working directory")?, cache()?)
     }
 
     fn around(here: PathBuf, cache: PathBuf) -> Result<Self> {
         let mut metadata = MetadataCommand::new();
         metadata.current_dir(&here).no_deps().other_options(["--offline".to_owned()]);
         match metadata.exec() {
-            Ok(found) => Ok(Self {
-                project: found.workspace_root.into(),
-                target: found.target_directory.into(),
-                cache,
-            }),
+            Ok(found) => {
+                Ok(Self { project: found.workspace_root.into(), target: found.target_directory.into(), cache })
+            }
             // Kernels can be fetched where there is no cargo.
             Err(Error::Io(_)) => Ok(Self::without_project(here, cache)),
             Err(_) if !here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) => {
@@ -67,8 +62,7 @@ fn cache() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("VMTEST_CACHE_DIR").filter(|dir| !dir.is_empty()) {
         return std::path::absolute(dir).context("VMTEST_CACHE_DIR is not a usable path");
     }
-    let base = etcetera::choose_base_strategy()
-        .context("no cache directory: set HOME or VMTEST_CACHE_DIR")?;
+    let base = etcetera::choose_base_strategy().context("no cache directory: set HOME or VMTEST_CACHE_DIR")?;
     Ok(base.cache_dir().join("vmtest"))
 }
 

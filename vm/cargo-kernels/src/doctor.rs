@@ -85,12 +85,7 @@ impl Diagnosis {
         }
         table.add_rows(self.checks.iter().map(|check| {
             let version = check.version.as_deref().unwrap_or_default();
-            [
-                check.word(),
-                Cell::new(check.name),
-                Cell::new(version),
-                Cell::new(check.detail(project)),
-            ]
+            [check.word(), Cell::new(check.name), Cell::new(version), Cell::new(check.detail(project))]
         }));
         let missing = self.checks.iter().filter(|check| check.needed && !check.ok).count();
         let sum = match missing {
@@ -200,8 +195,7 @@ fn bpf_here() -> Check {
 fn has_bpf() -> bool {
     const NO_SUCH_COMMAND: libc::c_long = -1;
     // SAFETY: no memory is passed.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, NO_SUCH_COMMAND, std::ptr::null::<u8>(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, NO_SUCH_COMMAND, std::ptr::null::<u8>(), 0) };
     Errno::result(result) != Err(Errno::ENOSYS)
 }
 
@@ -231,8 +225,7 @@ mod tests {
         let without = Check::new("nicety", "", false).failed("it is nowhere", None);
         let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
         let text = diagnosis.for_people(Path::new("/"));
-        for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"]
-        {
+        for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -59,12 +59,7 @@ impl Host<'_> {
     ///
     /// # Errors
     /// When what was asked for does not work.
-    pub fn accel(
-        &self,
-        choice: AccelChoice,
-        kernel: &Kernel,
-        note: &dyn Fn(String),
-    ) -> Result<Accel> {
+    pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
         let chosen = accel::choose(choice, &self.qemu, &kernel.image, &self.dirs.cache)?;
         if let Some(why) = chosen.note {
             // The same for all kernels of a run, so said once.
@@ -174,8 +169,7 @@ impl<'a> Engine<'a> {
 
     /// What the tests are of: the program, or the directory of the project.
     pub fn program(&self) -> String {
-        let directory =
-            || self.host.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
+        let directory = || self.host.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
         self.metadata.program.clone().or_else(directory).unwrap_or_default()
     }
 
@@ -195,13 +189,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Runs some of the payload's tests in one guest.
-    fn run_tests(
-        &self,
-        target: &Target,
-        which: Which<'_>,
-        log: PathBuf,
-        on: OnEvent<'_>,
-    ) -> KernelReport {
+    fn run_tests(&self, target: &Target, which: Which<'_>, log: PathBuf, on: OnEvent<'_>) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.backend.name());
         report.start_s = self.elapsed().as_secs_f64();
@@ -249,9 +237,8 @@ impl<'a> Engine<'a> {
             .map_err(|error| Stopped::host(&error))?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.clone());
-        let (outcome, seen) = self
-            .classified(&kernel, accel, which, &log, on)
-            .map_err(|error| Stopped::host(&error))?;
+        let (outcome, seen) =
+            self.classified(&kernel, accel, which, &log, on).map_err(|error| Stopped::host(&error))?;
         record(report, outcome, seen);
         Ok(())
     }
@@ -353,9 +340,7 @@ impl<'a> Engine<'a> {
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
             Checked::Unknown => {
-                on(RunEvent::Note(
-                    "its configuration could not be found: booting will show what it lacks".into(),
-                ));
+                on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
                 Ok(())
             }
             Checked::Missing(missing) => {
@@ -506,11 +491,7 @@ mod tests {
     fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
         let logs = tempfile::tempdir().unwrap();
         let backend = Unsound(Mutex::new(0));
-        let dirs = Dirs {
-            target: logs.path().join("target"),
-            cache: logs.path().to_owned(),
-            ..Dirs::find().unwrap()
-        };
+        let dirs = Dirs { target: logs.path().join("target"), cache: logs.path().to_owned(), ..Dirs::find().unwrap() };
         let (metadata, payload) = (Metadata::load(&dirs).unwrap(), Payload::default());
         let interrupt = Interrupt::default();
         let host = Host {
@@ -521,13 +502,8 @@ mod tests {
             interrupt: &interrupt,
             accel_note: Once::new(),
         };
-        let engine = Engine::new(
-            &host,
-            &backend,
-            &metadata,
-            &payload,
-            Options { timeout_s: Some(0.1), ..Options::default() },
-        );
+        let engine =
+            Engine::new(&host, &backend, &metadata, &payload, Options { timeout_s: Some(0.1), ..Options::default() });
         let kernel = Kernel {
             name: "k".into(),
             image: "/boot/k".into(),
@@ -544,9 +520,7 @@ mod tests {
             }
         };
         let log = logs.path().join("log");
-        let (outcome, _) = engine
-            .classified(&kernel, Accel::Tcg, Which::All, &log, &on)
-            .expect("the verdict is lost");
+        let (outcome, _) = engine.classified(&kernel, Accel::Tcg, Which::All, &log, &on).expect("the verdict is lost");
         assert_eq!(outcome.verdict, Verdict::NoBoot, "{}", outcome.reason);
         let expected = "cannot tell whether the guest was sound: its memory was changed";
         assert_eq!(*notes.lock().unwrap(), [expected]);

@@ -50,12 +50,8 @@ pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
 }
 
 /// What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-fn utf8(
-    variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
-) -> BTreeMap<String, String> {
-    variables
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+fn utf8(variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> BTreeMap<String, String> {
+    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// The exit code is the command's; a signal is 128 and its number, as in shells.
@@ -102,9 +98,7 @@ fn run(
         copy_out: flags.guest.keep.as_deref(),
     };
     let work = Work {
-        task: &|host_root| {
-            Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) })
-        },
+        task: &|host_root| Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) }),
         files: &|| brought_along(&program),
         stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
         note: &|text| note(format!("{name}: {text}")),

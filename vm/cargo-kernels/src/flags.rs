@@ -65,9 +65,8 @@ pub struct VmArgs {
 
 fn accel_choice() -> impl TypedValueParser<Value = AccelChoice> {
     const ALL: [AccelChoice; 3] = [AccelChoice::Auto, AccelChoice::Kvm, AccelChoice::Tcg];
-    PossibleValuesParser::new(ALL.map(AccelChoice::name)).try_map(|given| {
-        ALL.into_iter().find(|choice| choice.name() == given).ok_or("no such accelerator")
-    })
+    PossibleValuesParser::new(ALL.map(AccelChoice::name))
+        .try_map(|given| ALL.into_iter().find(|choice| choice.name() == given).ok_or("no such accelerator"))
 }
 
 /// `cargo xtask vmtest`
@@ -97,7 +96,7 @@ pub struct Vmtest {
     /// Run no further test on a kernel once one has failed there
     #[arg(long, overrides_with = "no_fail_fast")]
     pub fail_fast: bool,
-    /// Run all tests, whatever fails [default]
+    /// Run all tests, whatever fails (the default)
     #[arg(long)]
     pub no_fail_fast: bool,
     /// A variable for the tests, with its value here or this one; repeatable
@@ -148,8 +147,7 @@ impl std::str::FromStr for Partition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed =
-            text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+        let parsed = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
         match parsed {
             Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
             _ => Err("expected M/N with 1 <= M <= N, such as 1/3".into()),
@@ -238,10 +236,7 @@ impl std::str::FromStr for EnvVar {
             None => (text, None),
         };
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || name.starts_with(|c: char| c.is_ascii_digit())
-            || !name.chars().all(is_name)
-        {
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
             return Err("expected NAME or NAME=VALUE".into());
         }
         Ok(Self { name: name.to_owned(), value })

@@ -86,11 +86,7 @@ impl Launch<'_> {
     ///
     /// # Errors
     /// When the host cannot do it; nothing that the guest does is an error.
-    pub fn run(
-        &self,
-        work: &Work<'_>,
-        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<Seen> {
+    pub fn run(&self, work: &Work<'_>, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Seen> {
         let host_root = self.wants_host_root(work.note)?;
         let seen = self.once(host_root, work, &mut progress)?;
         match (&seen.end, self.root) {
@@ -109,8 +105,7 @@ impl Launch<'_> {
         let (name, text) = HOST_ROOT;
         match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
             Checked::Missing(missing) => {
-                let options: Vec<&str> =
-                    missing.iter().map(|missing| missing.need.option.as_str()).collect();
+                let options: Vec<&str> = missing.iter().map(|missing| missing.need.option.as_str()).collect();
                 note(brought_along(&format!("the kernel has no {}", options.join(", no "))));
                 Ok(false)
             }
@@ -129,8 +124,7 @@ impl Launch<'_> {
         let run = RunDir::create(&self.dirs.runs())?;
         let given = self.limit.unwrap_or(FOR_EVER);
         let deadline = Instant::now() + given;
-        let started =
-            self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
+        let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
         (work.started)(started.ready.is_some());
         let task = (work.task)(host_root);
         let job = Job { copy_out: self.copy_out.map(str::to_owned), ..job(&started, task)? };
@@ -141,15 +135,7 @@ impl Launch<'_> {
             (Progress::Archive(_), None) => ControlFlow::Break(()),
             (event, _) => progress(event),
         };
-        let seen = supervise::run(
-            started,
-            &job,
-            limits,
-            self.log,
-            self.interrupt,
-            (work.stdin)(),
-            keeping,
-        )?;
+        let seen = supervise::run(started, &job, limits, self.log, self.interrupt, (work.stdin)(), keeping)?;
         if let Some(archive) = archive {
             (work.note)(archive.finish()?);
         }
@@ -175,13 +161,7 @@ impl Launch<'_> {
         self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
     }
 
-    fn spec<'s>(
-        &'s self,
-        host_root: bool,
-        payload: &'s Files,
-        run: &'s RunDir,
-        deadline: Instant,
-    ) -> Spec<'s> {
+    fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
         Spec {
             kernel: self.kernel,
             payload,

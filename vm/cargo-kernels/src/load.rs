@@ -82,8 +82,7 @@ fn read(flags: &flags::Load) -> Result<Vec<Object>> {
 /// Asks as many kernels side by side as `jobs`.
 fn ask_all(guests: &Guests<'_>, targets: &[Target], jobs: usize) -> Vec<Result<Answer, String>> {
     let next = AtomicUsize::new(0);
-    let answers: Vec<Mutex<Option<Result<Answer, String>>>> =
-        targets.iter().map(|_| Mutex::new(None)).collect();
+    let answers: Vec<Mutex<Option<Result<Answer, String>>>> = targets.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..jobs.min(targets.len()) {
             scope.spawn(|| {
@@ -120,12 +119,7 @@ fn every_name_is_known(rows: &Rows, flags: &flags::Load) -> Result<()> {
     }
 }
 
-fn conclude(
-    rows: &Rows,
-    flags: &flags::Load,
-    before: Option<&baseline::Baseline>,
-    started: Instant,
-) -> Result<u8> {
+fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline>, started: Instant) -> Result<u8> {
     let changes = before.map(|before| before.compare(rows, flags.max_growth));
     let mut text = match flags.json {
         true => report::json(rows)?,

@@ -133,8 +133,7 @@ impl Metadata {
     fn read(manifests: &[PathBuf]) -> Result<Self> {
         let mut whole = toml::Table::new();
         for path in manifests.iter().filter(|path| path.is_file()) {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             whole.extend(Self::tables(&text, path)?);
         }
         whole.try_into().context("the metadata of two Cargo.toml do not fit together")
@@ -142,13 +141,12 @@ impl Metadata {
 
     /// What a Cargo.toml says, after it was checked.
     fn tables(text: &str, path: &Path) -> Result<toml::Table> {
-        let manifest: Manifest<Self> = toml::from_str(text).map_err(|error| {
-            Exit::usage(format!("{}: metadata.kernels: {error}", path.display()))
-        })?;
+        let manifest: Manifest<Self> = toml::from_str(text)
+            .map_err(|error| Exit::usage(format!("{}: metadata.kernels: {error}", path.display())))?;
         for metadata in manifest.sections() {
-            metadata.check().map_err(|problem| {
-                Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()))
-            })?;
+            metadata
+                .check()
+                .map_err(|problem| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display())))?;
         }
         let manifest: Manifest<toml::Table> = toml::from_str(text)?;
         Ok(manifest.sections().fold(toml::Table::new(), |mut all, section| {

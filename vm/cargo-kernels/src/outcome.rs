@@ -71,10 +71,8 @@ impl Case<'_> {
             Expected::Series(prefix) => format!("{prefix}*"),
             Expected::Any => return None,
         };
-        let reason = format!(
-            "booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml",
-            self.kernel.name
-        );
+        let reason =
+            format!("booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml", self.kernel.name);
         Some(conclude(Verdict::WrongKernel, reason, vec![]))
     }
 
@@ -89,34 +87,21 @@ impl Case<'_> {
             }
             (End::Deadline, None) => (
                 Verdict::NoBoot,
-                format!(
-                    "nothing was heard of the agent within {} s; {}",
-                    seen.limit.as_secs_f64(),
-                    self.how_far(seen)
-                ),
+                format!("nothing was heard of the agent within {} s; {}", seen.limit.as_secs_f64(), self.how_far(seen)),
             ),
-            (End::GuestShutdown, None) => (
-                Verdict::NoBoot,
-                format!("the guest shut down before the agent was up; {}", self.how_far(seen)),
-            ),
-            (End::NoHostRoot(why), _) => (
-                Verdict::Unsupported,
-                format!("programs cannot have the host's root directory: {why}"),
-            ),
-            (End::AgentFailed(why), _) => {
-                (Verdict::HostError, format!("the agent could not do its job: {why}"))
+            (End::GuestShutdown, None) => {
+                (Verdict::NoBoot, format!("the guest shut down before the agent was up; {}", self.how_far(seen)))
             }
-            (End::ProtocolError(what), _) => (
-                Verdict::Fail,
-                format!("someone other than the agent wrote on the agent's line {when}: {what}"),
-            ),
-            (End::Deadline, Some(_)) => (
-                Verdict::Hang,
-                format!(
-                    "not finished within {} s: the guest hung {when}",
-                    seen.limit.as_secs_f64()
-                ),
-            ),
+            (End::NoHostRoot(why), _) => {
+                (Verdict::Unsupported, format!("programs cannot have the host's root directory: {why}"))
+            }
+            (End::AgentFailed(why), _) => (Verdict::HostError, format!("the agent could not do its job: {why}")),
+            (End::ProtocolError(what), _) => {
+                (Verdict::Fail, format!("someone other than the agent wrote on the agent's line {when}: {what}"))
+            }
+            (End::Deadline, Some(_)) => {
+                (Verdict::Hang, format!("not finished within {} s: the guest hung {when}", seen.limit.as_secs_f64()))
+            }
             (End::GuestShutdown, Some(_)) => {
                 (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
             }
@@ -173,17 +158,14 @@ impl Case<'_> {
             }
             false => String::new(),
         };
-        let reason =
-            format!("`{}` {how}{more}{memory}{}", test_name(first_failed), and_splat(seen));
+        let reason = format!("`{}` {how}{more}{memory}{}", test_name(first_failed), and_splat(seen));
         Some(conclude(Verdict::Fail, reason, first(&seen.console.context)))
     }
 
     fn splat(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.splats.first().cloned();
         let words = words.or_else(|| self.only_tainted(seen.tainted))?;
-        let reason = format!(
-            "the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)"
-        );
+        let reason = format!("the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)");
         Some(conclude(Verdict::KernelSplat, reason, first(&seen.console.context)))
     }
 
@@ -349,8 +331,7 @@ mod tests {
 
     #[test]
     fn a_test_that_was_killed_for_want_of_memory_is_told_so() {
-        let outcomes =
-            vec![outcome("a", TestResult::Killed { signal: 9 }), outcome("b", TestResult::Passed)];
+        let outcomes = vec![outcome("a", TestResult::Killed { signal: 9 }), outcome("b", TestResult::Passed)];
         let console = console("[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n");
         let words = "512 MiB of memory were used up (--memory)";
         check(&Observed { outcomes, console, ..passed() }, Verdict::Fail, words);
@@ -409,11 +390,7 @@ mod tests {
         let deadline = Observed { end: End::Deadline, ..silent };
         check(&deadline, Verdict::NoBoot, "got as far as: tsc: Fast TSC calibration failed");
         check(&deadline, Verdict::NoBoot, "512 MiB");
-        check(
-            &Observed { end: End::GuestShutdown, ..deadline },
-            Verdict::NoBoot,
-            "shut down before",
-        );
+        check(&Observed { end: End::GuestShutdown, ..deadline }, Verdict::NoBoot, "shut down before");
     }
 
     #[test]
@@ -501,11 +478,8 @@ mod tests {
         };
         assert!(case(&["quiet".into()]).contains("parameter `quiet` keeps warnings"));
         assert!(case(&["loglevel=3".into()]).contains("`loglevel=3` keeps"));
-        for shown in [
-            vec!["loglevel=7".into()],
-            vec!["loglevel=10".into()],
-            vec!["quiet".into(), "loglevel=7".into()],
-        ] {
+        for shown in [vec!["loglevel=7".into()], vec!["loglevel=10".into()], vec!["quiet".into(), "loglevel=7".into()]]
+        {
             assert!(case(&shown).contains("no line of the console"), "{shown:?}");
         }
     }

@@ -52,11 +52,8 @@ pub struct Choice<'a> {
 }
 
 /// In a guest that has not the host's root directory these have other values.
-const MINIMAL_ENV: [(&str, &str); 3] = [
-    ("HOME", "/root"),
-    ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"),
-    ("TMPDIR", "/tmp"),
-];
+const MINIMAL_ENV: [(&str, &str); 3] =
+    [("HOME", "/root"), ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("TMPDIR", "/tmp")];
 
 impl Payload {
     /// Builds what is out of date.
@@ -76,32 +73,24 @@ impl Payload {
         for feature in &metadata.features {
             args.extend(["--features".into(), feature.into()]);
         }
-        let Built { tests, programs, doc_tests } =
-            recorded::build(dirs, &args, choice.tests, static_build.as_ref())?;
+        let Built { tests, programs, doc_tests } = recorded::build(dirs, &args, choice.tests, static_build.as_ref())?;
         let mut env = metadata.env.clone();
         env.extend(choice.env.clone());
         for (name, path) in &programs {
             env.insert(format!("CARGO_BIN_EXE_{name}"), path.to_string_lossy().into_owned());
         }
-        let in_guest = |(id, program): (String, Program)| {
-            (id, Program { env: in_guest(program.env, &env), ..program })
-        };
+        let in_guest = |(id, program): (String, Program)| (id, Program { env: in_guest(program.env, &env), ..program });
         let binaries: BTreeMap<String, Program> = tests.into_iter().map(in_guest).collect();
         for program in binaries.values() {
-            closure::check_architecture(Path::new(
-                program.argv.first().map_or("", String::as_str),
-            ))?;
+            closure::check_architecture(Path::new(program.argv.first().map_or("", String::as_str)))?;
         }
         let facts = metadata.facts().map(|(name, ready_line)| {
-            let path = programs.get(name).with_context(|| {
-                format!("cargo built no program `{name}`, which metadata.kernels names")
-            })?;
+            let path = programs
+                .get(name)
+                .with_context(|| format!("cargo built no program `{name}`, which metadata.kernels names"))?;
             let first = binaries.values().next().cloned().unwrap_or_default();
             let argv = vec![path.to_string_lossy().into_owned()];
-            anyhow::Ok(FactsRequest {
-                program: Program { argv, ..first },
-                ready_line: ready_line.into(),
-            })
+            anyhow::Ok(FactsRequest { program: Program { argv, ..first }, ready_line: ready_line.into() })
         });
         Ok(Self {
             only: None,
@@ -122,25 +111,20 @@ impl Payload {
     /// # Errors
     /// When a file cannot be read or is missing.
     pub fn brought_along(&self) -> Result<&Files> {
-        let files =
-            self.brought_along.get_or_init(|| self.gather().map_err(|error| format!("{error:#}")));
+        let files = self.brought_along.get_or_init(|| self.gather().map_err(|error| format!("{error:#}")));
         files.as_ref().map_err(|error| anyhow!("{error}"))
     }
 
     fn gather(&self) -> Result<Files> {
         let mut files: BTreeSet<PathBuf> = self.files.iter().cloned().collect();
         let environment = self.binaries.values().next().cloned().unwrap_or_default();
-        let started = |path: &PathBuf| Program {
-            argv: vec![path.to_string_lossy().into_owned()],
-            ..environment.clone()
-        };
+        let started =
+            |path: &PathBuf| Program { argv: vec![path.to_string_lossy().into_owned()], ..environment.clone() };
         for program in self.binaries.values().cloned().chain(self.programs.values().map(started)) {
             files.extend(closure::of_program(&program)?);
         }
         if !self.is_static {
-            for directory in
-                self.binaries.values().map(|program| &program.cwd).collect::<BTreeSet<_>>()
-            {
+            for directory in self.binaries.values().map(|program| &program.cwd).collect::<BTreeSet<_>>() {
                 files.extend(closure::of_package(Path::new(directory), &self.target)?);
             }
         }
@@ -156,19 +140,14 @@ impl Payload {
 }
 
 /// Of the variables that a program would have here: those that cargo has set, and those that are allowed, or asked for.
-fn in_guest(
-    recorded: BTreeMap<String, String>,
-    asked: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    const CARGO: [&str; 4] =
-        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_TARGET_TMPDIR"];
+fn in_guest(recorded: BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    const CARGO: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_TARGET_TMPDIR"];
     let of_cargo = |name: &str, value: &str| {
         let runner = name.ends_with("_RUNNER");
         let own = CARGO.iter().any(|prefix| name.starts_with(prefix));
         own || (std::env::var(name).ok().as_deref() != Some(value) && !runner)
     };
-    let kept =
-        |(name, value): &(String, String)| environment::is_allowed(name) || of_cargo(name, value);
+    let kept = |(name, value): &(String, String)| environment::is_allowed(name) || of_cargo(name, value);
     let defaults = [("VMTEST", "1"), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")];
     let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let own = recorded.into_iter().filter(kept);
@@ -183,8 +162,7 @@ fn keep(dirs: &Dirs, binaries: &BTreeMap<String, Program>) -> Vec<String> {
     let named: BTreeSet<PathBuf> = own.chain(work).map(Path::to_owned).collect();
     // A link may lead anywhere.
     let real = named.iter().filter_map(|dir| dir.canonicalize().ok());
-    let all: BTreeSet<PathBuf> =
-        named.iter().cloned().chain(real).filter(|dir| dir.is_dir()).collect();
+    let all: BTreeSet<PathBuf> = named.iter().cloned().chain(real).filter(|dir| dir.is_dir()).collect();
     // One that is in another comes with it.
     let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
     let outermost = all.iter().filter(outermost).cloned();
@@ -201,9 +179,8 @@ mod tests {
     fn a_secret_of_the_caller_s_stays_here_and_what_cargo_sets_goes_along() {
         // Cargo sets the first for this test; no other process is to be asked for a secret.
         let (own, value) = ("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
-        let (name, secret) = std::env::vars()
-            .find(|(name, _)| name == "CARGO_MANIFEST_LINKS" || name == "CARGO")
-            .unwrap_or_default();
+        let (name, secret) =
+            std::env::vars().find(|(name, _)| name == "CARGO_MANIFEST_LINKS" || name == "CARGO").unwrap_or_default();
         let recorded = [(own, value), ("OUT_DIR", "/out"), (&*name, &*secret)];
         let recorded = recorded.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let asked = [("A".to_owned(), "b".to_owned())].into();

@@ -55,10 +55,7 @@ pub fn build(
     static_build: Option<&StaticBuild>,
 ) -> Result<Built> {
     if !dirs.project.join("Cargo.toml").exists() {
-        return Err(Exit::usage(format!(
-            "there is no cargo project in {} or above it",
-            dirs.project.display()
-        )));
+        return Err(Exit::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
     let chosen = |arg: &OsString| arg.to_str().is_some_and(|arg| TARGETS.contains(&name_of(arg)));
     // Documentation tests have no executables.
@@ -148,8 +145,7 @@ fn record(cargo: &mut Command, example: Option<&Path>, directory: &Path) -> Resu
     let agent = agent::on_this_machine()?;
     let own = format!("/proc/{}", std::process::id());
     let agent = agent.to_string_lossy().replace("/proc/self", &own);
-    let host =
-        ["gnu", "musl"].map(|libc| format!("{}-unknown-linux-{libc}", std::env::consts::ARCH));
+    let host = ["gnu", "musl"].map(|libc| format!("{}-unknown-linux-{libc}", std::env::consts::ARCH));
     for target in host.into_iter().chain(example.and_then(target_of)) {
         let variable = target.to_uppercase().replace(['-', '.'], "_");
         cargo.env(format!("CARGO_TARGET_{variable}_RUNNER"), format!("{agent} {RECORD}"));
@@ -205,9 +201,6 @@ mod tests {
         assert_eq!(target("/my-own-dir/debug/deps/trace-0"), Some("my-own-dir".into()));
         assert_eq!(target("/target/debug/deps/trace-0"), None);
         let musl = "x86_64-unknown-linux-musl";
-        assert_eq!(
-            target_of(&Path::new("/target").join(musl).join("debug/deps/t-0")),
-            Some(musl.into())
-        );
+        assert_eq!(target_of(&Path::new("/target").join(musl).join("debug/deps/t-0")), Some(musl.into()));
     }
 }

@@ -56,8 +56,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let original = None;
     for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
         let name = mutant.map_or("(none)", |mutant| &mutant.name);
-        let payload = build(&metadata, &sources, mutant)
-            .with_context(|| format!("mutant `{name}` cannot be made"))?;
+        let payload = build(&metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
         let options = Options::from(&flags.vm);
         let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
         for target in &targets {
@@ -78,11 +77,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
 ///
 /// # Errors
 /// When one cannot be made or does not compile.
-pub fn each_mutant(
-    dirs: &Dirs,
-    metadata: &Metadata,
-    mut on: impl FnMut(&str, Payload),
-) -> Result<()> {
+pub fn each_mutant(dirs: &Dirs, metadata: &Metadata, mut on: impl FnMut(&str, Payload)) -> Result<()> {
     let sources = sources::Copy::make(dirs)?;
     for mutant in mutants::load(dirs)? {
         on(&mutant.name, build(metadata, &sources, Some(&mutant))?);
@@ -115,8 +110,7 @@ fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
         .filter(|outcome| outcome.result != TestResult::Passed)
         .map(|outcome| outcome.test.name.as_str())
         .collect();
-    let missed: Vec<&str> =
-        mutant.caught_by.iter().map(String::as_str).filter(|test| !failed.contains(test)).collect();
+    let missed: Vec<&str> = mutant.caught_by.iter().map(String::as_str).filter(|test| !failed.contains(test)).collect();
     if report.verdict != Verdict::Fail || !report.missing.is_empty() {
         return (false, format!("not caught: {}", summary(report)));
     }

@@ -174,8 +174,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 ///
 /// Not under a guard: a package manager that is killed half-way leaves more error than one that finishes alone.
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
-    let mut line =
-        vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
+    let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
         if tools::find(dirs, Tool::Sudo).is_err() {
             bail!(
@@ -222,8 +221,7 @@ fn make_environment(dirs: &Dirs) -> Result<()> {
     run_python(&python, |command| {
         command.args(["-m", "venv", "--clear"]).arg(&environment);
     })?;
-    fs::write(&requirements, REQUIREMENTS)
-        .with_context(|| format!("cannot write {}", requirements.display()))?;
+    fs::write(&requirements, REQUIREMENTS).with_context(|| format!("cannot write {}", requirements.display()))?;
     run_python(&environment.join("bin/python3"), |command| {
         command
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])

@@ -82,8 +82,7 @@ fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>) -> Resul
     let mut script = b"#!/bin/sh\ncd -- ".to_vec();
     script.extend_from_slice(&shlex::bytes::try_quote(cwd.as_os_str().as_bytes())?);
     for (name, value) in env {
-        script
-            .extend_from_slice(format!("\nexport {name}={}", shlex::try_quote(value)?).as_bytes());
+        script.extend_from_slice(format!("\nexport {name}={}", shlex::try_quote(value)?).as_bytes());
     }
     let end = [b"\nexport SHELL=", &*shell, b"\nexec ", &*shell, b" \"$@\"\n"].concat();
     script.extend(end);

@@ -21,8 +21,7 @@ use libelf::linker_script;
 const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
 
 /// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
-const RUSTFLAGS: [&str; 6] =
-    ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
+const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
 
 /// How to build static executables on this machine.
 #[derive(Debug)]
@@ -49,8 +48,7 @@ impl StaticBuild {
         };
         let mut libraries = listed_directories();
         for archive in [Tool::LibC, Tool::LibElf, Tool::LibZ] {
-            let directory =
-                tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
+            let directory = tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
             if !libraries.contains(&directory) {
                 libraries.push(directory);
             }
@@ -78,8 +76,7 @@ impl StaticBuild {
             let words = set("RUSTFLAGS")?;
             Some(words.split_whitespace().collect::<Vec<_>>().join("\x1f"))
         });
-        let flags: Vec<&str> =
-            theirs.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
+        let flags: Vec<&str> = theirs.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
         cargo
             .args(["--target", self.target])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
@@ -119,15 +116,10 @@ mod tests {
                       eu_search_tree_init(); eu_search_tree_fini(); return 0; }\n";
         let file = |name: &str| directory.path().join(name);
         std::fs::write(file("main.c"), source).unwrap();
-        std::fs::write(file("libelf.ld"), linker_script(b"\0ZSTD_decompress\0ZSTD_isError\0"))
-            .unwrap();
+        std::fs::write(file("libelf.ld"), linker_script(b"\0ZSTD_decompress\0ZSTD_isError\0")).unwrap();
         let link = |script: &[PathBuf]| {
             let mut cc = Command::new("cc");
-            cc.args(["-static", "-o"])
-                .args([file("main"), file("main.c")])
-                .args(script)
-                .output()
-                .unwrap()
+            cc.args(["-static", "-o"]).args([file("main"), file("main.c")]).args(script).output().unwrap()
         };
         assert!(!link(&[]).status.success(), "links without the script");
         let linked = link(&[file("libelf.ld")]);

@@ -71,9 +71,7 @@ fn visible(line: &str) -> String {
         match c {
             '\t' => shown.push_str(TAB),
             // U+2400 onwards are pictures of the control characters, in their order.
-            '\0'..='\x1f' => {
-                shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or(UNSHOWABLE))
-            }
+            '\0'..='\x1f' => shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or(UNSHOWABLE)),
             '\x7f' => shown.push('\u{2421}'),
             c if c.is_control() || is_invisible(c) => shown.push(UNSHOWABLE),
             c => shown.push(c),
@@ -104,8 +102,7 @@ pub fn without_frames(output: &str) -> String {
     let is_frame = |line: &&str| {
         let number = line.trim_start().split_once(": ").map(|(number, _)| number);
         line.starts_with("  ")
-            && (line.trim_start().starts_with("at ")
-                || number.is_some_and(|it| it.parse::<u16>().is_ok()))
+            && (line.trim_start().starts_with("at ") || number.is_some_and(|it| it.parse::<u16>().is_ok()))
     };
     let mut in_backtrace = false;
     let lines = output.split_inclusive('\n').filter(|line| {
@@ -131,10 +128,7 @@ mod tests {
 
     #[test]
     fn an_escape_sequence_that_is_never_closed_hides_its_own_line_only() {
-        assert_eq!(
-            block("\x1b]0;never closed\npanicked at tests/trace.rs"),
-            "\npanicked at tests/trace.rs"
-        );
+        assert_eq!(block("\x1b]0;never closed\npanicked at tests/trace.rs"), "\npanicked at tests/trace.rs");
     }
 
     #[test]
@@ -177,10 +171,7 @@ mod tests {
     fn the_summary_of_one_failed_test_is_cut_and_nothing_else() {
         let end = "\nfailures:\n    name\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n\n";
         for (output, expected) in [
-            (
-                format!("running 1 test\nits words\nFAILED\n\nfailures:\n{end}"),
-                "running 1 test\nits words",
-            ),
+            (format!("running 1 test\nits words\nFAILED\n\nfailures:\n{end}"), "running 1 test\nits words"),
             (
                 format!("running 1 test\n\nfailures:\n\n---- name ----\nwhy\n\n{end}"),
                 "running 1 test\n\nfailures:\n\n---- name ----\nwhy",

@@ -176,8 +176,7 @@ pub fn list(unusable: &[Unusable]) -> String {
             text += &format!(": {}", one.remedy());
         }
     }
-    let missing: Vec<Tool> =
-        unusable.iter().filter(|one| one.missing).map(|one| one.tool).collect();
+    let missing: Vec<Tool> = unusable.iter().filter(|one| one.missing).map(|one| one.tool).collect();
     if !missing.is_empty() {
         text += &format!("\nto get what was not found, {}", how_to_get(&missing));
     }
@@ -227,8 +226,7 @@ impl Spec {
                 vec![program_on_path(&named).ok_or_else(|| self.unusable(what()))?]
             }
             None => {
-                let installed =
-                    (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
+                let installed = (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
                 let numbers = NUMBERS.rev().filter(|_| self.numbered);
                 let numbered = numbers.map(|number| format!("{}-{number}", self.name));
                 let plain = [self.name].into_iter().chain(self.also.iter().copied());
@@ -309,19 +307,14 @@ fn ask(path: &Path, before: &str) -> Result<String, String> {
             let mut lines = said.lines().filter(|line| !line.trim().is_empty());
             let line = if output.status.success() { lines.next() } else { lines.next_back() };
             let line: String = line.unwrap_or_default().trim().chars().take(100).collect();
-            Err(format!(
-                "does not work: asked for its version it printed {line:?} ({})",
-                output.status
-            ))
+            Err(format!("does not work: asked for its version it printed {line:?} ({})", output.status))
         }
     }
 }
 
 /// Whether a version is not below another; numbers are compared as numbers.
 fn at_least(version: &str, minimum: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u64> {
-        text.split('.').map(|number| number.parse().unwrap_or(0)).collect()
-    };
+    let numbers = |text: &str| -> Vec<u64> { text.split('.').map(|number| number.parse().unwrap_or(0)).collect() };
     numbers(version) >= numbers(minimum)
 }
 

@@ -149,8 +149,7 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
     let next = AtomicUsize::new(0);
-    let reports: Vec<Mutex<Option<KernelReport>>> =
-        targets.iter().map(|_| Mutex::new(None)).collect();
+    let reports: Vec<Mutex<Option<KernelReport>>> = targets.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..jobs.min(targets.len()) {
             scope.spawn(|| {
@@ -166,17 +165,10 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
-    let mut kernels: Vec<KernelReport> = reports
-        .into_iter()
-        .filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner))
-        .collect();
+    let mut kernels: Vec<KernelReport> =
+        reports.into_iter().filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     name_missing(&mut kernels);
-    RunReport {
-        program: engine.program(),
-        started,
-        total_s: engine.elapsed().as_secs_f64(),
-        kernels,
-    }
+    RunReport { program: engine.program(), started, total_s: engine.elapsed().as_secs_f64(), kernels }
 }
 
 /// A kernel whose guest never came to list its tests misses those of the others.

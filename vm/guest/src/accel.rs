@@ -102,12 +102,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// With [`AccelChoice::Kvm`], when KVM does not work: the reason, after at most 10 seconds.
-pub fn choose(
-    choice: AccelChoice,
-    qemu: &Path,
-    kernel_image: &Path,
-    cache: &Path,
-) -> Result<Chosen> {
+pub fn choose(choice: AccelChoice, qemu: &Path, kernel_image: &Path, cache: &Path) -> Result<Chosen> {
     if choice == AccelChoice::Tcg {
         return Ok(Chosen { accel: Accel::Tcg, note: None });
     }
@@ -161,9 +156,9 @@ impl Kvm {
                 "there is no {DEVICE} (virtualization is off in the firmware, the module kvm is not loaded, or this \
                  machine is itself a guest without nested virtualization)"
             )),
-            Self::NotPermitted => Some(format!(
-                "this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)"
-            )),
+            Self::NotPermitted => {
+                Some(format!("this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)"))
+            }
             Self::Dead(seen) => Some(format!("{DEVICE} is there, but {seen}")),
             Self::Untried(why) => Some(format!("it could not be tried: {why}")),
         }
@@ -212,12 +207,7 @@ enum Life {
 
 impl<'a> Trial<'a> {
     fn new(qemu: &'a Path, cache: &Path) -> Self {
-        Self {
-            device: DEVICE.into(),
-            qemu,
-            memory: cache.join("kvm.json"),
-            kvm_deadline: KVM_DEADLINE,
-        }
+        Self { device: DEVICE.into(), qemu, memory: cache.join("kvm.json"), kvm_deadline: KVM_DEADLINE }
     }
 
     fn kvm(&self, kernel_image: &Path, trust: Trust) -> Result<Kvm> {
@@ -257,18 +247,15 @@ impl<'a> Trial<'a> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("cannot tell whether this machine has rebooted")?;
         let qemu = self.qemu.display();
-        let modified =
-            self.qemu.metadata().with_context(|| format!("cannot look at {qemu}"))?.mtime();
+        let modified = self.qemu.metadata().with_context(|| format!("cannot look at {qemu}"))?.mtime();
         Ok(format!("{} {modified} {qemu}", boot_id.trim()))
     }
 
     /// The last answer, if it was found as things are now, and a failure not long ago.
     fn remembered(&self, now: &str) -> Option<Kvm> {
-        let (then, kvm): (String, Kvm) =
-            serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
+        let (then, kvm): (String, Kvm) = serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
         let age = self.memory.metadata().ok()?.modified().ok()?.elapsed();
-        (then == now && (kvm == Kvm::Works || age.is_ok_and(|age| age < FAILURE_VALID)))
-            .then_some(kvm)
+        (then == now && (kvm == Kvm::Works || age.is_ok_and(|age| age < FAILURE_VALID))).then_some(kvm)
     }
 
     /// The answer, and whether it holds for every kernel.
@@ -282,9 +269,7 @@ impl<'a> Trial<'a> {
         };
         let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
         let seconds = self.kvm_deadline.as_secs_f64();
-        let dead = Kvm::Dead(format!(
-            "{kernel} does not come up under it within {seconds} s {last_words}"
-        ));
+        let dead = Kvm::Dead(format!("{kernel} does not come up under it within {seconds} s {last_words}"));
         if trust == Trust::Success {
             // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
             return Ok((dead, false));
@@ -311,12 +296,8 @@ impl<'a> Trial<'a> {
         let (sender, seen) = mpsc::channel();
         let complaints = sender.clone();
         let (stdout, stderr) = (qemu.stdout.take(), qemu.stderr.take());
-        std::thread::spawn(move || {
-            stdout.map(|pipe| lines(pipe, |line| sender.send((line, true)).is_ok()))
-        });
-        std::thread::spawn(move || {
-            stderr.map(|pipe| lines(pipe, |line| complaints.send((line, false)).is_ok()))
-        });
+        std::thread::spawn(move || stdout.map(|pipe| lines(pipe, |line| sender.send((line, true)).is_ok())));
+        std::thread::spawn(move || stderr.map(|pipe| lines(pipe, |line| complaints.send((line, false)).is_ok())));
         let (mut last_words, mut complaint) = ("and prints nothing".to_owned(), None);
         let end = Instant::now() + deadline;
         loop {
@@ -375,10 +356,8 @@ mod tests {
             let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
             symlink(fake, dir.path().join("qemu")).unwrap();
             let calls = dir.path().join("calls");
-            let script = format!(
-                "echo >> {}\ncase \"$*\" in *'-accel kvm'*) {kvm};; *) {tcg};; esac\n",
-                calls.display()
-            );
+            let script =
+                format!("echo >> {}\ncase \"$*\" in *'-accel kvm'*) {kvm};; *) {tcg};; esac\n", calls.display());
             std::fs::write(dir.path().join("qemu.sh"), script).unwrap();
             std::fs::write(dir.path().join("kvm"), "").unwrap();
             // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
@@ -389,9 +368,7 @@ mod tests {
         fn kvm(&self, trust: Trust) -> Kvm {
             let (qemu, memory) = (self.dir.path().join("qemu"), self.memory());
             let (device, kvm_deadline) = (self.dir.path().join("kvm"), self.kvm_deadline);
-            Trial { device, qemu: &qemu, memory, kvm_deadline }
-                .kvm(Path::new("/boot/vmlinuz-1"), trust)
-                .unwrap()
+            Trial { device, qemu: &qemu, memory, kvm_deadline }.kvm(Path::new("/boot/vmlinuz-1"), trust).unwrap()
         }
 
         /// Asks so, one after the other: each gets this answer, and QEMU was started so often in all.
@@ -400,10 +377,7 @@ mod tests {
             for trust in trust {
                 assert_eq!(self.kvm(*trust), *answer);
             }
-            let lines = std::fs::read_to_string(self.dir.path().join("calls"))
-                .unwrap_or_default()
-                .lines()
-                .count();
+            let lines = std::fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default().lines().count();
             assert_eq!(lines, calls);
         }
 
@@ -412,8 +386,7 @@ mod tests {
         }
     }
 
-    const COMES_UP: &str =
-        "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
+    const COMES_UP: &str = "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
     const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
@@ -436,9 +409,8 @@ mod tests {
         let internal_error = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
         let refused = dead("QEMU cannot use it: KVM internal error. Suberror: 1");
         Machine::new(internal_error, "exit 1").check(&[Everything], &refused, 1);
-        let hangs = dead(
-            "vmlinuz-1 does not come up under it within 2 s and stops at \"[    0.0] Linux version 6.12\"",
-        );
+        let hangs =
+            dead("vmlinuz-1 does not come up under it within 2 s and stops at \"[    0.0] Linux version 6.12\"");
         // Once under KVM, once emulated, and then remembered.
         Machine::new(HANGS, COMES_UP).check(&[Everything, Everything], &hangs, 2);
         // A kernel that comes up nowhere says nothing of KVM: the next one is another trial.
@@ -494,9 +466,7 @@ mod tests {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let qemu = machine.dir.path().join("qemu");
         let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
-        for (index, part) in
-            [boot_id.trim(), &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate()
-        {
+        for (index, part) in [boot_id.trim(), &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
             assert!(good.contains(part), "{good}");
             std::fs::write(machine.memory(), good.replace(part, "other")).unwrap();
             machine.check(&[Trust::Everything, Trust::Everything], &Kvm::Works, index + 2);

@@ -34,11 +34,7 @@ pub fn encode(job: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 /// Reads messages until the line closes; `token` is the job's.
-pub fn read(
-    stream: UnixStream,
-    token: &str,
-    mut on: impl FnMut(Result<Event, Malformed>),
-) -> io::Result<()> {
+pub fn read(stream: UnixStream, token: &str, mut on: impl FnMut(Result<Event, Malformed>)) -> io::Result<()> {
     let mut lines = Lines::new(stream, decode::EVENT_LIMIT);
     while let Some(line) = lines.next_line()? {
         on(line.and_then(|line| decode::event(line, token)));

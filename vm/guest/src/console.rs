@@ -110,9 +110,7 @@ impl Console {
             if self.context.len() < CONTEXT {
                 self.context.push(text);
             }
-        } else if let Some(lines) =
-            self.since_cut.as_mut().filter(|lines| lines.len() < CONTEXT / 2)
-        {
+        } else if let Some(lines) = self.since_cut.as_mut().filter(|lines| lines.len() < CONTEXT / 2) {
             lines.push(text);
         }
     }
@@ -191,8 +189,7 @@ mod tests {
             "[    1.902338] CPU: 0 PID: 1 Comm: swapper/0 Not tainted 5.10.0-32-amd64 #1\r\n",
             "[    1.902338] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---\r\n",
         ));
-        let words =
-            "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
+        let words = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
         assert_eq!(console.panic.as_deref(), Some(words));
         assert_eq!(notices, [Notice::Panic(words.into()), Notice::PanicEnd]);
         assert_eq!(console.context[0], words);

@@ -61,10 +61,7 @@ fn timed_out(error: io::Error) -> io::Error {
 }
 
 /// What `blocking` returns, unless that takes until `deadline`: then nothing, and what it returns later is dropped.
-pub fn within<T: Send + 'static>(
-    deadline: Instant,
-    blocking: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+pub fn within<T: Send + 'static>(deadline: Instant, blocking: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(blocking()));
     receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()

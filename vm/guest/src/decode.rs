@@ -87,8 +87,7 @@ impl<R: Read> Lines<R> {
 /// # Errors
 /// When it is none, has another token, or has values that nothing real has.
 pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
-    let frame: Frame = serde_json::from_slice(line)
-        .map_err(|_| Malformed::at("not a message of the agent's", line))?;
+    let frame: Frame = serde_json::from_slice(line).map_err(|_| Malformed::at("not a message of the agent's", line))?;
     if frame.token != token && !matches!(frame.event, Event::Ready { .. }) {
         return Err(Malformed::at("a message without this run's token", line));
     }
@@ -100,12 +99,8 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
             has_ended_so(&outcome.result).map_err(impossible)?;
             Ok(Event::TestFinished(bounded(outcome)))
         }
-        Event::Ended(Ended::Exited { code }) if !(0..=255).contains(&code) => {
-            Err(impossible("exit status"))
-        }
-        Event::Ended(Ended::Killed { signal }) if Signal::new(signal).is_none() => {
-            Err(impossible("signal"))
-        }
+        Event::Ended(Ended::Exited { code }) if !(0..=255).contains(&code) => Err(impossible("exit status")),
+        Event::Ended(Ended::Killed { signal }) if Signal::new(signal).is_none() => Err(impossible("signal")),
         Event::Facts(facts) => Ok(Event::Facts(plausible(facts))),
         other => Ok(other),
     }
@@ -195,12 +190,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn finished(
-        result: &str,
-        seconds: &str,
-        output: &str,
-        dropped: u64,
-    ) -> Result<Event, Malformed> {
+    fn finished(result: &str, seconds: &str, output: &str, dropped: u64) -> Result<Event, Malformed> {
         let outcome = format!(
             r#"{{"test":{{"binary":"t","name":"n"}},"result":{result},"attempts":1,"seconds":{seconds},"output":"{output}","dropped_bytes":{dropped}}}"#
         );
@@ -214,10 +204,9 @@ mod tests {
     #[test]
     fn a_signal_or_status_that_does_not_exist_is_malformed() {
         for number in [i32::MIN, -1, 0, 256, i32::MAX] {
-            for result in [
-                format!(r#"{{"failed":{{"code":{number}}}}}"#),
-                format!(r#"{{"killed":{{"signal":{number}}}}}"#),
-            ] {
+            for result in
+                [format!(r#"{{"failed":{{"code":{number}}}}}"#), format!(r#"{{"killed":{{"signal":{number}}}}}"#)]
+            {
                 assert!(finished(&result, "1", "", 0).is_err(), "{result}");
             }
             let killed = format!(r#"{{"killed":{{"signal":{number}}}}}"#);
@@ -233,9 +222,8 @@ mod tests {
     fn a_time_that_cannot_be_is_malformed_and_as_a_fact_left_out() {
         for seconds in ["-1", "1e300", "1e999", "null"] {
             assert!(finished("\"passed\"", seconds, "", 0).is_err(), "{seconds}");
-            let ready = format!(
-                r#"{{"token":"","event":{{"ready":{{"protocol":3,"release":"6","uptime_s":{seconds}}}}}}}"#
-            );
+            let ready =
+                format!(r#"{{"token":"","event":{{"ready":{{"protocol":3,"release":"6","uptime_s":{seconds}}}}}}}"#);
             assert!(super::ready(ready.as_bytes()).is_err(), "{seconds}");
         }
         let line = br#"{"token":"t","event":{"facts":{"btf":true,"jit":null,"load_s":-1e300,"programs":[]}}}"#;
@@ -247,8 +235,7 @@ mod tests {
     fn output_over_the_limit_is_cut_between_characters_and_counted_without_overflow() {
         for (said, counted) in [(1, 1 + OUTPUT_LIMIT as u64 + 2), (u64::MAX, u64::MAX)] {
             let output = format!("x{}", "ä".repeat(OUTPUT_LIMIT));
-            let Ok(Event::TestFinished(outcome)) = finished("\"passed\"", "1", &output, said)
-            else {
+            let Ok(Event::TestFinished(outcome)) = finished("\"passed\"", "1", &output, said) else {
                 panic!("no outcome")
             };
             assert_eq!(outcome.output.len(), OUTPUT_LIMIT - 1);

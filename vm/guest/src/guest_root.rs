@@ -15,20 +15,8 @@ use crate::agent;
 pub const AGENT: &str = "/vmtest-agent";
 
 /// Directories that exist, empty, in every guest.
-pub const DIRECTORIES: &[&str] = &[
-    "bin",
-    "dev",
-    "etc",
-    "lib",
-    "lib/modules",
-    "layers",
-    "newroot",
-    "proc",
-    "root",
-    "run",
-    "sys",
-    "tmp",
-];
+pub const DIRECTORIES: &[&str] =
+    &["bin", "dev", "etc", "lib", "lib/modules", "layers", "newroot", "proc", "root", "run", "sys", "tmp"];
 
 /// Small files that programs expect.
 pub const FILES: &[(&str, &str)] = &[
@@ -41,10 +29,8 @@ pub const FILES: &[(&str, &str)] = &[
 /// # Errors
 /// When busybox cannot be run.
 pub fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let output = Command::new(busybox)
-        .arg("--list")
-        .output()
-        .with_context(|| format!("cannot run {}", busybox.display()))?;
+    let output =
+        Command::new(busybox).arg("--list").output().with_context(|| format!("cannot run {}", busybox.display()))?;
     if !output.status.success() {
         bail!("`{} --list` failed: {}", busybox.display(), output.status);
     }

@@ -30,13 +30,7 @@ impl HostRoot {
     ///
     /// # Errors
     /// When something cannot be written.
-    pub fn prepare(
-        kernel: &Kernel,
-        accel: Accel,
-        vng: &Path,
-        qemu: &Path,
-        runs: &Path,
-    ) -> Result<Self> {
+    pub fn prepare(kernel: &Kernel, accel: Accel, vng: &Path, qemu: &Path, runs: &Path) -> Result<Self> {
         RunDir::clear_abandoned(runs);
         let run = RunDir::create(runs)?;
         symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
@@ -75,16 +69,13 @@ impl HostRoot {
 /// Unlike a guest for tests, one for people may want any module.
 fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    symlink(&kernel.image, dir.join("vmlinuz"))
-        .with_context(|| format!("cannot link {}", kernel.image.display()))?;
+    symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
     let Some(modules) = &kernel.modules else { return Ok(()) };
     let Some(release) = modules.file_name() else { return Ok(()) };
     // depmod writes beside the modules, and the cache is not to be written to.
     let own = dir.join("lib/modules").join(release);
     fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
-    for entry in
-        fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))?
-    {
+    for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
         let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
         symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
     }

@@ -37,14 +37,8 @@ impl Contents {
     /// # Errors
     /// When a file cannot be read.
     pub fn gather(busybox: &Path) -> Result<Self> {
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        Ok(Self {
-            busybox: read(busybox)?,
-            applets: guest_root::applets(busybox)?,
-            payload: Vec::new(),
-            modules: None,
-        })
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(Self { busybox: read(busybox)?, applets: guest_root::applets(busybox)?, payload: Vec::new(), modules: None })
     }
 
     /// The payload too, for a guest that is to have it from the start.

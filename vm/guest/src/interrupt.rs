@@ -41,8 +41,7 @@ impl Interrupt {
     /// When the system refuses to register a handler.
     pub fn install() -> Result<Self> {
         let interrupt = Self::default();
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
         let told = interrupt.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {

@@ -161,10 +161,7 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
         // depmod writes beside the modules, and where these are is not to be written to.
         symlink(entry.path(), tree.join(entry.file_name()))?;
         if entry.file_type()?.is_dir() {
-            symlink(
-                Path::new(MODULES_SHARE).join(entry.file_name()),
-                lists.join(entry.file_name()),
-            )?;
+            symlink(Path::new(MODULES_SHARE).join(entry.file_name()), lists.join(entry.file_name()))?;
         }
     }
     depmod(scratch, RELEASE.as_ref())?;

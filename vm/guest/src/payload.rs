@@ -26,9 +26,7 @@ impl Payload {
             // The linker's alignment leaves holes in programs; the agent reads no sparse entries.
             archive.sparse(false);
             for (name, from) in &self.files {
-                archive
-                    .append_path_with_name(from, name)
-                    .with_context(|| format!("cannot pack {}", from.display()))?;
+                archive.append_path_with_name(from, name).with_context(|| format!("cannot pack {}", from.display()))?;
             }
             archive.finish().context("cannot pack the payload")?;
         }

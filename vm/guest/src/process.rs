@@ -47,11 +47,7 @@ impl SupervisedCommand {
         let mut command = Command::new(agent::on_this_machine()?);
         command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE);
         command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string()).arg(program);
-        Ok(Self {
-            command,
-            program: program.to_string_lossy().into_owned(),
-            report: (reader, writer),
-        })
+        Ok(Self { command, program: program.to_string_lossy().into_owned(), report: (reader, writer) })
     }
 }
 
@@ -167,8 +163,7 @@ impl Supervised {
             }
             // Not collected yet, and nobody can while the lock is held: the pid is still the supervisor's.
             for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-                kill(self.supervisor_pid, signal)
-                    .with_context(|| format!("cannot end {}", self.program))?;
+                kill(self.supervisor_pid, signal).with_context(|| format!("cannot end {}", self.program))?;
             }
         }
         self.wait()
@@ -456,9 +451,7 @@ mod tests {
     fn a_descriptor_is_handed_through_and_belongs_to_the_program_alone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = sh("echo through >&3; exec 3>&-; exec sleep 1000");
-        command
-            .fd_mappings(vec![command_fds::FdMapping { parent_fd: theirs.into(), child_fd: 3 }])
-            .unwrap();
+        command.fd_mappings(vec![command_fds::FdMapping { parent_fd: theirs.into(), child_fd: 3 }]).unwrap();
         let supervised = Supervised::spawn(command).unwrap();
         assert_eq!(read_to_end(&ours), "through\n", "the end comes although it still runs");
         assert_eq!(supervised.wait_timeout(Duration::ZERO).unwrap(), None);

@@ -130,12 +130,10 @@ impl Machine<'_> {
             (STATE_FD, handed.state),
             (SHARE_FD, handed.share.map(OwnedFd::from)),
         ];
-        let mappings = inherited.into_iter().filter_map(|(child_fd, parent_fd)| {
-            parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd })
-        });
-        command
-            .fd_mappings(mappings.collect())
-            .context("two descriptors for QEMU have the same number")?;
+        let mappings = inherited
+            .into_iter()
+            .filter_map(|(child_fd, parent_fd)| parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd }));
+        command.fd_mappings(mappings.collect()).context("two descriptors for QEMU have the same number")?;
         let process = Supervised::spawn(command)?;
         Ok(Running { process, console, printed: Vec::new(), channel, monitor })
     }
@@ -151,11 +149,7 @@ impl Machine<'_> {
             monitor(),
             self.ivshmem.map(|bytes| ivshmem(bytes, self.memory)).unwrap_or_default(),
             strings(["-smp", &self.cpus.to_string()]),
-            if self.share {
-                host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat()
-            } else {
-                Vec::new()
-            },
+            if self.share { host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat() } else { Vec::new() },
             if self.waits { waiting() } else { Vec::new() },
         ]
         .concat()
@@ -176,8 +170,7 @@ impl Machine<'_> {
 impl Running {
     /// For the one who watches it; the agent finds the payload there, and makes this root directory.
     pub fn into_started(mut self, payload: vmtest_agent::Payload, root: Root) -> Vm {
-        let mut console: Vec<Box<dyn Read + Send>> =
-            vec![Box::new(Cursor::new(self.printed).chain(self.console))];
+        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(self.printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }
@@ -265,12 +258,7 @@ fn serial_port(id: &str, fd: i32) -> Vec<String> {
 }
 
 fn monitor() -> Vec<String> {
-    strings([
-        "-chardev",
-        &format!("socket,id=monitor,fd={MONITOR_FD}"),
-        "-mon",
-        "chardev=monitor,mode=control",
-    ])
+    strings(["-chardev", &format!("socket,id=monitor,fd={MONITOR_FD}"), "-mon", "chardev=monitor,mode=control"])
 }
 
 /// Memory that the guest sees as a PCI device, which holds the payload.
@@ -293,8 +281,7 @@ fn ivshmem(bytes: u64, memory: Memory) -> Vec<String> {
 /// A directory that the guest can mount, and only read. A machine can be saved with it while it is not mounted.
 /// What is mounted in it on the host is told apart (`multidevs`): two files of one number would be one to the guest.
 pub fn host_share(path: &str) -> [[String; 2]; 2] {
-    let fsdev =
-        format!("local,id=host,path={path},security_model=none,readonly=on,multidevs=remap");
+    let fsdev = format!("local,id=host,path={path},security_model=none,readonly=on,multidevs=remap");
     let device = format!("virtio-9p-pci,fsdev=host,mount_tag={SHARE_TAG}");
     [["-fsdev".into(), fsdev], ["-device".into(), device]]
 }
@@ -344,10 +331,8 @@ mod tests {
         let saved = arguments(Memory::File, false);
         let parameters = command_line::own(Accel::Tcg).join(" ");
         let boot = format!("-initrd initramfs -append {parameters} quiet");
-        let expected = saved
-            .replace("share=on", "share=off")
-            .replace(&boot, "")
-            .replace(" -kernel", " -incoming defer -kernel");
+        let expected =
+            saved.replace("share=on", "share=off").replace(&boot, "").replace(" -kernel", " -incoming defer -kernel");
         assert_eq!(arguments(Memory::CopyOfFile, true).trim(), expected.trim());
     }
 

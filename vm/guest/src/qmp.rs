@@ -109,9 +109,8 @@ impl Qmp {
             Ok(0) | Err(_) => bail!("it is gone"),
             Ok(_) => {}
         }
-        serde_json::from_slice(&line).with_context(|| {
-            format!("its monitor says something strange: {}", String::from_utf8_lossy(&line))
-        })
+        serde_json::from_slice(&line)
+            .with_context(|| format!("its monitor says something strange: {}", String::from_utf8_lossy(&line)))
     }
 }
 
@@ -173,8 +172,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let error =
-            Qmp::connect(stream, Instant::now() + Duration::from_millis(100)).err().unwrap();
+        let error = Qmp::connect(stream, Instant::now() + Duration::from_millis(100)).err().unwrap();
         assert!(format!("{error:#}").contains("took too long"), "{error:#}");
         drip.join().unwrap();
     }

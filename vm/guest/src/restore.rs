@@ -145,8 +145,7 @@ impl<'a> Guest<'a> {
         }
         let name = &self.spec.kernel.name;
         let mut failed = None;
-        let made = snapshots
-            .make(name, key_material, self.spec.deadline, |dir| self.save(dir, &mut failed));
+        let made = snapshots.make(name, key_material, self.spec.deadline, |dir| self.save(dir, &mut failed));
         // Of a guest that panicked, or never came up, there is as much to see as of one that was only booted.
         failed.map_or_else(|| self.restore(made?), Ok)
     }
@@ -156,20 +155,13 @@ impl<'a> Guest<'a> {
         let dir = self.spec.run.path();
         write(&dir.join(INITRAMFS), &self.initramfs)?;
         let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
-        Ok(machine
-            .start(self.with_payload()?)?
-            .into_started(self.payload.clone(), self.root.clone()))
+        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
         let header = Path::new(KERNEL_HEADER);
-        let machine =
-            Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
-        let handed = Fds {
-            state: Some(piped(saved.state)?),
-            lock: Some(saved.lock),
-            ..self.with_payload()?
-        };
+        let machine = Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
+        let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
         let mut running = machine.start(handed)?;
         // What its boot said belongs to every run, as if this one had booted it.
         running.printed = saved.console;
@@ -234,16 +226,14 @@ impl<'a> Guest<'a> {
     }
 
     fn with_share(&self) -> Result<Fds> {
-        let shared = File::open(&self.shared)
-            .with_context(|| format!("cannot open {}", self.shared.display()))?;
+        let shared = File::open(&self.shared).with_context(|| format!("cannot open {}", self.shared.display()))?;
         Ok(Fds { share: Some(shared), ..Fds::default() })
     }
 
     /// Everything that a saved guest depends on.
     fn key_material(&self) -> Result<Value> {
         let image = &self.spec.kernel.image;
-        let kernel = kernels::sha256_file(image)
-            .with_context(|| format!("cannot read {}", image.display()))?;
+        let kernel = kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
         // Where the kernel and the guest lie does not matter.
         let machine = self.machine(Memory::File, Path::new("kernel"), Path::new("."));
         let arguments = machine.arguments();
@@ -330,9 +320,7 @@ fn leave(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     // A shell does it in the directory that QEMU runs in, so there is nothing to be quoted.
     qmp.execute("migrate", &json!({ "uri": format!("exec:cat > {STATE}") }))?;
     let status = |event: &qmp::Event| event.data["status"].as_str().unwrap_or_default().to_owned();
-    let is_over = |event: &qmp::Event| {
-        event.event == "MIGRATION" && ["completed", "failed"].contains(&&*status(event))
-    };
+    let is_over = |event: &qmp::Event| event.event == "MIGRATION" && ["completed", "failed"].contains(&&*status(event));
     let last = qmp.wait_for("save the guest", is_over)?;
     ensure!(status(&last) == "completed", "QEMU cannot save the guest");
     Ok(())

@@ -33,8 +33,7 @@ impl RunDir {
             .with_context(|| format!("cannot create a directory in {}", runs.display()))?
             .keep();
         let lock = path.join(LOCK);
-        let lock = lock::exclusive(&lock, || ())
-            .with_context(|| format!("cannot lock {}", lock.display()))?;
+        let lock = lock::exclusive(&lock, || ()).with_context(|| format!("cannot lock {}", lock.display()))?;
         Ok(Self { path, _lock: lock })
     }
 

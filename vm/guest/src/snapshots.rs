@@ -173,8 +173,9 @@ impl Snapshots {
             return Ok(false);
         }
         match listed.is_new() {
-            true => fs::remove_dir_all(&listed.dir)
-                .with_context(|| format!("cannot remove {}", listed.dir.display()))?,
+            true => {
+                fs::remove_dir_all(&listed.dir).with_context(|| format!("cannot remove {}", listed.dir.display()))?
+            }
             false => self.remove(&listed.dir)?,
         }
         Ok(true)
@@ -216,8 +217,7 @@ impl Snapshots {
     /// It is out of sight in one step: nobody ever finds half of it.
     fn remove(&self, dir: &Path) -> Result<()> {
         let out = New::create(&self.root)?;
-        fs::rename(dir, out.path.join("old"))
-            .with_context(|| format!("cannot remove {}", dir.display()))
+        fs::rename(dir, out.path.join("old")).with_context(|| format!("cannot remove {}", dir.display()))
     }
 
     fn dir(&self, key: &Key) -> PathBuf {
@@ -251,12 +251,7 @@ struct Manifest {
 
 impl Manifest {
     /// Describes what is in `dir`, and frees the disk space of zeros in the memory's file.
-    fn describe(
-        dir: &Path,
-        kernel: &str,
-        key_material: serde_json::Value,
-        ready: Ready,
-    ) -> Result<Self> {
+    fn describe(dir: &Path, kernel: &str, key_material: serde_json::Value, ready: Ready) -> Result<Self> {
         let path = dir.join(RAM);
         let ram = File::options().read(true).write(true).open(&path)?;
         let dig = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -303,12 +298,7 @@ struct Stamp {
 impl Stamp {
     fn of(path: &Path) -> io::Result<Self> {
         let file = fs::metadata(path)?;
-        Ok(Self {
-            bytes: file.len(),
-            inode: file.ino(),
-            modified_s: file.mtime(),
-            modified_ns: file.mtime_nsec(),
-        })
+        Ok(Self { bytes: file.len(), inode: file.ino(), modified_s: file.mtime(), modified_ns: file.mtime_nsec() })
     }
 }
 
@@ -341,8 +331,7 @@ impl New {
     }
 
     fn keep_as(mut self, name: &Path) -> Result<()> {
-        fs::rename(&self.path, name)
-            .with_context(|| format!("cannot rename to {}", name.display()))?;
+        fs::rename(&self.path, name).with_context(|| format!("cannot rename to {}", name.display()))?;
         self.path = PathBuf::new();
         Ok(())
     }
@@ -491,10 +480,7 @@ mod tests {
         assert_eq!(made.console, b"words");
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
-        let again = fixture
-            .snapshots
-            .make("kernel", key_material, soon(), |_| panic!("made again"))
-            .unwrap();
+        let again = fixture.snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();
         assert_eq!(again.dir, made.dir);
     }
 
@@ -606,11 +592,8 @@ mod tests {
         let fixture = fixture();
         let lock = fixture.make(&json!(1)).lock;
         // It waits for the end of its input, and holds the lock as its error output.
-        let mut child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .stderr(lock)
-            .spawn()
-            .unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).stderr(lock).spawn().unwrap();
         let listed = &fixture.snapshots.list()[0];
         assert!(!fixture.snapshots.prune(listed).unwrap());
         child.wait().unwrap();

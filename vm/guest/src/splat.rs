@@ -94,15 +94,13 @@ pub fn classify(segment: &str) -> Kind {
 /// Takes a console's line apart: colours and levels go, each timestamp begins a message of its own (two CPUs may write
 /// into one line), and what user space wrote through `/dev/kmsg` (`name[pid]: `) is nothing that the kernel says.
 pub fn segments(line: &str) -> Vec<String> {
-    static COLOUR: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
+    static COLOUR: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
     static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| {
         let stamp = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?|^\[\s*[TC]\d+\]\s?";
         Regex::new(stamp).ok()
     });
-    static PROGRAM: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"^[^\s\[\]]+\[\d+\]: ").ok());
+    static PROGRAM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[^\s\[\]]+\[\d+\]: ").ok());
     let (Some(colour), Some(stamp), Some(program)) = (&*COLOUR, &*STAMP, &*PROGRAM) else {
         return vec![line.trim().to_owned()];
     };
@@ -110,16 +108,11 @@ pub fn segments(line: &str) -> Vec<String> {
     let pieces = stamp.split(&line).map(|piece| {
         let piece = piece.trim_matches(|c: char| c.is_control() || c.is_whitespace());
         match piece.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
-            Some((level, rest)) if level.bytes().all(|byte| byte.is_ascii_digit()) => {
-                rest.trim_start()
-            }
+            Some((level, rest)) if level.bytes().all(|byte| byte.is_ascii_digit()) => rest.trim_start(),
             _ => piece,
         }
     });
-    pieces
-        .filter(|piece| !piece.is_empty() && !program.is_match(piece))
-        .map(str::to_owned)
-        .collect()
+    pieces.filter(|piece| !piece.is_empty() && !program.is_match(piece)).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -141,10 +134,7 @@ mod tests {
             ("oops", "stack segment: 0000 [#1] SMP PTI"),
             ("oops", "general protection fault: 0000 [#1] SMP NOPTI"),
             ("oops", "general protection fault, probably for non-canonical address 0x1: 0000 [#1]"),
-            (
-                "oops",
-                "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
-            ),
+            ("oops", "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP"),
             ("oops", "Oops: 0002 [#1] SMP"),
             ("oops", "Oops [#1]"),
             ("oops", "specification exception: 0006 ilc:2 [#1] SMP"),
@@ -158,10 +148,7 @@ mod tests {
             ("oops", "kernel BUG at mm/slub.c:1!"),
             ("oops", "Kernel BUG at 000000000012 [verbose debug info unavailable]"),
             ("oops", "kernel BUG at fs/x.c:1! illegal operation: 0001 ilc:1 [#1] SMP"),
-            (
-                "oops",
-                "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
-            ),
+            ("oops", "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010"),
             ("oops", "Unable to handle kernel paging request at virtual address dfff800000000000"),
             ("oops", "Internal error: Oops: 0000000096000004 [#1] SMP"),
             ("oops", "Internal error: Oops - BUG: 00000000f2000800 [#1] PREEMPT SMP"),
@@ -209,18 +196,8 @@ mod tests {
             ("stall", "watchdog: Watchdog detected hard LOCKUP on cpu 1"),
             ("stall", "unregister_netdevice: waiting for lo to become free. Usage count = 2"),
         ] {
-            for prefix in [
-                "",
-                "[   T77] ",
-                "[    3.123456] ",
-                "<4>[    3.123456][   T77] ",
-                "\x1b[31m[    3.1] ",
-            ] {
-                assert_eq!(
-                    kind(&format!("{prefix}{line}")),
-                    Kind::Splat(expected),
-                    "{prefix}{line}"
-                );
+            for prefix in ["", "[   T77] ", "[    3.123456] ", "<4>[    3.123456][   T77] ", "\x1b[31m[    3.1] "] {
+                assert_eq!(kind(&format!("{prefix}{line}")), Kind::Splat(expected), "{prefix}{line}");
             }
         }
     }

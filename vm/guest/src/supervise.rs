@@ -153,8 +153,7 @@ pub fn run(
 ) -> Result<Observed> {
     let begun = Instant::now();
     let encoded = channel::encode(job)?;
-    let recorder = console::record(console_log)
-        .with_context(|| format!("cannot create {}", console_log.display()))?;
+    let recorder = console::record(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
     let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
     let shared = Arc::new(Shared {
         // One for each stream, so that no line is torn by what the other says.
@@ -200,8 +199,7 @@ pub fn run(
     let _ = drained.recv_timeout(DRAIN);
     let mut observed = watch.observed;
     observed.console = shared.take_console();
-    observed.end =
-        if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
+    observed.end = if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
     Ok(observed)
 }
 
@@ -253,9 +251,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let over = match seen.recv_timeout(left) {
                 Ok(seen) => self.take(seen),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    Some(self.when_silent())
-                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Some(self.when_silent()),
             };
             if let Some(end) = over {
                 self.observed.test = self.job_sent.map(|sent| sent.elapsed());
@@ -269,9 +265,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             _ if self.panicked => End::Panicked,
             _ if self.tested => End::Finished,
             _ if self.guest_shutdown => End::GuestShutdown,
-            Some(status) => {
-                End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up }
-            }
+            Some(status) => End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up },
             None => End::Deadline,
         }
     }
@@ -285,9 +279,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             }
             Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
-            Seen::Channel(Err(malformed)) => {
-                self.job_sent.is_some().then(|| End::ProtocolError(malformed.to_string()))
-            }
+            Seen::Channel(Err(malformed)) => self.job_sent.is_some().then(|| End::ProtocolError(malformed.to_string())),
             Seen::Console(Notice::Panic(_)) => {
                 self.panicked = true;
                 self.deadline = self.deadline.min(Instant::now() + PANIC_GRACE);
@@ -321,13 +313,10 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
                 self.observed.ready = Some(Ready { protocol, release, uptime_s });
                 self.send_job()
             }
-            Event::Ready { .. } => {
-                Some(End::ProtocolError("the agent started a second time".into()))
-            }
+            Event::Ready { .. } => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let again = self.observed.listed.is_some();
-                let longer =
-                    self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
+                let longer = self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
                 self.deadline = self.deadline.checked_add(longer).unwrap_or(self.deadline);
                 self.observed.limit += longer;
                 let told = self.tell(Progress::Listed(tests.len()));
@@ -345,9 +334,8 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
                 // More results than tests: whoever sends them is not our agent.
                 let listed = self.observed.listed.as_ref().map_or(0, Vec::len);
                 let more = self.observed.outcomes.len() > listed;
-                self.tell(Progress::Finished).or_else(|| {
-                    more.then(|| End::ProtocolError("more results than there are tests".into()))
-                })
+                self.tell(Progress::Finished)
+                    .or_else(|| more.then(|| End::ProtocolError("more results than there are tests".into())))
             }
             Event::Stdout(piece) => self.pass_on(&piece, |bytes| Progress::Stdout(bytes)),
             Event::Stderr(piece) => self.pass_on(&piece, |bytes| Progress::Stderr(bytes)),
@@ -440,11 +428,7 @@ impl Shared {
 }
 
 /// Reads every console; the receiver hears when all are closed.
-fn watch_consoles(
-    consoles: Vec<Box<dyn Read + Send>>,
-    shared: &Arc<Shared>,
-    sender: &Sender<Seen>,
-) -> Receiver<()> {
+fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, shared: &Arc<Shared>, sender: &Sender<Seen>) -> Receiver<()> {
     let (open, closed) = mpsc::channel::<()>();
     for (index, from) in consoles.into_iter().enumerate() {
         let (shared, sender, open) = (Arc::clone(shared), sender.clone(), open.clone());
@@ -538,19 +522,13 @@ mod tests {
 
     fn guest_that_is_up() -> (UnixStream, UnixStream) {
         let (mut guest, channel) = UnixStream::pair().unwrap();
-        let ready =
-            br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
+        let ready = br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
         guest.write_all(&[ready.as_slice(), b"\n"].concat()).unwrap();
         (guest, channel)
     }
 
     /// What is seen of a virtual machine that does not end by itself.
-    fn watched(
-        channel: UnixStream,
-        qmp: Option<UnixStream>,
-        job: &Job,
-        total: Duration,
-    ) -> Observed {
+    fn watched(channel: UnixStream, qmp: Option<UnixStream>, job: &Job, total: Duration) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Vm {
@@ -564,8 +542,7 @@ mod tests {
         };
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
-        let limits =
-            Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
+        let limits = Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
         let progress = |_: Progress<'_>| ControlFlow::Continue(());
         run(started, job, limits, log.path(), &interrupt, None, progress).unwrap()
     }

@@ -81,8 +81,7 @@ impl Vng {
         let root = spec.run.path().join("root");
         guest_root::stage(&root, &self.busybox)?;
         let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
-        let file = fs::File::create(&archive)
-            .with_context(|| format!("cannot create {}", archive.display()))?;
+        let file = fs::File::create(&archive).with_context(|| format!("cannot create {}", archive.display()))?;
         spec.payload.write_tar(file)?;
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         if let Some(modules) = &modules {
@@ -158,9 +157,7 @@ const LONGEST_FILE: u64 = 64 << 20;
 fn limit_files(command: &mut Command) {
     // SAFETY: one system call and no allocation between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into)
-        });
+        command.pre_exec(|| setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into));
     }
 }
 
@@ -171,12 +168,10 @@ fn start_agent() -> String {
 }
 
 /// The guest's second serial port is the agent's line.
-const CHANNEL_OPTIONS: &[&str] =
-    &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
+const CHANNEL_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
 
 /// QEMU's monitor tells whether it was the guest that wanted to stop.
-const QMP_OPTIONS: &[&str] =
-    &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
+const QMP_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
 
 /// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
 pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
@@ -193,16 +188,13 @@ pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
 /// When a module is missing, or something cannot be written.
 pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    symlink(&kernel.image, dir.join("vmlinuz"))
-        .with_context(|| format!("cannot link {}", kernel.image.display()))?;
+    symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
     let Some(release) = kernel.modules.as_deref().and_then(Path::file_name) else { return Ok(()) };
     let modules_dir = dir.join("lib/modules").join(release);
-    fs::create_dir_all(&modules_dir)
-        .with_context(|| format!("cannot create {}", modules_dir.display()))?;
+    fs::create_dir_all(&modules_dir).with_context(|| format!("cannot create {}", modules_dir.display()))?;
     for module in modules::resolve(kernel, FIRST)? {
         let path = modules_dir.join(format!("{}.ko", module.name));
-        fs::write(&path, &module.bytes)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, &module.bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     depmod(dir, release.as_ref())
 }

@@ -69,8 +69,7 @@ fn facts() -> impl Strategy<Value = Value> {
 }
 
 fn event() -> impl Strategy<Value = Value> {
-    let test =
-        (text(), text()).prop_map(|(binary, name)| json!({ "binary": binary, "name": name }));
+    let test = (text(), text()).prop_map(|(binary, name)| json!({ "binary": binary, "name": name }));
     prop_oneof![
         (number(), text(), number()).prop_map(|(protocol, release, uptime)| {
             json!({ "ready": { "protocol": protocol, "release": release, "uptime_s": uptime } })
@@ -165,11 +164,7 @@ fn framed(event: &Value) -> Vec<u8> {
 }
 
 /// A frame cut short, or with some bytes of it changed.
-fn damage(
-    line: &mut Vec<u8>,
-    cut: proptest::sample::Index,
-    changes: &[(proptest::sample::Index, u8)],
-) {
+fn damage(line: &mut Vec<u8>, cut: proptest::sample::Index, changes: &[(proptest::sample::Index, u8)]) {
     for (at, byte) in changes {
         let at = at.index(line.len());
         line[at] = *byte;

@@ -59,8 +59,7 @@ fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
         let member = member?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
         let Some(suffix) = name.trim_end_matches('/').strip_prefix("data.tar") else { continue };
-        let compression =
-            Compression::of_suffix(suffix).ok_or_else(|| anyhow!("{name}: unknown compression"))?;
+        let compression = Compression::of_suffix(suffix).ok_or_else(|| anyhow!("{name}: unknown compression"))?;
         let reader = compression.decoder(BufReader::new(member))?;
         return Unpacker::new(into, &WANTED_OF_A_PACKAGE)?.tar(reader);
     }
@@ -111,9 +110,7 @@ impl<'a> Unpacker<'a> {
         }
         match kind {
             tar::EntryType::Directory => self.directory(&path, true).map(drop),
-            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                self.file(entry, &path)
-            }
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => self.file(entry, &path),
             tar::EntryType::Link => {
                 let target = link_target(entry)?;
                 let target = inside(&target).ok_or_else(|| leads_outside(&target))?;
@@ -153,9 +150,8 @@ impl<'a> Unpacker<'a> {
         let (from, of) = split(target)?;
         let from = self.directory(from, false)?;
         // A link to a link would lead elsewhere from its new place.
-        let kind = SFlag::from_bits_truncate(
-            fstatat(&from, of, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_mode & SFlag::S_IFMT.bits(),
-        );
+        let kind =
+            SFlag::from_bits_truncate(fstatat(&from, of, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_mode & SFlag::S_IFMT.bits());
         ensure!(kind == SFlag::S_IFREG, "refused: a hard link to what is no file");
         let (dir, name) = self.place(path)?;
         Ok(linkat(from, of, dir, name, AtFlags::empty()).map_err(io::Error::from)?)
@@ -300,9 +296,8 @@ mod tests {
             let (root, beside) = (dir.path().join("root"), dir.path().join("beside"));
             std::fs::create_dir(&root).unwrap();
             std::fs::create_dir(&beside).unwrap();
-            let unpack = |members: &&[Member<'_>]| {
-                Unpacker::new(&root, &[]).unwrap().tar(fake::tar(members).as_slice()).is_ok()
-            };
+            let unpack =
+                |members: &&[Member<'_>]| Unpacker::new(&root, &[]).unwrap().tar(fake::tar(members).as_slice()).is_ok();
             assert_eq!(archives.iter().map(unpack).collect::<Vec<_>>(), accepted);
             assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 0, "written outside");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "written outside");

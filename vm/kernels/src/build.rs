@@ -141,12 +141,7 @@ fn has_header(name: &str) -> bool {
 /// # Errors
 ///
 /// When it cannot be built; what is in `work` is of no use then.
-pub fn build(
-    tarball: &Path,
-    work: &Path,
-    into: &Path,
-    progress: &dyn Progress,
-) -> Result<(), BuildError> {
+pub fn build(tarball: &Path, work: &Path, into: &Path, progress: &dyn Progress) -> Result<(), BuildError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     progress.note(&format!(
         "building it from source, which is done once: about {} minutes on {cores} cores",

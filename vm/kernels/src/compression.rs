@@ -65,10 +65,7 @@ impl Compression {
             Self::None => Box::new(reader),
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
             Self::Xz => {
-                let stream = liblzma::stream::Stream::new_auto_decoder(
-                    u64::MAX,
-                    liblzma::stream::CONCATENATED,
-                )?;
+                let stream = liblzma::stream::Stream::new_auto_decoder(u64::MAX, liblzma::stream::CONCATENATED)?;
                 Box::new(liblzma::read::XzDecoder::new_stream(reader, stream))
             }
             Self::Zstd => {

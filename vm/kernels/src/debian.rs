@@ -15,9 +15,10 @@ const ARCHIVE: &str = "https://snapshot.debian.org/file/";
 /// Every address at which `file` may be found, best first; `archive` is another permanent archive than Debian's.
 pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
     static MIRRORS: OnceLock<Vec<Address>> = OnceLock::new();
-    let mirrors = MIRRORS.get_or_init(mirrors).iter().filter_map(|mirror| {
-        Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() })
-    });
+    let mirrors = MIRRORS
+        .get_or_init(mirrors)
+        .iter()
+        .filter_map(|mirror| Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() }));
     let mut addresses: Vec<_> = mirrors.collect();
     // The archive names files by SHA-1; by SHA-256 where that is all that is pinned.
     let hash = file.sha1.as_ref().map_or(file.sha256.as_str(), Hex::as_str);
@@ -98,8 +99,7 @@ fn proxy(url: &Url) -> Option<String> {
 }
 
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
-    let output =
-        Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
     let output = output.ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }

@@ -139,10 +139,7 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let found = measure(&path).unwrap();
         assert_eq!(found.sha1.as_str(), "a9993e364706816aba3e25717850c26c9cd0d89d");
-        assert_eq!(
-            found.sha256.as_str(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(found.sha256.as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(found.size, 3);
         assert_eq!(sha256_file(&path).unwrap(), found.sha256);
         assert_eq!(sha256(b"abc"), found.sha256);

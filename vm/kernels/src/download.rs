@@ -75,11 +75,7 @@ impl Broken {
 /// Downloads into `part`; what is there already is taken as the file's beginning.
 ///
 /// Whether it is the right file is for the caller to find out.
-pub fn download(
-    address: &Address,
-    part: &Path,
-    progress: &dyn Progress,
-) -> Result<(), DownloadError> {
+pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
     if address.url.scheme() == "file" {
         return copy(address, part);
     }
@@ -107,10 +103,8 @@ pub fn download(
 /// A mirror in a directory, or a pinned file of the user's own.
 fn copy(address: &Address, part: &Path) -> Result<(), DownloadError> {
     let remote = |error: io::Error| DownloadError::Remote(error.to_string());
-    let path = address
-        .url
-        .to_file_path()
-        .map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
+    let path =
+        address.url.to_file_path().map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
     let mut from = File::open(path).map_err(remote)?;
     let local = |error: io::Error| {
         let error = anyhow::Error::new(error).context(format!("cannot write {}", part.display()));
@@ -154,12 +148,7 @@ fn root_certificates() -> RootCerts {
     ROOTS.get_or_init(load).clone()
 }
 
-fn transfer(
-    agent: &Agent,
-    address: &Address,
-    part: &Path,
-    progress: &dyn Progress,
-) -> Result<(), Broken> {
+fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), Broken> {
     let have = size_of(part);
     let mut request = agent.get(address.url.as_str()).header(header::ACCEPT_ENCODING, "identity");
     if have > 0 {
@@ -177,13 +166,7 @@ fn transfer(
     };
     let left = response.body().content_length();
     let mut file = open_at(part, start).map_err(|error| Broken::local(error, part))?;
-    receive(
-        response,
-        &mut file,
-        part,
-        (start, left.map(|left| start.saturating_add(left))),
-        progress,
-    )
+    receive(response, &mut file, part, (start, left.map(|left| start.saturating_add(left))), progress)
 }
 
 /// Copies the body; `done` and `total` count from the start of the file.
@@ -230,9 +213,7 @@ fn range_start(response: &Response<Body>) -> Option<u64> {
 }
 
 fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error()
-        || status == StatusCode::REQUEST_TIMEOUT
-        || status == StatusCode::TOO_MANY_REQUESTS
+    status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 fn explain(error: &ureq::Error) -> Broken {
@@ -261,9 +242,7 @@ fn broken_off(error: &io::Error) -> String {
         (io::ErrorKind::TimedOut, _) | (_, Some(ureq::Error::Timeout(_))) => {
             format!("nothing came for {} s", SILENCE.as_secs())
         }
-        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => {
-            "the connection broke off".to_owned()
-        }
+        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => "the connection broke off".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -75,8 +75,7 @@ pub fn inspect(path: &Path) -> Result<Image> {
         count => u64::from(count),
     };
     let kind = ImageKind::BzImage {
-        payload_start: (setup_sectors + 1) * 512
-            + u64::from(u32_at(&start, header::PAYLOAD_OFFSET)),
+        payload_start: (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET)),
         payload_length: u64::from(u32_at(&start, header::PAYLOAD_LENGTH)),
     };
     Ok(Image { kind, release: release(&mut file, &start, setup_sectors)? })
@@ -239,8 +238,7 @@ mod tests {
     fn the_configuration_is_found_in_every_compression() {
         let text = "CONFIG_BPF=y\n".repeat(1000);
         type Pack = fn(&[u8]) -> Vec<u8>;
-        let packers: [(&str, Pack); 4] =
-            [("gzip", fake::gzip), ("xz", fake::xz), ("zstd", fake::zstd), ("lzma", lzma)];
+        let packers: [(&str, Pack); 4] = [("gzip", fake::gzip), ("xz", fake::xz), ("zstd", fake::zstd), ("lzma", lzma)];
         for (name, pack) in packers {
             let file = written(&fake::bzimage_packed("6.1.0", Some(&text), pack));
             assert_eq!(config(file.path()).unwrap().as_deref(), Some(text.as_str()), "{name}");
@@ -273,11 +271,7 @@ mod tests {
     fn a_marker_is_found_wherever_the_reads_cut_it() {
         let text = [fake::noise(256 * 1024 - 3).as_slice(), b"MARKERrest"].concat();
         let mut rest = String::new();
-        after_marker(text.as_slice(), b"MARKER")
-            .unwrap()
-            .unwrap()
-            .read_to_string(&mut rest)
-            .unwrap();
+        after_marker(text.as_slice(), b"MARKER").unwrap().unwrap().read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "rest");
         assert!(after_marker(text.as_slice(), b"NOWHERE").unwrap().is_none());
     }

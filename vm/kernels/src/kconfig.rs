@@ -124,11 +124,7 @@ pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>, FragmentError> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = || FragmentError {
-            fragment: fragment.to_owned(),
-            line: index + 1,
-            found: line.to_owned(),
-        };
+        let wrong = || FragmentError { fragment: fragment.to_owned(), line: index + 1, found: line.to_owned() };
         needs.push(parse_need(line, fragment).ok_or_else(wrong)?);
     }
     Ok(needs)
@@ -138,8 +134,7 @@ fn parse_need(line: &str, fragment: &str) -> Option<Need> {
     let (setting, why) = line.split_once('#')?;
     let (option, values) = setting.trim().split_once('=')?;
     let name = option.strip_prefix("CONFIG_")?;
-    let good_name =
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let good_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let values: Vec<_> = values.split('|').map(|value| value.trim().to_owned()).collect();
     let good_values = values.iter().all(|value| !value.is_empty());
     let why = why.trim().to_owned();
@@ -195,8 +190,7 @@ mod tests {
         let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
         let without = kernel(Some(CONFIG), None);
         let unknown = kernel(None, None);
-        let all =
-            "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
+        let all = "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
         assert_eq!(missing(&with, all), [""; 0]);
         for (kernel, line, said) in [
             (&with, "CONFIG_A=n # a", "CONFIG_A=y, needed is n: a (kconfig)"),

@@ -42,8 +42,7 @@ fn lock_opened(file: File, path: &Path, how: How) -> io::Result<Option<File>> {
         return Ok(None);
     }
     let locked = file.metadata()?;
-    let is_named =
-        fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
+    let is_named = fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
     Ok(is_named.then_some(file))
 }
 
@@ -87,9 +86,6 @@ mod tests {
         assert!(existing(&path, How::NonBlockingLockExclusive).unwrap().is_none());
         // Only once it is told does it become free, so a wait without a word would never end.
         exclusive(&path, || drop(held)).unwrap();
-        assert!(
-            existing(dir.path(), How::NonBlockingLockExclusive).unwrap().is_some(),
-            "directory"
-        );
+        assert!(existing(dir.path(), How::NonBlockingLockExclusive).unwrap().is_some(), "directory");
     }
 }

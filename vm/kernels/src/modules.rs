@@ -45,8 +45,7 @@ pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> {
 /// what is built in, nothing missing can be known: the result has what is there, and the boot decides.
 pub fn resolve_with(kernel: &Kernel, needed: &[&str], optional: &[&str]) -> Result<Vec<Module>> {
     let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
-    let index = Index::read(dir)
-        .with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
+    let index = Index::read(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
     let mut plan = Plan { kernel, index: &index, seen: HashSet::new(), modules: Vec::new() };
     for name in needed {
         plan.add(name, Need::Must)?;
@@ -281,21 +280,12 @@ mod tests {
             ("kernel/fs/9p/9p.ko.xz", fake::xz(&fake::module(&["depends=9pnet,netfs"]))),
             ("kernel/net/9p/9pnet.ko.zst", fake::zstd(&fake::module(&["depends="]))),
             ("kernel/fs/netfs.ko.gz", fake::gzip(&fake::module(&["name=netfs", "depends=9pnet"]))),
-            (
-                "kernel/hw/rng-core.ko",
-                fake::module(&["depends=", "softdep=pre: netfs gone post: 9p"]),
-            ),
+            ("kernel/hw/rng-core.ko", fake::module(&["depends=", "softdep=pre: netfs gone post: 9p"])),
             ("kernel/hw/virtio-rng.ko", fake::module(&["depends=rng_core,virtio"])),
             ("kernel/not-a-module.kot", b"text".to_vec()),
-            (
-                "modules.builtin",
-                b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio-pci.ko\n".to_vec(),
-            ),
+            ("modules.builtin", b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio-pci.ko\n".to_vec()),
             ("modules.builtin.modinfo", b"ext4.alias=fs-ext4\0ext4.license=GPL\0".to_vec()),
-            (
-                "modules.alias",
-                b"# Aliases\nalias fs-9p 9p\nalias virtio:d4v* virtio-rng\n".to_vec(),
-            ),
+            ("modules.alias", b"# Aliases\nalias fs-9p 9p\nalias virtio:d4v* virtio-rng\n".to_vec()),
         ])
     }
 
@@ -308,10 +298,7 @@ mod tests {
         let (_dir, kernel) = distribution();
         let modules = resolve(&kernel, &["9p", "9pnet"]).unwrap();
         let paths: Vec<_> = modules.iter().map(|module| module.path.to_str().unwrap()).collect();
-        assert_eq!(
-            paths,
-            ["kernel/net/9p/9pnet.ko.zst", "kernel/fs/netfs.ko.gz", "kernel/fs/9p/9p.ko.xz"]
-        );
+        assert_eq!(paths, ["kernel/net/9p/9pnet.ko.zst", "kernel/fs/netfs.ko.gz", "kernel/fs/9p/9p.ko.xz"]);
         assert!(modules.iter().all(|module| module.bytes.starts_with(b"\x7fELF")));
     }
 
@@ -354,10 +341,7 @@ mod tests {
 
     #[test]
     fn modules_that_need_each_other_do_not_loop() {
-        let (_dir, kernel) = kernel(&[
-            ("a.ko", fake::module(&["depends=b"])),
-            ("b.ko", fake::module(&["depends=a"])),
-        ]);
+        let (_dir, kernel) = kernel(&[("a.ko", fake::module(&["depends=b"])), ("b.ko", fake::module(&["depends=a"]))]);
         assert_eq!(names(resolve(&kernel, &["a"])), ["b", "a"]);
     }
 
@@ -367,10 +351,7 @@ mod tests {
         for bytes in [b"text".to_vec(), whole[..whole.len() / 2].to_vec(), Vec::new()] {
             let (_dir, kernel) = kernel(&[("a.ko.xz", bytes)]);
             let error = format!("{:#}", resolve(&kernel, &["a"]).unwrap_err());
-            assert!(
-                error.contains("kernel test: cannot use ") && error.contains("a.ko.xz"),
-                "{error}"
-            );
+            assert!(error.contains("kernel test: cannot use ") && error.contains("a.ko.xz"), "{error}");
         }
     }
 }

@@ -74,17 +74,11 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
                 attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
             }
             Err(Failure::Here(why)) => {
-                return Err(Unavailable {
-                    reason: format!("kernel {} cannot be stored: {why}", pin.name),
-                    attempts,
-                });
+                return Err(Unavailable { reason: format!("kernel {} cannot be stored: {why}", pin.name), attempts });
             }
         }
     }
-    Err(Unavailable {
-        reason: format!("kernel {} is unavailable: none of its sources has it", pin.name),
-        attempts,
-    })
+    Err(Unavailable { reason: format!("kernel {} is unavailable: none of its sources has it", pin.name), attempts })
 }
 
 /// A source for another machine gives a kernel that no guest here could boot.
@@ -131,14 +125,9 @@ pub fn from_tree(
     expected: Expected,
     source: &str,
 ) -> anyhow::Result<Kernel> {
-    let image = image::inspect(&found.image)
-        .with_context(|| format!("cannot use {}", found.image.display()))?;
+    let image = image::inspect(&found.image).with_context(|| format!("cannot use {}", found.image.display()))?;
     if let Some(release) = &image.release {
-        anyhow::ensure!(
-            expected.accepts(release),
-            "{} is {release}, pinned is {expected}",
-            found.image.display()
-        );
+        anyhow::ensure!(expected.accepts(release), "{} is {release}, pinned is {expected}", found.image.display());
     }
     Ok(Kernel {
         name,
@@ -154,30 +143,21 @@ pub fn from_tree(
 fn config_of(store: &Store, found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
     match &found.config {
         Some(path) => kconfig::read(path).map(Some),
-        None => {
-            Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse))
-        }
+        None => Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse)),
     }
 }
 
-fn fetch(
-    store: &Store,
-    pin: &Pin,
-    source: &Source,
-    progress: &dyn Progress,
-) -> Result<Kernel, Failure> {
+fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> Result<Kernel, Failure> {
     let entry = Entry::of(&store.cache, pin, source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
     if let Found::Ready(kernel) = entry.look(pin, source) {
         return Ok(*kernel);
     }
     let incoming = entry.incoming();
-    std::fs::create_dir_all(&incoming)
-        .with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
+    std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(&incoming)
-            .map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+        build::check(&incoming).map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
     }
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
@@ -229,9 +209,10 @@ fn build(
 /// Whether an error is this machine's own, such as a full disk, rather than the archive's.
 fn is_local(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
-        matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied)
-    })
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied))
 }
 
 /// One file that a source needs: what it is and where it may be.
@@ -250,8 +231,8 @@ fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
         Source::Url { url, .. } | Source::Source { url, .. } => vec![at(url.clone())],
         Source::File { path, .. } => {
             let path = store.project.join(path);
-            let url = Url::from_file_path(&path)
-                .map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
+            let url =
+                Url::from_file_path(&path).map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
             vec![at(url)]
         }
     };
@@ -293,12 +274,7 @@ impl Wanted {
         self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
     }
 
-    fn get_from(
-        &self,
-        address: &Address,
-        part: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Measured, DownloadError> {
+    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<Measured, DownloadError> {
         let resumed = part.exists();
         download::download(address, part, progress)?;
         match self.check(part)? {

@@ -125,14 +125,9 @@ impl Source {
 
     /// The hashes of what it fetches, a file each.
     pub fn pinned(&self) -> Vec<Pinned> {
-        let one = |sha256: &Sha256Hex, sha1: Option<&Sha1Hex>| Pinned {
-            sha256: sha256.clone(),
-            sha1: sha1.cloned(),
-        };
+        let one = |sha256: &Sha256Hex, sha1: Option<&Sha1Hex>| Pinned { sha256: sha256.clone(), sha1: sha1.cloned() };
         match self {
-            Self::Debian { files, .. } => {
-                files.iter().map(|file| one(&file.sha256, file.sha1.as_ref())).collect()
-            }
+            Self::Debian { files, .. } => files.iter().map(|file| one(&file.sha256, file.sha1.as_ref())).collect(),
             Self::Url { sha256, .. } | Self::Source { sha256, .. } | Self::File { sha256, .. } => {
                 vec![one(sha256, None)]
             }
@@ -192,8 +187,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>, PinsError> {
             text: text[start..].lines().next().unwrap_or_default().to_owned(),
         }
     };
-    let list: RawList = toml::from_str(text)
-        .map_err(|error| wrong(error.span().unwrap_or(0..0), error.message()))?;
+    let list: RawList = toml::from_str(text).map_err(|error| wrong(error.span().unwrap_or(0..0), error.message()))?;
     let mut pins: Vec<Pin> = Vec::with_capacity(list.kernel.len());
     for raw in list.kernel {
         let span = raw.span();
@@ -248,9 +242,7 @@ fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
         (Some(release), None) => Expected::Exact(release),
         (None, Some(series)) => Expected::Series(series),
         _ => {
-            return Err(wrong(
-                "expected either `release` (exactly that) or `series` (that prefix)",
-            ));
+            return Err(wrong("expected either `release` (exactly that) or `series` (that prefix)"));
         }
     };
     if source.is_empty() {
@@ -283,9 +275,7 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 }
 
 fn why<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer, "one line on why this kernel is pinned", |text| {
-        !text.trim().is_empty() && !text.contains('\n')
-    })
+    text(deserializer, "one line on why this kernel is pinned", |text| !text.trim().is_empty() && !text.contains('\n'))
 }
 
 fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -381,8 +371,7 @@ sha256 = "{SHA256}"
     fn every_mistake_is_refused_with_its_line_and_what_was_expected() {
         let (long, release) = (SHA256.to_uppercase(), "release = \"6.1.0-47-amd64\"");
         // Of a mistake inside a source the line is that of the source.
-        let (no_sha256, sha1) =
-            (format!(", sha256 = \"{SHA256}\""), format!(", sha1 = \"{}\"", &SHA256[..40]));
+        let (no_sha256, sha1) = (format!(", sha256 = \"{SHA256}\""), format!(", sha1 = \"{}\"", &SHA256[..40]));
         let of_url = format!("bzImage\"\nsha256 = \"{SHA256}\"");
         let wrong: [(&str, &str, usize, &str); 27] = [
             (&of_url, "bzImage\"", 12, "missing field `sha256`"),
@@ -451,10 +440,7 @@ sha256 = "{SHA256}"
     fn the_built_in_pins_are_good() {
         let pins = parse(BUILT_IN, Path::new("kernels.toml")).unwrap();
         let usual = pins.iter().filter(|pin| !pin.extra).map(|pin| pin.name.as_str());
-        assert_eq!(
-            usual.collect::<Vec<_>>(),
-            ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"]
-        );
+        assert_eq!(usual.collect::<Vec<_>>(), ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"]);
         for pin in pins.iter().filter(|pin| !pin.extra) {
             assert!(matches!(pin.expected, Expected::Exact(_)), "{} may be several", pin.name);
         }

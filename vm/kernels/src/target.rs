@@ -104,17 +104,14 @@ fn find(wanted: &str, pins: &[Pin]) -> Result<Kind, SelectError> {
     }
     let path = Path::new(wanted);
     let tree = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => {
-            tree::find(path).ok_or_else(|| SelectError::NoImage(path.to_owned()))?
-        }
+        Ok(metadata) if metadata.is_dir() => tree::find(path).ok_or_else(|| SelectError::NoImage(path.to_owned()))?,
         Ok(_) => tree::around(path),
         Err(error) => {
             let pins = pins.iter().map(|pin| pin.name.clone()).collect();
             return Err(SelectError::Unknown { wanted: wanted.to_owned(), pins, error });
         }
     };
-    image::inspect(&tree.image)
-        .map_err(|error| SelectError::NotAnImage { path: tree.image.clone(), error })?;
+    image::inspect(&tree.image).map_err(|error| SelectError::NotAnImage { path: tree.image.clone(), error })?;
     Ok(Kind::Path { given: wanted.to_owned(), tree })
 }
 
@@ -151,18 +148,14 @@ impl Target {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress).map_err(|mut error| {
                 if !self.others.is_empty() {
                     let others = self.others.join(", ");
-                    error
-                        .attempts
-                        .push(format!("other builds of this series are pinned as {others}"));
+                    error.attempts.push(format!("other builds of this series are pinned as {others}"));
                 }
                 error
             }),
-            Kind::Path { given, tree } => {
-                own(&self.store, given, tree).map_err(|error| Unavailable {
-                    reason: format!("kernel {given} cannot be used: {error:#}"),
-                    attempts: Vec::new(),
-                })
-            }
+            Kind::Path { given, tree } => own(&self.store, given, tree).map_err(|error| Unavailable {
+                reason: format!("kernel {given} cannot be used: {error:#}"),
+                attempts: Vec::new(),
+            }),
         }
     }
 }

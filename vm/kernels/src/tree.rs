@@ -35,8 +35,7 @@ const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 pub fn find(dir: &Path) -> Option<Tree> {
     let releases = module_directories(dir);
     let fixed = IMAGES.iter().map(|place| dir.join(place)).find(|path| path.is_file());
-    let image =
-        fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases))?;
+    let image = fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases))?;
     let modules = match release_of(&image) {
         Some(release) => releases.into_iter().find(|path| path.ends_with(&release)),
         None if releases.len() == 1 => releases.into_iter().next(),
@@ -51,9 +50,10 @@ pub fn find(dir: &Path) -> Option<Tree> {
 pub fn around(image: &Path) -> Tree {
     let real = image.canonicalize().unwrap_or_else(|_| image.to_owned());
     let beside = real.parent().unwrap_or(Path::new("/"));
-    let build = IMAGES.iter().filter(|place| place.starts_with("arch/")).find_map(|place| {
-        real.ends_with(place).then(|| real.ancestors().nth(place.split('/').count()))?
-    });
+    let build = IMAGES
+        .iter()
+        .filter(|place| place.starts_with("arch/"))
+        .find_map(|place| real.ends_with(place).then(|| real.ancestors().nth(place.split('/').count()))?);
     let release = release_of(image);
     let modules = release.as_deref().and_then(|release| {
         let above = beside.parent()?;
@@ -82,11 +82,9 @@ fn beside_modules(releases: &[PathBuf]) -> Option<PathBuf> {
 /// `boot/vmlinuz-<release>`.
 fn versioned(dir: &Path, releases: &[PathBuf]) -> Option<PathBuf> {
     let is_image = |path: &PathBuf| suffix(path, "vmlinuz-").is_some() && path.is_file();
-    let mut images: Vec<_> =
-        VERSIONED.iter().flat_map(|place| entries(&dir.join(place))).filter(is_image).collect();
+    let mut images: Vec<_> = VERSIONED.iter().flat_map(|place| entries(&dir.join(place))).filter(is_image).collect();
     let has_modules = |image: &PathBuf| {
-        suffix(image, "vmlinuz-")
-            .is_some_and(|release| releases.iter().any(|r| r.ends_with(release)))
+        suffix(image, "vmlinuz-").is_some_and(|release| releases.iter().any(|r| r.ends_with(release)))
     };
     match images.iter().rposition(has_modules) {
         Some(index) => Some(images.swap_remove(index)),
@@ -121,11 +119,8 @@ fn suffix<'a>(path: &'a Path, prefix: &str) -> Option<&'a str> {
 
 /// A directory's entries, sorted by name; none when it cannot be read.
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     paths
 }
@@ -165,11 +160,7 @@ mod tests {
     fn every_layout_is_understood() {
         type Case<'a> = (&'a str, &'a [&'a str], [Option<&'a str>; 2]);
         let cases: [Case<'_>; 6] = [
-            (
-                "bzImage",
-                &["lib/modules/6.1/m.ko", "config"],
-                [Some("lib/modules/6.1"), Some("config")],
-            ),
+            ("bzImage", &["lib/modules/6.1/m.ko", "config"], [Some("lib/modules/6.1"), Some("config")]),
             ("vmlinuz", &[], [None, None]),
             ("vmlinuz-6.1", &["config-6.1"], [None, Some("config-6.1")]),
             ("arch/x86/boot/bzImage", &[".config"], [None, Some(".config")]),
@@ -194,12 +185,8 @@ mod tests {
     #[test]
     fn of_several_kernels_the_one_with_modules_is_taken() {
         let images = [("boot/vmlinuz-6.1", "6.1"), ("boot/vmlinuz-6.2", "6.2")];
-        let dir =
-            laid_out(&images, &["lib/modules/6.1/m.ko", "boot/config-6.2", "boot/config-6.1"]);
-        assert_eq!(
-            found(&dir),
-            [some("boot/vmlinuz-6.1"), some("lib/modules/6.1"), some("boot/config-6.1")]
-        );
+        let dir = laid_out(&images, &["lib/modules/6.1/m.ko", "boot/config-6.2", "boot/config-6.1"]);
+        assert_eq!(found(&dir), [some("boot/vmlinuz-6.1"), some("lib/modules/6.1"), some("boot/config-6.1")]);
         assert_eq!(found(&laid_out(&images, &[]))[0], some("boot/vmlinuz-6.2"));
     }
 

@@ -15,12 +15,8 @@ fn project(pinned: &[u8]) -> (TempDir, Store, Vec<pins::Pin>) {
          [[kernel.source]]\nkind = \"file\"\npath = \"linux.deb\"\nsha256 = \"{}\"\n",
         digest::sha256(pinned)
     );
-    let store = Store {
-        cache: dir.path().join("cache"),
-        project: dir.path().to_owned(),
-        nix: None,
-        debian_archive: None,
-    };
+    let store =
+        Store { cache: dir.path().join("cache"), project: dir.path().to_owned(), nix: None, debian_archive: None };
     let pins = pins::parse(&list, Path::new("kernels.toml")).unwrap();
     (dir, store, pins)
 }

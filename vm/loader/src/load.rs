@@ -45,10 +45,9 @@ pub fn list(job: &Job, object: usize) -> Result<Line> {
             return Ok(Line::NotOpened { object, said: format!("{}{error:#}", said()) });
         }
     };
-    let programs = opened.progs().map(|program| Listed {
-        name: program.name().to_string_lossy().into_owned(),
-        autoload: program.autoload(),
-    });
+    let programs = opened
+        .progs()
+        .map(|program| Listed { name: program.name().to_string_lossy().into_owned(), autoload: program.autoload() });
     let programs = programs.collect();
     Ok(Line::Object { object, programs, variables: set_variables(&opened, &job.set)? })
 }
@@ -134,8 +133,7 @@ unsafe fn words(name: *const c_char) -> String {
 unsafe fn maps(object: *mut sys::bpf_object) -> impl Iterator<Item = *mut sys::bpf_map> {
     // SAFETY: the caller's object is alive.
     let next = move |map: *mut sys::bpf_map| unsafe { sys::bpf_object__next_map(object, map) };
-    std::iter::successors(Some(next(ptr::null_mut())), move |map| Some(next(*map)))
-        .take_while(|map| !map.is_null())
+    std::iter::successors(Some(next(ptr::null_mut())), move |map| Some(next(*map))).take_while(|map| !map.is_null())
 }
 
 /// As veristat: maps whose size is set at run time get one, and only the `struct_ops` that the program belongs to are

@@ -24,9 +24,7 @@ fn main() -> ExitCode {
     let done = match &args[..] {
         [job] => read(job).and_then(|read| all(job, &read)),
         [job, object] => read(job).and_then(|job| print(&load::list(&job, object.parse()?)?)),
-        [job, object, program] => {
-            read(job).and_then(|job| print(&load::program(&job, object.parse()?, program)?))
-        }
+        [job, object, program] => read(job).and_then(|job| print(&load::program(&job, object.parse()?, program)?)),
         _ => Err(anyhow::anyhow!("usage: vmtest-loader JOB [OBJECT [PROGRAM]]")),
     };
     match done {

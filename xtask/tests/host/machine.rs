@@ -33,10 +33,7 @@ const WORKING: &[(&str, &str)] = &[
     ("pahole", ""),
     ("sudo", "exec \"$@\""),
     // `env NAME=VALUE… PROGRAM ARGS…`
-    (
-        "env",
-        "while case $1 in *=*) ;; *) false ;; esac; do export \"$1\"; shift; done; exec \"$@\"",
-    ),
+    ("env", "while case $1 in *=*) ;; *) false ;; esac; do export \"$1\"; shift; done; exec \"$@\""),
 ];
 
 impl Machine {
@@ -116,14 +113,9 @@ impl Machine {
             .env("LIBRARIES", self.path("lib"))
             .env("CARGO_TARGET_DIR", self.path("target"))
             .env("VMTEST_CACHE_DIR", self.path("cache"));
-        for variable in [
-            "VMTEST_QEMU",
-            "VMTEST_VNG",
-            "VMTEST_BUSYBOX",
-            "PKG_CONFIG",
-            "CLANG",
-            "LIBBPF_SYS_LIBRARY_PATH",
-        ] {
+        for variable in
+            ["VMTEST_QEMU", "VMTEST_VNG", "VMTEST_BUSYBOX", "PKG_CONFIG", "CLANG", "LIBBPF_SYS_LIBRARY_PATH"]
+        {
             command.env_remove(variable);
         }
         command

@@ -26,10 +26,8 @@ fn a_complete_machine_is_fine() {
 #[test]
 fn a_missing_tool_is_named_with_the_way_to_get_it() {
     let tools = ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"];
-    for (name, remedy) in tools
-        .map(|name| (name, "install what Debian has"))
-        .into_iter()
-        .chain([("vng", "cargo xtask setup")])
+    for (name, remedy) in
+        tools.map(|name| (name, "install what Debian has")).into_iter().chain([("vng", "cargo xtask setup")])
     {
         let machine = Machine::complete();
         machine.remove(name);
@@ -110,8 +108,7 @@ fn an_environment_variable_comes_first_and_must_be_right() {
 
 #[test]
 fn without_a_tool_vmtest_says_so_before_it_does_anything() {
-    for (name, purpose) in [("vng", "boot kernels through virtme-ng"), ("clang", "compile for BPF")]
-    {
+    for (name, purpose) in [("vng", "boot kernels through virtme-ng"), ("clang", "compile for BPF")] {
         let machine = Machine::complete();
         machine.remove(name);
         let output = machine.xtask(&["vmtest", "-k", "6.12"]).output().unwrap();

@@ -45,13 +45,7 @@ impl Other {
     ///
     /// # Errors
     /// When it fails, or takes longer than `limit`.
-    pub fn uname(
-        &self,
-        kernel: &Kernel,
-        accel: Accel,
-        dir: &Path,
-        limit: Duration,
-    ) -> Result<String> {
+    pub fn uname(&self, kernel: &Kernel, accel: Accel, dir: &Path, limit: Duration) -> Result<String> {
         let command = match self {
             Self::Vng(program) => {
                 // It finds a kernel's modules in one place only; see there.

@@ -135,11 +135,7 @@ mod tests {
         let mut vng = series("vng", &[]);
         vng.fail();
         vng.fail();
-        let series = vec![
-            series(BASELINE, &[3000, 2000, 2500]),
-            series("snapshot", &[400, 500, 900, 100]),
-            vng,
-        ];
+        let series = vec![series(BASELINE, &[3000, 2000, 2500]), series("snapshot", &[400, 500, 900, 100]), vng];
         Measured { kernel: "6.12".into(), accel: "tcg", series }
     }
 

@@ -12,8 +12,8 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 
 pub use vm_kernels::{
-    Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
-    kconfig, modules, obtain, pins, sha256_file,
+    Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download, kconfig, modules,
+    obtain, pins, sha256_file,
 };
 
 /// Another list of pins than the built-in one and the project's, for trying one out and for tests.
@@ -70,8 +70,7 @@ pub fn pinned(dirs: &Dirs) -> Result<Vec<Pin>> {
 }
 
 fn read(dirs: &Dirs, path: &Path) -> Result<Vec<Pin>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the pins in {}", path.display()))?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the pins in {}", path.display()))?;
     parse(dirs, &text, path)
 }
 
@@ -100,8 +99,7 @@ pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
 ///
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(dirs: &Dirs, wanted: &[String]) -> Result<Vec<Target>> {
-    vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted)
-        .map_err(|error| Exit::usage(error.to_string()))
+    vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted).map_err(|error| Exit::usage(error.to_string()))
 }
 
 /// Gets the one kernel that is asked for, and tells on standard error how that goes.
@@ -131,9 +129,8 @@ pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
     let mut needs = Vec::new();
     for path in paths {
         let shown = path.strip_prefix(&dirs.project).unwrap_or(path).display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Exit::usage(format!("cannot read the list of kernel options {shown}: {error}"))
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Exit::usage(format!("cannot read the list of kernel options {shown}: {error}")))?;
         let read = kconfig::needs(&text, &shown);
         needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
     }

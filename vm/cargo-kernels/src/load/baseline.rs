@@ -77,8 +77,8 @@ impl Entry {
 pub fn read(path: &Path) -> Result<Baseline> {
     let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let entries: Vec<Entry> = serde_json::from_str(&text)
-        .map_err(|error| wrong(format!("{error}; --save writes one")))?;
+    let entries: Vec<Entry> =
+        serde_json::from_str(&text).map_err(|error| wrong(format!("{error}; --save writes one")))?;
     Ok(Baseline(entries.into_iter().map(|entry| (entry.key(), entry)).collect()))
 }
 
@@ -87,8 +87,7 @@ pub fn read(path: &Path) -> Result<Baseline> {
 /// # Errors
 /// When the file cannot be written.
 pub fn save(path: &Path, rows: &Rows) -> Result<()> {
-    whole_file::write(path, in_lines(rows)?.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
+    whole_file::write(path, in_lines(rows)?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn in_lines(rows: &Rows) -> Result<String> {
@@ -114,11 +113,7 @@ impl Baseline {
         }
         // A program that is gone from an object that is still there, on a kernel that answered.
         for (key, _) in self.0.iter().filter(|(key, _)| is_gone(key, rows)) {
-            changes.push(Change {
-                key: key.clone(),
-                what: "not there any more".into(),
-                worse: false,
-            });
+            changes.push(Change { key: key.clone(), what: "not there any more".into(), worse: false });
         }
         changes
     }
@@ -130,16 +125,11 @@ fn sentence(row: &Row) -> &str {
 
 fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(String, bool)> {
     match (then.loaded, now.loaded) {
-        (true, false) => {
-            Some((format!("refused now: {}", sentence(row)), row.verdict == Verdict::Refused))
-        }
+        (true, false) => Some((format!("refused now: {}", sentence(row)), row.verdict == Verdict::Refused)),
         (false, true) => Some(("loads now".into(), false)),
         (false, false) if then.class != now.class => {
             let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));
-            Some((
-                format!("refused as before, for {} instead of {}", class(now), class(then)),
-                false,
-            ))
+            Some((format!("refused as before, for {} instead of {}", class(now), class(then)), false))
         }
         (true, true) => {
             let (before, after) = (then.insns?, now.insns?);
@@ -158,9 +148,7 @@ fn is_gone(key: &Key, rows: &Rows) -> bool {
     let (object, program, kernel) = key;
     let of_object = |row: &&Row| row.object == *object && row.kernel == *kernel;
     let mut there = rows.all.iter().filter(of_object).peekable();
-    there.peek().is_some()
-        && !rows.programs.contains(program)
-        && there.all(|row| row.program != *program)
+    there.peek().is_some() && !rows.programs.contains(program) && there.all(|row| row.program != *program)
 }
 
 #[cfg(test)]

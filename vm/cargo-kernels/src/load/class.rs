@@ -54,8 +54,7 @@ const LINES: usize = 4;
 /// The last lines that say something: what there was to be counted is no reason.
 fn excerpt(text: &str, up_to: usize) -> Vec<String> {
     let noise = ["processed ", "verification time ", "stack depth ", "subprog "];
-    let says =
-        |line: &&str| !line.trim().is_empty() && !noise.iter().any(|start| line.starts_with(start));
+    let says = |line: &&str| !line.trim().is_empty() && !noise.iter().any(|start| line.starts_with(start));
     let lines: Vec<&str> = text.lines().take(up_to).filter(says).collect();
     lines[lines.len().saturating_sub(LINES)..].iter().map(|line| text::line(line)).collect()
 }
@@ -82,10 +81,7 @@ pub fn of(record: &Record) -> Reason {
         let program = |line: &str| line.starts_with(|c: char| c == ';' || c.is_ascii_digit());
         let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !program(line));
         if let Some((at, found)) = lines.find_map(|(at, line)| Some((at, find(pattern, line)?))) {
-            return Reason {
-                excerpt: excerpt(text, at + 1),
-                ..reason(class, fill(sentence, &found))
-            };
+            return Reason { excerpt: excerpt(text, at + 1), ..reason(class, fill(sentence, &found)) };
         }
     }
     let empty = record.log.trim().is_empty();
@@ -125,17 +121,13 @@ fn fill(sentence: &str, found: &[&str]) -> String {
 fn helper(number: &str) -> String {
     let mut last = 0;
     let mut since = "";
-    for word in
-        HELPERS.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace)
-    {
+    for word in HELPERS.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace) {
         match word.strip_suffix(':') {
             Some(release) => since = release,
             None => last += 1,
         }
         if !word.ends_with(':') && number.parse() == Ok(last) {
-            return format!(
-                "the kernel has no helper `bpf_{word}` (number {number}), there since {since}"
-            );
+            return format!("the kernel has no helper `bpf_{word}` (number {number}), there since {since}");
         }
     }
     format!("the kernel has no helper of number {number}")
@@ -158,10 +150,7 @@ mod tests {
     fn a_helper_is_named_with_the_kernel_that_first_has_it() {
         let reason = refused("; x\n0: (85) call unknown#173\ninvalid func unknown#173\n", "");
         assert_eq!(reason.class, "helper");
-        assert_eq!(
-            reason.sentence,
-            "the kernel has no helper `bpf_get_func_ip` (number 173), there since 5.15"
-        );
+        assert_eq!(reason.sentence, "the kernel has no helper `bpf_get_func_ip` (number 173), there since 5.15");
         assert!(helper("211").contains("`bpf_cgrp_storage_delete` (number 211), there since 6.2"));
         assert_eq!(helper("9999"), "the kernel has no helper of number 9999");
     }
@@ -203,9 +192,7 @@ mod tests {
 
     #[test]
     fn hostile_text_fills_no_sentence_twice_and_never_panics() {
-        for log in
-            ["invalid func #", "R* R1 invalid mem access '", "invalid access to é, $1 off=$2 size="]
-        {
+        for log in ["invalid func #", "R* R1 invalid mem access '", "invalid access to é, $1 off=$2 size="] {
             let _ = refused(log, log);
         }
     }

@@ -146,11 +146,7 @@ impl Guests<'_> {
                 _ => return ControlFlow::Continue(()),
             };
             to.extend_from_slice(bytes);
-            if to.len() > LONGEST_ANSWER {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         answer(&seen.observed, &out, &String::from_utf8_lossy(&err), &log)
     }

@@ -33,11 +33,8 @@ pub struct Object {
 pub fn read(path: &Path) -> Result<Vec<Object>, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
-    let file =
-        std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    file.take(LARGEST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let objects = find(&bytes).map_err(|why| format!("{shown} {why}"))?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let several = objects.len() > 1;

@@ -26,10 +26,7 @@ fn word(row: &Row) -> &'static str {
 
 /// The table, then a paragraph for each refusal; the logs, too, if they were asked for.
 pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
-    let columns = [
-        "program", "kernel", "verdict", "class", "insns", "states", "peak", "stack", "size",
-        "jited", "µs",
-    ];
+    let columns = ["program", "kernel", "verdict", "class", "insns", "states", "peak", "stack", "size", "jited", "µs"];
     let mut out = String::new();
     let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
     for object in objects(rows) {
@@ -37,15 +34,8 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
         for row in rows.all.iter().filter(|row| row.object == object) {
             let stats = row.stats.unwrap_or_default();
             let texts = [&row.program, &row.kernel, word(row), row.class.unwrap_or("")];
-            let numbers = [
-                stats.insns,
-                stats.states,
-                stats.peak_states,
-                stats.stack,
-                row.size,
-                row.jited,
-                stats.time_us,
-            ];
+            let numbers =
+                [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
             table.add_row(texts.map(Cell::new).into_iter().chain(numbers.map(right)));
         }
         let _ = writeln!(out, "{object}\n{}", print(table));
@@ -93,15 +83,7 @@ fn csv(rows: &Rows) -> String {
         let stats = row.stats.unwrap_or_default();
         let verdict = if row.verdict == Verdict::Loaded { "success" } else { "failure" };
         let texts = [&row.kernel, &row.object, &row.program, verdict].map(quoted).join(",");
-        let numbers = [
-            stats.time_us,
-            stats.insns,
-            stats.states,
-            stats.peak_states,
-            stats.stack,
-            row.size,
-            row.jited,
-        ];
+        let numbers = [stats.time_us, stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited];
         let _ = writeln!(out, "{texts},{}", numbers.map(|number| number.to_string()).join(","));
     }
     out
@@ -186,8 +168,7 @@ fn cell(row: Option<&Row>) -> String {
 fn markdown(rows: &Rows) -> String {
     let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;");
     let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| escaped(kernel)).collect();
-    let mut out =
-        format!("| program | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
+    let mut out = format!("| program | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
     for (first, cells) in matrix(rows) {
         let cells: Vec<String> = cells.into_iter().map(cell).collect();
         let (object, program) = (escaped(&first.object), escaped(&first.program));
@@ -251,12 +232,7 @@ pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
     for row in &rows.all {
         let name = format!("{} {} {}.log", row.kernel, row.object, row.program);
         // Names are the guest's and the object's words.
-        write(
-            &logs.join(
-                name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_"),
-            ),
-            &row.log,
-        )?;
+        write(&logs.join(name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_")), &row.log)?;
     }
     Ok(())
 }

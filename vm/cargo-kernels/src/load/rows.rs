@@ -85,12 +85,7 @@ pub struct Rows {
 
 impl Rows {
     /// Of what each kernel said.
-    pub fn new(
-        objects: &[Object],
-        kernels: &[&str],
-        answers: &[Result<Answer, String>],
-        optional: &[String],
-    ) -> Self {
+    pub fn new(objects: &[Object], kernels: &[&str], answers: &[Result<Answer, String>], optional: &[String]) -> Self {
         let mut rows = Self::default();
         for (kernel, answer) in kernels.iter().zip(answers) {
             match answer {
@@ -100,8 +95,7 @@ impl Rows {
         }
         let place = |name: &str| objects.iter().position(|object| object.name == name);
         let first = |row: &Row| rows.all.iter().position(|it| is_same(it, row));
-        let mut order: Vec<_> =
-            rows.all.iter().map(|row| (place(&row.object), first(row), row.clone())).collect();
+        let mut order: Vec<_> = rows.all.iter().map(|row| (place(&row.object), first(row), row.clone())).collect();
         // Stable: kernels stay in the order in which they were asked for.
         order.sort_by_key(|(object, program, _)| (*object, *program));
         rows.all = order.into_iter().map(|(.., row)| row).collect();
@@ -161,13 +155,7 @@ fn by_release(a: &str, b: &str) -> Ordering {
 }
 
 impl Row {
-    fn new(
-        object: &str,
-        kernel: &str,
-        release: &str,
-        record: &Record,
-        optional: &[String],
-    ) -> Self {
+    fn new(object: &str, kernel: &str, release: &str, record: &Record, optional: &[String]) -> Self {
         let refused = (!record.loaded).then(|| class::of(record));
         let verdict = match record.loaded {
             true => Verdict::Loaded,

@@ -77,12 +77,7 @@ fn pictures_are_made_of_the_report_in_chromium() {
         for (dark, light) in [(false, "light"), (true, "dark")] {
             let picture = dir.join(format!("{width}-{light}.png"));
             let screenshot = format!("--screenshot={}", picture.display());
-            chromium(
-                logs.path(),
-                &frame,
-                dark,
-                &[&screenshot, "--hide-scrollbars", "--window-size=1280,2600"],
-            );
+            chromium(logs.path(), &frame, dark, &[&screenshot, "--hide-scrollbars", "--window-size=1280,2600"]);
             assert!(fs::read(&picture).unwrap().starts_with(b"\x89PNG"), "{}", picture.display());
         }
     }
@@ -93,8 +88,7 @@ fn look(run: &RunReport, dark: bool) -> Vec<Seen> {
     let dir = tempfile::tempdir().unwrap();
     let (page, frames) = (dir.path().join("report.html"), dir.path().join("frames.html"));
     fs::write(&page, html::render(run, &sample::log_paths(run)).unwrap()).unwrap();
-    fs::write(&frames, in_frames(&page, &WIDTHS, 800, include_str!("testdata/measure.js")))
-        .unwrap();
+    fs::write(&frames, in_frames(&page, &WIDTHS, 800, include_str!("testdata/measure.js"))).unwrap();
     // The budget gives measure.js's promises time to be kept.
     let dom = chromium(dir.path(), &frames, dark, &["--virtual-time-budget=10000", "--dump-dom"]);
     let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split('<').next());
@@ -108,11 +102,9 @@ fn look(run: &RunReport, dark: bool) -> Vec<Seen> {
 /// A page with the report in a frame of each of these widths.
 fn in_frames(page: &Path, widths: &[u32], height: u32, script: &str) -> String {
     let address = page.display();
-    let frame =
-        |width| format!("<iframe width={width} height={height} src=\"file://{address}\"></iframe>");
+    let frame = |width| format!("<iframe width={width} height={height} src=\"file://{address}\"></iframe>");
     let frames: String = widths.iter().map(frame).collect();
-    let style =
-        "<style>:root { color-scheme: light dark } body { margin: 0 } iframe { border: 0 }</style>";
+    let style = "<style>:root { color-scheme: light dark } body { margin: 0 } iframe { border: 0 }</style>";
     format!("<!doctype html><meta charset=\"utf-8\">{style}<body>{frames}<script>{script}</script>")
 }
 

@@ -83,10 +83,7 @@ mod tests {
         let mut staged = Staged::new(dir.path()).unwrap();
         staged.add("report.json", b"{}").unwrap();
         let error = staged.copy(Path::new("/nonexistent/6.1.log"), "6.1.log").unwrap_err();
-        assert!(
-            format!("{error:#}").starts_with("cannot read /nonexistent/6.1.log: No such file"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").starts_with("cannot read /nonexistent/6.1.log: No such file"), "{error:#}");
         drop(staged);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -118,9 +118,7 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
     templates.set_undefined_behavior(UndefinedBehavior::Strict);
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     templates.set_syntax(syntax);
-    templates
-        .render_str(include_str!("report.html.j2"), Serde(&page))
-        .context("cannot make report.html")
+    templates.render_str(include_str!("report.html.j2"), Serde(&page)).context("cannot make report.html")
 }
 
 /// Every test that some kernel was asked for, in the order in which they come up.
@@ -134,12 +132,7 @@ fn matrix(run: &RunReport) -> Vec<MatrixRow> {
     }
     let row = |test: &TestId| MatrixRow {
         name: names.name(test),
-        cells: run
-            .kernels
-            .iter()
-            .enumerate()
-            .map(|(index, kernel)| cell(index, kernel, test))
-            .collect(),
+        cells: run.kernels.iter().enumerate().map(|(index, kernel)| cell(index, kernel, test)).collect(),
     };
     tests.into_iter().map(row).collect()
 }
@@ -180,12 +173,7 @@ fn kernels(run: &RunReport, logs: &[LogPath]) -> Result<Vec<Kernel>> {
     kernels.map(|(index, (kernel, log))| section(index, kernel, log.as_deref(), &names)).collect()
 }
 
-fn section(
-    index: usize,
-    kernel: &KernelReport,
-    log: Option<&str>,
-    names: &TestNames,
-) -> Result<Kernel> {
+fn section(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNames) -> Result<Kernel> {
     let outcomes = kernel.tests.iter().enumerate();
     let failures = outcomes.filter(|(_, outcome)| outcome.result != TestResult::Passed);
     let failure = |(test, outcome)| failure(failure_id(index, test), outcome, names);
@@ -225,9 +213,7 @@ fn summary(kernel: &KernelReport) -> String {
     if !kernel.tests.is_empty() {
         words.insert(0, format!("{} tests", words::passed_of(kernel)));
     }
-    words.extend(
-        kernel.accel.as_ref().map(|accel| text::line(&format!("{accel}, {}", kernel.backend))),
-    );
+    words.extend(kernel.accel.as_ref().map(|accel| text::line(&format!("{accel}, {}", kernel.backend))));
     words.join(" · ")
 }
 
@@ -268,20 +254,13 @@ mod tests {
         let page = page(&run);
         for kernel in &run.kernels {
             assert!(page.contains(&format!("<b>{}</b>", kernel.name)));
-            assert!(page.contains(&format!(
-                "{} {}</span>",
-                words::mark(kernel),
-                kernel.verdict.word()
-            )));
+            assert!(page.contains(&format!("{} {}</span>", words::mark(kernel), kernel.verdict.word())));
         }
         for test in sample::TESTS {
             assert!(page.contains(&test.replace('_', "_<wbr>")), "{test}");
         }
         assert!(page.contains("left: 49"), "a failing test's output");
-        assert!(
-            page.contains("[    2.417003] Kernel panic - not syncing: sysrq triggered crash"),
-            "a console log"
-        );
+        assert!(page.contains("[    2.417003] Kernel panic - not syncing: sysrq triggered crash"), "a console log");
         assert!(page.contains("<td class=\"number\">1904 ns</td>"), "a fact");
         assert!(page.contains("fetch 5.5 s, boot 2.1 s"), "the timeline");
     }
@@ -290,8 +269,7 @@ mod tests {
     fn a_cell_that_did_not_pass_leads_to_its_output() {
         let logs = tempfile::tempdir().unwrap();
         let page = page(&sample::run(logs.path()));
-        let links: Vec<&str> =
-            page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let links: Vec<&str> = page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert_eq!(links.iter().filter(|link| link.contains("-t")).count(), 2);
         assert!(links.iter().all(|link| page.contains(&format!("id=\"{link}\""))), "{links:?}");
     }

@@ -75,12 +75,7 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
         passed: run.count(Standing::Passed),
         failed: run.count(Standing::Failed),
         not_run: run.count(Standing::NotRun),
-        kernels: run
-            .kernels
-            .iter()
-            .zip(logs)
-            .map(|(k, log)| kernel(run, k, log.as_deref()))
-            .collect(),
+        kernels: run.kernels.iter().zip(logs).map(|(k, log)| kernel(run, k, log.as_deref())).collect(),
     };
     let mut text = serde_json::to_string_pretty(&report).context("cannot make report.json")?;
     text.push('\n');
@@ -185,12 +180,8 @@ mod tests {
         kernel.missing = vec![kernel.tests[0].test.clone()];
         let text = render(&sample::report(vec![kernel], 1.0), &[None]).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
-        let words: Vec<_> = json["kernels"][0]["tests"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|test| &test["result"])
-            .collect();
+        let words: Vec<_> =
+            json["kernels"][0]["tests"].as_array().unwrap().iter().map(|test| &test["result"]).collect();
         assert_eq!(words, ["passed", "failed", "killed", "timed-out", "not-started", "not-run"]);
     }
 

@@ -22,9 +22,7 @@ const DESCRIPTION_LINES: usize = 40;
 pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
     let mut report = Report::new(text::line(&run.program));
     report.set_timestamp(moment(run.started, 0.0)).set_time(duration(run.total_s));
-    report.add_test_suites(
-        run.kernels.iter().zip(logs).map(|(k, log)| suite(run, k, log.as_deref())),
-    );
+    report.add_test_suites(run.kernels.iter().zip(logs).map(|(k, log)| suite(run, k, log.as_deref())));
     report.to_string().context("cannot make junit.xml")
 }
 
@@ -51,8 +49,8 @@ fn suite(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> TestSuite
 
 /// The case for a verdict that no test's case shows.
 fn verdict_case(kernel: &KernelReport, log: Option<&str>) -> Option<TestCase> {
-    let shown_by_tests = kernel.verdict == Verdict::Fail
-        && (words::failures(kernel).next().is_some() || !kernel.missing.is_empty());
+    let shown_by_tests =
+        kernel.verdict == Verdict::Fail && (words::failures(kernel).next().is_some() || !kernel.missing.is_empty());
     if kernel.verdict == Verdict::Pass || shown_by_tests {
         return None;
     }
@@ -77,9 +75,7 @@ fn test_case(outcome: &TestOutcome) -> TestCase {
     };
     if outcome.result != TestResult::Passed {
         let (tail, _) = text::tail(&outcome.output, DESCRIPTION_LINES);
-        status
-            .set_type(words::result(&outcome.result))
-            .set_message(words::sentence(&outcome.result));
+        status.set_type(words::result(&outcome.result)).set_message(words::sentence(&outcome.result));
         if !tail.is_empty() {
             status.set_description(tail.join("\n"));
         }
@@ -151,12 +147,8 @@ mod tests {
         let report = read(&sample::run(logs.path()));
         assert_eq!(report.test_suites.len(), 8);
         for suite in &report.test_suites {
-            let names: Vec<_> = suite
-                .test_cases
-                .iter()
-                .map(|case| case.name.as_str())
-                .filter(|name| *name != "verdict")
-                .collect();
+            let names: Vec<_> =
+                suite.test_cases.iter().map(|case| case.name.as_str()).filter(|name| *name != "verdict").collect();
             assert_eq!(names, TESTS, "{:?}", suite.name);
         }
         assert_eq!((report.failures, report.skipped), (2, 9));
@@ -168,8 +160,7 @@ mod tests {
     fn a_verdict_about_no_test_is_an_error_of_its_own() {
         let suite = suite_of(sample::panicking("7.3", "7.3.4", 0.0));
         assert_eq!((suite.errors, suite.failures), (7, 0));
-        let TestCaseStatus::NonSuccess { kind, message, ty, .. } = &suite.test_cases[0].status
-        else {
+        let TestCaseStatus::NonSuccess { kind, message, ty, .. } = &suite.test_cases[0].status else {
             panic!("{:?}", suite.test_cases[0].status);
         };
         assert_eq!((*kind, ty.as_deref()), (NonSuccessKind::Error, Some("panic")));
@@ -211,8 +202,7 @@ mod tests {
         let last = &suite.test_cases[8];
         assert_eq!(last.name.as_str(), sample::MARKUP);
         assert!(last.system_out.as_ref().unwrap().contains("]]></system-out>"));
-        let forbidden =
-            |c: char| matches!(c, '\0'..='\x08' | '\x0b'..='\x1f' | '\u{fffe}' | '\u{ffff}');
+        let forbidden = |c: char| matches!(c, '\0'..='\x08' | '\x0b'..='\x1f' | '\u{fffe}' | '\u{ffff}');
         assert!(!render(&run, &[None]).unwrap().contains(forbidden));
     }
 }

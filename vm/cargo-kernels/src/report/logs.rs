@@ -23,9 +23,7 @@ pub fn stage(run: &RunReport, staged: &mut Staged<'_>) -> Result<Vec<LogPath>> {
             continue;
         };
         let path = unique(&file_name(&kernel.name), &mut taken);
-        staged
-            .copy(log, &path)
-            .with_context(|| format!("cannot keep the console log of {}", kernel.name))?;
+        staged.copy(log, &path).with_context(|| format!("cannot keep the console log of {}", kernel.name))?;
         paths.push(Some(path));
     }
     Ok(paths)
@@ -65,8 +63,7 @@ mod tests {
     #[test]
     fn two_kernels_never_share_a_log() {
         let mut taken = HashSet::new();
-        let names: Vec<_> =
-            ["a/b", "a-b", "a b"].iter().map(|name| unique(&file_name(name), &mut taken)).collect();
+        let names: Vec<_> = ["a/b", "a-b", "a b"].iter().map(|name| unique(&file_name(name), &mut taken)).collect();
         assert_eq!(names, ["console/a-b.log", "console/a-b-2.log", "console/a-b-3.log"]);
     }
 }

@@ -56,8 +56,7 @@ impl RunReport {
 
     /// The exit code of the run: a kernel that failed weighs more than one that was not run.
     pub fn exit_code(&self) -> u8 {
-        let codes =
-            self.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
+        let codes = self.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
         codes.fold(exit::OK, |sum, code| match (sum, code) {
             (exit::FAILED, _) | (_, exit::FAILED) => exit::FAILED,
             (sum, exit::OK) => sum,
@@ -88,10 +87,7 @@ pub fn prepare(dir: &Path) -> Result<()> {
         Ok(())
     };
     try_it().with_context(|| {
-        format!(
-            "no reports can be written to {}: give --report a directory that you may write to",
-            dir.display()
-        )
+        format!("no reports can be written to {}: give --report a directory that you may write to", dir.display())
     })
 }
 
@@ -116,9 +112,8 @@ fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<
     staged.add("report.html", html::render(run, &logs)?.as_bytes())?;
     staged.commit()?;
     match step_summary {
-        Some(path) => append(path, &summary).with_context(|| {
-            format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())
-        }),
+        Some(path) => append(path, &summary)
+            .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())),
         None => Ok(()),
     }
 }
@@ -143,29 +138,20 @@ mod tests {
         let silent = || sample::silent("6.18", 0.0);
         assert_eq!(run(vec![failing(), silent()]).exit_code(), exit::FAILED);
         assert_eq!(run(vec![silent(), failing()]).exit_code(), exit::FAILED);
-        assert_eq!(
-            run(vec![silent(), sample::passing("6.6", "6.6", 0.0)]).exit_code(),
-            exit::NOT_RUN
-        );
+        assert_eq!(run(vec![silent(), sample::passing("6.6", "6.6", 0.0)]).exit_code(), exit::NOT_RUN);
         assert_eq!(run(vec![sample::passing("6.6", "6.6", 0.0)]).exit_code(), exit::OK);
     }
 
     #[test]
     fn what_the_user_allowed_does_not_fail_the_run_and_a_kernel_not_had_is_still_not_a_pass() {
         let unavailable = run(vec![sample::unavailable("5.4")]);
-        assert_eq!(
-            (unavailable.exit_code(), unavailable.sum()),
-            (exit::OK, "0 passed, 0 failed, 1 not run".into())
-        );
+        assert_eq!((unavailable.exit_code(), unavailable.sum()), (exit::OK, "0 passed, 0 failed, 1 not run".into()));
 
         let mut with_splat = sample::with_splat("6.12", "6.12.117", 0.0);
         assert_eq!(run(vec![with_splat.clone()]).exit_code(), exit::FAILED);
         with_splat.tolerated = true;
         let tolerated = run(vec![with_splat]);
-        assert_eq!(
-            (tolerated.exit_code(), tolerated.sum()),
-            (exit::OK, "1 passed, 0 failed".into())
-        );
+        assert_eq!((tolerated.exit_code(), tolerated.sum()), (exit::OK, "1 passed, 0 failed".into()));
     }
 
     #[test]
@@ -176,24 +162,16 @@ mod tests {
         prepare(&reports).unwrap();
         write_to(&reports, &sample::run(logs.path()), Some(&step_summary)).unwrap();
 
-        let mut names: Vec<_> = fs::read_dir(&reports)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&reports).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         let mut expected = vec!["console"];
         expected.extend(FILES);
         expected.sort();
         assert_eq!(names, expected);
-        assert_eq!(
-            fs::read(reports.join("console/7.3.log")).unwrap(),
-            fs::read(logs.path().join("7.3.log")).unwrap()
-        );
+        assert_eq!(fs::read(reports.join("console/7.3.log")).unwrap(), fs::read(logs.path().join("7.3.log")).unwrap());
         let summary = fs::read_to_string(reports.join("summary.md")).unwrap();
-        assert_eq!(
-            fs::read_to_string(&step_summary).unwrap(),
-            format!("what an earlier step wrote\n{summary}")
-        );
+        assert_eq!(fs::read_to_string(&step_summary).unwrap(), format!("what an earlier step wrote\n{summary}"));
     }
 
     #[test]
@@ -204,8 +182,7 @@ mod tests {
         }
         fs::write(dir.path().join("notes.txt"), "the user's own").unwrap();
         prepare(dir.path()).unwrap();
-        let left: Vec<_> =
-            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["notes.txt"]);
     }
 
@@ -215,14 +192,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        for path in
-            [Path::new("/proc/self"), Path::new("/proc/self/reports"), &file, &file.join("below")]
-        {
+        for path in [Path::new("/proc/self"), Path::new("/proc/self/reports"), &file, &file.join("below")] {
             let error = format!("{:#}", prepare(path).unwrap_err());
-            let expected = format!(
-                "no reports can be written to {}: give --report a directory",
-                path.display()
-            );
+            let expected = format!("no reports can be written to {}: give --report a directory", path.display());
             assert!(error.starts_with(&expected), "{error}");
         }
     }

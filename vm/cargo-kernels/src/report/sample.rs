@@ -53,9 +53,7 @@ pub fn run(logs: &Path) -> RunReport {
 
 /// Where [`super::logs`] puts the logs of a run of the above.
 pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
-    let path = |kernel: &KernelReport| {
-        kernel.console_log.is_some().then(|| format!("console/{}.log", kernel.name))
-    };
+    let path = |kernel: &KernelReport| kernel.console_log.is_some().then(|| format!("console/{}.log", kernel.name));
     run.kernels.iter().map(path).collect()
 }
 
@@ -63,8 +61,7 @@ pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
 pub fn hostile(logs: &Path) -> RunReport {
     let mut kernel = failing("6.1", "6.1.0<img src=x>", 0.0);
     kernel.reason = format!("`{MARKUP}` failed | \x1b[2J\u{202e}dessap 8\n8 passed, 0 failed");
-    kernel.excerpt =
-        vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
+    kernel.excerpt = vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
     kernel.tests.push(TestOutcome {
         test: TestId { binary: "trace".into(), name: MARKUP.into() },
         attempts: 1,
@@ -113,8 +110,7 @@ pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
 pub fn failing(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
     kernel.verdict = Verdict::Fail;
-    kernel.reason =
-        "2 of 8 tests did not pass: one_line_for_each_of_50_execves, two_tracers_two_lines".into();
+    kernel.reason = "2 of 8 tests did not pass: one_line_for_each_of_50_execves, two_tracers_two_lines".into();
     kernel.tests[5] = outcome(TESTS[5], TestResult::Failed { code: 101 }, FAILED_OUTPUT);
     kernel.tests[6] = outcome(TESTS[6], TestResult::Killed { signal: 11 }, "");
     kernel.fetch_s = 4.2;
@@ -127,7 +123,8 @@ pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
     kernel.verdict = Verdict::KernelSplat;
     kernel.reason = "the tests passed, but the kernel printed a WARNING".into();
-    kernel.excerpt = vec!["WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0".into()];
+    kernel.excerpt =
+        vec!["WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0".into()];
     kernel.facts = Some(Facts {
         btf: Some(true),
         jit: Some(true),
@@ -145,8 +142,7 @@ pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
 pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
     kernel.verdict = Verdict::Panic;
-    kernel.reason =
-        "the kernel panicked during follow_prints_the_line: sysrq triggered crash".into();
+    kernel.reason = "the kernel panicked during follow_prints_the_line: sysrq triggered crash".into();
     kernel.excerpt = vec![
         "Kernel panic - not syncing: sysrq triggered crash".into(),
         "CPU: 0 UID: 0 PID: 91 Comm: trace Not tainted 7.3.4+deb13-amd64 #1".into(),
@@ -166,7 +162,8 @@ pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
 pub fn silent(name: &str, start_s: f64) -> KernelReport {
     let mut kernel = unavailable(name);
     kernel.verdict = Verdict::NoBoot;
-    kernel.reason = "nothing was heard of the guest in 15 s; the last line on its console is `Calibrating delay loop...`".into();
+    kernel.reason =
+        "nothing was heard of the guest in 15 s; the last line on its console is `Calibrating delay loop...`".into();
     kernel.accel = Some("tcg".into());
     kernel.tolerated = false;
     kernel.start_s = start_s;
@@ -195,14 +192,7 @@ pub fn unavailable(name: &str) -> KernelReport {
 
 /// A test's outcome, 0.125 s long.
 pub fn outcome(name: &str, result: TestResult, output: &str) -> TestOutcome {
-    TestOutcome {
-        test: test_id(name),
-        attempts: 1,
-        result,
-        seconds: 0.125,
-        output: output.into(),
-        dropped_bytes: 0,
-    }
+    TestOutcome { test: test_id(name), attempts: 1, result, seconds: 0.125, output: output.into(), dropped_bytes: 0 }
 }
 
 fn test_id(name: &str) -> TestId {
@@ -220,29 +210,16 @@ fn facts(release: &str) -> Facts {
         events: Some(64),
         attached: Some(if release.starts_with("5.10") { "ioctl" } else { "link" }.into()),
     };
-    Facts {
-        btf: Some(true),
-        jit: Some(true),
-        load_s: Some(0.0312),
-        programs: vec![program],
-        ..Facts::default()
-    }
+    Facts { btf: Some(true), jit: Some(true), load_s: Some(0.0312), programs: vec![program], ..Facts::default() }
 }
 
 /// Gives each kernel that was started a console log.
 fn with_logs(mut run: RunReport, logs: &Path) -> RunReport {
     for kernel in run.kernels.iter_mut().filter(|kernel| kernel.accel.is_some()) {
         let path = logs.join(format!("{}.log", kernel.name));
-        let mut log = format!(
-            "[    0.000000] Linux version {}\r\n",
-            kernel.release.as_deref().unwrap_or("?")
-        );
+        let mut log = format!("[    0.000000] Linux version {}\r\n", kernel.release.as_deref().unwrap_or("?"));
         log += "[    0.000000] Command line: console=ttyS0 panic=-1\r\n";
-        log += &kernel
-            .excerpt
-            .iter()
-            .map(|line| format!("[    2.417003] {line}\r\n"))
-            .collect::<String>();
+        log += &kernel.excerpt.iter().map(|line| format!("[    2.417003] {line}\r\n")).collect::<String>();
         std::fs::write(&path, log).expect("the log can be written");
         kernel.console_log = Some(path);
     }

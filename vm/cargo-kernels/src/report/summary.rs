@@ -51,10 +51,7 @@ fn kernels(run: &RunReport) -> String {
             kernel.accel.as_deref().map_or("-".into(), cell),
         ]
     });
-    table(
-        "| kernel | release | verdict | tests | seconds | accel |\n|---|---|---|--:|--:|---|\n",
-        rows,
-    )
+    table("| kernel | release | verdict | tests | seconds | accel |\n|---|---|---|--:|--:|---|\n", rows)
 }
 
 fn facts_table(run: &RunReport) -> String {
@@ -67,8 +64,7 @@ fn facts_table(run: &RunReport) -> String {
     let rows = rows.into_iter().map(|row| row.map(|cell| prose(&cell)));
     let facts = table(&format!("| {names} |\n|{rules}|\n"), rows);
     let errors = facts::errors(run).into_iter();
-    let errors: String =
-        errors.map(|(kernel, why)| format!("\n{}: {}\n", code(&kernel), prose(&why))).collect();
+    let errors: String = errors.map(|(kernel, why)| format!("\n{}: {}\n", code(&kernel), prose(&why))).collect();
     format!("\n### What the kernels say of the program\n\n{facts}{errors}")
 }
 
@@ -77,12 +73,7 @@ fn table<const N: usize>(header: &str, rows: impl Iterator<Item = [String; N]>) 
 }
 
 fn error(kernel: &KernelReport, names: &TestNames) -> String {
-    let mut section = format!(
-        "\n### {} {}: {}\n\n",
-        words::mark(kernel),
-        code(&kernel.name),
-        kernel.verdict.word()
-    );
+    let mut section = format!("\n### {} {}: {}\n\n", words::mark(kernel), code(&kernel.name), kernel.verdict.word());
     section += &format!("{}\n", prose(&kernel.reason));
     let excerpt = words::excerpt(kernel);
     if !excerpt.is_empty() {
@@ -92,11 +83,7 @@ fn error(kernel: &KernelReport, names: &TestNames) -> String {
         section += &failure(outcome, names);
     }
     if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
-        section += &format!(
-            "\n{} of {} tests did not run.\n",
-            kernel.missing.len(),
-            kernel.expected_tests
-        );
+        section += &format!("\n{} of {} tests did not run.\n", kernel.missing.len(), kernel.expected_tests);
     }
     section
 }
@@ -108,15 +95,11 @@ fn failure(outcome: &TestOutcome, names: &TestNames) -> String {
     if tail.is_empty() {
         return heading;
     }
-    let mut lines: Vec<_> =
-        tail.iter().map(|line| console::truncate_str(line, LINE_LENGTH, "…")).collect();
+    let mut lines: Vec<_> = tail.iter().map(|line| console::truncate_str(line, LINE_LENGTH, "…")).collect();
     if skipped > 0 {
         lines.insert(0, text::left_out(skipped).into());
     }
-    format!(
-        "{heading}\n<details><summary>output</summary>\n\n{}\n</details>\n",
-        fenced(&lines.join("\n"))
-    )
+    format!("{heading}\n<details><summary>output</summary>\n\n{}\n</details>\n", fenced(&lines.join("\n")))
 }
 
 /// Text in a code block. Its fence is longer than any run of backticks in it, so that nothing in it ends it.

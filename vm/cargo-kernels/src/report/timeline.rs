@@ -56,10 +56,7 @@ pub struct Tick {
 impl Timeline {
     /// Of a run.
     pub fn of(run: &RunReport) -> Self {
-        let ends = run
-            .kernels
-            .iter()
-            .map(|kernel| kernel.start_s + phases(kernel).iter().map(|(_, s)| s).sum::<f64>());
+        let ends = run.kernels.iter().map(|kernel| kernel.start_s + phases(kernel).iter().map(|(_, s)| s).sum::<f64>());
         let end = ends.fold(run.total_s, f64::max).max(0.1);
         let rows = run.kernels.iter().map(|kernel| row(kernel, end)).collect();
         Self { rows, ticks: ticks(end) }
@@ -118,20 +115,10 @@ mod tests {
     #[test]
     fn spans_follow_each_other_and_end_with_the_kernel() {
         let mut kernel = sample::failing("6.1", "6.1.0", 2.0);
-        (kernel.fetch_s, kernel.boot_s, kernel.test_s, kernel.total_s) =
-            (2.0, Some(1.0), Some(1.0), 6.0);
+        (kernel.fetch_s, kernel.boot_s, kernel.test_s, kernel.total_s) = (2.0, Some(1.0), Some(1.0), 6.0);
         let timeline = Timeline::of(&sample::report(vec![kernel], 8.0));
-        let spans: Vec<_> =
-            timeline.rows[0].spans.iter().map(|span| (span.phase, span.x, span.width)).collect();
-        assert_eq!(
-            spans,
-            [
-                ("fetch", 25.0, 25.0),
-                ("boot", 50.0, 12.5),
-                ("test", 62.5, 12.5),
-                ("other", 75.0, 25.0)
-            ]
-        );
+        let spans: Vec<_> = timeline.rows[0].spans.iter().map(|span| (span.phase, span.x, span.width)).collect();
+        assert_eq!(spans, [("fetch", 25.0, 25.0), ("boot", 50.0, 12.5), ("test", 62.5, 12.5), ("other", 75.0, 25.0)]);
         assert_eq!(timeline.rows[0].words, "fetch 2.0 s, boot 1.0 s, test 1.0 s, other 2.0 s");
     }
 
@@ -145,8 +132,7 @@ mod tests {
 
     #[test]
     fn the_axis_has_a_few_round_numbers() {
-        let seconds =
-            |end| ticks(end).iter().map(|tick| tick.second.clone()).collect::<Vec<_>>().join(" ");
+        let seconds = |end| ticks(end).iter().map(|tick| tick.second.clone()).collect::<Vec<_>>().join(" ");
         assert_eq!(seconds(28.4), "0 5 10 15 20 25");
         assert_eq!(seconds(0.62), "0 0.2 0.4 0.6");
         assert_eq!(seconds(600.0), "0 200 400 600");

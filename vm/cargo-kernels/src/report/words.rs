@@ -65,8 +65,7 @@ pub struct TestNames {
 impl TestNames {
     /// For all of a run's tests.
     pub fn of(run: &RunReport) -> Self {
-        let binaries: HashSet<&str> =
-            run.kernels.iter().flat_map(all_tests).map(|test| &*test.binary).collect();
+        let binaries: HashSet<&str> = run.kernels.iter().flat_map(all_tests).map(|test| &*test.binary).collect();
         Self { with_binary: binaries.len() > 1 }
     }
 

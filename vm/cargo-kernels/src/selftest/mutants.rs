@@ -36,10 +36,8 @@ struct File {
 /// When it cannot be read, or is not as it must be.
 pub fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file: File = toml::from_str(&text)
-        .map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file: File = toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
     Ok(file.mutant)
 }
 
@@ -50,8 +48,7 @@ impl Mutant {
     /// When the text is not there, or not only once: the program has changed, and the mutant must.
     pub fn apply(&self, workspace: &Path) -> Result<()> {
         let path = workspace.join(&self.file);
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", self.file.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", self.file.display()))?;
         let mutated = self.mutate(&text)?;
         fs::write(&path, mutated).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -85,13 +82,8 @@ mod tests {
 
     #[test]
     fn a_text_that_stands_twice_is_refused() {
-        let mutant = Mutant {
-            name: "m".into(),
-            file: "f".into(),
-            find: "a".into(),
-            replace: "b".into(),
-            caught_by: vec![],
-        };
+        let mutant =
+            Mutant { name: "m".into(), file: "f".into(), find: "a".into(), replace: "b".into(), caught_by: vec![] };
         assert_eq!(mutant.mutate("xax").unwrap(), "xbx");
         assert!(mutant.mutate("aa").unwrap_err().to_string().contains("stands 2 times"));
     }

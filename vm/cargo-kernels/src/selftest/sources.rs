@@ -61,8 +61,7 @@ fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
             continue;
         }
         let (source, copy) = (entry.path(), to.join(&name));
-        let kind =
-            entry.file_type().with_context(|| format!("cannot read {}", source.display()))?;
+        let kind = entry.file_type().with_context(|| format!("cannot read {}", source.display()))?;
         if kind.is_dir() {
             mirror(&source, &copy, &[])?;
         } else if kind.is_file() {
@@ -73,15 +72,12 @@ fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
 }
 
 fn remove_strangers(from: &Path, to: &Path) -> Result<()> {
-    for entry in
-        fs::read_dir(to).with_context(|| format!("cannot read {}", to.display()))?.flatten()
-    {
+    for entry in fs::read_dir(to).with_context(|| format!("cannot read {}", to.display()))?.flatten() {
         let path = entry.path();
         if from.join(entry.file_name()).exists() {
             continue;
         }
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())

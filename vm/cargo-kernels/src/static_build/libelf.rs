@@ -18,7 +18,7 @@ pub fn linker_script(archive: &[u8]) -> String {
     };
     let zstd: BTreeSet<String> = memmem::find_iter(archive, "ZSTD_").map(name).collect();
     let zstd = zstd.iter().map(|name| format!("PROVIDE({name} = abort);\n"));
-    let forgotten = ["eu_search_tree_init", "eu_search_tree_fini"]
-        .map(|name| format!("PROVIDE({name} = pthread_self);\n"));
+    let forgotten =
+        ["eu_search_tree_init", "eu_search_tree_fini"].map(|name| format!("PROVIDE({name} = pthread_self);\n"));
     forgotten.into_iter().chain(zstd).collect()
 }

@@ -39,8 +39,7 @@ struct Bar {
 impl Live {
     pub fn new(names: &[String], target: ProgressDrawTarget) -> Self {
         let lines = MultiProgress::with_draw_target(target);
-        let names: Vec<String> =
-            names.iter().map(|name| text::end(&text::line(name), NAME_WIDTH)).collect();
+        let names: Vec<String> = names.iter().map(|name| text::end(&text::line(name), NAME_WIDTH)).collect();
         let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or(0);
         let bars = names.into_iter().map(|name| Bar::new(&lines, name, width)).collect();
         Self { lines, bars }

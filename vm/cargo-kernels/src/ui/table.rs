@@ -44,13 +44,10 @@ pub fn table(run: &RunReport, facts: bool) -> String {
 pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
     let names = TestNames::of(run);
     let mut parts = vec![kernels(run, looks)];
-    parts.extend(
-        run.kernels.iter().filter(|k| k.verdict != Verdict::Pass).map(|k| error(k, &names, looks)),
-    );
+    parts.extend(run.kernels.iter().filter(|k| k.verdict != Verdict::Pass).map(|k| error(k, &names, looks)));
     let remarks = run.kernels.iter().flat_map(|kernel| {
         let of_kernel = words::remarks(kernel, &names).into_iter();
-        of_kernel
-            .flat_map(|remark| wrap("", &format!("{}: {remark}", text::line(&kernel.name)), looks))
+        of_kernel.flat_map(|remark| wrap("", &format!("{}: {remark}", text::line(&kernel.name)), looks))
     });
     let remarks: String = remarks.map(|line| line + "\n").collect();
     parts.extend((!remarks.is_empty()).then_some(remarks));
@@ -62,8 +59,7 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
 }
 
 fn kernels(run: &RunReport, looks: Looks) -> String {
-    let mut table =
-        borderless(&["kernel", "release", "verdict", "tests", "seconds", "accel"], looks);
+    let mut table = borderless(&["kernel", "release", "verdict", "tests", "seconds", "accel"], looks);
     for kernel in &run.kernels {
         table.add_row([
             Cell::new(text::line(&kernel.name)),
@@ -84,12 +80,10 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
     }
     let mut table = borderless(&facts::COLUMNS.map(|column| column.name), looks);
     for row in rows {
-        table.add_row(row.into_iter().zip(facts::COLUMNS).map(
-            |(cell, column)| match column.number {
-                true => right(cell),
-                false => Cell::new(cell),
-            },
-        ));
+        table.add_row(row.into_iter().zip(facts::COLUMNS).map(|(cell, column)| match column.number {
+            true => right(cell),
+            false => Cell::new(cell),
+        }));
     }
     let mut part = print(table);
     for (kernel, error) in facts::errors(run) {
@@ -127,8 +121,7 @@ fn after(outcome: &TestOutcome) -> String {
 }
 
 fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
-    let (tail, skipped) =
-        text::tail(&text::without_frames(text::without_summary(&outcome.output)), OUTPUT_LINES);
+    let (tail, skipped) = text::tail(&text::without_frames(text::without_summary(&outcome.output)), OUTPUT_LINES);
     let mut lines = Vec::new();
     if skipped > 0 {
         lines.push(quote(&text::left_out(skipped), looks));

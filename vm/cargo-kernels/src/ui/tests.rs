@@ -70,16 +70,11 @@ fn lines_from_several_threads_stay_whole() {
     std::thread::scope(|scope| {
         for index in [0, 1, 0, 1] {
             let plain = &plain;
-            scope.spawn(move || {
-                (0..50).for_each(|_| plain.event(index, RunEvent::Note("a note".into())))
-            });
+            scope.spawn(move || (0..50).for_each(|_| plain.event(index, RunEvent::Note("a note".into()))));
         }
     });
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(
-        text.lines().filter(|line| ["5.4: a note", "6.1: a note"].contains(line)).count(),
-        200
-    );
+    assert_eq!(text.lines().filter(|line| ["5.4: a note", "6.1: a note"].contains(line)).count(), 200);
 }
 
 #[test]
@@ -160,8 +155,5 @@ fn only_a_verdict_has_a_colour() {
     let coloured = render(&sample::run(logs.path()), true, Looks { width: Some(80), colour: true });
     assert!(coloured.contains("\x1b[38;5;2mpass"), "{coloured}");
     assert!(coloured.contains("\x1b[38;5;1mfail"), "{coloured}");
-    assert_eq!(
-        console::strip_ansi_codes(&coloured),
-        render(&sample::run(logs.path()), true, PLAIN)
-    );
+    assert_eq!(console::strip_ansi_codes(&coloured), render(&sample::run(logs.path()), true, PLAIN));
 }

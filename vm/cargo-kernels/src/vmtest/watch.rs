@@ -25,8 +25,7 @@ enum Woken {
 pub fn run(session: &Session<'_>) -> Result<u8> {
     let (sender, woken) = mpsc::channel();
     let interrupted = sender.clone();
-    let _subscription =
-        session.interrupt.subscribe(move || drop(interrupted.send(Woken::Interrupted)));
+    let _subscription = session.interrupt.subscribe(move || drop(interrupted.send(Woken::Interrupted)));
     let _watcher = watch(&session.dirs.project, move || drop(sender.send(Woken::Changed)))?;
     loop {
         // A program that does not compile is what watching is for: it is shown, and waited out.

@@ -40,8 +40,7 @@ fn qemu_is_killed() {
 fn the_qemu_of_a_saved_guest_is_killed() {
     let scene = scene();
     let run = endless_with(&scene, &["--warm"]);
-    let qemu =
-        Process::find(&scene.mark(), tool("VMTEST_QEMU", "qemu-system-x86_64").to_str().unwrap());
+    let qemu = Process::find(&scene.mark(), tool("VMTEST_QEMU", "qemu-system-x86_64").to_str().unwrap());
     qemu.signal(Signal::SIGKILL);
     run.end().expect("host-error", 3, "qemu-system-x86_64 was killed by SIGKILL");
 }
@@ -51,9 +50,9 @@ fn the_qemu_of_a_saved_guest_is_killed() {
 fn vng_is_killed() {
     let scene = scene();
     let run = endless(&scene);
-    let vng = Process::marked(&scene.mark()).into_iter().find(|process| {
-        process.command.contains("/vng --run") && !process.command.starts_with("vm-supervisor")
-    });
+    let vng = Process::marked(&scene.mark())
+        .into_iter()
+        .find(|process| process.command.contains("/vng --run") && !process.command.starts_with("vm-supervisor"));
     vng.unwrap().signal(Signal::SIGKILL);
     run.end().expect("host-error", 3, "vng was killed by SIGKILL");
 }

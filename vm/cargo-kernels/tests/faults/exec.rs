@@ -10,8 +10,7 @@ const KERNEL: &str = "6.12";
 fn exec(script: &str) -> String {
     let scene = Scene::new();
     let only_the_agent = "for arg; do case $arg in misbehave | --test) exit 101 ;; esac; done";
-    let cargo =
-        scene.script("cargo", &format!("{only_the_agent}\nexec '{}' \"$@\"", env!("CARGO")));
+    let cargo = scene.script("cargo", &format!("{only_the_agent}\nexec '{}' \"$@\"", env!("CARGO")));
     let mut command = scene.xtask();
     command.env("CARGO", cargo).args(["exec", "--kernel", KERNEL, "--timeout", "300"]);
     command.args(["--", "sh", "-c", script]);

@@ -13,8 +13,7 @@ fn the_kernel_panics_at_boot() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_kernel_panics_during_a_test() {
-    let words =
-        "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
+    let words = "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
     let scene = Scene::new();
     let verdict = run(&scene, "fatal::panics_the_kernel").expect("panic", 1, words);
     let excerpt = verdict.kernel["excerpt"].to_string();
@@ -24,8 +23,7 @@ fn the_kernel_panics_during_a_test() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_kernel_panics_during_a_test_in_a_saved_guest() {
-    let words =
-        "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
+    let words = "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
     run_warm(&Scene::new(), &[], "fatal::panics_the_kernel").expect("panic", 1, words);
 }
 
@@ -72,8 +70,7 @@ fn the_agent_is_killed() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_is_switched_off() {
-    let words =
-        "the guest shut down, or its agent was killed, while `fatal::switches_the_guest_off` ran";
+    let words = "the guest shut down, or its agent was killed, while `fatal::switches_the_guest_off` ran";
     run(&Scene::new(), "fatal::switches_the_guest_off").expect("fail", 1, words);
 }
 
@@ -96,11 +93,7 @@ fn tests_fail_in_every_way_and_each_is_told() {
     assert!(!ended.printed.contains(['\0', '\x1b', '\x07', '\u{202e}']), "{:?}", ended.printed);
     for (name, result, key, value) in FAILING {
         let test = verdict.test(name);
-        assert_eq!(
-            (&test["result"], &test[key]),
-            (&(*result).into(), &(*value).into()),
-            "{test:#}"
-        );
+        assert_eq!((&test["result"], &test[key]), (&(*result).into(), &(*value).into()), "{test:#}");
     }
     assert_eq!(verdict.test("failing::hangs")["result"], "timed-out");
     for name in ["failing::exits_as_if_it_had_passed", "failing::claims_to_have_passed_and_exits"] {
@@ -116,8 +109,7 @@ fn tests_fail_in_every_way_and_each_is_told() {
 fn a_test_forges_an_outcome_and_knows_no_token() {
     let words = "someone other than the agent wrote on the agent's line while \
                  `fatal::forges_an_outcome_without_a_token` ran: a message without this run's token";
-    run_warm(&Scene::new(), &[], "fatal::forges_an_outcome_without_a_token")
-        .expect("fail", 1, words);
+    run_warm(&Scene::new(), &[], "fatal::forges_an_outcome_without_a_token").expect("fail", 1, words);
 }
 
 #[test]
@@ -138,10 +130,8 @@ fn a_test_scribbles_on_the_agents_line() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_kernel_prints_a_splat_and_the_tests_pass() {
     let scene = Scene::new();
-    let words =
-        "the tests passed, but the kernel reported: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
-    let verdict =
-        run_warm(&scene, &[], "fatal::makes_the_kernel_warn").expect("kernel-splat", 1, words);
+    let words = "the tests passed, but the kernel reported: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
+    let verdict = run_warm(&scene, &[], "fatal::makes_the_kernel_warn").expect("kernel-splat", 1, words);
     assert_eq!(verdict.test("fatal::makes_the_kernel_warn")["result"], "passed");
 }
 

@@ -24,8 +24,7 @@ fn with_mounts<'a>(scene: &'a Scene, script: &str, options: &[&str]) -> Ended<'a
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
 fn tmp_is_full() {
-    let full =
-        "mount -t tmpfs -o size=64k tmpfs /tmp; ! head -c 1m /dev/zero > /tmp/full 2> /dev/null";
+    let full = "mount -t tmpfs -o size=64k tmpfs /tmp; ! head -c 1m /dev/zero > /tmp/full 2> /dev/null";
     with_mounts(&Scene::new(), full, &[]).expect("pass", 0, "");
 }
 
@@ -48,8 +47,7 @@ fn with_kvm(kvm: &str) -> String {
 
 const NO_KVM: &str = "true";
 /// Not even root can open a device through a file system that is mounted without devices.
-const FORBIDDEN_KVM: &str =
-    "mknod nodev/kvm c 10 232; touch dev/kvm; mount --bind nodev/kvm dev/kvm";
+const FORBIDDEN_KVM: &str = "mknod nodev/kvm c 10 232; touch dev/kvm; mount --bind nodev/kvm dev/kvm";
 /// It opens, and knows nothing of what it is asked.
 const DEAD_KVM: &str = "mknod -m 666 dev/kvm c 1 3";
 
@@ -131,8 +129,7 @@ fn two_runs_want_the_same_saved_guest_at_once() {
         ended.printed.matches("booting it once, to save it").count()
     });
     assert!(notes.iter().sum::<usize>() >= 1, "the state was there");
-    let snapshots =
-        fs::read_dir(cache.join("snapshots")).unwrap().map(|entry| entry.unwrap().file_name());
+    let snapshots = fs::read_dir(cache.join("snapshots")).unwrap().map(|entry| entry.unwrap().file_name());
     let snapshots: Vec<_> = snapshots.filter(|name| name != "locks").collect();
     assert_eq!(snapshots.len(), 1, "{snapshots:?}");
 }
@@ -239,9 +236,5 @@ fn qemu_ends_at_once() {
     let scene = Scene::new();
     let words = "vng ended before QEMU was up";
     let verdict = with_tool(&scene, "VMTEST_QEMU", &qemu).expect("host-error", 3, words);
-    assert!(
-        verdict.kernel["excerpt"].to_string().contains("cannot do that"),
-        "{:#}",
-        verdict.kernel
-    );
+    assert!(verdict.kernel["excerpt"].to_string().contains("cannot do that"), "{:#}", verdict.kernel);
 }

@@ -245,11 +245,7 @@ fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
             let verdict = ended.expect("kernel-splat", 1, words);
             let log = verdict.kernel["console_log"].as_str().unwrap();
             let log = fs::read_to_string(warm.scene.reports().join(log)).unwrap();
-            assert_eq!(
-                log.contains("internal_create_group"),
-                args == WARNS_AT_BOOT,
-                "{kind}: {log}"
-            );
+            assert_eq!(log.contains("internal_create_group"), args == WARNS_AT_BOOT, "{kind}: {log}");
         }
     }
 }

@@ -18,8 +18,7 @@ const DROPS: &str = "/bin/grep -v CONFIG_BLOCK= \"$config\" > .config";
 const BUILDS: &str = "echo '  CC      init/main.o'";
 const FAILS: &str = "echo 'init/main.c:1: error: no' >&2; exit 2";
 /// Says so, and goes on when the file `hold` is gone.
-const WAITS: &str =
-    "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /bin/sleep 0.02; done";
+const WAITS: &str = "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /bin/sleep 0.02; done";
 
 /// A server with a source at `/linux.tar.xz`, a sandbox that pins it, and programs that behave like this.
 fn pinned(configure: &str, build: &str) -> (Server, Sandbox) {

@@ -185,8 +185,7 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
 fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
     let sandbox = Sandbox::new();
     let matrix = || -> Value {
-        let mut command =
-            std::process::Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
         sandbox.environment(command.arg("matrix"));
         serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
     };

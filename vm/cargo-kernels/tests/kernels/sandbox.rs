@@ -130,9 +130,7 @@ impl Sandbox {
 /// Both outputs of a program that has ended.
 pub fn said(assert: assert_cmd::assert::Assert) -> String {
     let output = assert.get_output();
-    [&output.stdout, &output.stderr]
-        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-        .concat()
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {
@@ -152,9 +150,7 @@ pub fn sha1(bytes: &[u8]) -> String {
 
 /// A pin `6.1` whose source has these lines.
 pub fn pin(source: &str) -> String {
-    format!(
-        "[[kernel]]\nname = \"6.1\"\nseries = \"6.1.\"\nwhy = \"a test\"\n\n[[kernel.source]]\n{source}\n"
-    )
+    format!("[[kernel]]\nname = \"6.1\"\nseries = \"6.1.\"\nwhy = \"a test\"\n\n[[kernel.source]]\n{source}\n")
 }
 
 /// The lines of a source of kind `url`.

@@ -83,11 +83,7 @@ impl Server {
         Self::start("https", Some(Arc::new(config)), Some(made.cert.pem()))
     }
 
-    fn start(
-        scheme: &'static str,
-        tls: Option<Arc<ServerConfig>>,
-        certificate: Option<String>,
-    ) -> Self {
+    fn start(scheme: &'static str, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
@@ -97,9 +93,7 @@ impl Server {
                 let (shared, tls) = (Arc::clone(&for_thread), tls.clone());
                 std::thread::spawn(move || match tls {
                     None => shared.serve(stream),
-                    Some(tls) => {
-                        shared.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream))
-                    }
+                    Some(tls) => shared.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
                 });
             }
         });
@@ -152,19 +146,12 @@ impl Shared {
         stream.break_off();
     }
 
-    fn answer(
-        &self,
-        stream: &mut impl Write,
-        request: &Request,
-        answer: Option<&Answer>,
-    ) -> std::io::Result<()> {
+    fn answer(&self, stream: &mut impl Write, request: &Request, answer: Option<&Answer>) -> std::io::Result<()> {
         let count = self.requests.lock().unwrap().iter().filter(|r| r.path == request.path).count();
         match answer {
             None => send_status(stream, "404 Not Found", ""),
             Some(Answer::Status(status)) => send_status(stream, status, ""),
-            Some(Answer::Redirect(to)) => {
-                send_status(stream, "302 Found", &format!("Location: {to}\r\n"))
-            }
+            Some(Answer::Redirect(to)) => send_status(stream, "302 Found", &format!("Location: {to}\r\n")),
             Some(Answer::File(bytes)) => send(stream, bytes, request, usize::MAX),
             Some(Answer::WholeFile(bytes)) => {
                 send(stream, bytes, &Request { range: None, ..request.clone() }, usize::MAX)
@@ -212,12 +199,7 @@ fn send_status(stream: &mut impl Write, status: &str, headers: &str) -> std::io:
 }
 
 /// Sends the file, or the part of it that was asked for, but no more than `most` bytes of the body.
-fn send(
-    stream: &mut impl Write,
-    bytes: &[u8],
-    request: &Request,
-    most: usize,
-) -> std::io::Result<()> {
+fn send(stream: &mut impl Write, bytes: &[u8], request: &Request, most: usize) -> std::io::Result<()> {
     let start = request
         .range
         .as_deref()
@@ -228,10 +210,7 @@ fn send(
         }
         Some(start) => {
             let (end, all) = (bytes.len() - 1, bytes.len());
-            write!(
-                stream,
-                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{end}/{all}\r\n"
-            )?;
+            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{end}/{all}\r\n")?;
             &bytes[start..]
         }
         None => {

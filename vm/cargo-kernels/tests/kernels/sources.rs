@@ -100,9 +100,7 @@ fn nix_is_first_when_it_is_there() {
     std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
     std::fs::write(sandbox.path("nix/6.1/config"), "CONFIG_PCI=y\n").unwrap();
     let hash = "0".repeat(64);
-    sandbox.pins(&pin(&format!(
-        "kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\""
-    )));
+    sandbox.pins(&pin(&format!("kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\"")));
     let fetch = |with: bool| {
         let mut command = sandbox.kernels(&["fetch"]);
         if with {

@@ -50,8 +50,7 @@ fn after_a_mirror_with_another_file_the_next_is_asked() {
 
 #[test]
 fn a_broken_transfer_is_taken_up_where_it_ended() {
-    let (server, sandbox, image) =
-        pinned(|bytes| Answer::BreaksOnce { at: bytes.len() / 2, bytes });
+    let (server, sandbox, image) = pinned(|bytes| Answer::BreaksOnce { at: bytes.len() / 2, bytes });
     sandbox.run(&["fetch"], 0);
     assert_whole(&sandbox, &image);
     assert_eq!(ranges(&server), [None, Some(format!("bytes={}-", image.len() / 2))]);

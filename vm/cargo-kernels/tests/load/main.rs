@@ -48,16 +48,10 @@ fn each_kernel_s_verifier_is_understood() {
     let rows = json["rows"].as_array().unwrap();
     for (object, program, kernel, class) in ANSWERS {
         let wanted = [("object", format!("{object}.bpf.o")), ("program", program.to_string())];
-        let is_it = |row: &&Value| {
-            row["kernel"] == *kernel && wanted.iter().all(|(key, value)| row[*key] == **value)
-        };
+        let is_it = |row: &&Value| row["kernel"] == *kernel && wanted.iter().all(|(key, value)| row[*key] == **value);
         let row = rows.iter().find(is_it).unwrap_or_else(|| panic!("no {object} {program}"));
         let verdict = if class.is_some() { "refused" } else { "loaded" };
-        assert_eq!(
-            (row["verdict"].as_str(), row["class"].as_str()),
-            (Some(verdict), *class),
-            "{row:#}"
-        );
+        assert_eq!((row["verdict"].as_str(), row["class"].as_str()), (Some(verdict), *class), "{row:#}");
     }
 }
 

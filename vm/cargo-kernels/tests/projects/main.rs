@@ -61,9 +61,7 @@ fn said(output: &Output) -> String {
 fn results(kernel: &Value) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let tests = kernel["tests"].as_array().unwrap().iter();
-    tests
-        .map(|test| (text(&test["binary"]) + " " + &text(&test["name"]), text(&test["result"])))
-        .collect()
+    tests.map(|test| (text(&test["binary"]) + " " + &text(&test["name"]), text(&test["result"]))).collect()
 }
 
 #[test]
@@ -128,8 +126,7 @@ fn a_guest_has_what_was_asked_for_and_gives_out_a_directory() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_flaky_test_passes_and_is_named() {
-    let options =
-        ["--retries", "1", "-p", "one", "--test", "same", "--", "--ignored", "passes_the"];
+    let options = ["--retries", "1", "-p", "one", "--test", "same", "--", "--ignored", "passes_the"];
     let mut project = Project::test(&options);
     let output = project.command.output().unwrap();
     assert!(output.status.success() && said(&output).contains("flaky: passes_the_second_time"));
@@ -141,8 +138,7 @@ fn as_cargo_s_runner_it_hands_everything_on() {
     let runner = format!("{TOOL} run -k {KERNEL} --");
     let mut cargo = in_project(env!("CARGO"));
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
-    let output =
-        cargo.args(["test", "-p", "one", "--lib", "--test", "lists", "--", "good"]).output();
+    let output = cargo.args(["test", "-p", "one", "--lib", "--test", "lists", "--", "good"]).output();
     let output = output.unwrap();
     let said = said(&output);
     // The harness `lists` refuses to be run without a test's exact name.

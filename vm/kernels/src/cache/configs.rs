@@ -16,8 +16,7 @@ pub fn config_inside(cache: &Path, image: &Path) -> Result<Option<String>> {
 }
 
 fn remembered_config(dir: &Path, image: &Path) -> Result<Option<String>> {
-    let hash =
-        digest::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let hash = digest::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
     let known = dir.join(hash.as_str());
     if let Ok(text) = std::fs::read_to_string(&known) {
         return Ok(Some(text).filter(|text| !text.is_empty()));

@@ -156,8 +156,7 @@ impl Entry {
         in_use::hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
-        let found = digest::sha256_file(&image)
-            .with_context(|| format!("cannot read {}", image.display()))?;
+        let found = digest::sha256_file(&image).with_context(|| format!("cannot read {}", image.display()))?;
         ensure!(found == manifest.image_sha256, "{} is not what was unpacked", image.display());
         let modules = manifest.modules.map(|modules| dir.join(modules));
         if let Some(modules) = &modules {
@@ -181,8 +180,7 @@ impl Entry {
     /// Reads the kernel's configuration, if it is still what was unpacked.
     fn config(&self, relative: &Path) -> Result<kconfig::Config> {
         let path = self.dir().join(relative);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let known = sums::contains(&self.dir(), relative, &digest::sha256(text.as_bytes()))?;
         ensure!(known, "{} is not what was unpacked", path.display());
         Ok(kconfig::parse(&text))
@@ -191,8 +189,7 @@ impl Entry {
     /// What the entry says of itself.
     pub fn manifest(&self) -> Result<Manifest> {
         let path = self.dir().join(MANIFEST);
-        let text =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
@@ -211,13 +208,7 @@ impl Entry {
     }
 
     /// Makes the entry of what was downloaded; the caller holds the lock.
-    pub fn make(
-        &self,
-        pin: &Pin,
-        source: &Source,
-        downloads: &[PathBuf],
-        origin: Vec<Origin>,
-    ) -> Result<()> {
+    pub fn make(&self, pin: &Pin, source: &Source, downloads: &[PathBuf], origin: Vec<Origin>) -> Result<()> {
         self.make_with(pin, source, origin, |root| {
             downloads.iter().try_for_each(|download| archive::unpack(download, root))
         })
@@ -244,8 +235,7 @@ impl Entry {
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
         // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
         self.remove()?;
-        std::fs::rename(&staging, self.dir())
-            .with_context(|| format!("cannot rename to {}", self.dir().display()))
+        std::fs::rename(&staging, self.dir()).with_context(|| format!("cannot rename to {}", self.dir().display()))
     }
 }
 
@@ -255,8 +245,8 @@ fn cannot_write(dir: &Path) -> String {
 }
 
 fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> Result<Manifest> {
-    let found = tree::find(&staging.join(TREE))
-        .ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
+    let found =
+        tree::find(&staging.join(TREE)).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
     let image = image::inspect(&found.image)?;
     let expected = &pin.expected;
     if let Some(release) = &image.release {

@@ -52,8 +52,7 @@ pub fn listing(dir: &Path) -> Result<Option<Vec<(PathBuf, String)>>> {
         return Ok(None);
     };
     let path = entry.join(SUMS);
-    let sums = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let sums = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let prefix = format!("{}/", dir.strip_prefix(entry)?.display());
     let file = |line: &str| {
         let (hash, path) = line.split_once("  ")?;

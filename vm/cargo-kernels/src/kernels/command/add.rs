@@ -41,10 +41,7 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     }
     if let Source::File { path: file, .. } = &source {
         if file.is_absolute() {
-            println!(
-                "{} is outside of the workspace: other machines will refuse this pin.",
-                file.display()
-            );
+            println!("{} is outside of the workspace: other machines will refuse this pin.", file.display());
         }
     }
     Ok(exit::OK)
@@ -65,12 +62,10 @@ fn read(dirs: &Dirs, path: &Path, name: &str) -> Result<String> {
 /// Adds the pin to the file as it is now: fetching takes minutes, in which others may have changed it.
 fn pin(dirs: &Dirs, path: &Path, name: &str, release: &str, source: &Source) -> Result<()> {
     let dir = directory(path);
-    let _alone = lock::existing(dir, How::LockExclusive)
-        .with_context(|| format!("cannot lock {}", dir.display()))?;
+    let _alone = lock::existing(dir, How::LockExclusive).with_context(|| format!("cannot lock {}", dir.display()))?;
     let text = with_pin(&read(dirs, path, name)?, name, release, source)?;
     // What is written must be readable: better to find out here than at the next command.
-    kernels::parse(dirs, &text, path)
-        .context("the new list of pins is wrong; it was not written")?;
+    kernels::parse(dirs, &text, path).context("the new list of pins is wrong; it was not written")?;
     write(path, &text)
 }
 
@@ -102,8 +97,7 @@ impl Given {
         let path = Path::new(text).canonicalize();
         let path = path.map_err(|error| Exit::usage(format!("{text}: {error}")))?;
         if !path.is_file() {
-            let hint =
-                "expected a file: an image, a .deb or a tar archive; a directory works with -k";
+            let hint = "expected a file: an image, a .deb or a tar archive; a directory works with -k";
             return Err(Exit::usage(format!("{text}: {hint}")));
         }
         Ok(Self::File(path.strip_prefix(&dirs.project).map_or(path.clone(), Path::to_owned)))
@@ -139,12 +133,7 @@ fn tarball(release: &str) -> Result<Url> {
 }
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns its release, its source and its size.
-fn store(
-    dirs: &Dirs,
-    name: &str,
-    given: &Given,
-    progress: &dyn Progress,
-) -> Result<(String, Source, u64)> {
+fn store(dirs: &Dirs, name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, Source, u64)> {
     let address = given.address(dirs)?;
     let dir = cache::scratch(&kernels::store(dirs)?.cache, name)?;
     let part = dir.path().join("0.part");

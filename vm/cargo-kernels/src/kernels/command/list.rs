@@ -54,8 +54,7 @@ pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
     }
     let header = ["pin", "release", "source", "sha256", "size", "at hand", "why"];
     show::print(&show::table(&header, &[4], rows.iter().map(cells).collect()));
-    let absent: Vec<&str> =
-        rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
+    let absent: Vec<&str> = rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
     if !absent.is_empty() {
         let fetch = crate::command::hint(&format!("fetch {}", absent.join(" ")));
         show::print(&format!("\nTo get what is not at hand: {fetch}\n"));

@@ -24,11 +24,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Kernels) -> Result<u8> {
 }
 
 /// Works through `items` on up to `limit` threads; the results are in the items' order.
-fn in_parallel<T: Sync, R: Send>(
-    items: &[T],
-    limit: usize,
-    work: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
+fn in_parallel<T: Sync, R: Send>(items: &[T], limit: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let results = std::sync::Mutex::new(Vec::with_capacity(items.len()));
     std::thread::scope(|scope| {

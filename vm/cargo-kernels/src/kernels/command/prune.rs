@@ -29,8 +29,7 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     let gone = lines.iter().filter(|(_, _, outcome)| matches!(outcome, Ok(true)));
     let freed = show::size(gone.map(|(_, size, _)| size).sum());
     let failed = lines.iter().any(|(_, _, outcome)| outcome.is_err());
-    let (removed, would_be) =
-        if dry_run { ("would be removed", "would be ") } else { ("removed", "") };
+    let (removed, would_be) = if dry_run { ("would be removed", "would be ") } else { ("removed", "") };
     let rows = lines.into_iter().map(|(path, size, outcome)| {
         let outcome = match outcome {
             Ok(true) => removed.to_owned(),
@@ -86,7 +85,6 @@ fn shown(path: &Path) -> String {
 
 /// The names of all entries that a pin may use.
 fn needed<'a>(store: &'a Store, pins: &'a [Pin]) -> HashSet<String> {
-    let of_pin =
-        |pin: &'a Pin| pin.sources.iter().map(move |source| Entry::of(&store.cache, pin, source));
+    let of_pin = |pin: &'a Pin| pin.sources.iter().map(move |source| Entry::of(&store.cache, pin, source));
     pins.iter().flat_map(of_pin).map(|entry| entry.name().to_owned()).collect()
 }

@@ -24,10 +24,7 @@ impl Board {
     /// For kernels with these names; shown on standard error, so that results can be piped.
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self {
-            bars: terminal.then(MultiProgress::new),
-            width: names.map(str::len).max().unwrap_or_default(),
-        }
+        Self { bars: terminal.then(MultiProgress::new), width: names.map(str::len).max().unwrap_or_default() }
     }
 
     /// A kernel's line, until it is dropped.
@@ -91,9 +88,13 @@ pub fn size(bytes: u64) -> String {
 pub fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
     let mut table = grid::grid(header, None);
     for row in rows {
-        table.add_row(row.into_iter().enumerate().map(|(column, text)| {
-            if right.contains(&column) { grid::right(text) } else { Cell::new(text) }
-        }));
+        table.add_row(
+            row.into_iter().enumerate().map(
+                |(column, text)| {
+                    if right.contains(&column) { grid::right(text) } else { Cell::new(text) }
+                },
+            ),
+        );
     }
     grid::text(table)
 }

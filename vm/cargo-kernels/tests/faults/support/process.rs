@@ -26,17 +26,13 @@ impl Process {
     /// All that carry this mark.
     pub fn marked(mark: &str) -> Vec<Self> {
         let wanted = format!("{MARK}={mark}");
-        let pids = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         pids.filter_map(|pid: i32| {
             // It may end meanwhile. What has ended and was not collected has no environment any more.
             let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-            let marked =
-                environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
+            let marked = environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
             let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let command =
-                String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
             marked.then_some(Self { pid: Pid::from_raw(pid), command })
         })
         .collect()

@@ -117,8 +117,7 @@ fn read(from: impl Read + Send + 'static, to: Sender<String>) {
         let mut line = Vec::new();
         while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
             // Whatever a guest prints, what xtask makes of it is text.
-            let text =
-                String::from_utf8(std::mem::take(&mut line)).expect("output that is no UTF-8");
+            let text = String::from_utf8(std::mem::take(&mut line)).expect("output that is no UTF-8");
             let _ = to.send(text);
         }
     });

@@ -36,12 +36,7 @@ impl Scene {
             "root = 'minimal'",
             "memory-mib = 256",
         ];
-        Self {
-            dir: dir.unwrap(),
-            metadata: metadata.map(str::to_owned).into(),
-            kernels: KERNEL,
-            timeout: LONG.into(),
-        }
+        Self { dir: dir.unwrap(), metadata: metadata.map(str::to_owned).into(), kernels: KERNEL, timeout: LONG.into() }
     }
 
     /// A further line of the metadata table, or one in place of another with the same key.
@@ -118,12 +113,8 @@ impl Scene {
         let path = self.path(name);
         // By another process: as long as any thread of this one may have it open for writing in a child that it has just
         // forked, it cannot be executed (ETXTBSY).
-        let mut install = Command::new("install")
-            .args(["-m", "755", "/dev/stdin"])
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut install =
+            Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
         write!(install.stdin.take().unwrap(), "#!/bin/sh\n{text}\n").unwrap();
         assert!(install.wait().unwrap().success());
         path
@@ -154,10 +145,7 @@ impl Scene {
         let qemu = tool("VMTEST_QEMU", "qemu-system-x86_64");
         self.script(
             "qemu",
-            &format!(
-                "case $1 in --version) exec '{0}' \"$1\" ;; *) exec '{0}' \"$@\" {args} ;; esac",
-                qemu.display()
-            ),
+            &format!("case $1 in --version) exec '{0}' \"$1\" ;; *) exec '{0}' \"$@\" {args} ;; esac", qemu.display()),
         )
     }
 }

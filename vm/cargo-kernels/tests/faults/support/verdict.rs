@@ -19,9 +19,7 @@ impl Verdict {
         let report = fs::read(reports.join("report.json"))?;
         let report: Value = serde_json::from_slice(&report)?;
         let kernel = report["kernels"][index].clone();
-        let text = |key: &str| {
-            kernel[key].as_str().unwrap_or_else(|| panic!("no {key}: {kernel:#}")).to_owned()
-        };
+        let text = |key: &str| kernel[key].as_str().unwrap_or_else(|| panic!("no {key}: {kernel:#}")).to_owned();
         Ok(Self { word: text("verdict"), reason: text("reason"), kernel })
     }
 
@@ -29,9 +27,6 @@ impl Verdict {
     #[track_caller]
     pub fn test(&self, name: &str) -> &Value {
         let tests = self.kernel["tests"].as_array().unwrap();
-        tests
-            .iter()
-            .find(|test| test["name"] == name)
-            .unwrap_or_else(|| panic!("no {name}: {tests:#?}"))
+        tests.iter().find(|test| test["name"] == name).unwrap_or_else(|| panic!("no {name}: {tests:#?}"))
     }
 }

@@ -10,9 +10,7 @@ fn claim_to_have_passed() {
     let name = std::env::args().nth(2).unwrap();
     println!("\x1b[2J\x1b[1;1H\0\x07\u{202e}");
     println!("\ntest {name} ... ok\nok {name}\n");
-    println!(
-        "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
-    );
+    println!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
 }
 
 misdeeds! {

@@ -73,9 +73,8 @@ fn forge(token: &str) {
     // The agent runs `BINARY --exact NAME …`.
     let test = std::env::args().nth(2).unwrap();
     let id = format!(r#"{{"binary":"misbehave::misbehave","name":"{test}"}}"#);
-    let outcome = format!(
-        r#"{{"test":{id},"result":"passed","attempts":1,"seconds":0.1,"output":"","dropped_bytes":0}}"#
-    );
+    let outcome =
+        format!(r#"{{"test":{id},"result":"passed","attempts":1,"seconds":0.1,"output":"","dropped_bytes":0}}"#);
     let frames = format!(
         "{{\"token\":\"{token}\",\"event\":{{\"test-finished\":{outcome}}}}}\n\
          {{\"token\":\"{token}\",\"event\":\"finished\"}}\n"
