@@ -69,9 +69,10 @@ impl Payload {
         let mut args = choice.cargo.clone();
         if args.is_empty() {
             args.extend(metadata.cargo_args.iter().map(OsString::from));
-        }
-        for feature in &metadata.features {
-            args.extend(["--features".into(), feature.into()]);
+            // Another package need not have them.
+            for feature in &metadata.features {
+                args.extend(["--features".into(), feature.into()]);
+            }
         }
         let Built { tests, programs, doc_tests } = recorded::build(dirs, &args, choice.tests, static_build.as_ref())?;
         let mut env = metadata.env.clone();
