@@ -69,7 +69,14 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
 fn read(flags: &flags::Load) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for path in &flags.objects {
-        for mut object in object::read(path).map_err(Exit::usage)? {
+        let found = match object::read(path) {
+            Err(why) if why.ends_with(object::NO_PROGRAM) && flags.objects.len() > 1 => {
+                eprintln!("{why}: left out");
+                continue;
+            }
+            found => found.map_err(Exit::usage)?,
+        };
+        for mut object in found {
             if objects.iter().any(|other: &Object| other.name == object.name) {
                 object.name = path.display().to_string();
             }

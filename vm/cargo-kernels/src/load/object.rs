@@ -8,6 +8,9 @@ use object::Endianness;
 use object::elf::{EM_BPF, ET_REL, FileHeader64, SHF_EXECINSTR};
 use object::read::elf::{FileHeader, SectionHeader};
 
+/// Said of an object that has maps only, as some that others are linked with.
+pub const NO_PROGRAM: &str = "is a BPF object without a program";
+
 /// The largest file that is looked at, in bytes.
 const LARGEST: u64 = 512 << 20;
 /// The largest object that is brought into a guest.
@@ -94,7 +97,7 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
         code |= !data.is_empty() && section.sh_flags(endian).contains(SHF_EXECINSTR);
     }
     if !code {
-        return Err("is a BPF object without a program".into());
+        return Err(NO_PROGRAM.into());
     }
     if end > LARGEST_OBJECT {
         return Err(format!("has an object of more than {} MiB", LARGEST_OBJECT >> 20));
