@@ -63,8 +63,12 @@ pub fn install(dirs: &Dirs) -> Result<()> {
         fs::create_dir_all(directory).with_context(failed)?;
     }
     let archives = format!("Dir::Cache::Archives={}", downloads.display());
+    // Debian may have newer ones as well, which it would take.
+    let pin = downloads.join("preferences");
+    fs::write(&pin, format!("Package: *rust* cargo*\nPin: version {VERSION}.*\nPin-Priority: 1001\n"))?;
+    let preferences = format!("Dir::Etc::preferences={}", pin.display());
     let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
-    let mut arguments = vec!["--download-only", "-o", &archives];
+    let mut arguments = vec!["--download-only", "-o", &archives, "-o", &preferences];
     arguments.extend(packages.iter().map(String::as_str));
     setup::install(dirs, &arguments)?;
     let shell = Shell::new()?;
@@ -86,8 +90,7 @@ fn said(command: xshell::Cmd<'_>) -> String {
 /// Whether the package lists have such a rustc of that version.
 fn debian_has(suffix: &str) -> bool {
     let Ok(shell) = Shell::new() else { return false };
-    let shown = said(cmd!(shell, "apt-cache show --no-all-versions rustc{suffix}"));
-    shown.contains(&format!("\nVersion: {VERSION}."))
+    said(cmd!(shell, "apt-cache madison rustc{suffix}")).contains(&format!("| {VERSION}."))
 }
 
 /// The directory with `cargo` and `rustc` of exactly that version.
