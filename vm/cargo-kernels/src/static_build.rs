@@ -9,16 +9,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-mod libelf;
+mod archives;
 
 use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
 use vm_kernels::whole_file;
 
-use libelf::linker_script;
-
-/// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
-const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
+pub use archives::find;
+use archives::{LIBRARY_PATH, linker_script, listed_directories};
 
 /// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
 const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
@@ -82,22 +80,6 @@ impl StaticBuild {
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env(LIBRARY_PATH, std::env::join_paths(&self.libraries).unwrap_or_default())
     }
-}
-
-/// The path of a static library: in `LIBRARY_PATH`, else where the C compiler looks.
-pub fn find(file: &str) -> Option<PathBuf> {
-    let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
-    listed.find(|path| path.is_file()).or_else(|| {
-        let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
-        // What it does not find, the compiler prints as it was given.
-        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        path.is_absolute().then_some(path)
-    })
-}
-
-fn listed_directories() -> Vec<PathBuf> {
-    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
-    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
 #[cfg(test)]

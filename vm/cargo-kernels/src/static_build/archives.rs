@@ -1,8 +1,31 @@
-//! What the linker has to be told of a distribution's libelf; build.rs needs it, too.
+//! A distribution's static libraries: where they are, and what the linker has to be told of its libelf. build.rs needs it,
+//! too.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
 
 use memchr::memmem;
+
+/// Where to look for archives, instead of asking the C compiler; libbpf-sys reads the same variable.
+pub const LIBRARY_PATH: &str = "LIBBPF_SYS_LIBRARY_PATH";
+
+/// The path of a static library: in `LIBRARY_PATH`, else where the C compiler looks.
+pub fn find(file: &str) -> Option<PathBuf> {
+    let mut listed = listed_directories().into_iter().map(|directory| directory.join(file));
+    listed.find(|path| path.is_file()).or_else(|| {
+        let output = Command::new("cc").arg(format!("-print-file-name={file}")).output().ok()?;
+        // What it does not find, the compiler prints as it was given.
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        path.is_absolute().then_some(path)
+    })
+}
+
+/// The directories in `LIBRARY_PATH`.
+pub fn listed_directories() -> Vec<PathBuf> {
+    let listed = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect()
+}
 
 /// What an archive of libelf may refer to and not have, and none that links it calls. `PROVIDE` yields to a definition.
 ///
