@@ -11,10 +11,11 @@ pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
 pub const SUPERVISE: &str = "supervise";
 
 /// The first argument that makes the program write down, on the host, how it was started, instead of starting anything:
-/// `record PROGRAM ARGS…`, what `cargo test` makes of a runner. See [`Recorded`].
+/// `record PROGRAM ARGS…`, what `cargo test` makes of a runner.
 pub const RECORD: &str = "record";
 
-/// The variable that names the directory in which [`RECORD`] writes.
+/// The variable that names the directory in which [`RECORD`] writes a [`Program`] in JSON. What is not UTF-8 is replaced in
+/// its arguments and left out of its environment.
 pub const RECORD_DIR: &str = "VMTEST_RECORD";
 
 /// Where the lists that modprobe reads of the kernel's modules are in a guest, and each module's place as a link into
@@ -160,15 +161,6 @@ pub struct FactsRequest {
 pub struct Input {
     /// Some bytes for its standard input, in base64; none when that is at its end.
     pub stdin: Option<String>,
-}
-
-/// How a program was started, as [`RECORD`] writes it in JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recorded {
-    /// When, in nanoseconds since the Unix epoch.
-    pub at_ns: u128,
-    /// The program and its circumstances. What is not UTF-8 is replaced in arguments and left out of the environment.
-    pub program: Program,
 }
 
 /// One line from the guest.

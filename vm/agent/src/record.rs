@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use vmtest_agent::{Program, RECORD_DIR, Recorded};
+use vmtest_agent::{Program, RECORD_DIR};
 
 /// Records the program that `args` are, with this process's directory and environment, as one file of JSON.
 pub fn record(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -29,8 +28,7 @@ fn write(args: impl Iterator<Item = OsString>) -> Result<()> {
         cwd: cwd.to_str().context("the directory's path is not UTF-8")?.to_owned(),
         env: std::env::vars_os().filter_map(variable).filter(|(name, _)| name != RECORD_DIR).collect(),
     };
-    let at_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     let file = dir.join(format!("{}.json", std::process::id()));
-    fs::write(file, serde_json::to_vec(&Recorded { at_ns, program })?)?;
+    fs::write(file, serde_json::to_vec(&program)?)?;
     Ok(())
 }

@@ -259,9 +259,7 @@ impl<'a> Engine<'a> {
             backend: self.backend,
             kernel,
             accel,
-            memory_mib: self.metadata.memory_mib,
-            cpus: self.metadata.cpus,
-            kernel_args: &self.metadata.kernel_args,
+            metadata: self.metadata,
             root: self.metadata.root,
             keep: &self.payload.keep,
             limit: Some(self.options.timeout_s.map_or(

@@ -17,7 +17,7 @@ use vm_kernels::kconfig::{self, Checked};
 use vmtest_agent::{Job, Task};
 
 use crate::dirs::Dirs;
-use crate::metadata::RootChoice;
+use crate::metadata::{Metadata, RootChoice};
 
 /// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
 /// [`vm_kernels::kconfig`].
@@ -36,12 +36,8 @@ pub struct Launch<'a> {
     pub kernel: &'a Kernel,
     /// KVM or TCG.
     pub accel: Accel,
-    /// Its memory in MiB.
-    pub memory_mib: u32,
-    /// How many processors it has.
-    pub cpus: u32,
-    /// Further kernel parameters.
-    pub kernel_args: &'a [String],
+    /// Its memory, its processors, its further kernel parameters.
+    pub metadata: &'a Metadata,
     /// What its programs find as their root directory.
     pub root: RootChoice,
     /// Directories that must be found where they are here.
@@ -169,11 +165,11 @@ impl Launch<'_> {
             cache: &self.dirs.cache,
             accel: self.accel,
             deadline,
-            memory_mib: self.memory_mib,
-            cpus: self.cpus,
+            memory_mib: self.metadata.memory_mib,
+            cpus: self.metadata.cpus,
             host_root,
             keep: self.keep,
-            kernel_args: self.kernel_args,
+            kernel_args: &self.metadata.kernel_args,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod load;
 pub mod matrix;
 pub mod metadata;
 mod outcome;
+mod parallel;
 pub mod payload;
 mod recorded;
 pub mod report;

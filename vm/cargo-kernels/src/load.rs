@@ -9,8 +9,6 @@ mod rows;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -22,10 +20,9 @@ use crate::engine::Host;
 use crate::exit::{self, Exit};
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::vmtest::jobs;
-use crate::{backends, flags};
+use crate::{backends, flags, parallel};
 
-use guest::{Answer, Brought, Guests};
+use guest::{Brought, Guests};
 use object::Object;
 use rows::{Rows, Verdict};
 
@@ -56,7 +53,9 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
         vm: &flags.vm,
         metadata: &Metadata::load(dirs)?,
     };
-    let answers = ask_all(&guests, &targets, jobs(flags.jobs));
+    let answers = parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
+        guests.ask(target).map_err(|error| format!("{error:#}"))
+    });
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
@@ -84,26 +83,6 @@ fn read(flags: &flags::Load) -> Result<Vec<Object>> {
         }
     }
     Ok(objects)
-}
-
-/// Asks as many kernels side by side as `jobs`.
-fn ask_all(guests: &Guests<'_>, targets: &[Target], jobs: usize) -> Vec<Result<Answer, String>> {
-    let next = AtomicUsize::new(0);
-    let answers: Vec<Mutex<Option<Result<Answer, String>>>> = targets.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(targets.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(target) = targets.get(index) else { return };
-                    let answer = guests.ask(target).map_err(|error| format!("{error:#}"));
-                    *answers[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-                }
-            });
-        }
-    });
-    let answers = answers.into_iter().map(|it| it.into_inner());
-    answers.filter_map(|it| it.unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
 /// A misspelt name must not look like a program that loads.

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Artifact, Message, TargetKind};
 use vm_guest::agent;
-use vmtest_agent::{Program, RECORD, RECORD_DIR, Recorded};
+use vmtest_agent::{Program, RECORD, RECORD_DIR};
 
 use crate::cargo;
 use crate::dirs::Dirs;
@@ -168,7 +168,7 @@ fn target_of(binary: &Path) -> Option<String> {
 fn read(directory: &Path, ids: &BTreeMap<PathBuf, String>) -> Result<BTreeMap<String, Program>> {
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
-        let Recorded { program, .. } = serde_json::from_slice(&fs::read(entry?.path())?)?;
+        let program: Program = serde_json::from_slice(&fs::read(entry?.path())?)?;
         let path = program.argv.first().map(PathBuf::from).unwrap_or_default();
         let Some(id) = ids.get(&path) else {
             bail!("cargo starts {}, and did not say that it built it", path.display());

@@ -3,8 +3,6 @@
 mod watch;
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -17,6 +15,7 @@ use crate::exit::{self, Exit};
 use crate::flags;
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
+use crate::parallel;
 use crate::payload::{Choice, Payload};
 use crate::report::words::all_tests;
 use crate::report::{self, RunReport};
@@ -116,7 +115,7 @@ impl Session<'_> {
             ..Options::from(&flags.vm)
         };
         let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
-        let run = matrix(&engine, &self.targets, jobs(flags.jobs));
+        let run = matrix(&engine, &self.targets, parallel::jobs(flags.jobs));
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
             return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
@@ -148,25 +147,13 @@ pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport
     let started = SystemTime::now();
     let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
-    let next = AtomicUsize::new(0);
-    let reports: Vec<Mutex<Option<KernelReport>>> = targets.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(targets.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(target) = targets.get(index) else { return };
-                    let report = engine.run(target, &|event| screen.event(index, event));
-                    screen.event(index, RunEvent::Finished(Box::new(report.clone())));
-                    *reports[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-                }
-            });
-        }
+    let mut kernels = parallel::map(targets, jobs, |index, target| {
+        let report = engine.run(target, &|event| screen.event(index, event));
+        screen.event(index, RunEvent::Finished(Box::new(report.clone())));
+        report
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
-    let mut kernels: Vec<KernelReport> =
-        reports.into_iter().filter_map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     name_missing(&mut kernels);
     RunReport { program: engine.program(), started, total_s: engine.elapsed().as_secs_f64(), kernels }
 }
@@ -178,11 +165,6 @@ fn name_missing(kernels: &mut [KernelReport]) {
     for kernel in kernels.iter_mut().filter(|kernel| kernel.expected_tests == 0) {
         kernel.expect(&known);
     }
-}
-
-/// How many kernels run at once: what was asked for, else one per core.
-pub fn jobs(asked: Option<u16>) -> usize {
-    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
