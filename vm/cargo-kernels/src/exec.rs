@@ -17,7 +17,7 @@ use vmtest_agent::{Ended, Program, Task};
 use crate::dirs::Dirs;
 use crate::engine::{Host, log_of};
 use crate::exit::{self, Exit};
-use crate::launch::{Launch, Work};
+use crate::launch::{self, Launch, Work};
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::{backends, closure, environment, flags, kernels};
@@ -125,8 +125,7 @@ fn run(
 fn keep(dirs: &Dirs, program: &Program) -> Vec<String> {
     let path = program.argv.first().map(Path::new);
     let parent = path.filter(|path| path.is_absolute()).and_then(Path::parent);
-    let all = [Some(Path::new(&program.cwd)), parent, Some(&dirs.target)].into_iter().flatten();
-    all.filter(|dir| dir.is_dir()).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
+    launch::kept([Some(Path::new(&program.cwd)), parent, Some(&dirs.target)].into_iter().flatten())
 }
 
 fn brought_along(program: &Program) -> Result<Files> {

@@ -1,5 +1,6 @@
 //! One job in one guest: which root directory it gets, how it is handed over, and what was seen.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,15 @@ pub struct Launch<'a> {
     pub log: &'a Path,
     /// A directory of the guest's that is copied out.
     pub copy_out: Option<&'a str>,
+}
+
+/// For [`Launch::keep`]: those of the directories that there are, and where links lead; one that is in another comes with it.
+pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
+    let named: BTreeSet<PathBuf> = directories.into_iter().map(Path::to_owned).collect();
+    let real = named.iter().filter_map(|dir| dir.canonicalize().ok());
+    let all: BTreeSet<PathBuf> = named.iter().cloned().chain(real).filter(|dir| dir.is_dir()).collect();
+    let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
+    all.iter().filter(outermost).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
 
 /// What is to be done in a guest.

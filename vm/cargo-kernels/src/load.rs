@@ -8,7 +8,6 @@ mod report;
 mod rows;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -20,7 +19,7 @@ use crate::engine::Host;
 use crate::exit::{self, Exit};
 use crate::kernels::{self, Target};
 use crate::metadata::Metadata;
-use crate::{backends, flags, parallel};
+use crate::{backends, flags, parallel, ui};
 
 use guest::{Brought, Guests};
 use object::Object;
@@ -126,13 +125,14 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
         true => eprint!("{words}"),
         false => text += &words,
     }
-    let _ = io::stdout().write_all(text.as_bytes());
+    let printed = ui::print(&text);
     if let Some(dir) = &flags.report {
         report::write(dir, rows)?;
     }
     if let Some(file) = &flags.save {
         baseline::save(file, rows)?;
     }
+    printed?;
     let refused = rows.all.iter().any(|row| row.verdict == Verdict::Refused);
     let worse = match &changes {
         Some(changes) => changes.iter().any(|change| change.worse),

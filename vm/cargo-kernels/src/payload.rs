@@ -12,6 +12,7 @@ use vmtest_agent::{FactsRequest, Program, TestId};
 
 use crate::closure;
 use crate::dirs::Dirs;
+use crate::launch;
 use crate::metadata::Metadata;
 use crate::recorded::{self, Built};
 use crate::static_build::StaticBuild;
@@ -160,16 +161,11 @@ fn keep(dirs: &Dirs, binaries: &BTreeMap<String, Program>) -> Vec<String> {
     let built = binaries.values().filter_map(|it| Path::new(it.argv.first()?).parent());
     let own = [dirs.project.as_path(), dirs.target.as_path()].into_iter().chain(built);
     let work = binaries.values().map(|program| Path::new(&program.cwd));
-    let named: BTreeSet<PathBuf> = own.chain(work).map(Path::to_owned).collect();
-    // A link may lead anywhere.
-    let real = named.iter().filter_map(|dir| dir.canonicalize().ok());
-    let all: BTreeSet<PathBuf> = named.iter().cloned().chain(real).filter(|dir| dir.is_dir()).collect();
-    // One that is in another comes with it.
-    let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
-    let outermost = all.iter().filter(outermost).cloned();
+    let mut kept = launch::kept(own.chain(work));
     // Where cargo lets tests write (CARGO_TARGET_TMPDIR): it is there even where nothing else of the target is.
-    let kept = outermost.chain([dirs.target.join("tmp")].into_iter().filter(|dir| dir.is_dir()));
-    kept.filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
+    let written = Some(dirs.target.join("tmp")).filter(|dir| dir.is_dir());
+    kept.extend(written.and_then(|dir| dir.to_str().map(str::to_owned)));
+    kept
 }
 
 #[cfg(test)]

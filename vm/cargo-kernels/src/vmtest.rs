@@ -5,7 +5,7 @@ mod watch;
 use std::io::{self, Write};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::backends;
 use crate::dirs::Dirs;
@@ -128,17 +128,11 @@ impl Session<'_> {
             let packages: Vec<&str> = payload.doc_tests.iter().map(String::as_str).collect();
             said += &format!("not run: documentation tests of {}\n", packages.join(", "));
         }
-        let written = io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush());
+        let printed = ui::print(&said);
         if let Some(dir) = &flags.report {
             report::write(dir, &run)?;
         }
-        match written {
-            // A reader that went away is no reason to give no exit code.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(error).context("cannot write the verdicts to standard output")
-            }
-            _ => Ok(run),
-        }
+        printed.map(|()| run)
     }
 }
 

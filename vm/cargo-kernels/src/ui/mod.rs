@@ -11,7 +11,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, Result};
 
 use crate::verdict::KernelReport;
 use live::Live;
@@ -54,6 +56,20 @@ pub enum RunEvent {
     },
     /// All is known.
     Finished(Box<KernelReport>),
+}
+
+/// Prints what a command has to say in the end.
+///
+/// # Errors
+/// When it cannot be written. That the reader went away is no error, and no reason to give no exit code.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the verdicts to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where [`RunEvent`]s are shown: live lines on a terminal, else plain ones. Shared by the threads of a run.
