@@ -1,6 +1,6 @@
 //! The program that runs in the guest. As process 1 of an initramfs it brings the guest up
 //! itself; started as any other process it relies on what did. From there on both are the same:
-//! take a job from the channel, run it, report, switch the machine off.
+//! take a job from the channel, run it, report, switch the machine off. Its argument is the channel's device.
 
 mod bpf;
 mod channel;
@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use channel::Channel;
 use machine::Machine;
-use vmtest_agent::{CHANNEL_DEVICE, RECORD, SUPERVISE};
+use vmtest_agent::{RECORD, SUPERVISE};
 
 /// Told this, the program does nothing: something to execute that is there in any guest.
 const DO_NOTHING: &str = "do-nothing";
@@ -43,12 +43,14 @@ fn main() -> ExitCode {
         Some(DO_NOTHING) => return ExitCode::SUCCESS,
         _ => {}
     }
+    // The last argument: of a kernel's parameters, those that it does not know come first.
+    let device = arguments.last().or(argument).unwrap_or_default();
     // Whatever outlives its parent in a test becomes a child of this process, to be reaped or ended by it.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let is_init = std::process::id() == 1;
     let mut machine = if is_init { Machine::bring_up() } else { Machine::complete() };
     let served =
-        Channel::open(Path::new(CHANNEL_DEVICE)).and_then(|mut channel| job::serve(&mut channel, &mut machine));
+        Channel::open(Path::new(&device)).and_then(|mut channel| job::serve(&mut channel, &mut machine));
     let code = match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,9 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The device of the channel in the guest. The first serial port is the kernel's console.
-pub const CHANNEL_DEVICE: &str = "/dev/ttyS1";
-
 /// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
 pub const SUPERVISE: &str = "supervise";
 

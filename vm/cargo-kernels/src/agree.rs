@@ -9,7 +9,7 @@ use vmtest_agent::TestResult;
 
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
-use crate::kernels::{self, Target};
+use crate::kernels::{self, Arch, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
@@ -40,27 +40,30 @@ struct Case {
 /// # Errors
 /// When something does not compile, and when a tool is missing. Disagreement is no error: it makes the exit code 1.
 pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
-    let targets = kernels::select(dirs, &flags.select.kernels)?;
+    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?;
     let interrupt = Interrupt::install()?;
-    let (booted, restored) = (backends::open(dirs, false, &interrupt)?, backends::open(dirs, true, &interrupt)?);
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let agreement = Agreement {
-        flags,
-        backends: [("booted", &*booted), ("restored", &*restored)],
-        host: &host,
-        interrupt: &interrupt,
-    };
     let (mut runs, mut disagreements) = (0, 0);
-    cases(dirs, flags, |case| {
-        for target in &targets {
-            if interrupt.signal().is_some() {
-                break;
+    for (arch, targets) in kernels::by_arch(targets) {
+        let open = |warm| backends::open(dirs, arch, warm, &interrupt);
+        let (booted, restored) = (open(false)?, open(true)?);
+        let agreement = Agreement {
+            flags,
+            backends: [("booted", &*booted), ("restored", &*restored)],
+            host: &host,
+            interrupt: &interrupt,
+        };
+        cases(dirs, arch, flags, |case| {
+            for target in &targets {
+                if interrupt.signal().is_some() {
+                    break;
+                }
+                let verdicts = agreement.verdicts(case, target);
+                runs += verdicts.len();
+                disagreements += report(&case.name, target.name(), &verdicts);
             }
-            let verdicts = agreement.verdicts(case, target);
-            runs += verdicts.len();
-            disagreements += report(&case.name, target.name(), &verdicts);
-        }
-    })?;
+        })?;
+    }
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
@@ -69,9 +72,9 @@ pub fn run(dirs: &Dirs, flags: &flags::Agree) -> Result<u8> {
 }
 
 /// Builds each case and hands it on. Mutants are run once each way: it is the building that takes time.
-fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
+fn cases(dirs: &Dirs, arch: &'static Arch, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result<()> {
     let metadata = Metadata::load(dirs)?;
-    let payload = Rc::new(Payload::build(dirs, &metadata, &Choice::default())?);
+    let payload = Rc::new(Payload::build(dirs, arch, &metadata, &Choice::default())?);
     let rounds = flags.rounds;
     on(&Case { name: "the program".into(), metadata: metadata.clone(), payload: payload.clone(), rounds });
     for (name, parameter) in AT_BOOT {
@@ -88,9 +91,9 @@ fn cases(dirs: &Dirs, flags: &flags::Agree, mut on: impl FnMut(&Case)) -> Result
     };
     let only = ["--ignored", "--exact", test].map(str::to_owned);
     let choice = Choice { tests: &only, ..Choice::default() };
-    let payload = Rc::new(Payload::build(dirs, &misbehaving, &choice)?);
+    let payload = Rc::new(Payload::build(dirs, arch, &misbehaving, &choice)?);
     on(&Case { name: name.into(), metadata: misbehaving, payload, rounds });
-    selftest::each_mutant(dirs, &metadata, |name, payload| {
+    selftest::each_mutant(dirs, arch, &metadata, |name, payload| {
         let name = format!("mutant {name}");
         on(&Case { name, metadata: metadata.clone(), payload: Rc::new(payload), rounds: 1 });
     })

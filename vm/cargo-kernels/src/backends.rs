@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::tools::{self, Need, Tool};
 use vm_guest::Backend;
@@ -10,21 +11,28 @@ use vm_guest::restore::Restore;
 use vm_guest::rundir::RunDir;
 use vm_guest::snapshots::Snapshots;
 use vm_guest::vng::Vng;
+use vm_kernels::Arch;
 
-/// The backend that restores snapshots (`warm`), or the one that boots; first clears up after runs that were killed.
+/// The backend that restores snapshots (`warm`), or the one that boots, for an architecture's guests; first clears up after
+/// runs that were killed.
 ///
 /// # Errors
 /// When a tool that it needs is missing.
-pub fn open<'a>(dirs: &Dirs, warm: bool, interrupt: &'a Interrupt) -> Result<Box<dyn Backend + 'a>> {
-    let qemu = tools::find(dirs, Tool::Qemu)?;
+pub fn open<'a>(
+    dirs: &Dirs,
+    arch: &'static Arch,
+    warm: bool,
+    interrupt: &'a Interrupt,
+) -> Result<Box<dyn Backend + 'a>> {
+    let qemu = cross::qemu(dirs, arch)?;
     if !warm {
         tools::require(dirs, &[Need::Boot])?;
     }
-    let busybox = tools::find(dirs, Tool::Busybox)?;
+    let programs = cross::programs(dirs, arch)?;
     RunDir::clear_abandoned(&dirs.runs());
     Ok(if warm {
-        Box::new(Restore { qemu, busybox, snapshots: Snapshots::below(&dirs.cache), interrupt })
+        Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {
-        Box::new(Vng { vng: tools::find(dirs, Tool::Vng)?, qemu, busybox })
+        Box::new(Vng { vng: tools::find(dirs, Tool::Vng)?, qemu, programs })
     })
 }

@@ -6,26 +6,25 @@
 mod others;
 mod table;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::backends;
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Kernel, Silent, Target};
+use crate::kernels::{self, Arch, Kernel, Silent, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
-use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
 use others::Other;
 use table::{Measured, Series};
 use vm_guest::Backend;
-use vm_guest::accel::{self, Accel};
+use vm_guest::accel::Accel;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::rundir::RunDir;
@@ -37,28 +36,41 @@ use vmtest_agent::TestId;
 /// On wrong usage, when a tool is missing, and when a run that is to be timed fails. How long
 /// anything took is never an error.
 pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
-    let metadata = Metadata::load(dirs)?;
-    let targets = kernels::select(dirs, &flags.select.kernels)?;
+    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?;
     let interrupt = Interrupt::install()?;
-    let qemu = tools::find(dirs, Tool::Qemu)?;
-    let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let mut payload = Payload::build(dirs, &metadata, &Choice::default())?;
-    let restore = backends::open(dirs, true, &interrupt)?;
-    payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, &targets)?]);
-    let bare = Bare { qemu: qemu.clone(), busybox: tools::find(dirs, Tool::Busybox)? };
+    let mut code = exit::OK;
+    for (arch, targets) in kernels::by_arch(targets) {
+        code = code.max(of_arch(dirs, flags, arch, &targets, &interrupt)?);
+    }
+    Ok(code)
+}
+
+fn of_arch(
+    dirs: &Dirs,
+    flags: &flags::Bench,
+    arch: &'static Arch,
+    targets: &[Target],
+    interrupt: &Interrupt,
+) -> Result<u8> {
+    let metadata = Metadata::load(dirs)?;
+    let host = Host::open(dirs, interrupt, Instant::now())?;
+    let restore = backends::open(dirs, arch, true, interrupt)?;
+    let mut payload = Payload::build(dirs, arch, &metadata, &Choice::default())?;
+    payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, targets)?]);
+    let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
     let bench = Bench {
         dirs,
         flags,
         host: &host,
-        interrupt: &interrupt,
+        interrupt,
         metadata,
         payload,
-        backends: [Box::new(bare), backends::open(dirs, false, &interrupt)?, restore],
-        others: Other::on_path(dirs),
-        qemu,
+        backends: [Box::new(bare), backends::open(dirs, arch, false, interrupt)?, restore],
+        // They start this machine's kernels.
+        others: if arch.is_host() { Other::on_path(dirs) } else { Vec::new() },
     };
     let mut code = exit::OK;
-    for target in &targets {
+    for target in targets {
         match bench.measure(target) {
             Ok(measured) if flags.json => println!("{}", measured.json()),
             Ok(measured) => println!("{}", measured.text()),
@@ -98,14 +110,13 @@ struct Bench<'a> {
     /// The baseline, cold, warm.
     backends: [Box<dyn Backend + 'a>; 3],
     others: Vec<Other>,
-    qemu: PathBuf,
 }
 
 impl Bench<'_> {
     /// Every way on one kernel, in turns.
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
-        let accel = accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
+        let accel = self.host.accel(self.flags.vm.accel, &kernel, &|_| {})?;
         let mut series: Vec<Series> = self
             .backends
             .iter()

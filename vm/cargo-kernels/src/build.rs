@@ -9,6 +9,7 @@ use crate::dirs::Dirs;
 use crate::metadata::Metadata;
 use crate::static_build::StaticBuild;
 use crate::{cargo, exit};
+use vm_kernels::Arch;
 
 /// Runs the command.
 pub fn run(dirs: &Dirs) -> Result<u8> {
@@ -55,7 +56,7 @@ fn build(dirs: &Dirs) -> Result<(String, Vec<Message>)> {
     let mut build = cargo::command(dirs, "build")?;
     build.args(["--release", "--package", &package, "--bin", &package]);
     build.arg("--features").arg(features.join(","));
-    let messages = cargo::messages(StaticBuild::detect(dirs)?.apply(&mut build))?;
+    let messages = cargo::messages(StaticBuild::detect(dirs, Arch::host())?.apply(&mut build))?;
     Ok((package, messages))
 }
 

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
+use vm_kernels::Arch;
 use vmtest_agent::Program;
 
 use crate::exit::Exit;
@@ -25,6 +26,12 @@ pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
     let path = PathBuf::from(program.argv.first().context("there is no program")?);
     let mut files = BTreeSet::from([path.clone()]);
     let Some(loader) = loader(&path)? else { return Ok(files) };
+    ensure!(
+        loader.exists(),
+        "{} needs the loader {}, which is not here: build it statically (`-C target-feature=+crt-static`)",
+        path.display(),
+        loader.display()
+    );
     // The loader lists, and does not start the program (ld.so(8), `--list`).
     let output = Command::new(&loader)
         .arg("--list")
@@ -75,24 +82,23 @@ fn loader(path: &Path) -> Result<Option<PathBuf>> {
     find().with_context(failed)
 }
 
-/// Refuses a program that is for another processor than the guest's, which is of this machine's kind; scripts are for any.
+/// Refuses a program that is for another processor than the guest's; scripts are for any.
 ///
 /// # Errors
 /// When it is, or cannot be read.
-pub fn check_architecture(path: &Path) -> Result<()> {
+pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
     let mut start = Vec::new();
     fs::File::open(path)
         .and_then(|file| file.take(20).read_to_end(&mut start))
         .with_context(|| format!("cannot read {}", path.display()))?;
     let machine = start.get(18..20).filter(|_| start.starts_with(&elf::ELFMAG));
     let machine = machine.map(|bytes| elf::Machine(u16::from_le_bytes([bytes[0], bytes[1]])));
-    let own = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
     match machine {
-        Some(machine) if machine != own => Err(Exit::usage(format!(
+        Some(machine) if machine.0 != arch.elf_machine => Err(Exit::usage(format!(
             "{} is a program for another processor (ELF machine {}), and the guest is {}",
             path.display(),
             machine.0,
-            std::env::consts::ARCH
+            arch.machine
         ))),
         _ => Ok(()),
     }
@@ -169,9 +175,9 @@ mod tests {
         bytes[18..20].copy_from_slice(&40_u16.to_le_bytes());
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), bytes).unwrap();
-        let error = check_architecture(file.path()).unwrap_err();
+        let error = check_architecture(file.path(), Arch::host()).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE, "{error}");
-        check_architecture(&std::env::current_exe().unwrap()).unwrap();
+        check_architecture(&std::env::current_exe().unwrap(), Arch::host()).unwrap();
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn try_kvm(dirs: &Dirs) -> Result<Kvm> {
         Ok(qemu) => qemu,
         Err(_) => return Ok(Kvm::Untried("it takes QEMU".into())),
     };
-    let target = kernels::select(dirs, &[])?.into_iter().find(kernels::Target::at_hand);
+    let target = kernels::select(dirs, &[], &[])?.into_iter().find(kernels::Target::at_hand);
     let kernel = target.and_then(|target| target.obtain(&Silent).ok());
     let spinner = ProgressBar::new_spinner().with_message("trying KVM");
     spinner.enable_steady_tick(std::time::Duration::from_millis(120));

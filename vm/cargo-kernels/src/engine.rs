@@ -60,7 +60,7 @@ impl Host<'_> {
     /// # Errors
     /// When what was asked for does not work.
     pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
-        let chosen = accel::choose(choice, &self.qemu, &kernel.image, &self.dirs.cache)?;
+        let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
         if let Some(why) = chosen.note {
             // The same for all kernels of a run, so said once.
             self.accel_note.call_once(|| note(why));
@@ -332,7 +332,7 @@ impl<'a> Engine<'a> {
         let dirs = self.host.dirs;
         let own = self.metadata.kconfig_paths(dirs);
         let mut needs = kernels::needs(dirs, &own).map_err(|error| Stopped::host(&error))?;
-        for (name, text) in std::iter::once(vm_guest::KCONFIG).chain(self.backend.kconfig()) {
+        for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.backend.kconfig()) {
             needs.extend(kconfig::needs(text, name).map_err(|error| Stopped::host(&error.into()))?);
         }
         match kconfig::check(kernel, needs) {
@@ -504,6 +504,7 @@ mod tests {
             Engine::new(&host, &backend, &metadata, &payload, Options { timeout_s: Some(0.1), ..Options::default() });
         let kernel = Kernel {
             name: "k".into(),
+            arch: kernels::Arch::host(),
             image: "/boot/k".into(),
             modules: None,
             expected: Expected::Any,

@@ -66,19 +66,21 @@ fn run(
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
-    let path = Path::new(&cwd).join(flags.command.first().map_or("", String::as_str));
-    if path.is_file() {
-        closure::check_architecture(&path)?;
-    }
-    let interrupt = Interrupt::install()?;
-    let backend = backends::open(dirs, warm, &interrupt)?;
-    let host = Host::open(dirs, &interrupt, Instant::now())?;
     let name = match (&flags.kernel, &metadata.kernels[..]) {
         (Some(name), _) => name,
         (None, [name]) => name,
         (None, _) => return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")),
     };
-    let kernel = kernels::obtain_one(dirs, name)?;
+    let target = kernels::select_one(dirs, name, flags.arch)?;
+    let path = Path::new(&cwd).join(flags.command.first().map_or("", String::as_str));
+    if path.is_file() {
+        closure::check_architecture(&path, target.arch())?;
+    }
+    let interrupt = Interrupt::install()?;
+    let backend = backends::open(dirs, target.arch(), warm, &interrupt)?;
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
+    let name = target.name();
+    let kernel = kernels::obtain(&target)?;
     let accel = host.accel(flags.vm.accel, &kernel, note)?;
     let log = log_of(&host, name);
     let launch = Launch {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use vm_guest::accel::AccelChoice;
+use vm_kernels::{ARCHES, Arch};
 
 use crate::metadata::{Metadata, RootChoice};
 use crate::selection::Selection;
@@ -48,6 +49,14 @@ pub struct KernelArgs {
     /// repeatable, comma-separated [default: every pin that is not extra]
     #[arg(short, long = "kernel", value_name = "K", value_delimiter = ',')]
     pub kernels: Vec<String>,
+    /// What they are for: x86_64, arm64; comma-separated [default: this machine's]
+    #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
+    pub arches: Vec<&'static Arch>,
+}
+
+fn architecture(name: &str) -> Result<&'static Arch, String> {
+    let known: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
+    Arch::named(name).ok_or_else(|| format!("expected one of {}", known.join(", ")))
 }
 
 /// How VMs run.
@@ -168,6 +177,9 @@ fn positive_seconds(text: &str) -> Result<f64, String> {
 /// `cargo xtask setup`
 #[derive(Debug, Clone, Args)]
 pub struct Setup {
+    /// Install, too, what kernels of another architecture need
+    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    pub arch: Option<&'static Arch>,
     /// Only say what would be installed
     #[arg(long)]
     pub dry_run: bool,
@@ -186,18 +198,27 @@ pub struct Doctor {
 pub enum Kernels {
     /// Show the pins and which are at hand
     List {
+        /// What they are for: x86_64, arm64; comma-separated [default: this machine's]
+        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
+        arches: Vec<&'static Arch>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Get kernels into the cache
     Fetch {
+        /// What they are for [default: this machine's architecture]
+        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
+        arches: Vec<&'static Arch>,
         /// Pins [default: all]
         #[arg(value_name = "K")]
         names: Vec<String>,
     },
     /// Hash again what is in the cache
     Verify {
+        /// What they are for [default: this machine's architecture]
+        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
+        arches: Vec<&'static Arch>,
         /// Pins [default: all]
         #[arg(value_name = "K")]
         names: Vec<String>,
@@ -249,6 +270,9 @@ pub struct Shell {
     /// A pin's name, a kernel image, or a directory
     #[arg(short, long = "kernel", value_name = "K")]
     pub kernel: String,
+    /// What it is for: x86_64, arm64 [default: this machine's]
+    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    pub arch: Option<&'static Arch>,
     /// A variable of the guest's environment, with its value here or this one; repeatable
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<EnvVar>,
@@ -263,6 +287,9 @@ pub struct Exec {
     /// A pin's name, a kernel image, or a directory
     #[arg(short, long = "kernel", value_name = "K")]
     pub kernel: Option<String>,
+    /// What it is for: x86_64, arm64 [default: this machine's]
+    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    pub arch: Option<&'static Arch>,
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,

@@ -108,6 +108,10 @@ impl Launch<'_> {
         if self.root != RootChoice::Auto {
             return Ok(self.root == RootChoice::Host);
         }
+        if !self.kernel.arch.is_host() {
+            // The programs there are for this machine.
+            return Ok(false);
+        }
         let (name, text) = HOST_ROOT;
         match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
             Checked::Missing(missing) => {

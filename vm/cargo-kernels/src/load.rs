@@ -17,7 +17,7 @@ use vmtest_loader::Job;
 use crate::dirs::Dirs;
 use crate::engine::Host;
 use crate::exit::{self, Exit};
-use crate::kernels::{self, Target};
+use crate::kernels;
 use crate::metadata::Metadata;
 use crate::{backends, flags, parallel, ui};
 
@@ -33,7 +33,8 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let started = Instant::now();
     let objects = read(flags)?;
     let before = flags.baseline.as_deref().map(baseline::read).transpose()?;
-    let targets = kernels::select(dirs, &flags.select.kernels)?;
+    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?;
+    let interrupt = Interrupt::install()?;
     let job = Job {
         objects: Vec::new(),
         programs: flags.programs.clone(),
@@ -41,24 +42,27 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
         set: flags.set.clone(),
         log: flags.log.unwrap_or(0).into(),
     };
-    let brought = Brought::new(&objects, job)?;
-    let interrupt = Interrupt::install()?;
-    let guests = Guests {
-        dirs,
-        interrupt: &interrupt,
-        host: &Host::open(dirs, &interrupt, started)?,
-        backend: &*backends::open(dirs, true, &interrupt)?,
-        brought: &brought,
-        vm: &flags.vm,
-        metadata: &Metadata::load(dirs)?,
-    };
-    let answers = parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
-        guests.ask(target).map_err(|error| format!("{error:#}"))
-    });
+    let (host, metadata) = (Host::open(dirs, &interrupt, started)?, Metadata::load(dirs)?);
+    let (mut names, mut answers) = (Vec::new(), Vec::new());
+    for (arch, targets) in kernels::by_arch(targets) {
+        let guests = Guests {
+            dirs,
+            interrupt: &interrupt,
+            host: &host,
+            backend: &*backends::open(dirs, arch, true, &interrupt)?,
+            brought: &Brought::new(dirs, arch, &objects, job.clone())?,
+            vm: &flags.vm,
+            metadata: &metadata,
+        };
+        answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
+            guests.ask(target).map_err(|error| format!("{error:#}"))
+        }));
+        names.extend(targets.iter().map(|target| target.name().to_owned()));
+    }
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    let names: Vec<&str> = targets.iter().map(Target::name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let rows = Rows::new(&objects, &names, &answers, &flags.optional);
     every_name_is_known(&rows, flags)?;
     conclude(&rows, flags, before.as_ref(), started)

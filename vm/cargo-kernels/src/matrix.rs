@@ -28,7 +28,7 @@ struct Job {
 pub fn run(dirs: &Dirs) -> Result<u8> {
     let include = kernels::pinned(dirs)?
         .iter()
-        .filter(|pin| !pin.extra)
+        .filter(|pin| !pin.extra && pin.arch.is_host())
         .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(dirs, pin)? }))
         .collect::<Result<_>>()?;
     let matrix = serde_json::to_string(&Matrix { include })?;

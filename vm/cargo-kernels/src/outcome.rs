@@ -301,6 +301,7 @@ mod tests {
 
     fn kernel() -> Kernel {
         Kernel {
+            arch: vm_kernels::Arch::host(),
             name: "5.15".into(),
             image: PathBuf::new(),
             modules: None,

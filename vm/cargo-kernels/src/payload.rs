@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use vm_guest::environment;
+use vm_kernels::Arch;
 use vm_guest::payload::Payload as Files;
 use vmtest_agent::{FactsRequest, Program, TestId};
 
@@ -57,16 +58,19 @@ const MINIMAL_ENV: [(&str, &str); 3] =
     [("HOME", "/root"), ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("TMPDIR", "/tmp")];
 
 impl Payload {
-    /// Builds what is out of date.
+    /// Builds what is out of date, for guests of an architecture. For those of another than this machine's all is linked
+    /// statically, unless a `--target` is chosen.
     ///
     /// # Errors
     /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when there are
     /// no tests.
-    pub fn build(dirs: &Dirs, metadata: &Metadata, choice: &Choice<'_>) -> Result<Self> {
+    pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, choice: &Choice<'_>) -> Result<Self> {
         let is_static = metadata.is_static;
-        let static_build = is_static
-            .then(|| tools::require(dirs, &[Need::Build]).and_then(|()| StaticBuild::detect(dirs)))
-            .transpose()?;
+        if is_static {
+            tools::require(dirs, &[Need::Build])?;
+        }
+        let linked = is_static || !arch.is_host() && !choice.cargo.iter().any(|arg| arg == "--target");
+        let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
         let mut args = choice.cargo.clone();
         if args.is_empty() {
             args.extend(metadata.cargo_args.iter().map(OsString::from));
@@ -84,7 +88,7 @@ impl Payload {
         let in_guest = |(id, program): (String, Program)| (id, Program { env: in_guest(program.env, &env), ..program });
         let binaries: BTreeMap<String, Program> = tests.into_iter().map(in_guest).collect();
         for program in binaries.values() {
-            closure::check_architecture(Path::new(program.argv.first().map_or("", String::as_str)))?;
+            closure::check_architecture(Path::new(program.argv.first().map_or("", String::as_str)), arch)?;
         }
         let facts = metadata.facts().map(|(name, ready_line)| {
             let path = programs

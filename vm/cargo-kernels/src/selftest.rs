@@ -15,7 +15,7 @@ use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Target};
+use crate::kernels::{self, Arch, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
@@ -46,26 +46,29 @@ impl fmt::Display for Row {
 pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
     let mutants = mutants::load(dirs)?;
-    let targets = kernels::select(dirs, &flags.select.kernels)?;
+    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?);
     let interrupt = Interrupt::install()?;
-    let backend = backends::open(dirs, true, &interrupt)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let sources = sources::Copy::make(dirs)?;
 
     let mut rows = Vec::new();
     let original = None;
-    for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
-        let name = mutant.map_or("(none)", |mutant| &mutant.name);
-        let payload = build(&metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
-        let options = Options::from(&flags.vm);
-        let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
-        for target in &targets {
-            let row = try_on(&engine, target, name, mutant);
-            println!("{row}");
-            rows.push(row);
-        }
-        if let Some(signal) = interrupt.signal() {
-            return Ok(exit::interrupted(signal));
+    for (arch, targets) in &targets {
+        let backend = backends::open(dirs, arch, true, &interrupt)?;
+        for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
+            let name = mutant.map_or("(none)", |mutant| &mutant.name);
+            let payload = build(arch, &metadata, &sources, mutant)
+                .with_context(|| format!("mutant `{name}` cannot be made"))?;
+            let options = Options::from(&flags.vm);
+            let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
+            for target in targets {
+                let row = try_on(&engine, target, name, mutant);
+                println!("{row}");
+                rows.push(row);
+            }
+            if let Some(signal) = interrupt.signal() {
+                return Ok(exit::interrupted(signal));
+            }
         }
     }
     let failed = rows.iter().filter(|row| !row.as_it_should_be).count();
@@ -77,20 +80,30 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
 ///
 /// # Errors
 /// When one cannot be made or does not compile.
-pub fn each_mutant(dirs: &Dirs, metadata: &Metadata, mut on: impl FnMut(&str, Payload)) -> Result<()> {
+pub fn each_mutant(
+    dirs: &Dirs,
+    arch: &'static Arch,
+    metadata: &Metadata,
+    mut on: impl FnMut(&str, Payload),
+) -> Result<()> {
     let sources = sources::Copy::make(dirs)?;
     for mutant in mutants::load(dirs)? {
-        on(&mutant.name, build(metadata, &sources, Some(&mutant))?);
+        on(&mutant.name, build(arch, metadata, &sources, Some(&mutant))?);
     }
     Ok(())
 }
 
-fn build(metadata: &Metadata, sources: &sources::Copy, mutant: Option<&Mutant>) -> Result<Payload> {
+fn build(
+    arch: &'static Arch,
+    metadata: &Metadata,
+    sources: &sources::Copy,
+    mutant: Option<&Mutant>,
+) -> Result<Payload> {
     sources.restore()?;
     if let Some(mutant) = mutant {
         mutant.apply(&sources.dirs().project)?;
     }
-    Payload::build(sources.dirs(), metadata, &Choice::default())
+    Payload::build(sources.dirs(), arch, metadata, &Choice::default())
 }
 
 fn try_on(engine: &Engine<'_>, target: &Target, name: &str, mutant: Option<&Mutant>) -> Row {

@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::flags;
@@ -23,6 +24,9 @@ const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 /// # Errors
 /// When something that is needed could not be installed, or must be installed by hand.
 pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
+    if let Some(arch) = flags.arch.filter(|arch| !arch.is_host()) {
+        cross::set_up(dirs, arch, flags.dry_run)?;
+    }
     if flags.dry_run {
         let Plan { packages, environment, by_hand } = Plan::make(dirs, false);
         if packages.is_empty() && !environment && by_hand.is_empty() {

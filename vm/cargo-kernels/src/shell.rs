@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::kernels;
+use crate::cross;
+use crate::kernels::{self, Target};
 use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
@@ -36,7 +37,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
     let env = environment::asked(&flags.env)?;
-    let host = host_root(dirs, &flags.kernel, &flags.vm)?;
+    let host = host_root(dirs, &kernels::select_one(dirs, &flags.kernel, flags.arch)?, &flags.vm)?;
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let shell = start_script(host.run.path(), &cwd, &env)?;
     let status = Command::new(&host.vng)
@@ -52,10 +53,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 }
 
 /// A guest with this machine's root directory, ready to be started.
-fn host_root(dirs: &Dirs, kernel: &str, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, tools::find(dirs, Tool::Qemu)?);
-    let kernel = kernels::obtain_one(dirs, kernel)?;
-    let chosen = accel::choose(vm.accel, &qemu, &kernel.image, &dirs.cache)?;
+fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
+    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
+    let kernel = kernels::obtain(target)?;
+    let chosen = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
     if let Some(note) = chosen.note {
         eprintln!("{note}");
     }

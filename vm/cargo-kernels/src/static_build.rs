@@ -4,16 +4,18 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 mod archives;
 
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
-use vm_kernels::whole_file;
+use vm_kernels::{Arch, whole_file};
 
 pub use archives::find;
 use archives::{LIBRARY_PATH, linker_script, listed_directories};
@@ -24,49 +26,51 @@ const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocat
 /// How to build static executables on this machine.
 #[derive(Debug)]
 pub struct StaticBuild {
-    target: &'static str,
+    arch: &'static Arch,
     /// Directories with the archives; what the user listed stays in front.
     libraries: Vec<PathBuf>,
     script: PathBuf,
+    /// What cargo has to know besides to compile for another architecture.
+    cross: Option<[(String, OsString); 3]>,
 }
 
 impl StaticBuild {
-    /// Finds the archives.
+    /// Finds the archives: this machine's, or those for another architecture.
     ///
     /// # Errors
-    /// When this machine is of an architecture that was never tried, or lacks an archive; the message says what to
-    /// install.
-    pub fn detect(dirs: &Dirs) -> Result<Self> {
-        let target = match std::env::consts::ARCH {
-            "x86_64" => "x86_64-unknown-linux-gnu",
-            "aarch64" => "aarch64-unknown-linux-gnu",
-            other => {
-                bail!("static executables can be built for x86_64 and aarch64, not for {other}")
+    /// When one is missing; the message says what to install.
+    pub fn detect(dirs: &Dirs, arch: &'static Arch) -> Result<Self> {
+        let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
+        let mut libraries = listed_directories();
+        let libelf = match &sysroot {
+            Some(sysroot) => {
+                libraries = vec![sysroot.libraries()];
+                sysroot.libraries().join("libelf.a")
+            }
+            None => {
+                for archive in [Tool::LibC, Tool::LibElf, Tool::LibZ] {
+                    let directory = tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
+                    if !libraries.contains(&directory) {
+                        libraries.push(directory);
+                    }
+                }
+                tools::find(dirs, Tool::LibElf)?
             }
         };
-        let mut libraries = listed_directories();
-        for archive in [Tool::LibC, Tool::LibElf, Tool::LibZ] {
-            let directory = tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
-            if !libraries.contains(&directory) {
-                libraries.push(directory);
-            }
-        }
-        let libelf = tools::find(dirs, Tool::LibElf)?;
         let text = std::fs::read(&libelf).map(|archive| linker_script(&archive));
         let text = text.with_context(|| format!("cannot read {}", libelf.display()))?;
-        let script = dirs.target.join("vmtest/libelf.ld");
+        let script = dirs.target.join(format!("vmtest/{}libelf.ld", arch.tool_prefix()));
         // One that was not touched is nothing to link again for.
         if !std::fs::read(&script).is_ok_and(|there| there == text.as_bytes()) {
             whole_file::write(&script, text.as_bytes())
                 .with_context(|| format!("cannot write {}", script.display()))?;
         }
-        Ok(Self { target, libraries, script })
+        Ok(Self { arch, libraries, script, cross: sysroot.map(|sysroot| cross::environment(arch, &sysroot)) })
     }
 
     /// Makes `cargo build` or `cargo test` produce static executables: adds `--target` and the environment. The
     /// features of the packages are the caller's.
     pub fn apply<'a>(&self, cargo: &'a mut Command) -> &'a mut Command {
-        let script = format!("link-arg={}", self.script.display());
         // Cargo takes flags from the first of these that is set; the user's stay in front.
         // <https://doc.rust-lang.org/cargo/reference/config.html#buildrustflags>
         let set = |name| std::env::var(name).ok().filter(|flags: &String| !flags.is_empty());
@@ -74,11 +78,21 @@ impl StaticBuild {
             let words = set("RUSTFLAGS")?;
             Some(words.split_whitespace().collect::<Vec<_>>().join("\x1f"))
         });
-        let flags: Vec<&str> = theirs.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
+        self.link(cargo.args(["--target", self.arch.target]), theirs)
+    }
+
+    /// Only the environment, with these flags for rustc in front.
+    pub fn link<'a>(&self, cargo: &'a mut Command, flags: Option<String>) -> &'a mut Command {
+        let script = format!("link-arg={}", self.script.display());
+        let flags: Vec<&str> = flags.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
+        let of_target = self.cross.as_ref().map(|_| format!("_{}", self.arch.target.replace('-', "_")));
         cargo
-            .args(["--target", self.target])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .env(LIBRARY_PATH, std::env::join_paths(&self.libraries).unwrap_or_default())
+            .env(
+                format!("{LIBRARY_PATH}{}", of_target.unwrap_or_default()),
+                std::env::join_paths(&self.libraries).unwrap_or_default(),
+            )
+            .envs(self.cross.clone().into_iter().flatten())
     }
 }
 

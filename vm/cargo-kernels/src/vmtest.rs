@@ -2,6 +2,7 @@
 
 mod watch;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::{Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use crate::engine::{Engine, Host, Options};
 use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
-use crate::kernels::{self, Target};
+use crate::kernels::{self, Arch, Target};
 use crate::metadata::Metadata;
 use crate::parallel;
 use crate::payload::{Choice, Payload};
@@ -38,7 +39,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
-    let targets = share(kernels::select(dirs, names)?, flags.partition);
+    let targets = share(kernels::select(dirs, names, &flags.select.arches)?, flags.partition);
     if targets.is_empty() {
         eprintln!("this share of the kernels is empty: there is nothing to run");
     }
@@ -46,8 +47,11 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let backend = backends::open(dirs, flags.warm || flags.isolate || flags.list, &interrupt)?;
-    let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, backend };
+    let warm = flags.warm || flags.isolate || flags.list;
+    let arches = kernels::by_arch(targets.clone()).into_iter().map(|(arch, _)| arch);
+    let backends = arches.map(|arch| Ok((arch, backends::open(dirs, arch, warm, &interrupt)?)));
+    let backends = backends.collect::<Result<_>>()?;
+    let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, backends };
     if flags.list {
         return session.list();
     }
@@ -65,27 +69,30 @@ struct Session<'a> {
     metadata: Metadata,
     targets: Vec<Target>,
     interrupt: &'a Interrupt,
-    backend: Box<dyn Backend + 'a>,
+    /// For each architecture that a kernel is for.
+    backends: Vec<(&'static Arch, Box<dyn Backend + 'a>)>,
 }
 
 impl Session<'_> {
-    fn build(&self) -> Result<Payload> {
+    fn build(&self, arch: &'static Arch) -> Result<Payload> {
         let flags = self.flags;
         let choice = Choice {
             cargo: flags.selection.arguments(),
             tests: &flags.test_args,
             env: environment::asked(&flags.env)?,
         };
-        Payload::build(self.dirs, &self.metadata, &choice)
+        Payload::build(self.dirs, arch, &self.metadata, &choice)
     }
 
     /// Prints the tests that the first kernel's guest lists.
     fn list(&self) -> Result<u8> {
-        let payload = self.build()?;
+        let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
+            return Ok(exit::OK);
+        };
+        let payload = self.build(arch)?;
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
         let options = Options::from(&self.flags.vm);
-        let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
-        let Some(target) = self.targets.first() else { return Ok(exit::OK) };
+        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, options);
         let report = engine.list(target, &|_| {});
         if report.verdict != Verdict::Pass {
             return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
@@ -102,7 +109,7 @@ impl Session<'_> {
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payload = self.build()?;
+        let payloads = self.backends.iter().map(|(arch, _)| self.build(arch)).collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
         let options = Options {
             facts: flags.facts || flags.report.is_some(),
@@ -114,8 +121,11 @@ impl Session<'_> {
             allow_unavailable: flags.allow_unavailable,
             ..Options::from(&flags.vm)
         };
-        let engine = Engine::new(&host, &*self.backend, &self.metadata, &payload, options);
-        let run = matrix(&engine, &self.targets, parallel::jobs(flags.jobs));
+        let mut engines = Vec::new();
+        for ((arch, backend), payload) in self.backends.iter().zip(&payloads) {
+            engines.push((*arch, Engine::new(&host, &**backend, &self.metadata, payload, options.clone())));
+        }
+        let run = matrix(&engines, &self.targets, parallel::jobs(flags.jobs));
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
             return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
@@ -124,8 +134,9 @@ impl Session<'_> {
             }));
         }
         let mut said = ui::table(&run, flags.facts);
-        if !payload.doc_tests.is_empty() {
-            let packages: Vec<&str> = payload.doc_tests.iter().map(String::as_str).collect();
+        let packages: BTreeSet<&str> = payloads.iter().flat_map(|it| &it.doc_tests).map(String::as_str).collect();
+        if !packages.is_empty() {
+            let packages: Vec<&str> = packages.into_iter().collect();
             said += &format!("not run: documentation tests of {}\n", packages.join(", "));
         }
         let printed = ui::print(&said);
@@ -136,20 +147,26 @@ impl Session<'_> {
     }
 }
 
-/// Runs every kernel, as many side by side as `jobs`, and shows how it goes.
-pub fn matrix(engine: &Engine<'_>, targets: &[Target], jobs: usize) -> RunReport {
+/// Runs every kernel with the engine of its architecture, as many side by side as `jobs`, and shows how it goes.
+fn matrix(engines: &[(&'static Arch, Engine<'_>)], targets: &[Target], jobs: usize) -> RunReport {
     let started = SystemTime::now();
     let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
+    let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
     let mut kernels = parallel::map(targets, jobs, |index, target| {
-        let report = engine.run(target, &|event| screen.event(index, event));
+        let report = match engine_of(target) {
+            Some((_, engine)) => engine.run(target, &|event| screen.event(index, event)),
+            None => KernelReport::unknown(target.name(), "none"),
+        };
         screen.event(index, RunEvent::Finished(Box::new(report.clone())));
         report
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
     name_missing(&mut kernels);
-    RunReport { program: engine.program(), started, total_s: engine.elapsed().as_secs_f64(), kernels }
+    let first = engines.first().map(|(_, engine)| (engine.program(), engine.elapsed()));
+    let (program, total) = first.unwrap_or_default();
+    RunReport { program, started, total_s: total.as_secs_f64(), kernels }
 }
 
 /// A kernel whose guest never came to list its tests misses those of the others.

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{Supervised, SupervisedCommand};
-use vm_kernels::{lock, whole_file};
+use vm_kernels::{Arch, Kernel, lock, whole_file};
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,10 @@ impl Accel {
     }
 
     /// QEMU's processor model (`-cpu`) to use with it.
-    pub fn cpu(self) -> &'static str {
+    pub fn cpu(self, arch: &Arch) -> &'static str {
         match self {
             Self::Kvm => "host",
-            // Kernels pick faster code for newer processors, and TCG is slower at it than at the plain one: 10 to 15 %
-            // between this model and `max`.
-            Self::Tcg => "qemu64",
+            Self::Tcg => arch.emulated_cpu[0],
         }
     }
 
@@ -95,21 +93,25 @@ pub struct Chosen {
     pub note: Option<String>,
 }
 
-/// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU.
+/// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU, this machine's own.
 ///
-/// `auto` ends on TCG when KVM does not work, whatever the cause. Side by side, only one caller on this machine tries
+/// A kernel of another architecture is emulated. `auto` ends on TCG when KVM does not work, whatever the cause. Side by side, only one caller on this machine tries
 /// and the others wait for its answer.
 ///
 /// # Errors
 /// With [`AccelChoice::Kvm`], when KVM does not work: the reason, after at most 10 seconds.
-pub fn choose(choice: AccelChoice, qemu: &Path, kernel_image: &Path, cache: &Path) -> Result<Chosen> {
-    if choice == AccelChoice::Tcg {
-        return Ok(Chosen { accel: Accel::Tcg, note: None });
-    }
+pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<Chosen> {
+    let (arch, host) = (kernel.arch, Arch::host());
     // Whoever insists may have changed something, so an earlier failure does not count.
     let insists = choice == AccelChoice::Kvm;
+    if insists && arch != host {
+        bail!("KVM runs what this machine is, {host}, and this kernel is for {arch}: leave --accel out");
+    }
+    if choice == AccelChoice::Tcg || arch != host {
+        return Ok(Chosen { accel: Accel::Tcg, note: None });
+    }
     let trust = if insists { Trust::Success } else { Trust::Everything };
-    match Trial::new(qemu, cache).kvm(kernel_image, trust)?.error() {
+    match Trial::new(qemu, cache).kvm(&kernel.image, trust)?.error() {
         None => Ok(Chosen { accel: Accel::Kvm, note: None }),
         Some(error) if insists => bail!("KVM does not work here: {error}"),
         Some(error) => {
@@ -282,11 +284,13 @@ impl<'a> Trial<'a> {
 
     /// Boots the kernel without a root file system until it shows that it lives.
     fn boot(&self, kernel_image: &Path, accel: Accel, deadline: Duration) -> Result<Life> {
+        let arch = Arch::host();
+        let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-machine", "q35", "-accel", accel.name(), "-cpu", accel.cpu(), "-m", "256"])
-            .args(["-serial", "stdio", "-append", "console=ttyS0 loglevel=7 panic=-1", "-kernel"])
+            .args(["-machine", arch.board, "-accel", accel.name(), "-cpu", accel.cpu(arch), "-m", "256"])
+            .args(["-serial", "stdio", "-append", &parameters, "-kernel"])
             .arg(kernel_image)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use vmtest_agent::Root;
 
+use crate::guest_root::Programs;
 use crate::initramfs::{Contents, PAYLOAD_ARCHIVE};
 use crate::qemu::{Fds, INITRAMFS, Machine, Memory};
 use crate::{Backend, Spec, Vm};
@@ -16,8 +17,8 @@ use crate::{Backend, Spec, Vm};
 pub struct Bare {
     /// The QEMU program.
     pub qemu: PathBuf,
-    /// A static busybox.
-    pub busybox: PathBuf,
+    /// What runs in its guests.
+    pub programs: Programs,
 }
 
 impl Backend for Bare {
@@ -26,15 +27,16 @@ impl Backend for Bare {
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
-        let initramfs = Contents::gather(&self.busybox)?.with_payload(spec.payload)?.build()?;
+        let initramfs = Contents::gather(&self.programs)?.with_payload(spec.payload)?.build()?;
         let path = spec.run.path().join(INITRAMFS);
         fs::write(&path, initramfs).with_context(|| format!("cannot write {}", path.display()))?;
         let machine = Machine {
+            arch: spec.kernel.arch,
             qemu: &self.qemu,
             accel: spec.accel,
             memory_mib: spec.memory_mib,
             memory: Memory::Anonymous,
-            kernel: &spec.kernel.image,
+            kernel: Some(&spec.kernel.image),
             kernel_args: spec.kernel_args,
             dir: spec.run.path(),
             ivshmem: None,

@@ -113,6 +113,7 @@ mod tests {
         let option = |value: &str| BTreeMap::from([("CONFIG_PVH".into(), value.into())]);
         Kernel {
             name: "6.1".into(),
+            arch: vm_kernels::Arch::host(),
             image: path,
             modules: None,
             expected: Expected::Any,

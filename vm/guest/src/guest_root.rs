@@ -2,14 +2,13 @@
 //!
 //! There is no udev (with it, a guest spends seconds probing drivers) and no shared library.
 
+use std::borrow::Cow;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-
-use crate::agent;
+use anyhow::{Context, Result};
+use memchr::memmem;
 
 /// Where the agent is in a guest.
 pub const AGENT: &str = "/vmtest-agent";
@@ -24,40 +23,57 @@ pub const FILES: &[(&str, &str)] = &[
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
 ];
 
-/// The names under which busybox is to be found in `/bin`.
+/// The programs of the harness's own in a guest, for its architecture.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The agent, an ELF file.
+    pub agent: Cow<'static, [u8]>,
+    /// A static busybox.
+    pub busybox: PathBuf,
+    /// A static bash, where virtme-ng needs one: it boots a guest of another architecture by way of a script.
+    pub bash: Option<PathBuf>,
+}
+
+/// The names under which busybox is to be found in `/bin`, of which it has a sorted list inside (applets/applet_tables.c).
+/// It is not asked, since it may be for another machine than this one.
 ///
 /// # Errors
-/// When busybox cannot be run.
-pub fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let output =
-        Command::new(busybox).arg("--list").output().with_context(|| format!("cannot run {}", busybox.display()))?;
-    if !output.status.success() {
-        bail!("`{} --list` failed: {}", busybox.display(), output.status);
-    }
-    let names = String::from_utf8_lossy(&output.stdout);
-    let plain = |name: &&str| *name != "busybox" && !name.contains('/') && !name.is_empty();
-    Ok(names.lines().filter(plain).map(str::to_owned).collect())
+/// When there is no such list in it.
+pub fn applets(busybox: &[u8]) -> Result<Vec<String>> {
+    const BEGINNING: &[u8] = b"[\0[[\0";
+    let start = memmem::find(busybox, BEGINNING).context("it is no busybox: there is no list of commands in it")?;
+    let names = busybox[start..].split(|byte| *byte == 0).take_while(|name| !name.is_empty());
+    let names = names.map(String::from_utf8_lossy).filter(|name| name != "busybox" && !name.contains('/'));
+    Ok(names.map(Cow::into_owned).collect())
 }
 
 /// Makes the root as a directory, to be shared with a guest.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn stage(root: &Path, busybox: &Path) -> Result<()> {
+pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
     for dir in DIRECTORIES {
         create_dir(&root.join(dir))?;
     }
     for (name, text) in FILES {
         fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
-    fs::copy(busybox, root.join("bin/busybox"))
-        .with_context(|| format!("cannot copy {} into the guest's root", busybox.display()))?;
+    let busybox = fs::read(&programs.busybox);
+    let busybox = busybox.with_context(|| format!("cannot read {}", programs.busybox.display()))?;
+    let copy = |from: &Path, to: &str| {
+        fs::copy(from, root.join(to)).with_context(|| format!("cannot copy {} into the guest's root", from.display()))
+    };
+    copy(&programs.busybox, "bin/busybox")?;
     let to = root.join(&AGENT[1..]);
-    fs::write(&to, agent::PROGRAM)
+    fs::write(&to, &programs.agent)
         .and_then(|()| fs::set_permissions(&to, Permissions::from_mode(0o755)))
         .context("cannot write the agent into the guest's root")?;
-    for applet in applets(busybox)? {
+    for applet in applets(&busybox).with_context(|| format!("cannot use {}", programs.busybox.display()))? {
         symlink("busybox", root.join("bin").join(applet)).context("cannot link busybox")?;
+    }
+    if let Some(bash) = &programs.bash {
+        copy(bash, "bin/bash")?;
+        fs::create_dir_all(root.join("usr")).and_then(|()| symlink("../bin", root.join("usr/bin")))?;
     }
     Ok(())
 }
@@ -92,6 +108,13 @@ fn create_dir(dir: &Path) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn busybox_has_a_list_of_its_names() {
+        let busybox = b"\x7fELF...\0applet not found\0[\0[[\0ash\0busybox\0cat\0\0\x01\x02";
+        assert_eq!(applets(busybox).unwrap(), ["[", "[[", "ash", "cat"]);
+        assert!(applets(b"\x7fELF...").is_err());
+    }
 
     #[test]
     fn what_a_strict_umask_closed_is_opened() {

@@ -13,7 +13,7 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::rundir::RunDir;
 use crate::vng::{depmod, path_with, qemu_options};
-use vm_kernels::Kernel;
+use vm_kernels::{Arch, Kernel};
 
 /// A kernel's whole module directory, where virtme-ng looks for it, and QEMU beside it.
 pub struct HostRoot {
@@ -21,6 +21,8 @@ pub struct HostRoot {
     pub run: RunDir,
     /// The `vng` program.
     pub vng: PathBuf,
+    /// What it runs on.
+    pub arch: &'static Arch,
     /// KVM or TCG.
     pub accel: Accel,
 }
@@ -35,7 +37,7 @@ impl HostRoot {
         let run = RunDir::create(runs)?;
         symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
         stage_kernel(kernel, &run.path().join("kernel"))?;
-        Ok(Self { run, vng: vng.to_owned(), accel })
+        Ok(Self { run, vng: vng.to_owned(), arch: kernel.arch, accel })
     }
 
     /// What `vng` is started with, in the run's directory.
@@ -46,10 +48,11 @@ impl HostRoot {
             .chain(["--force-9p", "--disable-microvm"])
             .map(str::to_owned)
             .collect();
-        arguments.extend(qemu_options(self.accel, &[]));
+        arguments.extend(qemu_options(self.arch, self.accel, &[]));
         if self.accel == Accel::Tcg {
             // The host's programs may be compiled for more than the quick, plain CPU of the tests.
-            arguments.extend(["--disable-kvm".into(), "--qemu-opts=-cpu max".into()]);
+            let [_, everything] = self.arch.emulated_cpu;
+            arguments.extend(["--disable-kvm".into(), format!("--qemu-opts=-cpu {everything}")]);
         }
         arguments
     }

@@ -13,7 +13,7 @@ use vmtest_agent::MODULES_DIR;
 
 use crate::module_share::{ModuleShare, stays_on_the_host};
 use crate::payload::Payload;
-use crate::{agent, guest_root};
+use crate::guest_root::{self, Programs};
 
 /// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
 /// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)
@@ -25,6 +25,7 @@ pub const PAYLOAD_ARCHIVE: &str = "payload.tar";
 /// What becomes an initramfs.
 #[derive(Debug)]
 pub struct Contents {
+    agent: Vec<u8>,
     busybox: Vec<u8>,
     applets: Vec<String>,
     payload: Vec<u8>,
@@ -36,9 +37,11 @@ impl Contents {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn gather(busybox: &Path) -> Result<Self> {
-        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        Ok(Self { busybox: read(busybox)?, applets: guest_root::applets(busybox)?, payload: Vec::new(), modules: None })
+    pub fn gather(programs: &Programs) -> Result<Self> {
+        let path = &programs.busybox;
+        let busybox = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let applets = guest_root::applets(&busybox).with_context(|| format!("cannot use {}", path.display()))?;
+        Ok(Self { agent: programs.agent.to_vec(), busybox, applets, payload: Vec::new(), modules: None })
     }
 
     /// The payload too, for a guest that is to have it from the start.
@@ -71,7 +74,7 @@ impl Contents {
         for (path, text) in guest_root::FILES {
             archive.file(path, 0o644, text.as_bytes())?;
         }
-        archive.file("init", 0o755, agent::PROGRAM)?;
+        archive.file("init", 0o755, &self.agent)?;
         archive.file("bin/busybox", 0o755, &self.busybox)?;
         for applet in &self.applets {
             archive.symlink(&format!("bin/{applet}"), "busybox")?;
@@ -172,6 +175,7 @@ mod tests {
 
     fn contents(payload: &str) -> Contents {
         Contents {
+            agent: b"agent".to_vec(),
             busybox: b"busybox".to_vec(),
             applets: vec!["sh".into(), "true".into()],
             payload: payload.into(),

@@ -17,6 +17,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use vm_kernels::Arch;
 use vmtest_agent::{Root, SHARE_TAG};
 
 use crate::accel::Accel;
@@ -40,6 +41,8 @@ pub const INITRAMFS: &str = "initramfs";
 /// A machine to be started.
 #[derive(Debug)]
 pub struct Machine<'a> {
+    /// What it is.
+    pub arch: &'static Arch,
     /// The QEMU program.
     pub qemu: &'a Path,
     /// KVM or TCG.
@@ -48,8 +51,8 @@ pub struct Machine<'a> {
     pub memory_mib: u32,
     /// What holds that memory.
     pub memory: Memory,
-    /// The kernel's image; for one that waits the start of it will do.
-    pub kernel: &'a Path,
+    /// The kernel's image; for one that waits the start of it will do, or nothing: see [`crate::restore`].
+    pub kernel: Option<&'a Path>,
     /// Further kernel parameters.
     pub kernel_args: &'a [String],
     /// The directory that QEMU runs in.
@@ -141,11 +144,13 @@ impl Machine<'_> {
     /// The whole command line. It does not depend on this process or on this run.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = [
-            bare_machine(),
-            acceleration(self.accel),
+            bare_machine(self.arch),
+            acceleration(self.arch, self.accel),
             memory(self.memory, self.memory_mib),
-            serial_port("console", CONSOLE_FD),
-            serial_port("channel", CHANNEL_FD),
+            connected("console", CONSOLE_FD),
+            strings(["-serial", "chardev:console"]),
+            connected("channel", CHANNEL_FD),
+            self.arch.channel("channel").to_vec(),
             monitor(),
             self.ivshmem.map(|bytes| ivshmem(bytes, self.memory)).unwrap_or_default(),
             strings(["-smp", &self.cpus.to_string()]),
@@ -156,12 +161,12 @@ impl Machine<'_> {
         .into_iter()
         .map(OsString::from)
         .collect();
-        arguments.extend(["-kernel".into(), self.kernel.into()]);
+        if let Some(kernel) = self.kernel {
+            arguments.extend(["-kernel".into(), kernel.into()]);
+        }
         if !self.waits {
             arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
-            let further = self.kernel_args.iter().map(String::as_str);
-            let parameters = command_line::own(self.accel).into_iter().chain(further);
-            arguments.push(parameters.collect::<Vec<_>>().join(" ").into());
+            arguments.push(command_line::own(self.arch, self.accel, self.kernel_args).join(" ").into());
         }
         arguments
     }
@@ -208,11 +213,10 @@ fn strings<const N: usize>(arguments: [&str; N]) -> Vec<String> {
 
 /// A machine with nothing in it: each device costs time in QEMU and again in the guest, which has
 /// to find and probe it.
-fn bare_machine() -> Vec<String> {
+fn bare_machine(arch: &Arch) -> Vec<String> {
     strings([
         "-machine",
-        // `microvm` is smaller, but under TCG it hangs at boot now and then.
-        "q35",
+        arch.board,
         "-nodefaults",
         // Files in /etc must not change what a saved state depends on.
         "-no-user-config",
@@ -222,8 +226,8 @@ fn bare_machine() -> Vec<String> {
     ])
 }
 
-fn acceleration(accel: Accel) -> Vec<String> {
-    strings(["-accel", accel.name(), "-cpu", accel.cpu()])
+fn acceleration(arch: &Arch, accel: Accel) -> Vec<String> {
+    strings(["-accel", accel.name(), "-cpu", accel.cpu(arch)])
 }
 
 fn memory(memory: Memory, mib: u32) -> Vec<String> {
@@ -252,13 +256,13 @@ fn share(memory: Memory) -> &'static str {
     }
 }
 
-/// The n-th of them is the guest's `/dev/ttyS<n-1>`. A socket that is connected already.
-fn serial_port(id: &str, fd: i32) -> Vec<String> {
-    strings(["-chardev", &format!("socket,id={id},fd={fd}"), "-serial", &format!("chardev:{id}")])
+/// A character device's other end: a socket that is connected already.
+fn connected(id: &str, fd: i32) -> Vec<String> {
+    strings(["-chardev", &format!("socket,id={id},fd={fd}")])
 }
 
 fn monitor() -> Vec<String> {
-    strings(["-chardev", &format!("socket,id=monitor,fd={MONITOR_FD}"), "-mon", "chardev=monitor,mode=control"])
+    [connected("monitor", MONITOR_FD), strings(["-mon", "chardev=monitor,mode=control"])].concat()
 }
 
 /// Memory that the guest sees as a PCI device, which holds the payload.
@@ -309,11 +313,12 @@ mod tests {
 
     fn arguments(memory: Memory, waits: bool) -> String {
         let machine = Machine {
+            arch: Arch::host(),
             qemu: Path::new("/elsewhere/qemu"),
             accel: Accel::Tcg,
             memory_mib: 512,
             memory,
-            kernel: Path::new("kernel"),
+            kernel: Some(Path::new("kernel")),
             kernel_args: &["quiet".to_owned()],
             dir: Path::new("/elsewhere"),
             ivshmem: Some(64 << 20),
@@ -329,8 +334,8 @@ mod tests {
     #[test]
     fn a_machine_is_restored_with_the_devices_that_it_was_saved_with() {
         let saved = arguments(Memory::File, false);
-        let parameters = command_line::own(Accel::Tcg).join(" ");
-        let boot = format!("-initrd initramfs -append {parameters} quiet");
+        let parameters = command_line::own(Arch::host(), Accel::Tcg, &["quiet".to_owned()]).join(" ");
+        let boot = format!("-initrd initramfs -append {parameters}");
         let expected =
             saved.replace("share=on", "share=off").replace(&boot, "").replace(" -kernel", " -incoming defer -kernel");
         assert_eq!(arguments(Memory::CopyOfFile, true).trim(), expected.trim());

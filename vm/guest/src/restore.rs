@@ -26,6 +26,7 @@ use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
 use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
+use crate::guest_root::Programs;
 use crate::initramfs::Contents;
 use crate::interrupt::Interrupt;
 use crate::module_share::{self, ModuleShare};
@@ -35,6 +36,7 @@ use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
 use crate::{Backend, Ready, Spec, Vm};
 use vm_kernels as kernels;
+use vm_kernels::image::ImageKind;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
 const LAYOUT: u32 = 3;
@@ -48,17 +50,17 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 /// The most that a guest may have printed, in bytes, to be saved: all of it is classified again at every run.
 const LONGEST_CONSOLE: usize = 1 << 20;
 
-/// The start of the kernel's image, in the directory of a saved guest. QEMU adds a ROM to a machine
-/// that it is to boot a kernel on, so a machine that takes up such a guest must have it as well; but
-/// the kernel is in the guest's memory already, and loading all of it again would be time wasted.
+/// The start of the kernel's image, in the directory of a saved guest, where there must be one. To a machine that is to
+/// boot a bzImage QEMU adds a ROM, so a machine that takes up such a guest must have it as well; but the kernel is in the
+/// guest's memory already, and loading all of it again would be time wasted.
 const KERNEL_HEADER: &str = "kernel-header";
 
 /// Restores saved guests, and saves them first if need be.
 pub struct Restore<'a> {
     /// The QEMU program.
     pub qemu: PathBuf,
-    /// A static busybox.
-    pub busybox: PathBuf,
+    /// What runs in its guests.
+    pub programs: Programs,
     /// Where guests are saved.
     pub snapshots: Snapshots,
     /// Ends the boot of a guest that is to be saved.
@@ -113,7 +115,7 @@ impl<'a> Guest<'a> {
     fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let (root, shared) = module_share::root(spec, modules.as_ref())?;
-        let contents = Contents::gather(&warm.busybox)?;
+        let contents = Contents::gather(&warm.programs)?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
         let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
@@ -154,12 +156,12 @@ impl<'a> Guest<'a> {
     fn booted(&self) -> Result<Vm> {
         let dir = self.spec.run.path();
         write(&dir.join(INITRAMFS), &self.initramfs)?;
-        let machine = self.machine(Memory::Anonymous, &self.spec.kernel.image, dir);
+        let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), dir);
         Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
-        let header = Path::new(KERNEL_HEADER);
+        let header = saved.dir.join(KERNEL_HEADER).exists().then_some(Path::new(KERNEL_HEADER));
         let machine = Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
         let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
         let mut running = machine.start(handed)?;
@@ -176,8 +178,10 @@ impl<'a> Guest<'a> {
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         write(&dir.join(INITRAMFS), &self.initramfs)?;
-        write(&dir.join(KERNEL_HEADER), &header_of(&self.spec.kernel.image)?)?;
-        let machine = self.machine(Memory::File, &self.spec.kernel.image, dir);
+        if let Some(header) = header_of(&self.spec.kernel.image)? {
+            write(&dir.join(KERNEL_HEADER), &header)?;
+        }
+        let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
         let payload = Some(qemu::blank_memory(self.ivshmem)?);
         let mut running = machine.start(Fds { payload, ..self.with_share()? })?;
         let printed = watch_console(&running)?;
@@ -204,8 +208,9 @@ impl<'a> Guest<'a> {
         Ok(ready)
     }
 
-    fn machine<'m>(&'m self, memory: Memory, kernel: &'m Path, dir: &'m Path) -> Machine<'m> {
+    fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
         Machine {
+            arch: self.spec.kernel.arch,
             qemu: &self.warm.qemu,
             accel: self.spec.accel,
             memory_mib: self.spec.memory_mib,
@@ -235,7 +240,7 @@ impl<'a> Guest<'a> {
         let image = &self.spec.kernel.image;
         let kernel = kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
         // Where the kernel and the guest lie does not matter.
-        let machine = self.machine(Memory::File, Path::new("kernel"), Path::new("."));
+        let machine = self.machine(Memory::File, Some(Path::new("kernel")), Path::new("."));
         let arguments = machine.arguments();
         let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
         Ok(json!({
@@ -341,9 +346,12 @@ fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
     Ok(reader)
 }
 
-/// The part of a kernel's image that QEMU looks at before it loads the rest
-/// (Documentation/arch/x86/boot.rst: `setup_sects` is at 0x1f1).
-fn header_of(image: &Path) -> Result<Vec<u8>> {
+/// The part of a bzImage that QEMU looks at before it loads the rest (Documentation/arch/x86/boot.rst: `setup_sects` is at
+/// 0x1f1); nothing for an image of which it keeps nothing.
+fn header_of(image: &Path) -> Result<Option<Vec<u8>>> {
+    if kernels::image::inspect(image)?.kind == ImageKind::Plain {
+        return Ok(None);
+    }
     const SECTOR: u64 = 512;
     const SETUP_SECTORS: usize = 0x1f1;
     let read = |length: u64| -> std::io::Result<Vec<u8>> {
@@ -354,7 +362,7 @@ fn header_of(image: &Path) -> Result<Vec<u8>> {
     let failed = || format!("cannot read {}", image.display());
     let first = read(SECTOR).with_context(failed)?;
     let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
-    read((u64::from(*setup_sectors) + 2) * SECTOR).with_context(failed)
+    read((u64::from(*setup_sectors) + 2) * SECTOR).map(Some).with_context(failed)
 }
 
 /// What tells one build of a program from another, without running it.

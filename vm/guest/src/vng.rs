@@ -16,12 +16,13 @@ use std::thread;
 use crate::accel::Accel;
 use crate::direct;
 use crate::environment;
+use crate::guest_root::Programs;
 use crate::module_share::{self, FIRST, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
-use vm_kernels::{Kernel, modules};
+use vm_kernels::{Arch, Kernel, modules};
 use vmtest_agent::Root;
 
 /// The directory of the host's that the guest can mount, in the directory that QEMU runs in.
@@ -37,8 +38,8 @@ pub struct Vng {
     pub vng: PathBuf,
     /// The QEMU program.
     pub qemu: PathBuf,
-    /// A static busybox.
-    pub busybox: PathBuf,
+    /// What runs in its guests.
+    pub programs: Programs,
 }
 
 impl Backend for Vng {
@@ -79,7 +80,7 @@ impl Backend for Vng {
 impl Vng {
     fn stage(&self, spec: &Spec<'_>) -> Result<Root> {
         let root = spec.run.path().join("root");
-        guest_root::stage(&root, &self.busybox)?;
+        guest_root::stage(&root, &self.programs)?;
         let archive = root.join(&PAYLOAD_ARCHIVE[1..]);
         let file = fs::File::create(&archive).with_context(|| format!("cannot create {}", archive.display()))?;
         spec.payload.write_tar(file)?;
@@ -117,13 +118,19 @@ impl Vng {
         if spec.accel == Accel::Tcg {
             command.arg("--disable-kvm");
         }
-        let own = command_line::through_virtme_ng(spec.accel);
-        for option in own.into_iter().chain(spec.kernel_args.iter().map(String::as_str)) {
+        let arch = spec.kernel.arch;
+        for option in command_line::through_virtme_ng(arch, spec.accel).iter().chain(spec.kernel_args) {
             command.args(["--append", option]);
         }
-        command.args(["--exec", &start_agent()]);
+        if !arch.is_host() {
+            command.args(["--arch", arch.machine]);
+        }
+        command.args(["--exec", &start_agent(arch)]);
+        // The guest's second serial port is the agent's line.
+        let port = arch.channel("vmtest-channel").join(" ");
+        let channel = ["-chardev socket,id=vmtest-channel,path=channel", &port];
         let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
-        command.args(qemu_options(spec.accel, &[CHANNEL_OPTIONS, QMP_OPTIONS, kernel]));
+        command.args(qemu_options(arch, spec.accel, &[&channel, QMP_OPTIONS, kernel]));
         let share = qemu::host_share(SHARE);
         command.args(share.map(|option| format!("--qemu-opts={}", option.join(" "))));
         limit_files(&mut command);
@@ -162,20 +169,18 @@ fn limit_files(command: &mut Command) {
 }
 
 /// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
-fn start_agent() -> String {
+fn start_agent(arch: &Arch) -> String {
+    let device = arch.channel_device;
     let (agent, copy) = (guest_root::AGENT, format!("/run{}", guest_root::AGENT));
-    format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy}")
+    format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy} {device}")
 }
-
-/// The guest's second serial port is the agent's line.
-const CHANNEL_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-channel,path=channel", "-serial chardev:vmtest-channel"];
 
 /// QEMU's monitor tells whether it was the guest that wanted to stop.
 const QMP_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
 
 /// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
-pub(super) fn qemu_options(accel: Accel, further: &[&[&str]]) -> Vec<String> {
-    let cpu = format!("-cpu {}", accel.cpu());
+pub(super) fn qemu_options(arch: &Arch, accel: Accel, further: &[&[&str]]) -> Vec<String> {
+    let cpu = format!("-cpu {}", accel.cpu(arch));
     let further = further.concat().into_iter().map(str::to_owned);
     std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
 }

@@ -31,7 +31,7 @@ pub fn unpack(file: &Path, into: &Path) -> Result<()> {
     let mut start = Vec::new();
     File::open(file)?.take(8).read_to_end(&mut start)?;
     if start.starts_with(b"!<arch>\n") {
-        return unpack_deb(file, into).context("cannot unpack the .deb");
+        return unpack_package(file, into, &WANTED_OF_A_PACKAGE).context("cannot unpack the .deb");
     }
     match Compression::of(&start) {
         Some(compression) => {
@@ -53,7 +53,8 @@ fn copy_image(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
+/// Unpacks what is below the directories `wanted` of a .deb into the directory `into`, which exists.
+pub fn unpack_package(file: &Path, into: &Path, wanted: &[&str]) -> Result<()> {
     let mut members = ar::Archive::new(BufReader::new(File::open(file)?));
     while let Some(member) = members.next_entry() {
         let member = member?;
@@ -61,7 +62,7 @@ fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
         let Some(suffix) = name.trim_end_matches('/').strip_prefix("data.tar") else { continue };
         let compression = Compression::of_suffix(suffix).ok_or_else(|| anyhow!("{name}: unknown compression"))?;
         let reader = compression.decoder(BufReader::new(member))?;
-        return Unpacker::new(into, &WANTED_OF_A_PACKAGE)?.tar(reader);
+        return Unpacker::new(into, wanted)?.tar(reader);
     }
     bail!("it has no data.tar")
 }

@@ -13,12 +13,10 @@ use nix::sys::statvfs::statvfs;
 
 use super::compression::Compression;
 use super::progress::Progress;
-use super::{digest, kconfig};
+use super::{Arch, digest, kconfig};
 
-/// What is built: every option that the kernel is to have, on top of allnoconfig.
-pub const CONFIG: &str = include_str!("../config/x86_64.config");
-
-/// Programs that the build runs, each with Debian's package. No libssl-dev: nothing is signed.
+/// Programs that the build runs, each with Debian's package, and the architecture's own compiler besides. No libssl-dev:
+/// nothing is signed.
 pub const PROGRAMS: [(&str, &str); 8] = [
     ("gcc", "gcc"),
     ("ld", "binutils"),
@@ -87,10 +85,14 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
 
 /// All that decides what a build gives, beside the source: the configuration, the compiler, and pahole, which makes the
 /// BTF. It is part of the name under which the kernel is cached.
-pub fn identity() -> String {
+pub fn identity(arch: &Arch) -> String {
     let version = |program: &str| first_line(program, "--version").unwrap_or_default();
-    let config = digest::sha256(CONFIG.as_bytes());
-    format!("config:{config} {} {}", version("gcc"), version("pahole"))
+    let config = digest::sha256(arch.config.as_bytes());
+    format!("config:{config} {} {}", version(&compiler(arch)), version("pahole"))
+}
+
+fn compiler(arch: &Arch) -> String {
+    arch.tool_prefix() + "gcc"
 }
 
 fn first_line(program: &str, option: &str) -> Option<String> {
@@ -104,10 +106,13 @@ fn first_line(program: &str, option: &str) -> Option<String> {
 /// # Errors
 ///
 /// [`BuildError::Missing`] names everything at once; [`BuildError::NoSpace`] when `dir` has too little room.
-pub fn check(dir: &Path) -> Result<(), BuildError> {
+pub fn check(arch: &Arch, dir: &Path) -> Result<(), BuildError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
     let mut missing: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| !in_path(name)).collect();
+    if !in_path(&compiler(arch)) && !arch.is_host() {
+        missing.extend(arch.cross_packages.iter().map(|package| (*package, *package)));
+    }
     // Without a compiler there is no telling which headers it would find.
     if in_path("gcc") {
         missing.extend(HEADERS.into_iter().filter(|(name, _)| !has_header(name)));
@@ -135,30 +140,37 @@ fn has_header(name: &str) -> bool {
     compiler.wait().is_ok_and(|status| status.success())
 }
 
-/// Builds the kernel in the tarball in the directory `work`, which is empty, and puts `bzImage` and `config` into the
+/// Builds the kernel in the tarball in the directory `work`, which is empty, and puts its image and `config` into the
 /// directory `into`.
 ///
 /// # Errors
 ///
 /// When it cannot be built; what is in `work` is of no use then.
-pub fn build(tarball: &Path, work: &Path, into: &Path, progress: &dyn Progress) -> Result<(), BuildError> {
+pub fn build(
+    arch: &'static Arch,
+    tarball: &Path,
+    work: &Path,
+    into: &Path,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     progress.note(&format!(
         "building it from source, which is done once: about {} minutes on {cores} cores",
         CORE_MINUTES.div_ceil(cores)
     ));
-    let tree = Tree { dir: unpack(tarball, work)?, log: work.join("stderr"), progress };
+    let tree = Tree { arch, dir: unpack(arch, tarball, work)?, log: work.join("stderr"), progress };
     let fragment = work.join("fragment");
-    fs::write(&fragment, CONFIG).map_err(io_at(&fragment))?;
+    fs::write(&fragment, arch.config).map_err(io_at(&fragment))?;
     tree.make("allnoconfig", &[format!("KCONFIG_ALLCONFIG={}", fragment.display())])?;
     let config = tree.dir.join(".config");
     let text = fs::read_to_string(&config).map_err(io_at(&config))?;
-    let dropped = dropped(CONFIG, &text);
+    let dropped = dropped(arch.config, &text);
     if !dropped.is_empty() {
         return Err(BuildError::Dropped(dropped));
     }
-    tree.make("bzImage", &[format!("-j{cores}")])?;
-    for (from, to) in [("arch/x86/boot/bzImage", "bzImage"), (".config", "config")] {
+    let [_, image, path] = arch.source;
+    tree.make(image, &[format!("-j{cores}")])?;
+    for (from, to) in [(path, image), (".config", "config")] {
         let to = into.join(to);
         fs::copy(tree.dir.join(from), &to).map_err(io_at(&to))?;
     }
@@ -174,7 +186,7 @@ fn dropped(fragment: &str, config: &str) -> Vec<String> {
 }
 
 /// Unpacks the tarball, whose hash is known by now; returns the one directory in it.
-fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, BuildError> {
+fn unpack(arch: &Arch, tarball: &Path, work: &Path) -> Result<PathBuf, BuildError> {
     let dir = work.join("source");
     let mut start = [0; 8];
     let mut file = File::open(tarball).map_err(io_at(tarball))?;
@@ -184,12 +196,14 @@ fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, BuildError> {
     let reader = compression.decoder(BufReader::new(file)).map_err(io_at(tarball))?;
     tar::Archive::new(reader).unpack(&dir).map_err(io_at(tarball))?;
     let mut entries = fs::read_dir(&dir).map_err(io_at(&dir))?.flatten().map(|entry| entry.path());
-    let tree = entries.next().filter(|tree| tree.join("arch/x86/Kconfig").is_file());
-    tree.ok_or_else(|| BuildError::NoSource("there is no arch/x86/Kconfig in it".to_owned()))
+    let [kconfig, ..] = arch.source;
+    let tree = entries.next().filter(|tree| tree.join(kconfig).is_file());
+    tree.ok_or_else(|| BuildError::NoSource(format!("there is no {kconfig} in it")))
 }
 
 /// A kernel's source tree, unpacked.
 struct Tree<'a> {
+    arch: &'static Arch,
     dir: PathBuf,
     log: PathBuf,
     progress: &'a dyn Progress,
@@ -217,13 +231,14 @@ impl Tree<'_> {
         command.current_dir(&self.dir).stdin(Stdio::null());
         // As an argument, since the environment's variables count for less than the Makefile's own.
         // Without LOCALVERSION the release gets a `+` where the cache happens to be below a Git repository.
-        command.args(["ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION="]);
+        let (arch, prefix) = (self.arch, self.arch.tool_prefix());
+        command.args([format!("ARCH={arch}"), format!("CROSS_COMPILE={prefix}")]).args(["LLVM=", "LOCALVERSION="]);
         // GCC 15 takes C23 for granted, in which `bool` and `false` are keywords. Parts of the kernels before 6.14 are
         // compiled without any -std and define them; where there is one it comes later and counts.
-        let version = first_line("gcc", "-dumpversion").unwrap_or_default();
+        let version = first_line(&compiler(arch), "-dumpversion").unwrap_or_default();
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_some_and(|major| major >= 15) {
-            command.arg("CC=gcc -std=gnu11");
+            command.arg(format!("CC={} -std=gnu11", compiler(arch)));
         }
         // The same source gives the same image, whoever builds it whenever.
         command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
@@ -272,6 +287,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ARCHES;
 
     #[test]
     fn an_option_that_was_dropped_or_changed_is_named() {
@@ -283,7 +299,9 @@ mod tests {
 
     #[test]
     fn every_line_of_the_configuration_is_an_option() {
-        let lines = CONFIG.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        assert_eq!(lines.count(), kconfig::parse(CONFIG).len());
+        for arch in &ARCHES {
+            let lines = arch.config.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+            assert_eq!(lines.count(), kconfig::parse(arch.config).len(), "{arch}");
+        }
     }
 }

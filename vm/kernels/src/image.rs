@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use memchr::memmem;
 
+use super::Arch;
 use super::compression::Compression;
 
 /// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
@@ -29,14 +30,13 @@ mod header {
     pub const SIZE: usize = 0x250;
 }
 
-/// Magic of an arm64 `Image`, at offset 56 (Documentation/arch/arm64/booting.rst).
-const ARM64_MAGIC: (usize, &[u8]) = (56, b"ARM\x64");
-
 /// What is read of an image before it is booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// How it is packed.
     pub kind: ImageKind,
+    /// What it runs on.
+    pub arch: &'static Arch,
     /// The release (`uname -r`) that it names, where its format has a place for it.
     pub release: Option<String>,
 }
@@ -51,8 +51,8 @@ pub enum ImageKind {
         /// In bytes.
         payload_length: u64,
     },
-    /// arm64's uncompressed Image.
-    Arm64,
+    /// The uncompressed Image of arm64 and others.
+    Plain,
 }
 
 /// Reads an image's header.
@@ -63,13 +63,13 @@ pub enum ImageKind {
 pub fn inspect(path: &Path) -> Result<Image> {
     let mut file = File::open(path)?;
     let start = read_up_to(&mut file, header::SIZE)?;
-    let (offset, magic) = ARM64_MAGIC;
-    if start.get(offset..offset + magic.len()) == Some(magic) {
-        return Ok(Image { kind: ImageKind::Arm64, release: arm64_release(path)? });
+    let arch = Arch::of_image(&start);
+    if let Some(arch) = arch.filter(|arch| arch.image_magic.0 != header::MAGIC) {
+        return Ok(Image { kind: ImageKind::Plain, arch, release: plain_release(path)? });
     }
-    if !is_bzimage(&start) {
+    let Some(arch) = arch.filter(|_| is_bzimage(&start)) else {
         bail!("it is no kernel image: {}", what_it_is_instead(&start));
-    }
+    };
     let setup_sectors = match start[header::SETUP_SECTS] {
         0 => 4,
         count => u64::from(count),
@@ -78,7 +78,7 @@ pub fn inspect(path: &Path) -> Result<Image> {
         payload_start: (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET)),
         payload_length: u64::from(u32_at(&start, header::PAYLOAD_LENGTH)),
     };
-    Ok(Image { kind, release: release(&mut file, &start, setup_sectors)? })
+    Ok(Image { kind, arch, release: release(&mut file, &start, setup_sectors)? })
 }
 
 fn is_bzimage(start: &[u8]) -> bool {
@@ -101,8 +101,8 @@ fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Opti
     Ok(std::str::from_utf8(word).ok().filter(|word| !word.is_empty()).map(str::to_owned))
 }
 
-/// arm64's header has no place for the release; the banner of `/proc/version` is in the uncompressed kernel.
-fn arm64_release(path: &Path) -> io::Result<Option<String>> {
+/// Its header has no place for the release; the banner of `/proc/version` is in the uncompressed kernel.
+fn plain_release(path: &Path) -> io::Result<Option<String>> {
     let Some(mut after) = after_marker(File::open(path)?, b"Linux version ")? else {
         return Ok(None);
     };
@@ -137,7 +137,7 @@ pub fn config(path: &Path) -> Result<Option<String>> {
 pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
     let mut file = File::open(path)?;
     Ok(match inspect(path)?.kind {
-        ImageKind::Arm64 => Some(Box::new(file)),
+        ImageKind::Plain => Some(Box::new(file)),
         ImageKind::BzImage { payload_start, payload_length } => {
             file.seek(SeekFrom::Start(payload_start))?;
             let magic = read_up_to(&mut file, 8)?;
@@ -282,7 +282,8 @@ mod tests {
         image[56..60].copy_from_slice(b"ARM\x64");
         image.extend(b"Linux version 6.6.9 (nixbld@localhost) (gcc) #1-NixOS");
         let found = inspect(written(&image).path()).unwrap();
-        assert_eq!((found.kind, found.release.as_deref()), (ImageKind::Arm64, Some("6.6.9")));
+        assert_eq!((found.kind, found.arch.name), (ImageKind::Plain, "arm64"));
+        assert_eq!(found.release.as_deref(), Some("6.6.9"));
     }
 
     #[test]

@@ -158,6 +158,7 @@ mod tests {
 
     fn kernel(config: Option<&str>, modules: Option<&str>) -> Kernel {
         Kernel {
+            arch: crate::Arch::host(),
             name: "test".into(),
             image: "bzImage".into(),
             modules: modules.map(Into::into),

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Arch;
+
 /// A kernel that is on this machine, verified, unpacked and ready to boot.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// The pin's name, or the path that was given with `-k`.
+    /// What it was asked for as: the pin's name, or the path that was given with `-k`.
     pub name: String,
-    /// The bootable image (bzImage).
+    /// What it runs on.
+    pub arch: &'static Arch,
+    /// The bootable image (bzImage, Image).
     pub image: PathBuf,
     /// `…/lib/modules/<release>`, for a kernel that has modules.
     pub modules: Option<PathBuf>,

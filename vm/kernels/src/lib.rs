@@ -3,6 +3,7 @@
 //! What a caller needs: [`pins`] to read a list, a [`Store`] to say where things are, [`select`] to find what was
 //! asked for, [`Target::obtain`] to get it, [`kconfig`] and [`modules`] to look into what came.
 
+pub mod arch;
 mod archive;
 pub mod build;
 pub mod cache;
@@ -21,10 +22,12 @@ pub mod obtain;
 pub mod pins;
 mod progress;
 mod store;
+pub mod sysroot;
 mod target;
 mod tree;
 pub mod whole_file;
 
+pub use arch::{ARCHES, Arch};
 pub use digest::sha256_file;
 pub use kernel::{Expected, Kernel};
 pub use obtain::Unavailable;

@@ -263,6 +263,7 @@ mod tests {
             std::fs::write(path, bytes).unwrap();
         }
         let kernel = Kernel {
+            arch: crate::Arch::host(),
             name: "test".into(),
             image: "bzImage".into(),
             modules: Some(dir.path().to_owned()),

@@ -33,7 +33,7 @@ impl fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 /// How trying one source ended, when not with a kernel.
-enum Failure {
+pub(crate) enum Failure {
     /// The next source may do; each line names an address or the source and why it failed.
     Source(Vec<String>),
     /// No source will do, as when the disk is full.
@@ -54,7 +54,7 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
         Some(Err(error)) => attempts.push(format!("nix: {error:#}")),
         None => {}
     }
-    for source in pin.sources.iter().filter(|source| for_this_machine(source).is_ok()) {
+    for source in &pin.sources {
         match Entry::of(&store.cache, pin, source).look(pin, source) {
             Found::Ready(kernel) => return Ok(*kernel),
             Found::Nothing => {}
@@ -64,49 +64,35 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
         }
     }
     for source in &pin.sources {
-        if let Err(why) = for_this_machine(source) {
-            attempts.push(format!("{}: {why}", source.kind()));
-            continue;
-        }
         match fetch(store, pin, source, progress) {
             Ok(kernel) => return Ok(kernel),
             Err(Failure::Source(lines)) => {
                 attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
             }
             Err(Failure::Here(why)) => {
-                return Err(Unavailable { reason: format!("kernel {} cannot be stored: {why}", pin.name), attempts });
+                return Err(Unavailable { reason: format!("kernel {} cannot be stored: {why}", pin.label()), attempts });
             }
         }
     }
-    Err(Unavailable { reason: format!("kernel {} is unavailable: none of its sources has it", pin.name), attempts })
-}
-
-/// A source for another machine gives a kernel that no guest here could boot.
-fn for_this_machine(source: &Source) -> Result<(), String> {
-    let (arch, here) = (source.arch().as_str(), std::env::consts::ARCH);
-    match arch == here {
-        true => Ok(()),
-        false => Err(format!("it is for {arch}, this machine is {here}")),
-    }
+    Err(Unavailable { reason: format!("kernel {} is unavailable: none of its sources has it", pin.label()), attempts })
 }
 
 /// Changes whenever the kernel that a pin gives may change.
 pub fn key(store: &Store, pin: &Pin) -> String {
     let entries = pin.sources.iter().map(|source| Entry::of(&store.cache, pin, source));
     let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
-    format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..16])
+    format!("{}-{}", pin.label(), &digest::sha256(identity.as_bytes()).as_str()[..16])
 }
 
 /// Whether a kernel needs no network, without hashing it.
 pub fn at_hand(store: &Store, pin: &Pin) -> bool {
     let is_here = |source: &Source| Entry::of(&store.cache, pin, source).exists();
-    nix_directory(store, pin).is_some()
-        || pin.sources.iter().any(|source| for_this_machine(source).is_ok() && is_here(source))
+    nix_directory(store, pin).is_some() || pin.sources.iter().any(is_here)
 }
 
-/// The pin's directory in the one that `nix develop` names, if there is one.
+/// The pin's directory in the one that `nix develop` names, if there is one. That has this machine's kernels only.
 fn nix_directory(store: &Store, pin: &Pin) -> Option<PathBuf> {
-    Some(store.nix.as_ref()?.join(&pin.name)).filter(|dir| dir.is_dir())
+    Some(store.nix.as_ref()?.join(&pin.name)).filter(|dir| pin.arch.is_host() && dir.is_dir())
 }
 
 /// The pin's kernel in the directory that `nix develop` names, if it has one.
@@ -131,6 +117,7 @@ pub fn from_tree(
     }
     Ok(Kernel {
         name,
+        arch: image.arch,
         expected,
         release: image.release,
         config: config_of(store, &found)?,
@@ -157,7 +144,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(&incoming).map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+        build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
     }
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
@@ -199,7 +186,7 @@ fn build(
     cache::remove_all(&work)?;
     std::fs::create_dir(&work)?;
     let made = entry.make_with(pin, source, origin, |root| {
-        let build = |tarball: &PathBuf| build::build(tarball, &work, root, progress);
+        let build = |tarball: &PathBuf| build::build(pin.arch, tarball, &work, root, progress);
         Ok(downloads.iter().try_for_each(build)?)
     });
     cache::remove_all(&work)?;
@@ -216,15 +203,15 @@ fn is_local(error: &anyhow::Error) -> bool {
 }
 
 /// One file that a source needs: what it is and where it may be.
-struct Wanted {
+pub(crate) struct Wanted {
     pinned: Pinned,
     addresses: Vec<Address>,
 }
 
-fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
+pub(crate) fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
     let at = |url: Url| vec![Address { url, proxy: None }];
     let addresses = match source {
-        Source::Debian { files, .. } => {
+        Source::Debian { files } => {
             let archive = store.debian_archive.as_ref();
             files.iter().map(|file| debian::addresses(file, archive)).collect()
         }
@@ -242,7 +229,7 @@ fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
 
 impl Wanted {
     /// Downloads the file to `part` from the first address that has it.
-    fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
+    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
         if let Some(origin) = self.here(part) {
             return Ok(origin);
         }

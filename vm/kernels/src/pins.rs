@@ -7,14 +7,16 @@ use serde::de::{Deserialize, Deserializer, Error};
 use toml::Spanned;
 use url::Url;
 
-use super::Expected;
+use super::{ARCHES, Arch, Expected};
 use super::digest::{Pinned, Sha1Hex, Sha256Hex};
 
-/// One pinned kernel: one release, whichever source it comes from.
+/// One pinned kernel: one release for one architecture, whichever source it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// What it is called on the command line, such as `5.4`.
+    /// What it is called on the command line, such as `5.4`; one of each architecture may have the name.
     pub name: String,
+    /// What it runs on.
+    pub arch: &'static Arch,
     /// The release it must boot as.
     pub expected: Expected,
     /// Why it is pinned, in one line.
@@ -34,9 +36,6 @@ pub enum Source {
         /// The files.
         #[serde(deserialize_with = "files")]
         files: Vec<PoolFile>,
-        /// The machine it runs on.
-        #[serde(default)]
-        arch: Arch,
     },
     /// One file at an https address.
     Url {
@@ -45,9 +44,6 @@ pub enum Source {
         url: Url,
         /// The file's hash.
         sha256: Sha256Hex,
-        /// The machine it runs on.
-        #[serde(default)]
-        arch: Arch,
     },
     /// A release's source at an https address, which is built on this machine with the configuration of this crate.
     Source {
@@ -63,9 +59,6 @@ pub enum Source {
         path: PathBuf,
         /// The file's hash.
         sha256: Sha256Hex,
-        /// The machine it runs on.
-        #[serde(default)]
-        arch: Arch,
     },
 }
 
@@ -82,25 +75,15 @@ pub struct PoolFile {
     pub sha1: Option<Sha1Hex>,
 }
 
-/// A machine that kernels run on, as `uname -m` says it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Arch {
-    /// What a source is for that does not say.
-    #[default]
-    #[serde(rename = "x86_64")]
-    X86_64,
-    /// 64-bit Arm.
-    Aarch64,
-}
+impl Pin {
+    /// The name that it has among those of all architectures, such as `5.4-arm64`.
+    pub fn full_name(&self) -> String {
+        format!("{}-{}", self.name, self.arch)
+    }
 
-impl Arch {
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
-        }
+    /// The name that it has on this machine, where a pin of another architecture has its full one.
+    pub fn label(&self) -> String {
+        if self.arch.is_host() { self.name.clone() } else { self.full_name() }
     }
 }
 
@@ -112,14 +95,6 @@ impl Source {
             Self::Url { .. } => "url",
             Self::Source { .. } => "source",
             Self::File { .. } => "file",
-        }
-    }
-
-    /// The machine that its kernel runs on.
-    pub fn arch(&self) -> Arch {
-        match self {
-            Self::Debian { arch, .. } | Self::Url { arch, .. } | Self::File { arch, .. } => *arch,
-            Self::Source { .. } => Arch::X86_64,
         }
     }
 
@@ -159,10 +134,10 @@ pub fn built_in() -> Vec<Pin> {
     parse(BUILT_IN, Path::new("vm/kernels/kernels.toml")).unwrap_or_default()
 }
 
-/// `base` with the pins of `own` added; of two with one name, `own`'s counts.
+/// `base` with the pins of `own` added; of two with one name and architecture, `own`'s counts.
 pub fn merged(mut base: Vec<Pin>, own: Vec<Pin>) -> Vec<Pin> {
     for pin in own {
-        match base.iter_mut().find(|known| known.name == pin.name) {
+        match base.iter_mut().find(|known| known.full_name() == pin.full_name()) {
             Some(known) => *known = pin,
             None => base.push(pin),
         }
@@ -191,11 +166,13 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>, PinsError> {
     let mut pins: Vec<Pin> = Vec::with_capacity(list.kernel.len());
     for raw in list.kernel {
         let span = raw.span();
-        let pin = pin(raw).map_err(|(span, message)| wrong(span, &message))?;
-        if pins.iter().any(|known| known.name == pin.name) {
-            return Err(wrong(span, &format!("the name {:?} is taken by a pin above", pin.name)));
+        let of_one_name = of_one_name(raw).map_err(|(span, message)| wrong(span, &message))?;
+        for pin in &of_one_name {
+            if pins.iter().any(|known| known.name == pin.name) {
+                return Err(wrong(span, &format!("the name {:?} is taken by a pin above", pin.name)));
+            }
         }
-        pins.push(pin);
+        pins.extend(of_one_name);
     }
     Ok(pins)
 }
@@ -233,8 +210,18 @@ struct RawPin {
     source: Vec<Spanned<toml::Table>>,
 }
 
-/// Makes a pin of what was read, or says what is wrong, and where.
-fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
+/// What a source says beside where it is: which architecture it is for, and the release where that differs for it.
+#[derive(serde::Deserialize)]
+struct RawSource {
+    arch: Option<&'static Arch>,
+    #[serde(default, deserialize_with = "release")]
+    release: Option<String>,
+    #[serde(flatten)]
+    rest: toml::Table,
+}
+
+/// Makes of what was read a pin for each architecture that it has sources for, or says what is wrong, and where.
+fn of_one_name(raw: Spanned<RawPin>) -> Result<Vec<Pin>, (Range<usize>, String)> {
     let span = raw.span();
     let wrong = |message: &str| (span.clone(), message.to_owned());
     let RawPin { name, release, series, why, extra, source } = raw.into_inner();
@@ -248,13 +235,41 @@ fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
     if source.is_empty() {
         return Err(wrong("expected at least one [[kernel.source]]"));
     }
-    // In a second step, since serde forgets where it is when it looks for the kind first.
-    let read = |source: Spanned<toml::Table>| {
+    let mut pins: Vec<Pin> = Vec::new();
+    for source in source {
         let span = source.span();
-        Source::deserialize(source.into_inner()).map_err(|error| (span, error.message().to_owned()))
-    };
-    let sources = source.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Pin { name, expected, why, extra, sources })
+        let read = || {
+            let raw = RawSource::deserialize(source.into_inner())?;
+            // In a second step, since serde forgets where it is when it looks for the kind first.
+            let source = Source::deserialize(raw.rest)?;
+            Ok((raw.arch, raw.release, source))
+        };
+        let (arch, release, source) = read().map_err(|error: toml::de::Error| (span, error.message().to_owned()))?;
+        let expected = release.map_or_else(|| expected.clone(), Expected::Exact);
+        for arch in architectures(&source, arch) {
+            match pins.iter_mut().find(|pin| pin.arch == arch) {
+                Some(pin) => pin.sources.push(source.clone()),
+                None => pins.push(Pin {
+                    name: name.clone(),
+                    arch,
+                    expected: expected.clone(),
+                    why: why.clone(),
+                    extra,
+                    sources: vec![source.clone()],
+                }),
+            }
+        }
+    }
+    Ok(pins)
+}
+
+/// What a source is for: the one that it says, the first if it says none, and a kernel's source is for all of them.
+fn architectures(source: &Source, said: Option<&'static Arch>) -> Vec<&'static Arch> {
+    match (source, said) {
+        (_, Some(arch)) => vec![arch],
+        (Source::Source { .. }, None) => ARCHES.iter().collect(),
+        (_, None) => vec![&ARCHES[0]],
+    }
 }
 
 /// Reads a string that must be as `is_good` says; `expected` says so to a person.
@@ -357,12 +372,13 @@ sha256 = "{SHA256}"
     #[test]
     fn a_good_list_is_read() {
         let pins = with("a test", "a test").unwrap();
-        let [pin] = pins.as_slice() else { panic!("one pin") };
+        let [pin, arm64] = pins.as_slice() else { panic!("a kernel's source is for every architecture") };
+        assert_eq!((pin.arch.name, arm64.arch.name), ("x86_64", "arm64"));
+        assert_eq!((arm64.sources.len(), arm64.sources[0].kind(), arm64.full_name()), (1, "source", "6.1-arm64".into()));
         assert_eq!((pin.name.as_str(), pin.why.as_str()), ("6.1", "a test"));
         assert_eq!(pin.expected, Expected::Exact("6.1.0-47-amd64".into()));
         let kinds: Vec<_> = pin.sources.iter().map(Source::kind).collect();
         assert_eq!(kinds, ["debian", "url", "source"]);
-        assert_eq!(pin.sources[1].arch(), Arch::X86_64);
         let series = with("release = \"6.1.0-47-amd64\"", "series = \"6.1.\"").unwrap();
         assert_eq!(series[0].expected, Expected::Series("6.1.".into()));
     }
@@ -398,8 +414,8 @@ sha256 = "{SHA256}"
             ("https://example.org/bzImage", "http://example.org/", 12, "expected an https address"),
             ("https://example.org/bzImage", "https://", 12, "expected an https address"),
             ("url = \"https://example.org/bzImage\"\n", "", 12, "missing field `url`"),
-            ("kind = \"url\"", "kind = \"url\"\narch = \"m68k\"", 12, "unknown variant `m68k`"),
-            ("kind = \"source\"", "kind = \"source\"\narch = \"aarch64\"", 17, "unknown field"),
+            ("kind = \"url\"", "kind = \"url\"\narch = \"m68k\"", 12, "expected an architecture (x86_64, arm64)"),
+            ("kind = \"source\"", "kind = \"source\"\nrelease = \"six\"", 17, "expected a release"),
             ("[[kernel]]", "[[kernel]", 1, "unclosed"),
         ];
         for (from, to, line, finding) in wrong {
@@ -428,7 +444,7 @@ sha256 = "{SHA256}"
     fn of_two_lists_the_projects_own_counts() {
         let list = |name: &str, why: &str| {
             let text = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
-            text.into_iter().map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
+            text.into_iter().filter(|pin| pin.arch == &ARCHES[0]).map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
         };
         let base = [list("a", "base"), list("b", "base")].concat();
         let all = merged(base, [list("b", "own"), list("c", "own")].concat());
@@ -439,8 +455,10 @@ sha256 = "{SHA256}"
     #[test]
     fn the_built_in_pins_are_good() {
         let pins = parse(BUILT_IN, Path::new("kernels.toml")).unwrap();
-        let usual = pins.iter().filter(|pin| !pin.extra).map(|pin| pin.name.as_str());
-        assert_eq!(usual.collect::<Vec<_>>(), ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"]);
+        for arch in &ARCHES {
+            let usual = pins.iter().filter(|pin| pin.arch == arch && !pin.extra).map(|pin| pin.name.as_str());
+            assert_eq!(usual.collect::<Vec<_>>(), ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"], "{arch}");
+        }
         for pin in pins.iter().filter(|pin| !pin.extra) {
             assert!(matches!(pin.expected, Expected::Exact(_)), "{} may be several", pin.name);
         }

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use super::obtain::{self, Unavailable};
 use super::pins::Pin;
 use super::progress::Progress;
-use super::{Expected, Kernel, Store, image, tree};
+use super::{Arch, Expected, Kernel, Store, image, tree};
 
 /// A kernel that was asked for, and where it is looked for.
 #[derive(Debug, Clone)]
 pub struct Target {
     store: Store,
     kind: Kind,
+    arch: &'static Arch,
+    /// What the user calls it; with the architecture, where that would not be known otherwise.
+    name: String,
     /// Other pins of the same series, which do when this one cannot be had.
     others: Vec<String>,
 }
@@ -38,6 +41,24 @@ pub enum SelectError {
         /// Why it is no path.
         error: io::Error,
     },
+    /// A pin that has no kernel for an architecture that was asked for.
+    #[error("kernel {name} is not pinned for {arch}; for that there are {}", .pins.join(", "))]
+    NotPinned {
+        /// The name.
+        name: String,
+        /// The architecture.
+        arch: &'static Arch,
+        /// The names that would do.
+        pins: Vec<String>,
+    },
+    /// A kernel at a path is for none of the architectures that were asked for.
+    #[error("{}: it is a kernel for {arch}, which was not asked for", .path.display())]
+    OtherArch {
+        /// The image.
+        path: PathBuf,
+        /// What it is for.
+        arch: &'static Arch,
+    },
     /// A directory without an image.
     #[error(
         "{}: there is no kernel image in this directory; looked for bzImage, vmlinuz*, boot/vmlinuz-*, \
@@ -62,21 +83,37 @@ fn why(error: &io::Error) -> String {
     }
 }
 
-/// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was.
+/// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
+/// looked for among those of these architectures, this machine's if there are none, or by its full name; a path is for
+/// what its image is for.
 ///
 /// # Errors
 ///
 /// For a name that is neither a pin nor a path, and for a path that is no kernel.
-pub fn select(store: &Store, pins: &[Pin], wanted: &[String]) -> Result<Vec<Target>, SelectError> {
-    let target = |kind| Target { store: store.clone(), others: others(&kind, pins), kind };
-    if wanted.is_empty() {
-        let pins = pins.iter().filter(|pin| !pin.extra).cloned();
-        return Ok(pins.map(|pin| target(Kind::Pin(pin))).collect());
-    }
-    let mut targets: Vec<Target> = Vec::with_capacity(wanted.len());
-    for name in wanted {
-        if targets.iter().all(|target| target.name() != name) {
-            targets.push(target(find(name, pins)?));
+pub fn select(
+    store: &Store,
+    pins: &[Pin],
+    wanted: &[String],
+    arches: &[&'static Arch],
+) -> Result<Vec<Target>, SelectError> {
+    let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
+    let target = |(kind, arch)| {
+        let name = match &kind {
+            Kind::Pin(pin) if of.len() > 1 => pin.full_name(),
+            Kind::Pin(pin) => pin.label(),
+            Kind::Path { given, .. } => given.clone(),
+        };
+        Target { store: store.clone(), others: others(&kind, pins), kind, arch, name }
+    };
+    let mut targets: Vec<Target> = Vec::new();
+    for arch in of {
+        let usual = pins.iter().filter(|pin| wanted.is_empty() && !pin.extra && pin.arch == *arch);
+        targets.extend(usual.map(|pin| target((Kind::Pin(pin.clone()), pin.arch))));
+        for name in wanted {
+            let found = target(find(name, pins, arch, arches)?);
+            if targets.iter().all(|target| target.name != found.name) {
+                targets.push(found);
+            }
         }
     }
     Ok(targets)
@@ -85,8 +122,8 @@ pub fn select(store: &Store, pins: &[Pin], wanted: &[String]) -> Result<Vec<Targ
 /// The names of the other pins of the same series.
 fn others(kind: &Kind, pins: &[Pin]) -> Vec<String> {
     let Kind::Pin(this) = kind else { return Vec::new() };
-    let others = pins.iter().filter(|pin| pin.name != this.name && series(pin) == series(this));
-    others.map(|pin| pin.name.clone()).collect()
+    let of_series = |pin: &&Pin| pin.arch == this.arch && pin.name != this.name && series(pin) == series(this);
+    pins.iter().filter(of_series).map(Pin::label).collect()
 }
 
 /// The two numbers with which a pin's release begins.
@@ -98,30 +135,44 @@ fn series(pin: &Pin) -> Vec<&str> {
     release.split('.').take(2).collect()
 }
 
-fn find(wanted: &str, pins: &[Pin]) -> Result<Kind, SelectError> {
-    if let Some(pin) = pins.iter().find(|pin| pin.name == wanted) {
-        return Ok(Kind::Pin(pin.clone()));
+fn find(
+    wanted: &str,
+    pins: &[Pin],
+    arch: &'static Arch,
+    asked: &[&'static Arch],
+) -> Result<(Kind, &'static Arch), SelectError> {
+    let is_it = |pin: &&Pin| pin.arch == arch && pin.name == wanted || pin.full_name() == wanted;
+    if let Some(pin) = pins.iter().find(is_it) {
+        return Ok((Kind::Pin(pin.clone()), pin.arch));
+    }
+    let of_arch = || pins.iter().filter(|pin| pin.arch == arch).map(|pin| pin.name.clone()).collect();
+    if pins.iter().any(|pin| pin.name == wanted) {
+        return Err(SelectError::NotPinned { name: wanted.to_owned(), arch, pins: of_arch() });
     }
     let path = Path::new(wanted);
     let tree = match path.metadata() {
         Ok(metadata) if metadata.is_dir() => tree::find(path).ok_or_else(|| SelectError::NoImage(path.to_owned()))?,
         Ok(_) => tree::around(path),
-        Err(error) => {
-            let pins = pins.iter().map(|pin| pin.name.clone()).collect();
-            return Err(SelectError::Unknown { wanted: wanted.to_owned(), pins, error });
-        }
+        Err(error) => return Err(SelectError::Unknown { wanted: wanted.to_owned(), pins: of_arch(), error }),
     };
-    image::inspect(&tree.image).map_err(|error| SelectError::NotAnImage { path: tree.image.clone(), error })?;
-    Ok(Kind::Path { given: wanted.to_owned(), tree })
+    match image::inspect(&tree.image) {
+        Ok(image) if asked.is_empty() || asked.contains(&image.arch) => {
+            Ok((Kind::Path { given: wanted.to_owned(), tree }, image.arch))
+        }
+        Ok(image) => Err(SelectError::OtherArch { path: tree.image, arch: image.arch }),
+        Err(error) => Err(SelectError::NotAnImage { path: tree.image, error }),
+    }
 }
 
 impl Target {
-    /// What the user called it.
+    /// What the user calls it.
     pub fn name(&self) -> &str {
-        match &self.kind {
-            Kind::Pin(pin) => &pin.name,
-            Kind::Path { given, .. } => given,
-        }
+        &self.name
+    }
+
+    /// What it runs on.
+    pub fn arch(&self) -> &'static Arch {
+        self.arch
     }
 
     /// The pin, if it is one.
@@ -144,7 +195,7 @@ impl Target {
     ///
     /// [`Unavailable`] names each source that was tried and why it failed.
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
-        match &self.kind {
+        let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress).map_err(|mut error| {
                 if !self.others.is_empty() {
                     let others = self.others.join(", ");
@@ -156,7 +207,8 @@ impl Target {
                 reason: format!("kernel {given} cannot be used: {error:#}"),
                 attempts: Vec::new(),
             }),
-        }
+        }?;
+        Ok(Kernel { name: self.name.clone(), ..kernel })
     }
 }
 
@@ -181,7 +233,7 @@ mod tests {
         let cache = std::env::temp_dir().join("vm-kernels-no-such-cache");
         let store = Store { cache, project: "/".into(), nix: None, debian_archive: None };
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        select(&store, &pins::built_in(), &wanted)
+        select(&store, &pins::built_in(), &wanted, &[])
     }
 
     #[test]

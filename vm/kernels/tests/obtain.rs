@@ -22,7 +22,7 @@ fn project(pinned: &[u8]) -> (TempDir, Store, Vec<pins::Pin>) {
 }
 
 fn mine(store: &Store, pins: &[pins::Pin]) -> Target {
-    select(store, pins, &["mine".to_owned()]).unwrap().remove(0)
+    select(store, pins, &["mine".to_owned()], &[]).unwrap().remove(0)
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 
 pub use vm_kernels::{
-    Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download, kconfig, modules,
+    ARCHES, Arch, Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download, kconfig, modules,
     obtain, pins, sha256_file,
 };
 
@@ -93,21 +93,44 @@ pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
     Ok(obtain::key(&store(dirs)?, pin))
 }
 
-/// Finds what was asked for with `-k`: pins' names, images, directories; every pin that is not extra if nothing was.
+/// Finds what was asked for with `-k` and `--arch`: pins' names, images, directories; every pin that is not extra if
+/// nothing was.
 ///
 /// # Errors
 ///
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
-pub fn select(dirs: &Dirs, wanted: &[String]) -> Result<Vec<Target>> {
-    vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted).map_err(|error| Exit::usage(error.to_string()))
+pub fn select(dirs: &Dirs, wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
+    let selected = vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted, arches);
+    selected.map_err(|error| Exit::usage(error.to_string()))
 }
 
-/// Gets the one kernel that is asked for, and tells on standard error how that goes.
+/// The kernels of each architecture.
+pub fn by_arch(targets: Vec<Target>) -> Vec<(&'static Arch, Vec<Target>)> {
+    let mut all: Vec<(&'static Arch, Vec<Target>)> = Vec::new();
+    for target in targets {
+        match all.iter_mut().find(|(arch, _)| *arch == target.arch()) {
+            Some((_, targets)) => targets.push(target),
+            None => all.push((target.arch(), vec![target])),
+        }
+    }
+    all
+}
+
+/// The one kernel that is asked for.
 ///
 /// # Errors
 ///
-/// As [`select`], and when the kernel cannot be had.
-pub fn obtain_one(dirs: &Dirs, name: &str) -> Result<Kernel> {
+/// As [`select`].
+pub fn select_one(dirs: &Dirs, name: &str, arch: Option<&'static Arch>) -> Result<Target> {
+    select(dirs, &[name.to_owned()], arch.as_slice())?.pop().context("no kernel was named")
+}
+
+/// Gets a kernel, and tells on standard error how that goes.
+///
+/// # Errors
+///
+/// When it cannot be had.
+pub fn obtain(target: &Target) -> Result<Kernel> {
     struct OnStderr;
     impl Progress for OnStderr {
         fn bytes(&self, _done: u64, _total: Option<u64>) {}
@@ -115,8 +138,6 @@ pub fn obtain_one(dirs: &Dirs, name: &str) -> Result<Kernel> {
             eprintln!("{text}");
         }
     }
-    let targets = select(dirs, &[name.to_owned()])?;
-    let target = targets.first().context("no kernel was named")?;
     target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
@@ -150,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_projects_own_fragments_are_good() {
-        let all = ["vm/kconfig", "vm/kconfig.cold", "bpf/kconfig"];
+        let all = ["vm/kconfig", "vm/kconfig.x86_64", "vm/kconfig.aarch64", "vm/kconfig.cold", "bpf/kconfig"];
         let dirs = Dirs::find().unwrap();
         for name in all.map(|name| dirs.project.join(name)) {
             assert!(!needs(&dirs, &[name]).unwrap().is_empty());
@@ -159,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_no_kernel_is_wrong_usage() {
-        let error = select(&Dirs::find().unwrap(), &["6.99".to_owned()]).unwrap_err();
+        let error = select(&Dirs::find().unwrap(), &["6.99".to_owned()], &[]).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

@@ -1,5 +1,6 @@
 //! The loader in one kernel's guest: what it is given, and the lines that it answers.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
@@ -14,13 +15,15 @@ use vmtest_agent::{Ended, Program, Task};
 use vmtest_loader::{Job, Line};
 
 use super::object::Object;
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::engine::{Host, log_of};
 use crate::exit::Exit;
 use crate::flags;
-use crate::kernels::{Kernel, Target};
+use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Launch, Work};
 use crate::metadata::{Metadata, RootChoice};
+use crate::static_build::StaticBuild;
 use crate::{kernels, text};
 
 /// The loader; empty if it could not be built on the machine that built this program.
@@ -54,7 +57,7 @@ impl Brought {
     ///
     /// # Errors
     /// When there is no loader, or a file cannot be written.
-    pub fn new(objects: &[Object], mut job: Job) -> Result<Self> {
+    pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
         if LOADER.is_empty() {
             return Err(Exit::not_run(
                 "this program was built where libelf.a or libz.a was missing, so it has no loader: \
@@ -68,7 +71,7 @@ impl Brought {
             job.objects.push(brought.add(&format!("{index}.bpf.o"), &object.bytes)?);
         }
         brought.add("job.json", &serde_json::to_vec(&job)?)?;
-        brought.add("loader", LOADER)?;
+        brought.add("loader", &loader(dirs, arch)?)?;
         Ok(brought)
     }
 
@@ -81,6 +84,18 @@ impl Brought {
         self.files.files.insert(format!("{IN_GUEST}/{name}"), path);
         Ok(format!("/{IN_GUEST}/{name}"))
     }
+}
+
+/// The loader for an architecture.
+fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
+    if arch.is_host() {
+        return Ok(Cow::Borrowed(LOADER));
+    }
+    let build = StaticBuild::detect(dirs, arch)?;
+    let loader = cross::program(dirs, arch, "loader", LOADER, |cargo| {
+        build.link(cargo, None).args(["--features", "guest"]);
+    });
+    Ok(Cow::Owned(loader?))
 }
 
 /// What all kernels have in common.

@@ -102,7 +102,7 @@ impl Entry {
             identity += &format!(" sha256:{}", pinned.sha256);
         }
         if matches!(source, Source::Source { .. }) {
-            identity += &format!(" {}", build::identity());
+            identity += &format!(" {}", build::identity(pin.arch));
         }
         let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
         Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) }
@@ -167,7 +167,8 @@ impl Entry {
             None => None,
         };
         Ok(Kernel {
-            name: pin.name.clone(),
+            name: pin.label(),
+            arch: pin.arch,
             image,
             modules,
             expected: pin.expected.clone(),
@@ -248,6 +249,7 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
     let found =
         tree::find(&staging.join(TREE)).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
     let image = image::inspect(&found.image)?;
+    ensure!(image.arch == pin.arch, "the image is for {}, pinned is one for {}", image.arch, pin.arch);
     let expected = &pin.expected;
     if let Some(release) = &image.release {
         ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");

@@ -13,7 +13,8 @@ use crate::exit::{self, Exit};
 use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Sha256Hex;
 use crate::kernels::download::Address;
-use crate::kernels::pins::{self, Arch, Pin, Source};
+use crate::kernels::pins::{self, Pin, Source};
+use crate::kernels::{ARCHES, Arch};
 use crate::kernels::{self, Expected, Progress, cache};
 use vm_kernels::lock::{self, How};
 
@@ -113,14 +114,10 @@ impl Given {
     }
 
     fn source(&self, sha256: Sha256Hex) -> Result<Source> {
-        let arch = match std::env::consts::ARCH {
-            "aarch64" => Arch::Aarch64,
-            _ => Arch::X86_64,
-        };
         Ok(match self {
             Self::Release(release) => Source::Source { url: tarball(release)?, sha256 },
-            Self::Url(url) => Source::Url { url: url.clone(), sha256, arch },
-            Self::File(path) => Source::File { path: path.clone(), sha256, arch },
+            Self::Url(url) => Source::Url { url: url.clone(), sha256 },
+            Self::File(path) => Source::File { path: path.clone(), sha256 },
         })
     }
 }
@@ -144,6 +141,7 @@ fn store(dirs: &Dirs, name: &str, given: &Given, progress: &dyn Progress) -> Res
     let source = given.source(measured.sha256.clone())?;
     let pin = Pin {
         name: name.to_owned(),
+        arch: Arch::host(),
         expected: Expected::Any,
         why: WHY.to_owned(),
         extra: false,
@@ -203,8 +201,8 @@ fn source_table(source: &Source) -> Result<Table> {
     for pinned in source.pinned() {
         table["sha256"] = value(pinned.sha256.as_str());
     }
-    if source.arch() != Arch::default() {
-        table["arch"] = value(source.arch().as_str());
+    if !matches!(source, Source::Source { .. }) && Arch::host() != &ARCHES[0] {
+        table["arch"] = value(Arch::host().name);
     }
     Ok(table)
 }

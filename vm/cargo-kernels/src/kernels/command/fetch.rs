@@ -5,15 +5,15 @@ use anyhow::Result;
 use super::show::Board;
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::kernels::select;
+use crate::kernels::{Arch, select};
 use vm_kernels::Kernel;
 
 /// More at once would only share the same line, and unpacking wants the cores.
 const AT_ONCE: usize = 4;
 
 /// Runs the command.
-pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
-    let targets = select(dirs, names)?;
+pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
+    let targets = select(dirs, names, arches)?;
     let board = Board::new(targets.iter().map(|target| target.name()));
     let got = super::in_parallel(&targets, AT_ONCE, |target| {
         let line = board.line(target.name());

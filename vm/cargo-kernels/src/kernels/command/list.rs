@@ -8,13 +8,15 @@ use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
-use crate::kernels::{self, Store, obtain};
+use crate::kernels::{self, Arch, Store, obtain};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Default, Serialize)]
 struct Row {
-    /// The pin's name.
+    /// The pin's name; of another architecture than this machine's, its full name.
     name: String,
+    /// What it is for.
+    arch: &'static str,
     /// The release it must boot as: exact, or a series' prefix with an `x`.
     expected: String,
     /// Why it is pinned.
@@ -45,9 +47,10 @@ struct Listed {
 }
 
 /// Runs the command.
-pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
+pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
     let store = kernels::store(dirs)?;
-    let rows: Vec<Row> = kernels::pinned(dirs)?.iter().map(|pin| row(&store, pin)).collect();
+    let wanted = |pin: &&Pin| arches.contains(&pin.arch) || arches.is_empty() && pin.arch.is_host();
+    let rows: Vec<Row> = kernels::pinned(dirs)?.iter().filter(wanted).map(|pin| row(&store, pin)).collect();
     if json {
         show::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         return Ok(exit::OK);
@@ -68,7 +71,8 @@ fn row(store: &Store, pin: &Pin) -> Row {
         sha256: source.pinned().iter().map(|pinned| pinned.sha256.to_string()).collect(),
     };
     let mut row = Row {
-        name: pin.name.clone(),
+        name: pin.label(),
+        arch: pin.arch.name,
         expected: pin.expected.to_string(),
         why: pin.why.clone(),
         extra: pin.extra,

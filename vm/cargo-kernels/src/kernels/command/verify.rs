@@ -7,7 +7,7 @@ use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
-use crate::kernels::{self, select};
+use crate::kernels::{self, Arch, select};
 use vm_guest::snapshots::{self, Snapshots};
 
 /// Hashing is bound by the disk or by a core each.
@@ -21,8 +21,8 @@ struct Cached<'a> {
 }
 
 /// Runs the command.
-pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
-    let targets = select(dirs, names)?;
+pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
+    let targets = select(dirs, names, arches)?;
     let mut cached = Vec::new();
     let mut all_good = true;
     for target in &targets {
@@ -32,8 +32,8 @@ pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
         };
         let found = of_pin(dirs, pin)?;
         if found.is_empty() && !names.is_empty() {
-            let fetch = crate::command::hint(&format!("fetch {}", pin.name));
-            println!("{}: not in the cache; `{fetch}` gets it", pin.name);
+            let fetch = crate::command::hint(&format!("fetch {}", pin.label()));
+            println!("{}: not in the cache; `{fetch}` gets it", pin.label());
             all_good = false;
         }
         cached.extend(found);
@@ -41,7 +41,7 @@ pub fn run(dirs: &Dirs, names: &[String]) -> Result<u8> {
     let board = Board::new(cached.iter().map(|cached| cached.pin.name.as_str()));
     let good = super::in_parallel(&cached, AT_ONCE, |cached| {
         let (text, good) = verify(cached);
-        board.result(&format!("{} ({}): {text}", cached.pin.name, cached.source.kind()));
+        board.result(&format!("{} ({}): {text}", cached.pin.label(), cached.source.kind()));
         good
     });
     all_good &= good.into_iter().all(|good| good);
@@ -81,7 +81,7 @@ fn verify(cached: &Cached<'_>) -> (String, bool) {
     match cached.entry.verify() {
         Ok(count) => (format!("good, {count} files"), true),
         Err(damage) => {
-            let fetch = crate::command::hint(&format!("fetch {}", cached.pin.name));
+            let fetch = crate::command::hint(&format!("fetch {}", cached.pin.label()));
             let again = format!("`{fetch}` gets it again");
             let dropped = match drop_damaged(&cached.entry) {
                 Ok(()) => format!("it was removed; {again}"),

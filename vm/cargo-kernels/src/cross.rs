@@ -1,0 +1,236 @@
+//! Guests of another architecture than this machine's: what is needed for them, which setup installs when it is asked to,
+//! and the programs in them, which are built when they are first wanted. Nobody else pays for any of it.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use vm_guest::agent;
+use vm_guest::guest_root::Programs;
+use vm_guest::process::{Supervised, SupervisedCommand};
+use vm_guest::snapshots::sha256;
+use vm_kernels::sysroot::Sysroot;
+use vm_kernels::{Arch, Progress, lock, whole_file};
+
+use crate::dirs::Dirs;
+use crate::exit::Exit;
+use crate::tools::{self, Tool};
+use crate::{kernels, setup};
+
+/// The QEMU program for an architecture.
+///
+/// # Errors
+/// When it is missing.
+pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
+    if arch.is_host() {
+        return tools::find(dirs, Tool::Qemu);
+    }
+    require(dirs, arch)?;
+    tools::program_on_path(arch.qemu).with_context(|| format!("{} was not found", arch.qemu))
+}
+
+/// What runs in guests of an architecture.
+///
+/// # Errors
+/// When something is missing, or does not compile.
+pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
+    if arch.is_host() {
+        let busybox = tools::find(dirs, Tool::Busybox)?;
+        return Ok(Programs { agent: Cow::Borrowed(agent::PROGRAM), busybox, bash: None });
+    }
+    require(dirs, arch)?;
+    let sysroot = sysroot(dirs, arch)?;
+    let agent = program(dirs, arch, "agent", agent::PROGRAM, |cargo| {
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    })?;
+    Ok(Programs { agent: Cow::Owned(agent), busybox: sysroot.busybox(), bash: Some(sysroot.bash()) })
+}
+
+/// Where its libraries are.
+///
+/// # Errors
+/// When there is no place for a cache.
+pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
+    Ok(Sysroot::of(&kernels::store(dirs)?, arch))
+}
+
+/// What cargo has to know to compile and link for another architecture.
+pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
+    let target = arch.target.replace('-', "_");
+    let compiler = OsString::from(compiler(arch));
+    let headers = format!("-isystem {}", sysroot.headers().display());
+    [
+        (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler.clone()),
+        (format!("CC_{target}"), compiler),
+        (format!("CFLAGS_{target}"), headers.into()),
+    ]
+}
+
+fn compiler(arch: &Arch) -> String {
+    arch.tool_prefix() + "gcc"
+}
+
+/// Something that another architecture needs and that is not here.
+enum Missing {
+    /// A program, of these packages.
+    Program(String, &'static [&'static str]),
+    /// Rust's standard library.
+    Rust,
+    /// What [`Sysroot`] is.
+    Sysroot,
+}
+
+fn missing(dirs: &Dirs, arch: &'static Arch) -> Result<Vec<Missing>> {
+    let programs = [
+        (arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)),
+        (compiler(arch), arch.cross_packages),
+    ];
+    let absent = programs.into_iter().filter(|(name, _)| tools::program_on_path(name).is_none());
+    let mut missing: Vec<Missing> = absent.map(|(name, packages)| Missing::Program(name, packages)).collect();
+    missing.extend((!has_rust(arch)).then_some(Missing::Rust));
+    missing.extend((!sysroot(dirs, arch)?.exists()).then_some(Missing::Sysroot));
+    Ok(missing)
+}
+
+/// Whether programs for it can be compiled: its standard library is an option of Rust's.
+fn has_rust(arch: &Arch) -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let asked = Command::new(rustc)
+        .args(["--print", "target-libdir", "--target", arch.target])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    asked.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+/// Says what is missing, and how to get it.
+///
+/// # Errors
+/// When anything is.
+fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
+    let missing: Vec<String> = missing(dirs, arch)?.iter().map(|missing| missing.name(arch)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let setup = crate::command::hint(&format!("setup --arch {arch}"));
+    Err(Exit::not_run(format!("kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "))))
+}
+
+impl Missing {
+    fn name(&self, arch: &Arch) -> String {
+        match self {
+            Self::Program(name, _) => name.clone(),
+            Self::Rust => format!("Rust's target {}", arch.target),
+            Self::Sysroot => "the libraries and programs for its guests".to_owned(),
+        }
+    }
+
+    /// What setup does about it, for a person.
+    fn remedy(&self, arch: &Arch) -> String {
+        match self {
+            Self::Program(_, packages) => format!("install Debian packages: {}", packages.join(" ")),
+            Self::Rust => format!("run: rustup target add {}", arch.target),
+            Self::Sysroot => {
+                let names = arch.sysroot.iter().filter_map(|[path, ..]| path.rsplit('/').next());
+                let names = names.map(|name| name.split('_').next().unwrap_or(name)).collect::<Vec<_>>();
+                format!("unpack in the cache, and not install, Debian's {} for {}", names.join(", "), arch.debian)
+            }
+        }
+    }
+
+    fn get(&self, dirs: &Dirs, arch: &'static Arch) -> Result<()> {
+        match self {
+            Self::Program(_, packages) => setup::install(dirs, packages),
+            Self::Rust => {
+                let line = ["rustup", "target", "add", arch.target];
+                println!("$ {}", line.join(" "));
+                let status = Command::new(line[0]).args(&line[1..]).status().context("cannot run rustup")?;
+                ensure!(status.success(), "rustup failed ({status}): see its messages above");
+                Ok(())
+            }
+            Self::Sysroot => Ok(sysroot(dirs, arch)?.fetch(&kernels::store(dirs)?, &OnStdout)?),
+        }
+    }
+}
+
+struct OnStdout;
+
+impl Progress for OnStdout {
+    fn bytes(&self, _done: u64, _total: Option<u64>) {}
+
+    fn note(&self, text: &str) {
+        println!("{text}");
+    }
+}
+
+/// `setup --arch`: says what is to be done, and unless it is only to be said, does it.
+///
+/// # Errors
+/// When something cannot be installed.
+pub fn set_up(dirs: &Dirs, arch: &'static Arch, dry_run: bool) -> Result<()> {
+    let missing = missing(dirs, arch)?;
+    if missing.is_empty() {
+        println!("Everything that is needed for {arch} is here.");
+    }
+    for missing in &missing {
+        println!("for {arch}, {}: {}", missing.name(arch), missing.remedy(arch));
+    }
+    if missing.iter().any(|missing| matches!(missing, Missing::Program(name, _) if name == arch.qemu)) {
+        println!("Debian upgrades all of QEMU with that; guests that were saved with an older one are saved again.");
+    }
+    missing.iter().filter(|_| !dry_run).try_for_each(|missing| missing.get(dirs, arch))
+}
+
+/// A static program for guests, `vmtest-NAME`, of the package `vm/NAME`, built with what `configure` adds. It is kept
+/// under the name of `native`, which is the same program for this machine, built together with this one.
+///
+/// # Errors
+/// When it does not compile, or what this program was built from is gone.
+pub fn program(
+    dirs: &Dirs,
+    arch: &'static Arch,
+    name: &str,
+    native: &[u8],
+    configure: impl FnOnce(&mut Command),
+) -> Result<Vec<u8>> {
+    let kept = dirs.cache.join("programs").join(format!("{name}-{arch}-{}", &sha256(native)[..16]));
+    let read = || std::fs::read(&kept);
+    if let Ok(program) = read() {
+        return Ok(program);
+    }
+    let build = dirs.cache.join("programs/build");
+    let failed = || format!("cannot write to {}", build.display());
+    std::fs::create_dir_all(&build).with_context(failed)?;
+    let _lock = lock::exclusive(&build.join("lock"), || ()).with_context(failed)?;
+    // Another run may have built it meanwhile.
+    if let Ok(program) = read() {
+        return Ok(program);
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("Cargo.toml");
+    if !manifest.exists() {
+        let gone = manifest.display();
+        return Err(Exit::not_run(format!("{gone} is gone, from which this program was built: install it anew")));
+    }
+    eprintln!("building the {name} for {arch}, which is done once");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let program = format!("vmtest-{name}");
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--release", "--bin", &program, "--target", arch.target, "--manifest-path"])
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(&build)
+        .envs(environment(arch, &sysroot(dirs, arch)?));
+    for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        command.env_remove(name);
+    }
+    configure(&mut command);
+    let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
+    ensure!(status.success(), "the {name} for {arch} was not built: see above");
+    let built = build.join(arch.target).join("release").join(program);
+    let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    whole_file::write(&kept, &bytes).with_context(|| format!("cannot write {}", kept.display()))?;
+    Ok(bytes)
+}

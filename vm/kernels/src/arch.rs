@@ -1,0 +1,226 @@
+//! Architectures that kernels are built for: one table, and nothing else in the harness asks which one it is.
+//!
+//! Another one is another row of [`ARCHES`], its pins, and the two files that the row includes.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+use super::pins::PoolFile;
+
+/// What has to be known of an architecture, from a kernel's source to a guest's serial port.
+#[derive(Debug)]
+pub struct Arch {
+    /// As Linux's own build calls it (`ARCH=`), and `--arch`.
+    pub name: &'static str,
+    /// As `uname -m` and Rust call it.
+    pub machine: &'static str,
+    /// As Debian calls it.
+    pub debian: &'static str,
+    /// The target that programs for its guests are compiled for.
+    pub target: &'static str,
+    /// The GNU triplet: what Debian's cross compiler is called, and its directory of libraries.
+    pub gnu: &'static str,
+    /// `e_machine` of its ELF files (include/uapi/linux/elf-em.h).
+    pub elf_machine: u16,
+    /// What tells its images from others, and at which offset.
+    pub image_magic: (usize, &'static [u8]),
+    /// Of a kernel's source: the file that is there if it can be built for it, what make(1) is asked for, and where that is.
+    pub source: [&'static str; 3],
+    /// What a kernel that is built from source is made of: the options on top of allnoconfig.
+    pub config: &'static str,
+    /// The kernel options that only its guests need: the list's name, and its text in the format of [`crate::kconfig`].
+    pub kconfig: (&'static str, &'static str),
+    /// The QEMU program.
+    pub qemu: &'static str,
+    /// The package of Debian's that has it.
+    pub qemu_package: &'static str,
+    /// QEMU's machine.
+    pub board: &'static str,
+    /// The processor that is quick to emulate, and the one that has everything, for programs compiled for more.
+    pub emulated_cpu: [&'static str; 2],
+    /// The console, the board's first serial port.
+    pub console: &'static str,
+    /// QEMU's option for a second serial port, up to where the name of its character device follows.
+    pub channel_option: [&'static str; 2],
+    /// That port in the guest.
+    pub channel_device: &'static str,
+    /// Kernel parameters for every guest, and why.
+    pub parameters: &'static [(&'static str, &'static str)],
+    /// Kernel parameters for guests on an emulated processor, and why.
+    pub emulated_parameters: &'static [(&'static str, &'static str)],
+    /// The packages of Debian's with a compiler for it, on machines of other architectures.
+    pub cross_packages: &'static [&'static str],
+    /// What guests on machines of other architectures are made of, as Debian's pool has it: libelf, zlib, busybox, bash.
+    /// They are unpacked in the cache: installing them would replace this machine's own. Path, SHA-256, SHA-1.
+    pub sysroot: &'static [[&'static str; 3]],
+}
+
+/// All of them; the first is what a pin's source is for that does not say.
+pub static ARCHES: [Arch; 2] = [
+    Arch {
+        name: "x86_64",
+        machine: "x86_64",
+        debian: "amd64",
+        target: "x86_64-unknown-linux-gnu",
+        gnu: "x86_64-linux-gnu",
+        elf_machine: 62,
+        // Documentation/arch/x86/boot.rst
+        image_magic: (0x202, b"HdrS"),
+        source: ["arch/x86/Kconfig", "bzImage", "arch/x86/boot/bzImage"],
+        config: include_str!("../config/x86_64.config"),
+        kconfig: ("vm/kconfig.x86_64", include_str!("../../kconfig.x86_64")),
+        qemu: "qemu-system-x86_64",
+        qemu_package: "qemu-system-x86",
+        // `microvm` is smaller, but under TCG it hangs at boot now and then.
+        board: "q35",
+        // Kernels pick faster code for newer processors, and TCG is slower at it than at the plain one: 10 to 15 %
+        // between this model and `max`.
+        emulated_cpu: ["qemu64", "max"],
+        console: "ttyS0",
+        channel_option: ["-serial", "chardev:"],
+        channel_device: "/dev/ttyS1",
+        parameters: &[("no_timer_check", "a busy host's emulated CPU may be too late for the check")],
+        // arch/x86/kernel/apic/apic.c
+        emulated_parameters: &[("nolapic_timer", "calibrating it takes 0.1 s and goes wrong on a busy host")],
+        cross_packages: &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+        sysroot: &[],
+    },
+    Arch {
+        name: "arm64",
+        machine: "aarch64",
+        debian: "arm64",
+        target: "aarch64-unknown-linux-gnu",
+        gnu: "aarch64-linux-gnu",
+        elf_machine: 183,
+        // Documentation/arch/arm64/booting.rst
+        image_magic: (56, b"ARM\x64"),
+        source: ["arch/arm64/Kconfig", "Image", "arch/arm64/boot/Image"],
+        config: include_str!("../config/aarch64.config"),
+        kconfig: ("vm/kconfig.aarch64", include_str!("../../kconfig.aarch64")),
+        qemu: "qemu-system-aarch64",
+        qemu_package: "qemu-system-arm",
+        board: "virt,gic-version=3",
+        // Pointer authentication is what makes a model slow, 3 to 8 times; QEMU's own way of it is quick.
+        emulated_cpu: ["cortex-a57", "max,pauth-impdef=on"],
+        console: "ttyAMA0",
+        // The board has one serial port, and drivers for this one are built in everywhere.
+        channel_option: ["-device", "pci-serial,chardev="],
+        channel_device: "/dev/ttyS0",
+        parameters: &[],
+        emulated_parameters: &[],
+        cross_packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+        sysroot: &[
+            [
+                "pool/main/e/elfutils/libelf-dev_0.188-2.1_arm64.deb",
+                "fe16ede10e1b80a2f882f0e83c52695e77280c61eebe7106f016d4025e82399b",
+                "c77023514a202205af58434fb807913cb2b923de",
+            ],
+            [
+                "pool/main/z/zlib/zlib1g-dev_1.2.13.dfsg-1_arm64.deb",
+                "afb60f0bae432f2f0edfe2d674e99c1a13a147c9aa2b52f2f23e3df19ece76f5",
+                "65fa6909ced525e6cfac9c79dadff72e03a4b84c",
+            ],
+            [
+                "pool/main/b/busybox/busybox-static_1.35.0-4+deb12u1+b1_arm64.deb",
+                "732c9135564fc71337e0e05fb4da4d11e6c28c1834bce3e405e575afef2a52f5",
+                "87bf504541e6583e6fef6ec0bc67537f53c327f2",
+            ],
+            [
+                "pool/main/b/bash/bash-static_5.2.15-2+b13_arm64.deb",
+                "b592f626c16f70b65dc44a8018a49bd115c97249102f6a41260b10d9aa6428eb",
+                "38eec13c9196bdd9fa28629b91e5cd9edfd2ec6f",
+            ],
+        ],
+    },
+];
+
+impl Arch {
+    /// The one of this machine; the first where it is none of them.
+    pub fn host() -> &'static Self {
+        ARCHES.iter().find(|arch| arch.machine == std::env::consts::ARCH).unwrap_or(&ARCHES[0])
+    }
+
+    /// Whether it is this machine's: then KVM may run it, and programs of it run here.
+    pub fn is_host(&self) -> bool {
+        self == Self::host()
+    }
+
+    /// The one of any of these names: Linux's, `uname -m`'s, Debian's.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ARCHES.iter().find(|arch| [arch.name, arch.machine, arch.debian].contains(&name))
+    }
+
+    /// The one whose images begin so.
+    pub fn of_image(start: &[u8]) -> Option<&'static Self> {
+        ARCHES.iter().find(|arch| {
+            let (offset, magic) = arch.image_magic;
+            start.get(offset..offset + magic.len()) == Some(magic)
+        })
+    }
+
+    /// What the names of programs begin with that compile for it: nothing on a machine of its own.
+    pub fn tool_prefix(&self) -> String {
+        if self.is_host() { String::new() } else { format!("{}-", self.gnu) }
+    }
+
+    /// How QEMU is given its second serial port, connected to a character device of this name.
+    pub fn channel(&self, chardev: &str) -> [String; 2] {
+        let [option, value] = self.channel_option;
+        [option.to_owned(), format!("{value}{chardev}")]
+    }
+
+    /// The files of [`Arch::sysroot`].
+    pub fn sysroot_files(&self) -> Vec<PoolFile> {
+        let file = |[path, sha256, sha1]: &[&str; 3]| {
+            let (sha256, sha1) = (sha256.parse().ok()?, sha1.parse().ok()?);
+            Some(PoolFile { path: (*path).to_owned(), sha256, sha1: Some(sha1) })
+        };
+        self.sysroot.iter().filter_map(file).collect()
+    }
+}
+
+impl PartialEq for Arch {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Arch {}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for &'static Arch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
+        Arch::named(&name).ok_or_else(|| {
+            D::Error::custom(format!("expected an architecture ({}), found {name:?}", known.join(", ")))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_has_three_names() {
+        for name in ["arm64", "aarch64"] {
+            assert_eq!(Arch::named(name).map(|arch| arch.target), Some("aarch64-unknown-linux-gnu"), "{name}");
+        }
+        assert_eq!(Arch::named("amd64").map(|arch| arch.qemu), Some("qemu-system-x86_64"));
+        assert_eq!(Arch::named("m68k"), None);
+    }
+
+    #[test]
+    fn every_file_of_a_sysroot_has_good_hashes() {
+        for arch in &ARCHES {
+            assert_eq!(arch.sysroot_files().len(), arch.sysroot.len(), "{arch}");
+        }
+    }
+}
