@@ -9,8 +9,8 @@ use super::progress::Progress;
 use super::{Arch, Store, archive, cache, digest, lock};
 
 const SYSROOTS: &str = "sysroots";
-/// What is of use of those packages.
-const WANTED: &[&str] = &["bin", "usr/include", "usr/lib"];
+/// The static libraries among the files.
+const LIBRARIES: [&str; 2] = ["libelf.a", "libz.a"];
 
 /// An architecture's files, below one directory.
 #[derive(Debug, Clone)]
@@ -70,6 +70,8 @@ impl Sysroot {
         if self.exists() {
             return Ok(());
         }
+        let libraries = LIBRARIES.map(|library| format!("usr/lib/{}/{library}", self.arch.gnu));
+        let wanted_of = [&["bin", "usr/include"], &libraries.each_ref().map(String::as_str)[..]].concat();
         let source = Source::Debian { files: self.arch.sysroot_files() };
         let work = cache::scratch(&store.cache, self.arch.name)?;
         let root = work.path().join("root");
@@ -77,7 +79,7 @@ impl Sysroot {
         for (index, wanted) in obtain::wanted(store, &source)?.into_iter().enumerate() {
             let part = work.path().join(format!("{index}.part"));
             wanted.get(&part, progress)?;
-            archive::unpack_package(&part, &root, WANTED)?;
+            archive::unpack_package(&part, &root, &wanted_of)?;
         }
         let parent = store.cache.join(SYSROOTS);
         std::fs::create_dir_all(&parent).map_err(anyhow::Error::from)?;
