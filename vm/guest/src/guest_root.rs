@@ -60,19 +60,20 @@ pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
     }
     let busybox = fs::read(&programs.busybox);
     let busybox = busybox.with_context(|| format!("cannot read {}", programs.busybox.display()))?;
-    let copy = |from: &Path, to: &str| {
-        fs::copy(from, root.join(to)).with_context(|| format!("cannot copy {} into the guest's root", from.display()))
+    let executable = |name: &str, bytes: &[u8]| {
+        let to = root.join(name);
+        fs::write(&to, bytes)
+            .and_then(|()| fs::set_permissions(&to, Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {name} into the guest's root"))
     };
-    copy(&programs.busybox, "bin/busybox")?;
-    let to = root.join(&AGENT[1..]);
-    fs::write(&to, &programs.agent)
-        .and_then(|()| fs::set_permissions(&to, Permissions::from_mode(0o755)))
-        .context("cannot write the agent into the guest's root")?;
+    executable("bin/busybox", &busybox)?;
+    executable(&AGENT[1..], &programs.agent)?;
     for applet in applets(&busybox).with_context(|| format!("cannot use {}", programs.busybox.display()))? {
         symlink("busybox", root.join("bin").join(applet)).context("cannot link busybox")?;
     }
     if let Some(bash) = &programs.bash {
-        copy(bash, "bin/bash")?;
+        let read = fs::read(bash).with_context(|| format!("cannot read {}", bash.display()));
+        executable("bin/bash", &read?)?;
         fs::create_dir_all(root.join("usr")).and_then(|()| symlink("../bin", root.join("usr/bin")))?;
     }
     Ok(())

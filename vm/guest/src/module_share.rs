@@ -15,13 +15,15 @@ use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 use crate::Spec;
 use crate::snapshots::sha256;
 use crate::vng::depmod;
-use vm_kernels::{Kernel, modules};
+use vm_kernels::{Arch, Kernel, modules};
 
 /// Counts changes of what is kept.
 const LAYOUT: u32 = 2;
 
-/// What a guest needs to mount a directory of the host's.
-pub const FIRST: &[&str] = &["virtio_pci", "9pnet_virtio", "9p"];
+/// The modules that a guest needs to mount a directory of the host's.
+pub fn first(arch: &Arch) -> Vec<&'static str> {
+    [arch.virtio_modules, &["9pnet_virtio", "9p"]].concat()
+}
 
 /// Depmod's lists that busybox's modprobe reads, which go into every guest, and those that kmod's does besides.
 const LISTS: &[&str] = &[
@@ -170,7 +172,7 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
             fs::copy(tree.join(name), lists.join(name))?;
         }
     }
-    for (number, module) in modules::resolve_with(kernel, &[], FIRST)?.iter().enumerate() {
+    for (number, module) in modules::resolve_with(kernel, &[], &self::first(kernel.arch))?.iter().enumerate() {
         fs::write(first.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;
     }
     Ok(())

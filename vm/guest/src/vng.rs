@@ -17,7 +17,7 @@ use crate::accel::Accel;
 use crate::direct;
 use crate::environment;
 use crate::guest_root::Programs;
-use crate::module_share::{self, FIRST, ModuleShare};
+use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
@@ -123,7 +123,7 @@ impl Vng {
             command.args(["--append", option]);
         }
         if !arch.is_host() {
-            command.args(["--arch", arch.machine]);
+            command.args(["--arch", arch.debian]);
         }
         command.args(["--exec", &start_agent(arch)]);
         // The guest's second serial port is the agent's line.
@@ -197,7 +197,7 @@ pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     let Some(release) = kernel.modules.as_deref().and_then(Path::file_name) else { return Ok(()) };
     let modules_dir = dir.join("lib/modules").join(release);
     fs::create_dir_all(&modules_dir).with_context(|| format!("cannot create {}", modules_dir.display()))?;
-    for module in modules::resolve(kernel, FIRST)? {
+    for module in modules::resolve(kernel, &module_share::first(kernel.arch))? {
         let path = modules_dir.join(format!("{}.ko", module.name));
         fs::write(&path, &module.bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }

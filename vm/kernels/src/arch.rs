@@ -39,6 +39,8 @@ pub struct Arch {
     pub board: &'static str,
     /// The processor that is quick to emulate, and the one that has everything, for programs compiled for more.
     pub emulated_cpu: [&'static str; 2],
+    /// The modules by which its kernels find virtio devices: ours are on the PCI bus, virtme-ng's where it puts them.
+    pub virtio_modules: &'static [&'static str],
     /// The console, the board's first serial port.
     pub console: &'static str,
     /// QEMU's option for a second serial port, up to where the name of its character device follows.
@@ -77,6 +79,7 @@ pub static ARCHES: [Arch; 2] = [
         // Kernels pick faster code for newer processors, and TCG is slower at it than at the plain one: 10 to 15 %
         // between this model and `max`.
         emulated_cpu: ["qemu64", "max"],
+        virtio_modules: &["virtio_pci"],
         console: "ttyS0",
         channel_option: ["-serial", "chardev:"],
         channel_device: "/dev/ttyS1",
@@ -103,6 +106,7 @@ pub static ARCHES: [Arch; 2] = [
         board: "virt,gic-version=3",
         // Pointer authentication is what makes a model slow, 3 to 8 times; QEMU's own way of it is quick.
         emulated_cpu: ["cortex-a57", "max,pauth-impdef=on"],
+        virtio_modules: &["virtio_pci", "virtio_mmio"],
         console: "ttyAMA0",
         // The board has one serial port, and drivers for this one are built in everywhere.
         channel_option: ["-device", "pci-serial,chardev="],
