@@ -227,13 +227,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::{Silent, fake, pins};
+    use crate::{ARCHES, Silent, fake, pins};
 
     fn chosen(wanted: &[&str]) -> Result<Vec<Target>, SelectError> {
+        chosen_for(wanted, &[])
+    }
+
+    fn chosen_for(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>, SelectError> {
         let cache = std::env::temp_dir().join("vm-kernels-no-such-cache");
         let store = Store { cache, project: "/".into(), nix: None, debian_archive: None };
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        select(&store, &pins::built_in(), &wanted, &[])
+        select(&store, &pins::built_in(), &wanted, arches)
     }
 
     #[test]
@@ -260,6 +264,37 @@ mod tests {
         std::fs::remove_file(&image).unwrap();
         assert!(at(dir.path()).unwrap_err().to_string().contains("no kernel image"));
         assert!(at(&image).unwrap_err().to_string().contains("the pins are 5.4, 5.10"));
+    }
+
+    #[test]
+    fn the_architecture_is_part_of_a_name_where_it_would_not_be_known() {
+        let (host, other) = (Arch::host(), ARCHES.iter().find(|arch| !arch.is_host()).unwrap());
+        let full = |arch: &Arch| format!("6.1-{arch}");
+        for (wanted, arches, expected) in [
+            ("6.1", vec![], vec!["6.1".to_owned()]),
+            ("6.1", vec![host], vec!["6.1".to_owned()]),
+            ("6.1", vec![other], vec![full(other)]),
+            ("6.1", vec![host, other], vec![full(host), full(other)]),
+            (&full(other), vec![], vec![full(other)]),
+            (&full(host), vec![], vec!["6.1".to_owned()]),
+        ] {
+            let targets = chosen_for(&[wanted], &arches).unwrap();
+            assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), expected, "{wanted} {arches:?}");
+        }
+        let targets = chosen_for(&[], &[other]).unwrap();
+        assert!(targets.len() > 4 && targets.iter().all(|target| target.arch() == other));
+    }
+
+    #[test]
+    fn a_kernel_that_an_architecture_has_not_is_wrong_usage() {
+        let arm64 = Arch::named("arm64").unwrap();
+        let error = chosen_for(&["5.4-cilium"], &[arm64]).unwrap_err().to_string();
+        assert!(error.starts_with("kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("bzImage");
+        std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
+        let error = chosen_for(&[image.to_str().unwrap()], &[arm64]).unwrap_err().to_string();
+        assert!(error.ends_with("it is a kernel for x86_64, which was not asked for"), "{error}");
     }
 
     #[test]

@@ -135,15 +135,17 @@ fn file_that_is_not_the_kernel_is_refused() {
 }
 
 #[test]
-fn a_source_for_another_machine_is_passed_over() {
+fn a_pin_is_of_the_architecture_that_its_source_says() {
     let server = Server::https();
     let image = fake::bzimage("6.1.9", None);
     server.at("/bzImage", Answer::File(image.clone()));
     let sandbox = Sandbox::new().trusting(&server);
-    let other = if cfg!(target_arch = "x86_64") { "aarch64" } else { "x86_64" };
     let source = url_source(&server.url("/bzImage"), &image);
-    sandbox.pins(&pin(&format!("{source}\narch = \"{other}\"")));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains(&format!("url: it is for {other}, this machine is")), "{said}");
+    sandbox.pins(&pin(&format!("{source}\narch = \"arm64\"")));
+    let said = sandbox.run(&["fetch", "6.1", "--arch", "x86_64"], 2);
+    assert!(said.contains("kernel 6.1 is not pinned for x86_64"), "{said}");
     assert!(server.requests().is_empty());
+    let said = sandbox.run(&["fetch", "6.1", "--arch", "aarch64"], 3);
+    assert!(said.contains("the image is for x86_64, pinned is one for arm64"), "{said}");
+    assert!(sandbox.entries().is_empty());
 }
