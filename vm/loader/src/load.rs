@@ -136,14 +136,21 @@ unsafe fn maps(object: *mut sys::bpf_object) -> impl Iterator<Item = *mut sys::b
     std::iter::successors(Some(next(ptr::null_mut())), move |map| Some(next(*map))).take_while(|map| !map.is_null())
 }
 
+/// The bytes of a stack trace of the usual depth: `PERF_MAX_STACK_DEPTH` addresses (include/uapi/linux/perf_event.h).
+const STACK_TRACE_BYTES: u32 = 127 * 8;
+
 /// As veristat: maps whose size is set at run time get one, and only the `struct_ops` that the program belongs to are
-/// made.
+/// made. So do stack traces, whose depth tools take from their arguments.
 unsafe fn prepare_maps(object: *mut sys::bpf_object, program: *mut sys::bpf_program) {
     // SAFETY: the caller's object is alive.
     unsafe {
         let is_struct_ops = sys::bpf_program__type(program) == sys::BPF_PROG_TYPE_STRUCT_OPS;
         for map in maps(object) {
-            match sys::bpf_map__type(map) {
+            let kind = sys::bpf_map__type(map);
+            if kind == sys::BPF_MAP_TYPE_STACK_TRACE && sys::bpf_map__value_size(map) == 0 {
+                sys::bpf_map__set_value_size(map, STACK_TRACE_BYTES);
+            }
+            match kind {
                 sys::BPF_MAP_TYPE_SK_STORAGE
                 | sys::BPF_MAP_TYPE_TASK_STORAGE
                 | sys::BPF_MAP_TYPE_INODE_STORAGE
