@@ -6,6 +6,7 @@ use std::path::Path;
 use std::ptr;
 use std::sync::Mutex;
 
+use crate::legacy_maps;
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::btf::types::{DataSec, Var};
 use libbpf_rs::{AsRawLibbpf, Btf, ObjectBuilder, OpenObject, PrintLevel, set_print};
@@ -30,7 +31,9 @@ fn open(path: &str) -> Result<OpenObject> {
     set_print(Some((PrintLevel::Info, |_, text| {
         SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push_str(&text);
     })));
-    ObjectBuilder::default().open_file(path).with_context(|| format!("cannot open {path}"))
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    let bytes = legacy_maps::converted(&bytes)?.unwrap_or(bytes);
+    ObjectBuilder::default().open_memory(&bytes).with_context(|| format!("cannot open {path}"))
 }
 
 fn path(job: &Job, object: usize) -> Result<&str> {

@@ -32,6 +32,7 @@ const ANSWERS: &[(&str, &str, &str, Option<&str>)] = &[
     ("struct-ops", "struct_ops/test_1", "5.10", Some("6.1")),
     ("target", "newer/target", "5.10", Some("6.1")),
     ("type", "helpers/type_syscall", "5.10", Some("6.1")),
+    ("type", "legacy/filters", "5.10", Some("6.1")),
     ("type", "types/drains", "5.10", Some("6.1")),
 ];
 
