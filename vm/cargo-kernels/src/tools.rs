@@ -1,6 +1,5 @@
 //! What the harness needs of the host: one table, finding each thing, and saying how to get it.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -321,7 +320,8 @@ fn at_least(version: &str, minimum: &str) -> bool {
 }
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}; it is needed to {}: {}", .spec.purpose, self.remedy())]
 pub struct Unusable {
     /// Which.
     pub spec: &'static Spec,
@@ -351,14 +351,6 @@ impl Unusable {
         }
     }
 }
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; it is needed to {}: {}", self.what, self.spec.purpose, self.remedy())
-    }
-}
-
-impl std::error::Error for Unusable {}
 
 #[cfg(test)]
 mod tests {
