@@ -382,7 +382,7 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn a_name_can_be_had_once() {
+    fn duplicate_name_is_refused() {
         let pin = format!(
             "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n\
             [[kernel.source]]\nkind = \"file\"\npath = \"x\"\nsha256 = \"{SHA256}\"\n"
@@ -393,7 +393,7 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn of_two_lists_the_projects_own_counts() {
+    fn merged_lists_prefer_the_projects_own() {
         let list = |name: &str, why: &str| {
             let text = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
             text.into_iter().map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
