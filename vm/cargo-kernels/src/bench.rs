@@ -1,9 +1,8 @@
 //! `cargo xtask bench`: the time to a verdict, each way of getting there beside a bare QEMU boot.
 //!
 //! The ways take turns, so that whatever else the machine does falls on all of them. Each does the
-//! same job, the first test alone; the tools that are only there to compare with run `uname -r`.
+//! same job, the first test alone.
 
-mod others;
 mod table;
 
 use std::path::PathBuf;
@@ -16,19 +15,17 @@ use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Kernel, Silent, Target};
+use crate::kernels::{self, Silent, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
-use others::Other;
 use table::{Measured, Series};
 use vm_guest::Backend;
-use vm_guest::accel::{self, Accel};
+use vm_guest::accel;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
 use vmtest_agent::TestId;
 
 /// Runs the command.
@@ -54,7 +51,6 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         metadata,
         payload,
         backends: [Box::new(bare), backends::open(dirs, false, &interrupt)?, restore],
-        others: Other::on_path(dirs),
         qemu,
     };
     let mut code = exit::OK;
@@ -97,7 +93,6 @@ struct Bench<'a> {
     payload: Payload,
     /// The baseline, cold, warm.
     backends: [Box<dyn Backend + 'a>; 3],
-    others: Vec<Other>,
     qemu: PathBuf,
 }
 
@@ -106,32 +101,14 @@ impl Bench<'_> {
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
         let accel = accel::choose(self.flags.vm.accel, &self.qemu, &kernel.image, &self.dirs.cache)?.accel;
-        let mut series: Vec<Series> = self
-            .backends
-            .iter()
-            .map(|backend| backend.name())
-            .chain(self.others.iter().map(Other::name))
-            .map(Series::new)
-            .collect();
-        let (ours, theirs) = series.split_at_mut(self.backends.len());
+        let mut series: Vec<Series> = self.backends.iter().map(|backend| Series::new(backend.name())).collect();
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
             self.progress(target, round);
-            let count = round > 0;
-            for (backend, series) in self.backends.iter().zip(&mut *ours) {
-                series.add(count, self.verdict(&**backend, target)?);
-            }
-            for (other, series) in self.others.iter().zip(&mut *theirs) {
-                if series.is_hopeless() {
-                    continue;
-                }
-                match self.uname(other, &kernel, accel) {
-                    Ok(time) => series.add(count, time),
-                    Err(error) => {
-                        series.fail();
-                        let fate = if series.is_hopeless() { "is left out" } else { "failed, which is not counted" };
-                        eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
-                    }
+            for (backend, series) in self.backends.iter().zip(&mut series) {
+                let time = self.verdict(&**backend, target)?;
+                if round > 0 {
+                    series.add(time);
                 }
             }
             if self.interrupt.signal().is_some() {
@@ -159,18 +136,6 @@ impl Bench<'_> {
         if report.standing() != Standing::Passed {
             bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
         }
-        Ok(time)
-    }
-
-    /// From another tool's start to its end.
-    fn uname(&self, other: &Other, kernel: &Kernel, accel: Accel) -> Result<Duration> {
-        let run = RunDir::create(&self.dirs.runs())?;
-        let limit = self.flags.vm.timeout.map_or(accel.default_timeout(), Duration::from_secs_f64);
-        let begun = Instant::now();
-        let output = other.uname(kernel, accel, run.path(), limit)?;
-        let time = begun.elapsed();
-        let release = output.lines().map(str::trim).find(|line| kernel.expected.accepts(line));
-        release.with_context(|| format!("it printed no release of this kernel's: {}", output.trim().escape_debug()))?;
         Ok(time)
     }
 }

@@ -73,18 +73,6 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
-/// Builds every mutant and hands it on, with its name.
-///
-/// # Errors
-/// When one cannot be made or does not compile.
-pub fn each_mutant(dirs: &Dirs, metadata: &Metadata, mut on: impl FnMut(&str, Payload)) -> Result<()> {
-    let sources = sources::Copy::make(dirs)?;
-    for mutant in mutants::load(dirs)? {
-        on(&mutant.name, build(metadata, &sources, Some(&mutant))?);
-    }
-    Ok(())
-}
-
 fn build(metadata: &Metadata, sources: &sources::Copy, mutant: Option<&Mutant>) -> Result<Payload> {
     sources.restore()?;
     if let Some(mutant) = mutant {

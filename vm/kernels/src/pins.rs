@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, Error};
+use regex::Regex;
+use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
@@ -26,13 +27,12 @@ pub struct Pin {
 }
 
 /// One place that a kernel comes from.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// Files of Debian's pool, all of which are needed.
     Debian {
         /// The files.
-        #[serde(deserialize_with = "files")]
         files: Vec<PoolFile>,
         /// The machine it runs on.
         #[serde(default)]
@@ -41,7 +41,6 @@ pub enum Source {
     /// One file at an https address.
     Url {
         /// The address.
-        #[serde(deserialize_with = "https")]
         url: Url,
         /// The file's hash.
         sha256: Sha256Hex,
@@ -52,7 +51,6 @@ pub enum Source {
     /// A release's source at an https address, which is built on this machine with the configuration of this crate.
     Source {
         /// The address of the tarball.
-        #[serde(deserialize_with = "https")]
         url: Url,
         /// The tarball's hash.
         sha256: Sha256Hex,
@@ -70,11 +68,10 @@ pub enum Source {
 }
 
 /// A file of Debian's pool.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolFile {
     /// Its path below a mirror's root: `pool/…`.
-    #[serde(deserialize_with = "pool_path")]
     pub path: String,
     /// Its hash.
     pub sha256: Sha256Hex,
@@ -83,7 +80,7 @@ pub struct PoolFile {
 }
 
 /// A machine that kernels run on, as `uname -m` says it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
     /// What a source is for that does not say.
@@ -112,6 +109,18 @@ impl Source {
             Self::Url { .. } => "url",
             Self::Source { .. } => "source",
             Self::File { .. } => "file",
+        }
+    }
+
+    /// What a type does not say.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Debian { files, .. } if files.is_empty() => Err("expected at least one file".into()),
+            Self::Debian { files, .. } => files.iter().try_for_each(|file| check(&file.path, POOL_PATH)),
+            Self::Url { url, .. } | Self::Source { url, .. } if url.scheme() != "https" => {
+                Err(format!("expected an https address, found {url}"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -200,50 +209,38 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>, PinsError> {
     Ok(pins)
 }
 
-/// Whether a pin may have this name: it is also a directory's name, a CI job's, and an item of a comma-separated list.
-pub fn is_name(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-/// What [`is_name`] takes.
-pub const NAME: &str = "a name of letters, digits, `.`, `_`, `+` and `-`";
-
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawList {
     #[serde(default)]
     kernel: Vec<Spanned<RawPin>>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPin {
-    #[serde(deserialize_with = "name")]
-    name: String,
-    #[serde(default, deserialize_with = "release")]
-    release: Option<String>,
-    #[serde(default, deserialize_with = "series")]
-    series: Option<String>,
-    #[serde(deserialize_with = "why")]
-    why: String,
+    name: Spanned<String>,
+    release: Option<Spanned<String>>,
+    series: Option<Spanned<String>>,
+    why: Spanned<String>,
     #[serde(default)]
     extra: bool,
     #[serde(default)]
     source: Vec<Spanned<toml::Table>>,
 }
 
-/// Makes a pin of what was read, or says what is wrong, and where.
-fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
+/// What is wrong, and where.
+type Wrong = (Range<usize>, String);
+
+/// Makes a pin of what was read.
+fn pin(raw: Spanned<RawPin>) -> Result<Pin, Wrong> {
     let span = raw.span();
     let wrong = |message: &str| (span.clone(), message.to_owned());
     let RawPin { name, release, series, why, extra, source } = raw.into_inner();
     let expected = match (release, series) {
-        (Some(release), None) => Expected::Exact(release),
-        (None, Some(series)) => Expected::Series(series),
-        _ => {
-            return Err(wrong("expected either `release` (exactly that) or `series` (that prefix)"));
-        }
+        (Some(release), None) => Expected::Exact(checked(release, RELEASE)?),
+        (None, Some(series)) => Expected::Series(checked(series, SERIES)?),
+        _ => return Err(wrong("expected either `release` (exactly that) or `series` (that prefix)")),
     };
     if source.is_empty() {
         return Err(wrong("expected at least one [[kernel.source]]"));
@@ -251,70 +248,39 @@ fn pin(raw: Spanned<RawPin>) -> Result<Pin, (Range<usize>, String)> {
     // In a second step, since serde forgets where it is when it looks for the kind first.
     let read = |source: Spanned<toml::Table>| {
         let span = source.span();
-        Source::deserialize(source.into_inner()).map_err(|error| (span, error.message().to_owned()))
+        let read = Source::deserialize(source.into_inner()).map_err(|error| error.message().to_owned());
+        read.and_then(|source| source.check().map(|()| source)).map_err(|message| (span, message))
     };
     let sources = source.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Pin { name, expected, why, extra, sources })
+    Ok(Pin { name: checked(name, NAME)?, expected, why: checked(why, WHY)?, extra, sources })
 }
 
-/// Reads a string that must be as `is_good` says; `expected` says so to a person.
-fn text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    expected: &str,
-    is_good: impl FnOnce(&str) -> bool,
-) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match is_good(&text) {
-        true => Ok(text),
-        false => Err(D::Error::custom(format!("expected {expected}, found {text:?}"))),
-    }
+/// What a string must match, and how a person is told.
+type Form = (&'static str, &'static str);
+
+/// It is also a directory's name, a CI job's, and an item of a comma-separated list.
+const NAME: Form = ("[[:alnum:]][[:alnum:]._+-]*", "a name of letters, digits, `.`, `_`, `+` and `-`");
+const RELEASE: Form = (r"[0-9][^\s/]*\.[^\s/]*", "a release such as \"6.1.0-47-amd64\"");
+const SERIES: Form = (r"[0-9]+(\.[0-9]+)+\.", "a series that ends in a dot, such as \"5.15.\"");
+const WHY: Form = (r".*\S.*", "one line on why this kernel is pinned");
+const POOL_PATH: Form = (r"pool(/[[:alnum:]][[:alnum:]._+~-]*)+\.deb", "a pool path, `pool/….deb`");
+
+/// Whether a pin may have this name.
+///
+/// # Errors
+/// What was expected instead.
+pub fn check_name(name: &str) -> Result<(), String> {
+    check(name, NAME)
 }
 
-fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer, NAME, is_name)
+fn check(text: &str, (pattern, expected): Form) -> Result<(), String> {
+    let matches = Regex::new(&format!(r"\A(?:{pattern})\z")).is_ok_and(|pattern| pattern.is_match(text));
+    if matches { Ok(()) } else { Err(format!("expected {expected}, found {text:?}")) }
 }
 
-fn why<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer, "one line on why this kernel is pinned", |text| !text.trim().is_empty() && !text.contains('\n'))
-}
-
-fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    text(deserializer, "a release such as \"6.1.0-47-amd64\"", |text| {
-        text.starts_with(|c: char| c.is_ascii_digit())
-            && text.contains('.')
-            && !text.contains(|c: char| c.is_whitespace() || c == '/')
-    })
-    .map(Some)
-}
-
-fn series<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    text(deserializer, "a series that ends in a dot, such as \"5.15.\"", |text| {
-        let numbers = text.strip_suffix('.').unwrap_or_default();
-        numbers.contains('.') && numbers.split('.').all(digits)
-    })
-    .map(Some)
-}
-
-fn pool_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+~-".contains(c);
-    text(deserializer, "a pool path, `pool/….deb`", |text| {
-        text.starts_with("pool/")
-            && text.ends_with(".deb")
-            && text.chars().all(plain)
-            && !text.split('/').any(|part| part.is_empty() || part == "." || part == "..")
-    })
-}
-
-fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PoolFile>, D::Error> {
-    let files = Vec::deserialize(deserializer)?;
-    if files.is_empty() { Err(D::Error::custom("expected at least one file")) } else { Ok(files) }
-}
-
-fn https<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
-    let is_https = |text: &str| Url::parse(text).is_ok_and(|url| url.scheme() == "https");
-    let text = text(deserializer, "an https address", is_https)?;
-    Url::parse(&text).map_err(D::Error::custom)
+fn checked(text: Spanned<String>, form: Form) -> Result<String, Wrong> {
+    check(text.get_ref(), form).map_err(|message| (text.span(), message))?;
+    Ok(text.into_inner())
 }
 
 #[cfg(test)]
@@ -372,6 +338,8 @@ sha256 = "{SHA256}"
         let (long, release) = (SHA256.to_uppercase(), "release = \"6.1.0-47-amd64\"");
         // Of a mistake inside a source the line is that of the source.
         let (no_sha256, sha1) = (format!(", sha256 = \"{SHA256}\""), format!(", sha1 = \"{}\"", &SHA256[..40]));
+        let file = format!("path = \"pool/main/l/linux/a_1_amd64.deb\", sha256 = \"{SHA256}\"");
+        let files = format!("files = [\n  {{ {file} }},\n]");
         let of_url = format!("bzImage\"\nsha256 = \"{SHA256}\"");
         let wrong: [(&str, &str, usize, &str); 27] = [
             (&of_url, "bzImage\"", 12, "missing field `sha256`"),
@@ -387,7 +355,7 @@ sha256 = "{SHA256}"
             (release, "", 1, "expected either `release`"),
             (release, "release = \"6.1.9\"\nseries = \"6.1.\"", 1, "expected either `release`"),
             ("why = \"a test\"", "why = \" \"", 4, "expected one line on why"),
-            ("files = [", "files = []\nx = [", 6, "expected at least one file"),
+            (&files, "files = []", 6, "expected at least one file"),
             ("pool/main", "../main", 6, "expected a pool path"),
             ("pool/main/l", "pool/../l", 6, "expected a pool path"),
             ("a_1_amd64.deb", "a_1_amd64.exe", 6, "expected a pool path"),
@@ -396,7 +364,7 @@ sha256 = "{SHA256}"
             (", sha256", ", sha1", 6, "expected 40 lower-case hexadecimal digits"),
             ("kind = \"debian\"", "kind = \"url\"", 6, "unknown field `files`, expected one of"),
             ("https://example.org/bzImage", "http://example.org/", 12, "expected an https address"),
-            ("https://example.org/bzImage", "https://", 12, "expected an https address"),
+            ("https://example.org/bzImage", "https://", 12, "empty host"),
             ("url = \"https://example.org/bzImage\"\n", "", 12, "missing field `url`"),
             ("kind = \"url\"", "kind = \"url\"\narch = \"m68k\"", 12, "unknown variant `m68k`"),
             ("kind = \"source\"", "kind = \"source\"\narch = \"aarch64\"", 17, "unknown field"),
@@ -414,7 +382,7 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn a_name_can_be_had_once() {
+    fn duplicate_name_is_refused() {
         let pin = format!(
             "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n\
             [[kernel.source]]\nkind = \"file\"\npath = \"x\"\nsha256 = \"{SHA256}\"\n"
@@ -425,7 +393,7 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn of_two_lists_the_projects_own_counts() {
+    fn merged_lists_prefer_the_projects_own() {
         let list = |name: &str, why: &str| {
             let text = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
             text.into_iter().map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()

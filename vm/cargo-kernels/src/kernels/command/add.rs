@@ -24,9 +24,7 @@ const WHY: &str = "added with `kernels add`";
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let path = kernels::file(dirs);
     read(dirs, &path, name)?;
-    if !pins::is_name(name) {
-        return Err(Exit::usage(format!("expected {}, found {name:?}", pins::NAME)));
-    }
+    pins::check_name(name).map_err(Exit::usage)?;
     let given = Given::parse(dirs, from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);
