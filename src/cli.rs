@@ -67,19 +67,6 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// `UPDATE_MAN=1 cargo test -p helloworld man` writes it.
-    #[test]
-    fn the_man_page_is_up_to_date() {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page).unwrap();
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/helloworld.1");
-        if std::env::var_os("UPDATE_MAN").is_some() {
-            std::fs::write(file, &page).unwrap();
-        }
-        let committed = std::fs::read(file).unwrap();
-        assert!(committed == page, "run: UPDATE_MAN=1 cargo test -p helloworld man");
-    }
-
     #[test]
     fn durations_are_seconds_with_fractions() {
         assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));

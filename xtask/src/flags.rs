@@ -39,8 +39,6 @@ Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something c
     Run(Run),
     /// Show sections, symbols and bytecode of the BPF object
     Inspect(Inspect),
-    /// Compare the verdicts of booted and restored guests, again and again
-    Agree(flags::Agree),
     /// What `cargo kernels` does, too.
     #[command(flatten)]
     Common(flags::Command),

@@ -9,7 +9,7 @@ mod test;
 use std::process::ExitCode;
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::{agree, build, command, exit, kernels, vmtest};
+use cargo_kernels::{build, command, exit, kernels, vmtest};
 use clap::{CommandFactory, Parser};
 use flags::{Command, Xtask};
 
@@ -20,7 +20,6 @@ fn main() -> ExitCode {
         Command::Build => build::run(&dirs),
         Command::Run(flags) => local::program(&dirs, &flags),
         Command::Inspect(flags) => inspect::run(&dirs, &flags),
-        Command::Agree(flags) => agree::run(&dirs, &flags),
         Command::Vmtest(flags) => vmtest::run(&dirs, &flags),
         Command::Kernels(flags) => kernels::command::run(&dirs, &flags),
         Command::Common(command) => command::run(&dirs, &command, Xtask::command()),

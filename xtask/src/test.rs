@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::tools::{self, Need, Tool};
 use cargo_kernels::{cargo, exit, setup};
 
 use crate::{flags, local, minimum_rust};
@@ -77,7 +77,7 @@ enum End {
 /// When what the steps need cannot be installed. A failing step is no error: the others still run.
 pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     if flags.setup {
-        setup::ensure_for_tests(dirs)?;
+        setup::ensure(dirs, &[Need::Test])?;
         minimum_rust::install(dirs)?;
     }
     if flags.local {

@@ -23,12 +23,12 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap().canonicalize().unwrap()
 }
 
-/// The files at the root and in docs/ that end so.
-fn files(extension: &str) -> Vec<PathBuf> {
+/// The pages at the root and in docs/.
+fn pages() -> Vec<PathBuf> {
     let directories = [workspace(), workspace().join("docs")];
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|of_this| of_this == extension)).collect()
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 fn read(path: &Path) -> Page {
@@ -82,13 +82,7 @@ fn accepts(command: &str) -> bool {
 
 #[test]
 fn every_command_is_accepted() {
-    let in_pages = files("md").into_iter().flat_map(|path| read(&path).code);
-    // A picture of a run has the command that it shows for a title.
-    let in_pictures = files("svg").into_iter().filter_map(|path| {
-        let picture = fs::read_to_string(path).unwrap();
-        Some(picture.split("<title").nth(1)?.split('<').next()?.to_owned())
-    });
-    let lines: Vec<String> = in_pages.chain(in_pictures).collect();
+    let lines: Vec<String> = pages().into_iter().flat_map(|path| read(&path).code).collect();
     let commands: BTreeSet<&str> = lines.iter().filter_map(|line| command(line)).collect();
     assert!(commands.len() > 20, "only {} commands were found", commands.len());
     let refused: Vec<&&str> = commands.iter().filter(|command| !accepts(command)).collect();
@@ -101,7 +95,7 @@ fn every_command_is_accepted() {
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
     let mut broken = Vec::new();
-    for path in files("md") {
+    for path in pages() {
         let page = read(&path);
         for link in page.links.iter().filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));

@@ -49,8 +49,7 @@ fn main() -> ExitCode {
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let is_init = std::process::id() == 1;
     let mut machine = if is_init { Machine::bring_up() } else { Machine::complete() };
-    let served =
-        Channel::open(Path::new(&device)).and_then(|mut channel| job::serve(&mut channel, &mut machine));
+    let served = Channel::open(Path::new(&device)).and_then(|mut channel| job::serve(&mut channel, &mut machine));
     let code = match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,9 +1,8 @@
 //! `cargo xtask bench`: the time to a verdict, each way of getting there beside a bare QEMU boot.
 //!
 //! The ways take turns, so that whatever else the machine does falls on all of them. Each does the
-//! same job, the first test alone; the tools that are only there to compare with run `uname -r`.
+//! same job, the first test alone.
 
-mod others;
 mod table;
 
 use std::time::{Duration, Instant};
@@ -16,18 +15,15 @@ use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Arch, Kernel, Silent, Target};
+use crate::kernels::{self, Arch, Silent, Target};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
-use others::Other;
 use table::{Measured, Series};
 use vm_guest::Backend;
-use vm_guest::accel::Accel;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
-use vm_guest::rundir::RunDir;
 use vmtest_agent::TestId;
 
 /// Runs the command.
@@ -59,15 +55,12 @@ fn of_arch(
     payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, targets)?]);
     let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
     let bench = Bench {
-        dirs,
         flags,
         host: &host,
         interrupt,
         metadata,
         payload,
         backends: [Box::new(bare), backends::open(dirs, arch, false, interrupt)?, restore],
-        // They start this machine's kernels.
-        others: if arch.is_host() { Other::on_path(dirs) } else { Vec::new() },
     };
     let mut code = exit::OK;
     for target in targets {
@@ -101,7 +94,6 @@ fn first_test(
 }
 
 struct Bench<'a> {
-    dirs: &'a Dirs,
     flags: &'a flags::Bench,
     host: &'a Host<'a>,
     interrupt: &'a Interrupt,
@@ -109,7 +101,6 @@ struct Bench<'a> {
     payload: Payload,
     /// The baseline, cold, warm.
     backends: [Box<dyn Backend + 'a>; 3],
-    others: Vec<Other>,
 }
 
 impl Bench<'_> {
@@ -117,32 +108,14 @@ impl Bench<'_> {
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
         let accel = self.host.accel(self.flags.vm.accel, &kernel, &|_| {})?;
-        let mut series: Vec<Series> = self
-            .backends
-            .iter()
-            .map(|backend| backend.name())
-            .chain(self.others.iter().map(Other::name))
-            .map(Series::new)
-            .collect();
-        let (ours, theirs) = series.split_at_mut(self.backends.len());
+        let mut series: Vec<Series> = self.backends.iter().map(|backend| Series::new(backend.name())).collect();
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
             self.progress(target, round);
-            let count = round > 0;
-            for (backend, series) in self.backends.iter().zip(&mut *ours) {
-                series.add(count, self.verdict(&**backend, target)?);
-            }
-            for (other, series) in self.others.iter().zip(&mut *theirs) {
-                if series.is_hopeless() {
-                    continue;
-                }
-                match self.uname(other, &kernel, accel) {
-                    Ok(time) => series.add(count, time),
-                    Err(error) => {
-                        series.fail();
-                        let fate = if series.is_hopeless() { "is left out" } else { "failed, which is not counted" };
-                        eprintln!("{}: {} {fate}: {error:#}", target.name(), other.name());
-                    }
+            for (backend, series) in self.backends.iter().zip(&mut series) {
+                let time = self.verdict(&**backend, target)?;
+                if round > 0 {
+                    series.add(time);
                 }
             }
             if self.interrupt.signal().is_some() {
@@ -170,18 +143,6 @@ impl Bench<'_> {
         if report.standing() != Standing::Passed {
             bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
         }
-        Ok(time)
-    }
-
-    /// From another tool's start to its end.
-    fn uname(&self, other: &Other, kernel: &Kernel, accel: Accel) -> Result<Duration> {
-        let run = RunDir::create(&self.dirs.runs())?;
-        let limit = self.flags.vm.timeout.map_or(accel.default_timeout(), Duration::from_secs_f64);
-        let begun = Instant::now();
-        let output = other.uname(kernel, accel, run.path(), limit)?;
-        let time = begun.elapsed();
-        let release = output.lines().map(str::trim).find(|line| kernel.expected.accepts(line));
-        release.with_context(|| format!("it printed no release of this kernel's: {}", output.trim().escape_debug()))?;
         Ok(time)
     }
 }

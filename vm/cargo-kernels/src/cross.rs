@@ -83,10 +83,8 @@ enum Missing {
 }
 
 fn missing(dirs: &Dirs, arch: &'static Arch) -> Result<Vec<Missing>> {
-    let programs = [
-        (arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)),
-        (compiler(arch), arch.cross_packages),
-    ];
+    let programs =
+        [(arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)), (compiler(arch), arch.cross_packages)];
     let absent = programs.into_iter().filter(|(name, _)| tools::program_on_path(name).is_none());
     let mut missing: Vec<Missing> = absent.map(|(name, packages)| Missing::Program(name, packages)).collect();
     missing.extend((!has_rust(arch)).then_some(Missing::Rust));

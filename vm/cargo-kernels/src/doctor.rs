@@ -16,7 +16,7 @@ use crate::flags;
 use crate::kernels::{self, Silent};
 use crate::tools::{self, Need, Spec, TOOLS, Tool};
 use crate::ui::grid;
-use vm_guest::accel::{self, Kvm};
+use vm_guest::accel;
 
 /// Runs the command.
 ///
@@ -153,26 +153,22 @@ fn cache(dirs: &Dirs) -> Check {
 fn kvm(dirs: &Dirs) -> Check {
     let check = Check::new("KVM", "run kernels at full speed", false);
     match try_kvm(dirs) {
-        Ok(Kvm::Works) => Check { path: Some("/dev/kvm".into()), ..check },
-        Ok(kvm) => check.failed(kvm.error().unwrap_or_default(), None),
+        Ok(None) => Check { path: Some("/dev/kvm".into()), ..check },
+        Ok(Some(error)) => check.failed(error, None),
         Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
     }
 }
 
-/// With the first kernel at hand.
-fn try_kvm(dirs: &Dirs) -> Result<Kvm> {
-    let qemu = match tools::find(dirs, Tool::Qemu) {
-        Ok(qemu) => qemu,
-        Err(_) => return Ok(Kvm::Untried("it takes QEMU".into())),
-    };
+/// What is wrong with it, tried with the first kernel at hand.
+fn try_kvm(dirs: &Dirs) -> Result<Option<String>> {
+    let qemu = tools::find(dirs, Tool::Qemu).map_err(|_| anyhow::anyhow!("it takes QEMU"))?;
     let target = kernels::select(dirs, &[], &[])?.into_iter().find(kernels::Target::at_hand);
     let kernel = target.and_then(|target| target.obtain(&Silent).ok());
     let spinner = ProgressBar::new_spinner().with_message("trying KVM");
     spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-    let image = kernel.as_ref().map(|kernel| kernel.image.as_path());
-    let kvm = accel::diagnose(&qemu, image, &dirs.cache);
+    let error = accel::diagnose(&qemu, kernel.as_ref().map(|kernel| kernel.image.as_path()), &dirs.cache);
     spinner.finish_and_clear();
-    kvm
+    error
 }
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.

@@ -15,7 +15,8 @@ pub fn interrupted(signal: i32) -> u8 {
 }
 
 /// An error that decides the exit code of the whole command; without one in its chain an error is [`NOT_RUN`].
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct Exit {
     /// One of this module's constants.
     pub code: u8,
@@ -39,14 +40,6 @@ impl Exit {
         Self { code: USAGE, message: message.into() }.into()
     }
 }
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Exit {}
 
 /// The exit code that an error leads to.
 pub fn code_of(error: &anyhow::Error) -> u8 {

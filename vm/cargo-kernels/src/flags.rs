@@ -369,20 +369,6 @@ pub struct Selftest {
     pub vm: VmArgs,
 }
 
-/// `cargo xtask agree`
-#[derive(Debug, Clone, Args)]
-pub struct Agree {
-    /// Which kernels.
-    #[command(flatten)]
-    pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
-    /// How often each case is run, each way
-    #[arg(short = 'n', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub rounds: u16,
-}
-
 /// `cargo kernels load`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\

@@ -2,7 +2,6 @@
 //!
 //! See docs/architecture.md for the way through the code.
 
-pub mod agree;
 pub mod backends;
 pub mod bench;
 pub mod build;

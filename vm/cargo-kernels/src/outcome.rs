@@ -217,7 +217,7 @@ fn how_it_failed(outcome: &TestOutcome) -> String {
     }
 }
 
-/// Which of the host's programs is to verify_snapshot. Whatever ends QEMU also ends `vng`, which then exits.
+/// Which of the host's programs ended, and how. Whatever ends QEMU also ends `vng`, which then exits.
 fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) -> String {
     match status.signal() {
         Some(signal) => format!("{program} was killed by {} {when}", signal_name(signal)),

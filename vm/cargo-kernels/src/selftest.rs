@@ -57,8 +57,8 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let payload = build(arch, &metadata, &sources, mutant)
-                .with_context(|| format!("mutant `{name}` cannot be made"))?;
+            let payload =
+                build(arch, &metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
             let options = Options::from(&flags.vm);
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
@@ -74,23 +74,6 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let failed = rows.iter().filter(|row| !row.as_it_should_be).count();
     println!("\n{} passed, {failed} failed", rows.len() - failed);
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
-}
-
-/// Builds every mutant and hands it on, with its name.
-///
-/// # Errors
-/// When one cannot be made or does not compile.
-pub fn each_mutant(
-    dirs: &Dirs,
-    arch: &'static Arch,
-    metadata: &Metadata,
-    mut on: impl FnMut(&str, Payload),
-) -> Result<()> {
-    let sources = sources::Copy::make(dirs)?;
-    for mutant in mutants::load(dirs)? {
-        on(&mutant.name, build(arch, metadata, &sources, Some(&mutant))?);
-    }
-    Ok(())
 }
 
 fn build(

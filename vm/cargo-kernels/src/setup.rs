@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what the host needs. Debian and Ubuntu: packages, through apt-get; anywhere: the
 //! pinned virtme-ng, into an environment of its own in the cache.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -11,13 +12,16 @@ use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::flags;
-use crate::tools::{self, Need, TOOLS, Tool, Unusable};
+use crate::tools::{self, Need, Tool, Unusable};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
 use vm_kernels::lock;
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
+
+/// What is installed for everyone.
+const ALWAYS: [Need; 4] = [Need::Boot, Need::Build, Need::Inspect, Need::Source];
 
 /// Runs the command.
 ///
@@ -28,12 +32,12 @@ pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
         cross::set_up(dirs, arch, flags.dry_run)?;
     }
     if flags.dry_run {
-        let Plan { packages, environment, by_hand } = Plan::make(dirs, false);
+        let Plan { packages, environment, by_hand } = Plan::make(dirs, &[]);
         if packages.is_empty() && !environment && by_hand.is_empty() {
             println!("Nothing to do: everything that is needed is here.");
         }
         if !packages.is_empty() {
-            println!("would install Debian packages: {}", packages.join(" "));
+            println!("would install Debian packages: {}", Vec::from_iter(packages).join(" "));
         }
         if environment {
             println!("would install virtme-ng into {}", self::environment(dirs).display());
@@ -41,48 +45,31 @@ pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
         by_hand.iter().for_each(|missing| println!("cannot install here: {missing}"));
         return Ok(exit::OK);
     }
-    ensure(dirs)?;
+    ensure(dirs, &[])?;
     println!("Everything that is needed is here.");
     Ok(exit::OK)
 }
 
-/// Installs what is missing, saying what it is about to do; quick and quiet when nothing is.
+/// Installs what is missing, and what these `more` take, where that can be installed; says what it is about to do, and is
+/// quick and quiet when nothing is missing.
 ///
 /// # Errors
 /// As [`run`].
-pub fn ensure(dirs: &Dirs) -> Result<()> {
-    ensure_with(dirs, false)
-}
-
-/// As [`ensure`], and what only `cargo xtask test` needs, where that can be installed: a step that
-/// lacks its tool says so.
-///
-/// # Errors
-/// As [`run`].
-pub fn ensure_for_tests(dirs: &Dirs) -> Result<()> {
-    ensure_with(dirs, true)
-}
-
-fn ensure_with(dirs: &Dirs, tests: bool) -> Result<()> {
-    if missing(dirs, tests).is_empty() {
+pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
+    if missing(dirs, more).is_empty() {
         return Ok(());
     }
     let _lock = lock(dirs)?;
     // Another setup may have done it meanwhile.
-    let plan = Plan::make(dirs, tests);
+    let plan = Plan::make(dirs, more);
     if !plan.packages.is_empty() {
-        install(dirs, &plan.packages)?;
+        install(dirs, &Vec::from_iter(plan.packages))?;
     }
     // Without Python there is no use in trying; the list at the end names it.
-    if plan.environment && tools::check(dirs, Tool::Python).is_ok() {
+    if plan.environment && python(dirs).is_ok() {
         make_environment(dirs)?;
     }
-    let needed = |one: &Unusable| matches!(one.tool.spec().need, Need::Boot | Need::Build);
-    let missing: Vec<Unusable> = missing(dirs, false).into_iter().filter(needed).collect();
-    if !missing.is_empty() {
-        bail!("{}", tools::list(&missing));
-    }
-    Ok(())
+    tools::all_usable(missing(dirs, &[]).into_iter().filter(is_vital).collect())
 }
 
 /// The `vng` of the environment in the cache, if that is complete and the pinned one.
@@ -101,7 +88,7 @@ pub fn has_apt() -> bool {
 #[derive(Debug, Default)]
 struct Plan {
     /// Packages to install.
-    packages: Vec<&'static str>,
+    packages: BTreeSet<&'static str>,
     /// Whether to make the environment with virtme-ng.
     environment: bool,
     /// What this program cannot install here.
@@ -109,46 +96,44 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(dirs: &Dirs, tests: bool) -> Self {
+    fn make(dirs: &Dirs, more: &[Need]) -> Self {
         let mut plan = Self::default();
-        for unusable in missing(dirs, tests) {
-            let spec = unusable.tool.spec();
-            if unusable.tool == Tool::Vng && unusable.can_be_installed() {
+        for unusable in missing(dirs, more) {
+            if unusable.spec.tool == Tool::Vng && unusable.can_be_installed() {
                 plan.environment = true;
-                plan.need_python(dirs);
             } else if unusable.can_be_installed() && has_apt() {
-                plan.add(spec.packages);
-            } else if matches!(spec.need, Need::Boot | Need::Build) {
+                plan.packages.extend(unusable.spec.packages);
+            } else if is_vital(&unusable) {
                 plan.by_hand.push(unusable);
             }
         }
         plan
     }
-
-    fn need_python(&mut self, dirs: &Dirs) {
-        match tools::check(dirs, Tool::Python) {
-            Ok(python) if has_venv(&python.path) => {}
-            _ if has_apt() => self.add(Tool::Python.spec().packages),
-            Err(unusable) => self.by_hand.push(unusable),
-            Ok(_) => {}
-        }
-    }
-
-    fn add(&mut self, packages: &[&'static str]) {
-        self.packages.extend(packages);
-        self.packages.sort_unstable();
-        self.packages.dedup();
-    }
 }
 
 /// Everything that setup is there for and that is not here.
-fn missing(dirs: &Dirs, tests: bool) -> Vec<Unusable> {
-    let wanted = TOOLS.iter().filter(|spec| match spec.need {
-        Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
-        Need::Test => tests,
-        Need::Install | Need::Local => false,
-    });
-    wanted.filter_map(|spec| tools::check(dirs, spec.tool).err()).collect()
+fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
+    let mut missing = tools::unusable(dirs, &[&ALWAYS, more].concat());
+    if missing.iter().any(|one| one.spec.tool == Tool::Vng && one.can_be_installed()) {
+        missing.extend(python(dirs).err());
+    }
+    missing
+}
+
+/// Whether no kernel can be tested without it.
+fn is_vital(unusable: &Unusable) -> bool {
+    matches!(unusable.spec.need, Need::Boot | Need::Build | Need::Install)
+}
+
+/// A Python that can make environments: Debian has `venv` in Python itself, and what that needs in a package of its own.
+fn python(dirs: &Dirs) -> Result<PathBuf, Unusable> {
+    let python = tools::check(dirs, Tool::Python)?.path;
+    let mut command = Command::new(&python);
+    command.args(["-c", "import venv, ensurepip"]).stderr(std::process::Stdio::null());
+    match command.status().is_ok_and(|status| status.success()) {
+        true => Ok(python),
+        false => Err(Tool::Python.spec().unusable(format!("{} has no venv", python.display()))),
+    }
 }
 
 /// One setup at a time with this cache; apt-get sees to its own.
@@ -176,7 +161,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 
 /// As root, and without questions.
 ///
-/// Not under a guard: a package manager that is killed half-way leaves more error than one that finishes alone.
+/// Not under a guard: a package manager that is killed half-way leaves more to repair than one that finishes alone.
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
@@ -204,16 +189,9 @@ fn environment(dirs: &Dirs) -> PathBuf {
     dirs.cache.join(format!("venv-{}", &pins[..16]))
 }
 
-/// Debian has `venv` in Python itself, and what that needs in a package of its own.
-fn has_venv(python: &Path) -> bool {
-    let mut command = Command::new(python);
-    command.args(["-c", "import venv, ensurepip"]).stderr(std::process::Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
 fn make_environment(dirs: &Dirs) -> Result<()> {
     let environment = environment(dirs);
-    let python = tools::find(dirs, Tool::Python)?;
+    let python = python(dirs)?;
     let requirements = environment.join("requirements.txt");
     println!("Installing virtme-ng into {}", environment.display());
     // A directory that something is wrong with is cleared; the marker goes first.

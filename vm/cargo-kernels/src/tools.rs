@@ -1,6 +1,5 @@
 //! What the harness needs of the host: one table, finding each thing, and saying how to get it.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -156,31 +155,32 @@ pub fn find(dirs: &Dirs, tool: Tool) -> Result<PathBuf> {
 /// Libraries are not looked for: that takes running the C compiler, and the build says which is missing.
 ///
 /// # Errors
-/// One message that names each that is missing, what it is for, and how to get it.
+/// As [`all_usable`].
 pub fn require(dirs: &Dirs, needs: &[Need]) -> Result<()> {
-    let needed = TOOLS.iter().filter(|spec| needs.contains(&spec.need) && !spec.is_archive());
-    let unusable: Vec<Unusable> = needed.filter_map(|spec| check(dirs, spec.tool).err()).collect();
-    match <[Unusable; 1]>::try_from(unusable) {
-        Ok([only]) => Err(only.into()),
-        Err(none) if none.is_empty() => Ok(()),
-        Err(several) => bail!("{}", list(&several)),
-    }
+    let mut unusable = unusable(dirs, needs);
+    unusable.retain(|one| !one.spec.is_archive());
+    all_usable(unusable)
 }
 
-/// Several unusable tools, a line each, and how to get those that are nowhere.
-pub fn list(unusable: &[Unusable]) -> String {
-    let mut text = "tools are missing, or do not work:".to_owned();
-    for one in unusable {
-        text += &format!("\n  {}; it is needed to {}", one.what, one.tool.spec().purpose);
-        if !one.missing {
-            text += &format!(": {}", one.remedy());
+/// Everything that is needed for one of these, and is missing or of no use.
+pub fn unusable(dirs: &Dirs, needs: &[Need]) -> Vec<Unusable> {
+    let needed = TOOLS.iter().filter(|spec| needs.contains(&spec.need));
+    needed.filter_map(|spec| check(dirs, spec.tool).err()).collect()
+}
+
+/// Makes one error of all.
+///
+/// # Errors
+/// One message that names each tool, what it is for, and how to get it; none if there is none.
+pub fn all_usable(mut unusable: Vec<Unusable>) -> Result<()> {
+    match unusable.len() {
+        0 => Ok(()),
+        1 => Err(unusable.remove(0).into()),
+        _ => {
+            let lines = unusable.iter().map(|one| format!("\n  {one}")).collect::<String>();
+            bail!("tools are missing, or do not work:{lines}")
         }
     }
-    let missing: Vec<Tool> = unusable.iter().filter(|one| one.missing).map(|one| one.tool).collect();
-    if !missing.is_empty() {
-        text += &format!("\nto get what was not found, {}", how_to_get(&missing));
-    }
-    text
 }
 
 /// A tool that works.
@@ -201,7 +201,7 @@ pub fn check(dirs: &Dirs, tool: Tool) -> Result<Found, Unusable> {
 }
 
 impl Spec {
-    fn check(&self, dirs: &Dirs) -> Result<Found, Unusable> {
+    fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
         let path = self.locate(dirs)?;
         let Some((before, minimum)) = self.version else {
             return Ok(Found { path, version: None });
@@ -215,7 +215,7 @@ impl Spec {
         Ok(Found { path, version: Some(version) })
     }
 
-    fn locate(&self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
+    fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
         if self.is_archive() {
             let path = static_build::find(self.name);
             return path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| self.missing());
@@ -256,12 +256,13 @@ impl Spec {
         (!set.is_empty()).then(|| set.to_string_lossy().into_owned())
     }
 
-    fn missing(&self) -> Unusable {
-        Unusable { missing: true, ..self.unusable(format!("{} was not found", self.name)) }
+    fn missing(&'static self) -> Unusable {
+        self.unusable(format!("{} was not found", self.name))
     }
 
-    fn unusable(&self, what: String) -> Unusable {
-        Unusable { tool: self.tool, what, missing: false }
+    /// This tool, with what is wrong with it.
+    pub fn unusable(&'static self, what: String) -> Unusable {
+        Unusable { spec: self, what }
     }
 }
 
@@ -319,63 +320,37 @@ fn at_least(version: &str, minimum: &str) -> bool {
 }
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}; it is needed to {}: {}", .spec.purpose, self.remedy())]
 pub struct Unusable {
     /// Which.
-    pub tool: Tool,
+    pub spec: &'static Spec,
     /// What is wrong, without what to do.
     pub what: String,
-    /// Whether it is nowhere, so that getting it is all there is to do.
-    pub missing: bool,
 }
 
 impl Unusable {
     /// Whether it would be used once it is installed; not so if an environment variable names another.
     pub fn can_be_installed(&self) -> bool {
-        self.tool.spec().named().is_none()
+        self.spec.named().is_none()
     }
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        if self.can_be_installed() {
-            return how_to_get(&[self.tool]);
-        }
-        format!("correct {}, or unset it", self.tool.spec().env)
-    }
-}
-
-/// What to do to get these tools, as the rest of a sentence.
-pub fn how_to_get(tools: &[Tool]) -> String {
-    let mut packages: Vec<&str> = Vec::new();
-    for package in tools.iter().flat_map(|tool| tool.spec().packages) {
-        if !packages.contains(package) {
-            packages.push(package);
+        let (packages, setup) = (self.spec.packages.join(" "), crate::command::hint("setup"));
+        if !self.can_be_installed() {
+            format!("correct {}, or unset it", self.spec.env)
+        } else if packages.is_empty() {
+            format!("run `{setup}`, which installs it in the cache")
+        } else if !setup::has_apt() {
+            format!("install what Debian has in {packages}, or work inside `nix develop`")
+        } else if matches!(self.spec.need, Need::Local | Need::Test) {
+            format!("run `apt-get install {packages}` as root")
+        } else {
+            format!("run `{setup}`, or `sudo apt-get install {packages}`")
         }
     }
-    let packages = packages.join(" ");
-    let setup = crate::command::hint("setup");
-    let by_setup = |tool: &Tool| !matches!(tool.spec().need, Need::Local | Need::Test);
-    if packages.is_empty() {
-        format!("run `{setup}`, which installs it in the cache")
-    } else if !setup::has_apt() {
-        format!("install what Debian has in {packages}, or work inside `nix develop`")
-    } else if !tools.iter().all(by_setup) {
-        format!("run `apt-get install {packages}` as root")
-    } else if tools.contains(&Tool::Vng) {
-        format!("run `{setup}`")
-    } else {
-        format!("run `{setup}`, or `sudo apt-get install {packages}`")
-    }
 }
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let purpose = self.tool.spec().purpose;
-        write!(f, "{}; it is needed to {purpose}: {}", self.what, self.remedy())
-    }
-}
-
-impl std::error::Error for Unusable {}
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,7 @@ use vmtest_agent::TestId;
 /// a kernel is not an error but a verdict.
 pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     if flags.setup {
-        setup::ensure(dirs)?;
+        setup::ensure(dirs, &[])?;
     }
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;

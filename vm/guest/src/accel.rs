@@ -4,8 +4,8 @@
 //! is about to be booted is started under KVM with a deadline. That KVM works is remembered until the host reboots;
 //! that it does not, for a while only: perhaps the host was busy.
 
-use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use nix::fcntl::OFlag;
 
 use crate::process::{Supervised, SupervisedCommand};
 use vm_kernels::{Arch, Kernel, lock, whole_file};
@@ -102,7 +102,6 @@ pub struct Chosen {
 /// With [`AccelChoice::Kvm`], when KVM does not work: the reason, after at most 10 seconds.
 pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<Chosen> {
     let (arch, host) = (kernel.arch, Arch::host());
-    // Whoever insists may have changed something, so an earlier failure does not count.
     let insists = choice == AccelChoice::Kvm;
     if insists && arch != host {
         bail!("KVM runs what this machine is, {host}, and this kernel is for {arch}: leave --accel out");
@@ -110,8 +109,7 @@ pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -
     if choice == AccelChoice::Tcg || arch != host {
         return Ok(Chosen { accel: Accel::Tcg, note: None });
     }
-    let trust = if insists { Trust::Success } else { Trust::Everything };
-    match Trial::new(qemu, cache).kvm(&kernel.image, trust)?.error() {
+    match Trial::new(qemu, cache).error(&kernel.image, insists)? {
         None => Ok(Chosen { accel: Accel::Kvm, note: None }),
         Some(error) if insists => bail!("KVM does not work here: {error}"),
         Some(error) => {
@@ -121,49 +119,15 @@ pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -
     }
 }
 
-/// Tries KVM now, whatever is remembered, with `kernel_image` if there is one.
+/// Why KVM does not work, as part of a sentence; `None` when it does. A failure that is remembered does not count.
 ///
 /// # Errors
 /// When trying itself is not possible: QEMU cannot be started.
-pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Kvm> {
+pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Option<String>> {
     let trial = Trial::new(qemu, cache);
     match kernel_image {
-        Some(image) => trial.kvm(image, Trust::Nothing),
-        None => Ok(trial.device().unwrap_or_else(|| Kvm::Untried("no kernel is at hand".into()))),
-    }
-}
-
-/// How it stands with KVM on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kvm {
-    /// A kernel came up under it.
-    Works,
-    /// There is no device.
-    Absent,
-    /// This user may not open the device.
-    NotPermitted,
-    /// The device is there, and no guest comes up; the text says what was seen.
-    Dead(String),
-    /// The device can be opened, which says little; the text says why it could not be tried.
-    Untried(String),
-}
-
-impl Kvm {
-    /// What is wrong and what can be done, in one sentence without an end; `None` when it works.
-    pub fn error(&self) -> Option<String> {
-        match self {
-            Self::Works => None,
-            Self::Absent => Some(format!(
-                "there is no {DEVICE} (virtualization is off in the firmware, the module kvm is not loaded, or this \
-                 machine is itself a guest without nested virtualization)"
-            )),
-            Self::NotPermitted => {
-                Some(format!("this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)"))
-            }
-            Self::Dead(seen) => Some(format!("{DEVICE} is there, but {seen}")),
-            Self::Untried(why) => Some(format!("it could not be tried: {why}")),
-        }
+        Some(image) => trial.error(image, true),
+        None => Ok(Some(trial.device().unwrap_or_else(|| "it could not be tried: no kernel is at hand".into()))),
     }
 }
 
@@ -181,14 +145,6 @@ const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 /// kernels also hang after them, when they wait for the first timer interrupt.
 const SIGNS_OF_LIFE: &[&str] = &["NET: Registered", "VFS: ", "Kernel panic"];
 
-/// Which remembered answers count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trust {
-    Everything,
-    Success,
-    Nothing,
-}
-
 /// Everything a trial depends on.
 struct Trial<'a> {
     device: PathBuf,
@@ -203,7 +159,7 @@ enum Life {
     Seen,
     /// QEMU gave up, with these words.
     Refused(String),
-    /// Nothing in time; what it said last, as the end of a sentence.
+    /// Nothing in time; this was the last line.
     None(String),
 }
 
@@ -212,40 +168,44 @@ impl<'a> Trial<'a> {
         Self { device: DEVICE.into(), qemu, memory: cache.join("kvm.json"), kvm_deadline: KVM_DEADLINE }
     }
 
-    fn kvm(&self, kernel_image: &Path, trust: Trust) -> Result<Kvm> {
+    /// Why KVM does not work. Whoever insists on it may have changed something, so a remembered failure does not count.
+    fn error(&self, kernel_image: &Path, insists: bool) -> Result<Option<String>> {
         if let Some(error) = self.device() {
-            return Ok(error);
+            return Ok(Some(error));
         }
-        // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to, each
-        // tries for itself.
+        // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to,
+        // each tries for itself.
         let _ = self.memory.parent().map(std::fs::create_dir_all);
         let _lock = lock::exclusive(&self.memory.with_extension("lock"), || ());
-        let now = self.circumstances()?;
-        match self.remembered(&now) {
-            Some(Kvm::Works) if trust != Trust::Nothing => return Ok(Kvm::Works),
-            Some(kvm) if trust == Trust::Everything => return Ok(kvm),
-            _ => {}
+        let now = self.valid_for()?;
+        if let Some(error) = self.remembered(&now).filter(|error| error.is_none() || !insists) {
+            return Ok(error);
         }
-        let (kvm, certain) = self.try_out(kernel_image, trust)?;
+        let (error, certain) = self.try_out(kernel_image, insists)?;
         if certain {
             // Only spares the next kernel a trial, so failing to write it is no error.
-            let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &kvm))?);
+            let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &error))?);
         }
-        Ok(kvm)
+        Ok(error)
     }
 
-    /// What opening the device shows: error, or nothing.
-    fn device(&self) -> Option<Kvm> {
-        match OpenOptions::new().read(true).write(true).open(&self.device) {
-            Ok(_) => None,
-            Err(error) if error.kind() == ErrorKind::NotFound => Some(Kvm::Absent),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Kvm::NotPermitted),
-            Err(error) => Some(Kvm::Dead(format!("it cannot be opened: {error}"))),
-        }
+    /// What is wrong with opening the device, and what can be done.
+    fn device(&self) -> Option<String> {
+        let error = OpenOptions::new().read(true).write(true).open(&self.device).err()?;
+        Some(match error.kind() {
+            ErrorKind::NotFound => format!(
+                "there is no {DEVICE} (virtualization is off in the firmware, the module kvm is not loaded, or this \
+                 machine is itself a guest without nested virtualization)"
+            ),
+            ErrorKind::PermissionDenied => {
+                format!("this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)")
+            }
+            _ => format!("{DEVICE} is there, but it cannot be opened: {error}"),
+        })
     }
 
     /// What an answer is valid for: this boot of the host, this QEMU.
-    fn circumstances(&self) -> Result<String> {
+    fn valid_for(&self) -> Result<String> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("cannot tell whether this machine has rebooted")?;
         let qemu = self.qemu.display();
@@ -254,31 +214,32 @@ impl<'a> Trial<'a> {
     }
 
     /// The last answer, if it was found as things are now, and a failure not long ago.
-    fn remembered(&self, now: &str) -> Option<Kvm> {
-        let (then, kvm): (String, Kvm) = serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
+    fn remembered(&self, now: &str) -> Option<Option<String>> {
+        let (then, error): (String, Option<String>) =
+            serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
         let age = self.memory.metadata().ok()?.modified().ok()?.elapsed();
-        (then == now && (kvm == Kvm::Works || age.is_ok_and(|age| age < FAILURE_VALID))).then_some(kvm)
+        (then == now && (error.is_none() || age.is_ok_and(|age| age < FAILURE_VALID))).then_some(error)
     }
 
     /// The answer, and whether it holds for every kernel.
-    fn try_out(&self, kernel_image: &Path, trust: Trust) -> Result<(Kvm, bool)> {
-        let last_words = match self.boot(kernel_image, Accel::Kvm, self.kvm_deadline)? {
-            Life::Seen => return Ok((Kvm::Works, true)),
-            Life::Refused(why) => {
-                return Ok((Kvm::Dead(format!("QEMU cannot use it: {why}")), true));
-            }
-            Life::None(last_words) => last_words,
-        };
+    fn try_out(&self, kernel_image: &Path, insists: bool) -> Result<(Option<String>, bool)> {
         let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
-        let seconds = self.kvm_deadline.as_secs_f64();
-        let dead = Kvm::Dead(format!("{kernel} does not come up under it within {seconds} s {last_words}"));
-        if trust == Trust::Success {
-            // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
-            return Ok((dead, false));
+        let last = match self.boot(kernel_image, Accel::Kvm, self.kvm_deadline)? {
+            Life::Seen => return Ok((None, true)),
+            Life::Refused(why) => return Ok((Some(format!("{DEVICE} is there, but QEMU cannot use it: {why}")), true)),
+            Life::None(last) => last,
+        };
+        let hangs = format!(
+            "{DEVICE} is there, but {kernel} does not come up under it within {} s; its last line was {last:?}",
+            self.kvm_deadline.as_secs_f64()
+        );
+        // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
+        if insists {
+            return Ok((Some(hangs), false));
         }
         Ok(match self.boot(kernel_image, Accel::Tcg, TCG_DEADLINE)? {
-            Life::Seen => (dead, true),
-            _ => (Kvm::Untried(format!("{kernel} comes up neither under it nor emulated")), false),
+            Life::Seen => (Some(hangs), true),
+            _ => (Some(format!("it could not be tried: {kernel} comes up neither under it nor emulated")), false),
         })
     }
 
@@ -286,6 +247,7 @@ impl<'a> Trial<'a> {
     fn boot(&self, kernel_image: &Path, accel: Accel, deadline: Duration) -> Result<Life> {
         let arch = Arch::host();
         let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
+        let (output, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
@@ -293,47 +255,34 @@ impl<'a> Trial<'a> {
             .args(["-serial", "stdio", "-append", &parameters, "-kernel"])
             .arg(kernel_image)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(input.try_clone().context("cannot hand on a pipe")?)
+            .stderr(input);
         // Ended when this function returns.
-        let mut qemu = Supervised::spawn(command)?;
-        let (sender, seen) = mpsc::channel();
-        let complaints = sender.clone();
-        let (stdout, stderr) = (qemu.stdout.take(), qemu.stderr.take());
-        std::thread::spawn(move || stdout.map(|pipe| lines(pipe, |line| sender.send((line, true)).is_ok())));
-        std::thread::spawn(move || stderr.map(|pipe| lines(pipe, |line| complaints.send((line, false)).is_ok())));
-        let (mut last_words, mut complaint) = ("and prints nothing".to_owned(), None);
+        let _qemu = Supervised::spawn(command)?;
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(File::from(output)).split(b'\n').map_while(Result::ok);
+            let mut lines = lines.map(|line| String::from_utf8_lossy(&line).trim().to_owned());
+            lines.try_for_each(|line| if line.is_empty() { Ok(()) } else { sender.send(line) })
+        });
+        // QEMU's messages begin with its name.
+        let name = format!("{}: ", self.qemu.file_name().unwrap_or_default().to_string_lossy());
+        let (mut complaint, mut last) = (None, String::new());
         let end = Instant::now() + deadline;
         loop {
-            match seen.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok((line, true)) if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) => {
-                    return Ok(Life::Seen);
-                }
-                Ok((line, true)) => last_words = format!("and stops at {line:?}"),
+            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) => return Ok(Life::Seen),
                 // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
-                Ok((line, false)) if line.starts_with("KVM internal error") => {
-                    return Ok(Life::Refused(line));
+                Ok(line) if line.starts_with("KVM internal error") => return Ok(Life::Refused(line)),
+                Ok(line) if line.contains(": warning: ") => {}
+                Ok(line) => {
+                    let own = line.strip_prefix(&name).map(|own| own.strip_prefix("error: ").unwrap_or(own).to_owned());
+                    complaint = complaint.or(own);
+                    last = line;
                 }
-                Ok((line, false)) if line.contains(": warning: ") => {}
-                Ok((line, false)) => _ = complaint.get_or_insert(line),
-                Err(RecvTimeoutError::Timeout) => return Ok(Life::None(last_words)),
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => return Ok(Life::None(last)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Life::Refused(complaint.unwrap_or(last))),
             }
-        }
-        let said = complaint.unwrap_or_else(|| "it ended without a word".into());
-        // Its messages begin with its name.
-        let name = format!("{}: ", self.qemu.file_name().unwrap_or_default().to_string_lossy());
-        let own = said.strip_prefix(&name).unwrap_or(&said);
-        Ok(Life::Refused(own.strip_prefix("error: ").unwrap_or(own).to_owned()))
-    }
-}
-
-/// Hands over each line that is not empty, until that is refused.
-fn lines(from: impl Read, mut hand_over: impl FnMut(String) -> bool) {
-    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line).trim().to_owned();
-        if !line.is_empty() && !hand_over(line) {
-            return;
         }
     }
 }
@@ -369,18 +318,18 @@ mod tests {
             Self { dir, kvm_deadline }
         }
 
-        fn kvm(&self, trust: Trust) -> Kvm {
+        fn error(&self, insists: bool) -> Option<String> {
             let (qemu, memory) = (self.dir.path().join("qemu"), self.memory());
             let (device, kvm_deadline) = (self.dir.path().join("kvm"), self.kvm_deadline);
-            Trial { device, qemu: &qemu, memory, kvm_deadline }.kvm(Path::new("/boot/vmlinuz-1"), trust).unwrap()
+            Trial { device, qemu: &qemu, memory, kvm_deadline }.error(Path::new("/boot/vmlinuz-1"), insists).unwrap()
         }
 
-        /// Asks so, one after the other: each gets this answer, and QEMU was started so often in all.
+        /// The answer has these words (none: KVM works), and QEMU was started so often in all.
         #[track_caller]
-        fn check(&self, trust: &[Trust], answer: &Kvm, calls: usize) {
-            for trust in trust {
-                assert_eq!(self.kvm(*trust), *answer);
-            }
+        fn check(&self, insists: bool, words: &str, calls: usize) {
+            let error = self.error(insists);
+            assert_eq!(error.is_none(), words.is_empty(), "{error:?}");
+            assert!(error.unwrap_or_default().contains(words), "no {words}");
             let lines = std::fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default().lines().count();
             assert_eq!(lines, calls);
         }
@@ -394,54 +343,55 @@ mod tests {
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
     const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
+    const REFUSED: &str = "is there, but QEMU cannot use it: failed to set MSR";
 
-    fn dead(why: &str) -> Kvm {
-        Kvm::Dead(why.into())
+    #[test]
+    fn success_and_refusal_are_remembered() {
+        let machine = Machine::new(COMES_UP, "exit 1");
+        machine.check(false, "", 1);
+        machine.check(true, "", 1);
+        let machine = Machine::new(REFUSES, "exit 1");
+        machine.check(false, REFUSED, 1);
+        machine.check(false, REFUSED, 1);
+        machine.check(true, REFUSED, 2);
     }
 
     #[test]
-    fn each_trial_gives_its_answer_and_is_remembered_if_certain() {
-        use Trust::{Everything, Nothing, Success};
-        let machine = Machine::new(COMES_UP, "exit 1");
-        machine.check(&[Everything, Everything, Success], &Kvm::Works, 1);
-        machine.check(&[Nothing], &Kvm::Works, 2);
-        let machine = Machine::new(REFUSES, "exit 1");
-        let refused = dead("QEMU cannot use it: failed to set MSR");
-        machine.check(&[Everything, Everything], &refused, 1);
-        machine.check(&[Success], &refused, 2);
-        // Is not waited out.
-        let internal_error = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
-        let refused = dead("QEMU cannot use it: KVM internal error. Suberror: 1");
-        Machine::new(internal_error, "exit 1").check(&[Everything], &refused, 1);
+    fn internal_error_is_not_waited_out() {
+        let script = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
+        Machine::new(script, "exit 1").check(false, "QEMU cannot use it: KVM internal error. Suberror: 1", 1);
+    }
+
+    #[test]
+    fn hang_is_remembered_only_if_the_kernel_comes_up_emulated() {
         let hangs =
-            dead("vmlinuz-1 does not come up under it within 2 s and stops at \"[    0.0] Linux version 6.12\"");
-        // Once under KVM, once emulated, and then remembered.
-        Machine::new(HANGS, COMES_UP).check(&[Everything, Everything], &hangs, 2);
-        // A kernel that comes up nowhere says nothing of KVM: the next one is another trial.
-        let untried = Kvm::Untried("vmlinuz-1 comes up neither under it nor emulated".into());
-        Machine::new(HANGS, "exit 1").check(&[Everything, Everything], &untried, 4);
-        // Who insists hears of a hang without a second boot, and nothing is concluded from it.
+            "vmlinuz-1 does not come up under it within 2 s; its last line was \"[    0.0] Linux version 6.12\"";
         let machine = Machine::new(HANGS, COMES_UP);
-        machine.check(&[Success], &hangs, 1);
+        machine.check(true, hangs, 1);
         assert!(!machine.memory().exists());
+        machine.check(false, hangs, 3);
+        machine.check(false, hangs, 3);
+        let machine = Machine::new(HANGS, "exit 1");
+        machine.check(false, "vmlinuz-1 comes up neither under it nor emulated", 2);
+        machine.check(false, "vmlinuz-1 comes up neither under it nor emulated", 4);
     }
 
     #[test]
     fn failure_expires_and_success_does_not() {
         let machine = Machine::new(REFUSES, "exit 1");
-        let refused = machine.kvm(Trust::Everything);
+        machine.check(false, REFUSED, 1);
         let age = |age| {
             let memory = OpenOptions::new().write(true).open(machine.memory()).unwrap();
             memory.set_modified(SystemTime::now() - age).unwrap();
         };
         age(FAILURE_VALID / 2);
-        machine.check(&[Trust::Everything], &refused, 1);
+        machine.check(false, REFUSED, 1);
         age(FAILURE_VALID);
         std::fs::write(machine.dir.path().join("qemu.sh"), COMES_UP).unwrap();
-        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "the host was only busy");
+        assert_eq!(machine.error(false), None, "the host was only busy");
         age(100 * FAILURE_VALID);
         std::fs::remove_file(machine.dir.path().join("qemu.sh")).unwrap();
-        assert_eq!(machine.kvm(Trust::Everything), Kvm::Works, "tried again");
+        assert_eq!(machine.error(false), None, "tried again");
     }
 
     #[test]
@@ -451,21 +401,20 @@ mod tests {
         std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
         // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
         let me = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
-        let kvm = machine.kvm(Trust::Everything);
+        let error = machine.error(false);
         nix::unistd::setfsuid(me);
-        assert_eq!(kvm, Kvm::NotPermitted);
+        assert!(error.unwrap().contains("may not open"));
         std::fs::remove_file(&device).unwrap();
-        machine.check(&[Trust::Everything], &Kvm::Absent, 0);
+        machine.check(false, "there is no /dev/kvm", 0);
         // A directory cannot be opened for writing by anyone, root included.
         std::fs::create_dir(&device).unwrap();
-        assert!(matches!(machine.kvm(Trust::Everything), Kvm::Dead(why) if why.contains("opened")));
-        machine.check(&[], &Kvm::Absent, 0);
+        machine.check(false, "cannot be opened", 0);
     }
 
     #[test]
     fn other_boot_other_qemu_or_damaged_memory_means_another_trial() {
         let machine = Machine::new(COMES_UP, "exit 1");
-        machine.kvm(Trust::Everything);
+        machine.check(false, "", 1);
         let good = std::fs::read_to_string(machine.memory()).unwrap();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let qemu = machine.dir.path().join("qemu");
@@ -473,7 +422,8 @@ mod tests {
         for (index, part) in [boot_id.trim(), &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
             assert!(good.contains(part), "{good}");
             std::fs::write(machine.memory(), good.replace(part, "other")).unwrap();
-            machine.check(&[Trust::Everything, Trust::Everything], &Kvm::Works, index + 2);
+            machine.check(false, "", index + 2);
+            machine.check(false, "", index + 2);
         }
     }
 
@@ -482,9 +432,9 @@ mod tests {
         let machine = Machine::new(COMES_UP, "exit 1");
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| assert_eq!(machine.kvm(Trust::Everything), Kvm::Works));
+                scope.spawn(|| assert_eq!(machine.error(false), None));
             }
         });
-        machine.check(&[], &Kvm::Works, 1);
+        machine.check(false, "", 1);
     }
 }

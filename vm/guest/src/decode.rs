@@ -19,7 +19,8 @@ pub const EVENT_LIMIT: usize = 8 << 20;
 pub const READY_LIMIT: usize = 4096;
 
 /// Something that no agent of ours sends; in words, for a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Malformed(String);
 
 impl Malformed {
@@ -28,14 +29,6 @@ impl Malformed {
         Self(format!("{what}: {}", start.trim_end().escape_debug()))
     }
 }
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 /// The lines that a guest sends, each of them bounded.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use cpio::newc::{Builder, ModeFileType, trailer};
 use vmtest_agent::MODULES_DIR;
 
+use crate::guest_root::{self, Programs};
 use crate::module_share::{ModuleShare, stays_on_the_host};
 use crate::payload::Payload;
-use crate::guest_root::{self, Programs};
 
 /// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
 /// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)

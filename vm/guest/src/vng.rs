@@ -191,7 +191,7 @@ pub(super) fn qemu_options(arch: &Arch, accel: Accel, further: &[&[&str]]) -> Ve
 ///
 /// # Errors
 /// When a module is missing, or something cannot be written.
-pub fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
+fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
     let Some(release) = kernel.modules.as_deref().and_then(Path::file_name) else { return Ok(()) };
@@ -236,7 +236,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
 ///
 /// # Errors
 /// When `PATH` cannot be put together again.
-pub fn path_with(program: &Path) -> Result<OsString> {
+pub(super) fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);

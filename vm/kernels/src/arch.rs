@@ -202,9 +202,8 @@ impl<'de> Deserialize<'de> for &'static Arch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let known: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
-        Arch::named(&name).ok_or_else(|| {
-            D::Error::custom(format!("expected an architecture ({}), found {name:?}", known.join(", ")))
-        })
+        Arch::named(&name)
+            .ok_or_else(|| D::Error::custom(format!("expected an architecture ({}), found {name:?}", known.join(", "))))
     }
 }
 

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_link_may_lead() {
+    fn link_that_could_climb_out_is_told_apart() {
         let stays = |parent: &str, target: &str| stays_inside(Path::new(parent), Path::new(target));
         assert!(stays("", "a/b"));
         assert!(stays("a/b", "../../c"));

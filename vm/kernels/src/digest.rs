@@ -1,4 +1,4 @@
-//! Hashes: which ones a pin snapshots, and what a file's are.
+//! Hashes: which ones a pin states, and what a file's are.
 
 use std::fmt;
 use std::fs::File;
@@ -58,7 +58,7 @@ impl<const BYTES: usize> fmt::Display for Hex<BYTES> {
     }
 }
 
-/// The hashes that a pin snapshots for a file.
+/// The hashes that a pin states of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
     /// Decides.

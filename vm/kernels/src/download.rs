@@ -1,6 +1,5 @@
 //! Downloading one file: with resume, with a deadline for silence instead of one for the whole.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -36,20 +35,19 @@ pub struct Address {
 }
 
 /// Why a download failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
     /// The other side: another address may still have the file.
+    #[error("{0}")]
     Remote(String),
     /// This side, such as a full disk: nothing else will work either.
+    #[error("{0:#}")]
     Local(anyhow::Error),
 }
 
-impl fmt::Display for DownloadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Remote(message) => f.write_str(message),
-            Self::Local(error) => write!(f, "{error:#}"),
-        }
+impl DownloadError {
+    fn local(error: io::Error, path: &Path) -> Self {
+        Self::Local(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
     }
 }
 
@@ -67,8 +65,7 @@ impl Broken {
     }
 
     fn local(error: io::Error, path: &Path) -> Self {
-        let context = format!("cannot write {}", path.display());
-        Self::Final(DownloadError::Local(anyhow::Error::new(error).context(context)))
+        Self::Final(DownloadError::local(error, path))
     }
 }
 
@@ -106,10 +103,7 @@ fn copy(address: &Address, part: &Path) -> Result<(), DownloadError> {
     let path =
         address.url.to_file_path().map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
     let mut from = File::open(path).map_err(remote)?;
-    let local = |error: io::Error| {
-        let error = anyhow::Error::new(error).context(format!("cannot write {}", part.display()));
-        DownloadError::Local(error)
-    };
+    let local = |error| DownloadError::local(error, part);
     let mut to = File::create(part).map_err(local)?;
     io::copy(&mut from, &mut to).map(drop).map_err(local)
 }

@@ -1,6 +1,5 @@
 //! Getting a kernel: what is here already, else the pin's sources, one after the other.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -15,22 +14,14 @@ use super::store::Store;
 use super::{Expected, Kernel, build, debian, image, kconfig, tree};
 
 /// Why a kernel could not be had.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}{}", .attempts.iter().map(|attempt| format!("\n  {attempt}")).collect::<String>())]
 pub struct Unavailable {
     /// In one sentence.
     pub reason: String,
     /// Each source, or each address of it, that was tried, and why it failed.
     pub attempts: Vec<String>,
 }
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)?;
-        self.attempts.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))
-    }
-}
-
-impl std::error::Error for Unavailable {}
 
 /// How trying one source ended, when not with a kernel.
 pub(crate) enum Failure {
@@ -70,7 +61,10 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
                 attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
             }
             Err(Failure::Here(why)) => {
-                return Err(Unavailable { reason: format!("kernel {} cannot be stored: {why}", pin.label()), attempts });
+                return Err(Unavailable {
+                    reason: format!("kernel {} cannot be stored: {why}", pin.label()),
+                    attempts,
+                });
             }
         }
     }
@@ -144,7 +138,8 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+        build::check(pin.arch, &incoming)
+            .map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
     }
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
@@ -158,7 +153,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
         true => build(pin, source, &entry, &downloads, origin, progress),
         false => entry.make(pin, source, &downloads, origin),
     };
-    // What was downloaded is either unpacked now or good for nothing, unless the compiler is to verify_snapshot.
+    // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
     if made.is_ok() || !is_built {
         cache::remove_all(&incoming)?;
     }

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, Error};
+use regex::Regex;
+use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
-use super::{ARCHES, Arch, Expected};
 use super::digest::{Pinned, Sha1Hex, Sha256Hex};
+use super::{ARCHES, Arch, Expected};
 
 /// One pinned kernel: one release for one architecture, whichever source it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +29,17 @@ pub struct Pin {
 }
 
 /// One place that a kernel comes from.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// Files of Debian's pool, all of which are needed.
     Debian {
         /// The files.
-        #[serde(deserialize_with = "files")]
         files: Vec<PoolFile>,
     },
     /// One file at an https address.
     Url {
         /// The address.
-        #[serde(deserialize_with = "https")]
         url: Url,
         /// The file's hash.
         sha256: Sha256Hex,
@@ -48,7 +47,6 @@ pub enum Source {
     /// A release's source at an https address, which is built on this machine with the configuration of this crate.
     Source {
         /// The address of the tarball.
-        #[serde(deserialize_with = "https")]
         url: Url,
         /// The tarball's hash.
         sha256: Sha256Hex,
@@ -63,11 +61,10 @@ pub enum Source {
 }
 
 /// A file of Debian's pool.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolFile {
     /// Its path below a mirror's root: `pool/…`.
-    #[serde(deserialize_with = "pool_path")]
     pub path: String,
     /// Its hash.
     pub sha256: Sha256Hex,
@@ -95,6 +92,18 @@ impl Source {
             Self::Url { .. } => "url",
             Self::Source { .. } => "source",
             Self::File { .. } => "file",
+        }
+    }
+
+    /// What a type does not say.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Debian { files } if files.is_empty() => Err("expected at least one file".into()),
+            Self::Debian { files } => files.iter().try_for_each(|file| check(&file.path, POOL_PATH)),
+            Self::Url { url, .. } | Self::Source { url, .. } if url.scheme() != "https" => {
+                Err(format!("expected an https address, found {url}"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -177,33 +186,20 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>, PinsError> {
     Ok(pins)
 }
 
-/// Whether a pin may have this name: it is also a directory's name, a CI job's, and an item of a comma-separated list.
-pub fn is_name(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-/// What [`is_name`] takes.
-pub const NAME: &str = "a name of letters, digits, `.`, `_`, `+` and `-`";
-
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawList {
     #[serde(default)]
     kernel: Vec<Spanned<RawPin>>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPin {
-    #[serde(deserialize_with = "name")]
-    name: String,
-    #[serde(default, deserialize_with = "release")]
-    release: Option<String>,
-    #[serde(default, deserialize_with = "series")]
-    series: Option<String>,
-    #[serde(deserialize_with = "why")]
-    why: String,
+    name: Spanned<String>,
+    release: Option<Spanned<String>>,
+    series: Option<Spanned<String>>,
+    why: Spanned<String>,
     #[serde(default)]
     extra: bool,
     #[serde(default)]
@@ -211,40 +207,35 @@ struct RawPin {
 }
 
 /// What a source says beside where it is: which architecture it is for, and the release where that differs for it.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct RawSource {
     arch: Option<&'static Arch>,
-    #[serde(default, deserialize_with = "release")]
     release: Option<String>,
     #[serde(flatten)]
     rest: toml::Table,
 }
 
-/// Makes of what was read a pin for each architecture that it has sources for, or says what is wrong, and where.
-fn of_one_name(raw: Spanned<RawPin>) -> Result<Vec<Pin>, (Range<usize>, String)> {
+/// What is wrong, and where.
+type Wrong = (Range<usize>, String);
+
+/// Makes of what was read a pin for each architecture that it has sources for.
+fn of_one_name(raw: Spanned<RawPin>) -> Result<Vec<Pin>, Wrong> {
     let span = raw.span();
     let wrong = |message: &str| (span.clone(), message.to_owned());
     let RawPin { name, release, series, why, extra, source } = raw.into_inner();
     let expected = match (release, series) {
-        (Some(release), None) => Expected::Exact(release),
-        (None, Some(series)) => Expected::Series(series),
-        _ => {
-            return Err(wrong("expected either `release` (exactly that) or `series` (that prefix)"));
-        }
+        (Some(release), None) => Expected::Exact(checked(release, RELEASE)?),
+        (None, Some(series)) => Expected::Series(checked(series, SERIES)?),
+        _ => return Err(wrong("expected either `release` (exactly that) or `series` (that prefix)")),
     };
     if source.is_empty() {
         return Err(wrong("expected at least one [[kernel.source]]"));
     }
+    let (name, why) = (checked(name, NAME)?, checked(why, WHY)?);
     let mut pins: Vec<Pin> = Vec::new();
     for source in source {
         let span = source.span();
-        let read = || {
-            let raw = RawSource::deserialize(source.into_inner())?;
-            // In a second step, since serde forgets where it is when it looks for the kind first.
-            let source = Source::deserialize(raw.rest)?;
-            Ok((raw.arch, raw.release, source))
-        };
-        let (arch, release, source) = read().map_err(|error: toml::de::Error| (span, error.message().to_owned()))?;
+        let (arch, release, source) = read_source(source.into_inner()).map_err(|message| (span, message))?;
         let expected = release.map_or_else(|| expected.clone(), Expected::Exact);
         for arch in architectures(&source, arch) {
             match pins.iter_mut().find(|pin| pin.arch == arch) {
@@ -263,6 +254,16 @@ fn of_one_name(raw: Spanned<RawPin>) -> Result<Vec<Pin>, (Range<usize>, String)>
     Ok(pins)
 }
 
+/// In two steps, since serde forgets where it is when it looks for the kind first.
+fn read_source(table: toml::Table) -> Result<(Option<&'static Arch>, Option<String>, Source), String> {
+    let wrong = |error: toml::de::Error| error.message().to_owned();
+    let RawSource { arch, release, rest } = RawSource::deserialize(table).map_err(wrong)?;
+    release.as_deref().map_or(Ok(()), |release| check(release, RELEASE))?;
+    let source = Source::deserialize(rest).map_err(wrong)?;
+    source.check()?;
+    Ok((arch, release, source))
+}
+
 /// What a source is for: the one that it says, the first if it says none, and a kernel's source is for all of them.
 fn architectures(source: &Source, said: Option<&'static Arch>) -> Vec<&'static Arch> {
     match (source, said) {
@@ -272,64 +273,32 @@ fn architectures(source: &Source, said: Option<&'static Arch>) -> Vec<&'static A
     }
 }
 
-/// Reads a string that must be as `is_good` says; `expected` says so to a person.
-fn text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    expected: &str,
-    is_good: impl FnOnce(&str) -> bool,
-) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match is_good(&text) {
-        true => Ok(text),
-        false => Err(D::Error::custom(format!("expected {expected}, found {text:?}"))),
-    }
+/// What a string must match, and how a person is told.
+type Form = (&'static str, &'static str);
+
+/// It is also a directory's name, a CI job's, and an item of a comma-separated list.
+const NAME: Form = ("[[:alnum:]][[:alnum:]._+-]*", "a name of letters, digits, `.`, `_`, `+` and `-`");
+const RELEASE: Form = (r"[0-9][^\s/]*\.[^\s/]*", "a release such as \"6.1.0-47-amd64\"");
+const SERIES: Form = (r"[0-9]+(\.[0-9]+)+\.", "a series that ends in a dot, such as \"5.15.\"");
+const WHY: Form = (r".*\S.*", "one line on why this kernel is pinned");
+const POOL_PATH: Form = (r"pool(/[[:alnum:]][[:alnum:]._+~-]*)+\.deb", "a pool path, `pool/….deb`");
+
+/// Whether a pin may have this name.
+///
+/// # Errors
+/// What was expected instead.
+pub fn check_name(name: &str) -> Result<(), String> {
+    check(name, NAME)
 }
 
-fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer, NAME, is_name)
+fn check(text: &str, (pattern, expected): Form) -> Result<(), String> {
+    let matches = Regex::new(&format!(r"\A(?:{pattern})\z")).is_ok_and(|pattern| pattern.is_match(text));
+    if matches { Ok(()) } else { Err(format!("expected {expected}, found {text:?}")) }
 }
 
-fn why<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer, "one line on why this kernel is pinned", |text| !text.trim().is_empty() && !text.contains('\n'))
-}
-
-fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    text(deserializer, "a release such as \"6.1.0-47-amd64\"", |text| {
-        text.starts_with(|c: char| c.is_ascii_digit())
-            && text.contains('.')
-            && !text.contains(|c: char| c.is_whitespace() || c == '/')
-    })
-    .map(Some)
-}
-
-fn series<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    text(deserializer, "a series that ends in a dot, such as \"5.15.\"", |text| {
-        let numbers = text.strip_suffix('.').unwrap_or_default();
-        numbers.contains('.') && numbers.split('.').all(digits)
-    })
-    .map(Some)
-}
-
-fn pool_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+~-".contains(c);
-    text(deserializer, "a pool path, `pool/….deb`", |text| {
-        text.starts_with("pool/")
-            && text.ends_with(".deb")
-            && text.chars().all(plain)
-            && !text.split('/').any(|part| part.is_empty() || part == "." || part == "..")
-    })
-}
-
-fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PoolFile>, D::Error> {
-    let files = Vec::deserialize(deserializer)?;
-    if files.is_empty() { Err(D::Error::custom("expected at least one file")) } else { Ok(files) }
-}
-
-fn https<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
-    let is_https = |text: &str| Url::parse(text).is_ok_and(|url| url.scheme() == "https");
-    let text = text(deserializer, "an https address", is_https)?;
-    Url::parse(&text).map_err(D::Error::custom)
+fn checked(text: Spanned<String>, form: Form) -> Result<String, Wrong> {
+    check(text.get_ref(), form).map_err(|message| (text.span(), message))?;
+    Ok(text.into_inner())
 }
 
 #[cfg(test)]
@@ -374,7 +343,10 @@ sha256 = "{SHA256}"
         let pins = with("a test", "a test").unwrap();
         let [pin, arm64] = pins.as_slice() else { panic!("a kernel's source is for every architecture") };
         assert_eq!((pin.arch.name, arm64.arch.name), ("x86_64", "arm64"));
-        assert_eq!((arm64.sources.len(), arm64.sources[0].kind(), arm64.full_name()), (1, "source", "6.1-arm64".into()));
+        assert_eq!(
+            (arm64.sources.len(), arm64.sources[0].kind(), arm64.full_name()),
+            (1, "source", "6.1-arm64".into())
+        );
         assert_eq!((pin.name.as_str(), pin.why.as_str()), ("6.1", "a test"));
         assert_eq!(pin.expected, Expected::Exact("6.1.0-47-amd64".into()));
         let kinds: Vec<_> = pin.sources.iter().map(Source::kind).collect();
@@ -388,6 +360,8 @@ sha256 = "{SHA256}"
         let (long, release) = (SHA256.to_uppercase(), "release = \"6.1.0-47-amd64\"");
         // Of a mistake inside a source the line is that of the source.
         let (no_sha256, sha1) = (format!(", sha256 = \"{SHA256}\""), format!(", sha1 = \"{}\"", &SHA256[..40]));
+        let file = format!("path = \"pool/main/l/linux/a_1_amd64.deb\", sha256 = \"{SHA256}\"");
+        let files = format!("files = [\n  {{ {file} }},\n]");
         let of_url = format!("bzImage\"\nsha256 = \"{SHA256}\"");
         let wrong: [(&str, &str, usize, &str); 27] = [
             (&of_url, "bzImage\"", 12, "missing field `sha256`"),
@@ -403,7 +377,7 @@ sha256 = "{SHA256}"
             (release, "", 1, "expected either `release`"),
             (release, "release = \"6.1.9\"\nseries = \"6.1.\"", 1, "expected either `release`"),
             ("why = \"a test\"", "why = \" \"", 4, "expected one line on why"),
-            ("files = [", "files = []\nx = [", 6, "expected at least one file"),
+            (&files, "files = []", 6, "expected at least one file"),
             ("pool/main", "../main", 6, "expected a pool path"),
             ("pool/main/l", "pool/../l", 6, "expected a pool path"),
             ("a_1_amd64.deb", "a_1_amd64.exe", 6, "expected a pool path"),
@@ -412,7 +386,7 @@ sha256 = "{SHA256}"
             (", sha256", ", sha1", 6, "expected 40 lower-case hexadecimal digits"),
             ("kind = \"debian\"", "kind = \"url\"", 6, "unknown field `files`, expected one of"),
             ("https://example.org/bzImage", "http://example.org/", 12, "expected an https address"),
-            ("https://example.org/bzImage", "https://", 12, "expected an https address"),
+            ("https://example.org/bzImage", "https://", 12, "empty host"),
             ("url = \"https://example.org/bzImage\"\n", "", 12, "missing field `url`"),
             ("kind = \"url\"", "kind = \"url\"\narch = \"m68k\"", 12, "expected an architecture (x86_64, arm64)"),
             ("kind = \"source\"", "kind = \"source\"\nrelease = \"six\"", 17, "expected a release"),
@@ -430,7 +404,7 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn a_name_can_be_had_once() {
+    fn duplicate_name_is_refused() {
         let pin = format!(
             "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n\
             [[kernel.source]]\nkind = \"file\"\npath = \"x\"\nsha256 = \"{SHA256}\"\n"
@@ -441,10 +415,13 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn of_two_lists_the_projects_own_counts() {
+    fn merged_lists_prefer_the_projects_own() {
         let list = |name: &str, why: &str| {
             let text = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
-            text.into_iter().filter(|pin| pin.arch == &ARCHES[0]).map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
+            text.into_iter()
+                .filter(|pin| pin.arch == &ARCHES[0])
+                .map(|pin| Pin { why: why.to_owned(), ..pin })
+                .collect::<Vec<_>>()
         };
         let base = [list("a", "base"), list("b", "base")].concat();
         let all = merged(base, [list("b", "own"), list("c", "own")].concat());
@@ -457,7 +434,11 @@ sha256 = "{SHA256}"
         let pins = parse(BUILT_IN, Path::new("kernels.toml")).unwrap();
         for arch in &ARCHES {
             let usual = pins.iter().filter(|pin| pin.arch == arch && !pin.extra).map(|pin| pin.name.as_str());
-            assert_eq!(usual.collect::<Vec<_>>(), ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"], "{arch}");
+            assert_eq!(
+                usual.collect::<Vec<_>>(),
+                ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"],
+                "{arch}"
+            );
         }
         for pin in pins.iter().filter(|pin| !pin.extra) {
             assert!(matches!(pin.expected, Expected::Exact(_)), "{} may be several", pin.name);

@@ -289,7 +289,10 @@ mod tests {
     fn a_kernel_that_an_architecture_has_not_is_wrong_usage() {
         let arm64 = Arch::named("arm64").unwrap();
         let error = chosen_for(&["5.4-cilium"], &[arm64]).unwrap_err().to_string();
-        assert!(error.starts_with("kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"), "{error}");
+        assert!(
+            error.starts_with("kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"),
+            "{error}"
+        );
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("bzImage");
         std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::ptr;
 use std::sync::Mutex;
 
+use crate::legacy_maps;
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::btf::types::{DataSec, Var};
 use libbpf_rs::{AsRawLibbpf, Btf, ObjectBuilder, OpenObject, PrintLevel, set_print};
@@ -30,7 +31,9 @@ fn open(path: &str) -> Result<OpenObject> {
     set_print(Some((PrintLevel::Info, |_, text| {
         SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push_str(&text);
     })));
-    ObjectBuilder::default().open_file(path).with_context(|| format!("cannot open {path}"))
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    let bytes = legacy_maps::converted(&bytes)?.unwrap_or(bytes);
+    ObjectBuilder::default().open_memory(&bytes).with_context(|| format!("cannot open {path}"))
 }
 
 fn path(job: &Job, object: usize) -> Result<&str> {
@@ -136,14 +139,21 @@ unsafe fn maps(object: *mut sys::bpf_object) -> impl Iterator<Item = *mut sys::b
     std::iter::successors(Some(next(ptr::null_mut())), move |map| Some(next(*map))).take_while(|map| !map.is_null())
 }
 
+/// The bytes of a stack trace of the usual depth: `PERF_MAX_STACK_DEPTH` addresses (include/uapi/linux/perf_event.h).
+const STACK_TRACE_BYTES: u32 = 127 * 8;
+
 /// As veristat: maps whose size is set at run time get one, and only the `struct_ops` that the program belongs to are
-/// made.
+/// made. So do stack traces, whose depth tools take from their arguments.
 unsafe fn prepare_maps(object: *mut sys::bpf_object, program: *mut sys::bpf_program) {
     // SAFETY: the caller's object is alive.
     unsafe {
         let is_struct_ops = sys::bpf_program__type(program) == sys::BPF_PROG_TYPE_STRUCT_OPS;
         for map in maps(object) {
-            match sys::bpf_map__type(map) {
+            let kind = sys::bpf_map__type(map);
+            if kind == sys::BPF_MAP_TYPE_STACK_TRACE && sys::bpf_map__value_size(map) == 0 {
+                sys::bpf_map__set_value_size(map, STACK_TRACE_BYTES);
+            }
+            match kind {
                 sys::BPF_MAP_TYPE_SK_STORAGE
                 | sys::BPF_MAP_TYPE_TASK_STORAGE
                 | sys::BPF_MAP_TYPE_INODE_STORAGE

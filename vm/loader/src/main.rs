@@ -4,6 +4,7 @@
 //! `vmtest-loader JOB` for all; it starts itself as `vmtest-loader JOB OBJECT [PROGRAM]` to list one object's programs,
 //! or to load one.
 
+mod legacy_maps;
 mod load;
 
 use std::io::Write;

@@ -12,25 +12,15 @@ pub struct Machine {
     dir: TempDir,
 }
 
-/// What working tools do, as shell code.
+/// Tools that only have to be there.
+const THERE: &str = "file modprobe depmod make pkg-config llvm-objdump llvm-readelf flex bison bc perl pahole";
+/// What the other working tools do, as shell code.
 const WORKING: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "echo 'QEMU emulator version 7.2.22 (Fake)'"),
     ("vng", "echo 'virtme-ng 1.42'"),
     ("python3", "echo 'Python 3.11.2'"),
     ("clang", "echo 'Fake clang version 14.0.6'"),
     ("cc", "echo \"$LIBRARIES/${1#-print-file-name=}\""),
-    ("file", ""),
-    ("modprobe", ""),
-    ("depmod", ""),
-    ("make", ""),
-    ("pkg-config", ""),
-    ("llvm-objdump", ""),
-    ("llvm-readelf", ""),
-    ("flex", ""),
-    ("bison", ""),
-    ("bc", ""),
-    ("perl", ""),
-    ("pahole", ""),
     ("sudo", "exec \"$@\""),
     // `env NAME=VALUE… PROGRAM ARGS…`
     ("env", "while case $1 in *=*) ;; *) false ;; esac; do export \"$1\"; shift; done; exec \"$@\""),
@@ -46,9 +36,8 @@ impl Machine {
         for name in ["libc.a", "libelf.a", "libz.a"] {
             std::fs::write(machine.path("lib").join(name), "").unwrap();
         }
-        for (name, code) in WORKING {
-            machine.tool(name, code);
-        }
+        let there = THERE.split(' ').map(|name| (name, ""));
+        there.chain(WORKING.iter().copied()).for_each(|(name, code)| machine.tool(name, code));
         machine.static_executable("busybox");
         machine
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
-use super::machine::{Machine, text};
+use crate::machine::{Machine, text};
 
 /// Notes how it was called, as root would see it, and brings the tool that the test took away.
 fn apt_get(brings: &str) -> String {

@@ -1,6 +1,6 @@
 //! A tool that is missing, too old or not what it seems is one message that says which and what to do.
 
-use super::machine::{Machine, diagnosis, text};
+use crate::machine::{Machine, diagnosis, text};
 
 #[track_caller]
 fn check_trouble(machine: &Machine, name: &str, problem: &[&str], remedy: &str) {
@@ -52,7 +52,7 @@ fn a_numbered_llvm_will_do_and_none_is_only_missing_for_inspect() {
 }
 
 #[test]
-fn vng_may_be_too_old_or_something_else_or_broken() {
+fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
     for (code, said) in [
         ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
         ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
@@ -66,10 +66,7 @@ fn vng_may_be_too_old_or_something_else_or_broken() {
         let path = machine.path("bin/vng");
         check_trouble(&machine, "vng", &[path.to_str().unwrap(), said], "cargo xtask setup");
     }
-}
-
-#[test]
-fn vng_without_its_python_is_broken() {
+    // Its Python is gone.
     let machine = Machine::complete();
     machine.remove("vng");
     std::fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
@@ -135,7 +132,7 @@ fn several_missing_tools_are_one_message() {
         "bin/vng is version 1.9, and 1.42 or newer is needed",
         "\n  busybox was not found; it is needed to give",
         "\n  file was not found; it is needed to let",
-        "\nto get what was not found, install what Debian has in busybox-static file",
+        ": install what Debian has in busybox-static, or",
     ] {
         assert!(text(&output).contains(part), "{}", text(&output));
     }

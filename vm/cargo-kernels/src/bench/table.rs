@@ -27,7 +27,6 @@ pub struct Measured {
 pub struct Series {
     name: &'static str,
     seconds: Vec<f64>,
-    failures: u32,
 }
 
 /// The medians, in seconds.
@@ -38,32 +37,18 @@ struct Json<'a> {
     floor_s: Option<f64>,
     boot_s: Option<f64>,
     snapshot_s: Option<f64>,
-    vng_s: Option<f64>,
-    vmtest_s: Option<f64>,
 }
 
 impl Series {
     /// Nothing measured yet.
     pub fn new(name: &'static str) -> Self {
-        Self { name, seconds: Vec::new(), failures: 0 }
+        Self { name, seconds: Vec::new() }
     }
 
-    /// Takes a time, if it is one that counts.
-    pub fn add(&mut self, counts: bool, time: Duration) {
-        if counts {
-            self.seconds.push(time.as_secs_f64());
-            self.seconds.sort_by(f64::total_cmp);
-        }
-    }
-
-    /// Takes note of a run that failed.
-    pub fn fail(&mut self) {
-        self.failures += 1;
-    }
-
-    /// Whether it seems that this way does not work on this kernel: it failed twice, and has never been counted.
-    pub fn is_hopeless(&self) -> bool {
-        self.failures > 1 && self.seconds.is_empty()
+    /// Takes a time.
+    pub fn add(&mut self, time: Duration) {
+        self.seconds.push(time.as_secs_f64());
+        self.seconds.sort_by(f64::total_cmp);
     }
 
     /// The time in the middle, or between the two that are.
@@ -101,8 +86,6 @@ impl Measured {
             floor_s: median(BASELINE),
             boot_s: median("boot"),
             snapshot_s: median("snapshot"),
-            vng_s: median("vng"),
-            vmtest_s: median("vmtest"),
         };
         // It has nothing that JSON has not.
         serde_json::to_string(&json).unwrap_or_default()
@@ -125,36 +108,20 @@ mod tests {
 
     fn series(name: &'static str, milliseconds: &[u64]) -> Series {
         let mut series = Series::new(name);
-        // The first round is not one that counts.
-        series.add(false, Duration::from_secs(1000));
-        milliseconds.iter().for_each(|&ms| series.add(true, Duration::from_millis(ms)));
+        milliseconds.iter().for_each(|&ms| series.add(Duration::from_millis(ms)));
         series
     }
 
     fn measured() -> Measured {
-        let mut vng = series("vng", &[]);
-        vng.fail();
-        vng.fail();
-        let series = vec![series(BASELINE, &[3000, 2000, 2500]), series("snapshot", &[400, 500, 900, 100]), vng];
+        let series = vec![series(BASELINE, &[3000, 2000, 2500]), series("snapshot", &[400, 500, 900, 100])];
         Measured { kernel: "6.12".into(), accel: "tcg", series }
-    }
-
-    #[test]
-    fn a_way_is_given_up_when_it_fails_twice_before_it_ever_worked() {
-        let mut vng = series("vng", &[]);
-        vng.fail();
-        assert!(!vng.is_hopeless());
-        vng.fail();
-        assert!(vng.is_hopeless());
-        vng.add(true, Duration::from_secs(9));
-        assert!(!vng.is_hopeless());
     }
 
     #[test]
     fn json_has_medians_and_null_for_what_was_not_measured() {
         assert_eq!(
             measured().json(),
-            r#"{"kernel":"6.12","accel":"tcg","floor_s":2.5,"boot_s":null,"snapshot_s":0.45,"vng_s":null,"vmtest_s":null}"#
+            r#"{"kernel":"6.12","accel":"tcg","floor_s":2.5,"boot_s":null,"snapshot_s":0.45}"#
         );
     }
 
@@ -167,6 +134,5 @@ mod tests {
         };
         assert_eq!(row("baseline"), ["baseline", "2.50", "2.00", "3.00", "1.00", "3"]);
         assert_eq!(row("snapshot"), ["snapshot", "0.45", "0.10", "0.90", "0.18", "4"]);
-        assert_eq!(row("vng"), ["vng", "-", "-", "-", "-", "0"]);
     }
 }

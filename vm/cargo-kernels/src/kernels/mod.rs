@@ -12,8 +12,8 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 
 pub use vm_kernels::{
-    ARCHES, Arch, Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download, kconfig, modules,
-    obtain, pins, sha256_file,
+    ARCHES, Arch, Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
+    kconfig, modules, obtain, pins, sha256_file,
 };
 
 /// Another list of pins than the built-in one and the project's, for trying one out and for tests.

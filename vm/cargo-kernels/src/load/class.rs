@@ -77,9 +77,8 @@ pub fn of(record: &Record) -> Reason {
     for Rule { class, in_log, pattern, sentence } in rules() {
         let text = if in_log { &record.log } else { &record.said };
         let lines: Vec<&str> = text.lines().collect();
-        // The program's source and its instructions may hold any words.
-        let program = |line: &str| line.starts_with(|c: char| c == ';' || c.is_ascii_digit());
-        let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !program(line));
+        // The program's source may hold any words. (An instruction may not; and what is wrong with it may follow it.)
+        let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !line.starts_with(';'));
         if let Some((at, found)) = lines.find_map(|(at, line)| Some((at, find(pattern, line)?))) {
             return Reason { excerpt: excerpt(text, at + 1), ..reason(class, fill(sentence, &found)) };
         }
@@ -186,6 +185,7 @@ mod tests {
         let denied = Record { errno: nix::libc::EPERM, ..Record::default() };
         assert_eq!(of(&denied).class, "permission");
         assert_eq!(refused("; invalid func unknown#173\n0: (95) exit\n", "").class, "unclassified");
+        assert_eq!(refused("8: (a6) if w1 < 0xa goto pc-5 infinite loop detected at insn 4\n", "").class, "loop");
         let crashed = Record { crashed: Some("killed".into()), ..Record::default() };
         assert_eq!(of(&crashed).class, "crash");
     }

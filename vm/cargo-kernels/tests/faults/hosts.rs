@@ -60,7 +60,7 @@ fn auto_ends_on_tcg(kvm: &str, why: &str) {
     assert!(ended.printed.contains(&note), "{}", ended.printed);
 }
 
-fn who_insists_is_told_why_not(kvm: &str, why: &str) {
+fn insisting_on_kvm_fails(kvm: &str, why: &str) {
     let scene = Scene::new();
     let why = format!("KVM does not work here: {why}");
     with_mounts(&scene, &with_kvm(kvm), &["--accel", "kvm"]).expect("host-error", 3, &why);
@@ -68,23 +68,23 @@ fn who_insists_is_told_why_not(kvm: &str, why: &str) {
 
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
-fn there_is_no_kvm() {
+fn absent_kvm_falls_back_to_emulation() {
     auto_ends_on_tcg(NO_KVM, "there is no /dev/kvm");
-    who_insists_is_told_why_not(NO_KVM, "there is no /dev/kvm");
+    insisting_on_kvm_fails(NO_KVM, "there is no /dev/kvm");
 }
 
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
-fn kvm_may_not_be_used() {
+fn forbidden_kvm_falls_back_to_emulation() {
     auto_ends_on_tcg(FORBIDDEN_KVM, "this user may not open /dev/kvm");
-    who_insists_is_told_why_not(FORBIDDEN_KVM, "this user may not open /dev/kvm");
+    insisting_on_kvm_fails(FORBIDDEN_KVM, "this user may not open /dev/kvm");
 }
 
 #[test]
 #[ignore = "boots a VM, needs root: `cargo xtask test` runs it"]
-fn kvm_is_dead() {
+fn dead_kvm_falls_back_to_emulation() {
     auto_ends_on_tcg(DEAD_KVM, "/dev/kvm is there, but QEMU cannot use it");
-    who_insists_is_told_why_not(DEAD_KVM, "/dev/kvm is there, but QEMU cannot use it");
+    insisting_on_kvm_fails(DEAD_KVM, "/dev/kvm is there, but QEMU cannot use it");
 }
 
 #[test]

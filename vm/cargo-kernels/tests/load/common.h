@@ -4,7 +4,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) value *name
-#ifndef LICENCE
-#define LICENCE "GPL"
+#ifndef LICENSE_IS
+#define LICENSE_IS "GPL"
 #endif
-char LICENSE[] SEC("license") = LICENCE;
+char LICENSE[] SEC("license") = LICENSE_IS;

@@ -35,6 +35,9 @@ SEC("tracepoint/syscalls/sys_enter_execve") int guarded(void *ctx)
 
 SEC("fentry/no_such_function") int no_target(void *ctx) { return 0; }
 
+/* In BTF, and inlined, on 6.18. */
+SEC("fentry/blk_account_io_done") int inlined(void *ctx) { return 0; }
+
 SEC("fentry/do_nanosleep") int must_not_sleep(u64 *ctx)
 {
 	char c = 0;

@@ -28,6 +28,14 @@ SEC("tracepoint/syscalls/sys_enter_execve") int beyond_value(void *ctx)
 	return value ? value[bpf_get_prandom_u32()] == 1 : 0;
 }
 
+SEC("tracepoint/syscalls/sys_enter_execve") int any_offset(void *ctx)
+{
+	u32 key = 0;
+	u64 *value = bpf_map_lookup_elem(&values, &key);
+
+	return value ? value[bpf_ktime_get_ns()] == 1 : 0;
+}
+
 SEC("tracepoint/syscalls/sys_enter_execve") int endless(void *ctx)
 {
 	while (bpf_ktime_get_ns() != 1)

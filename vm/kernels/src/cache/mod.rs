@@ -11,7 +11,7 @@
 //! snapshots/                  snapshots of guests, which are not this module's
 //! ```
 //!
-//! `<id>` is made of the hashes that the pin snapshots, so a changed pin never finds the old kernel.
+//! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
 mod configs;
 mod in_use;

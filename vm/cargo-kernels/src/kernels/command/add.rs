@@ -14,8 +14,8 @@ use crate::kernels::cache::{Entry, Origin};
 use crate::kernels::digest::Sha256Hex;
 use crate::kernels::download::Address;
 use crate::kernels::pins::{self, Pin, Source};
-use crate::kernels::{ARCHES, Arch};
 use crate::kernels::{self, Expected, Progress, cache};
+use crate::kernels::{ARCHES, Arch};
 use vm_kernels::lock::{self, How};
 
 /// What the pin says until somebody knows better.
@@ -25,9 +25,7 @@ const WHY: &str = "added with `kernels add`";
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let path = kernels::file(dirs);
     read(dirs, &path, name)?;
-    if !pins::is_name(name) {
-        return Err(Exit::usage(format!("expected {}, found {name:?}", pins::NAME)));
-    }
+    pins::check_name(name).map_err(Exit::usage)?;
     let given = Given::parse(dirs, from)?;
     let board = Board::new(std::iter::once(name));
     let line = board.line(name);

@@ -1,5 +1,5 @@
-/* A licence that is not the GPL's, and a helper that wants it. */
-#define LICENCE "Proprietary"
+/* A license that is not the GPL's, and a helper that wants it. */
+#define LICENSE_IS "Proprietary"
 #include "common.h"
 static long (*bpf_trace_printk)(const char *, u32, ...) = (void *)6;
 

@@ -1,0 +1,18 @@
+/* A value as large as this can be had since 6.2. */
+#include "common.h"
+
+struct {
+	__uint(type, 2);
+	__uint(max_entries, 1);
+	__uint(key_size, 4);
+	__uint(value_size, 6 << 20);
+} large SEC(".maps");
+
+static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
+
+SEC("tracepoint/syscalls/sys_enter_execve") int large_value(void *ctx)
+{
+	u32 key = 0;
+
+	return bpf_map_lookup_elem(&large, &key) == 0;
+}

@@ -1,0 +1,18 @@
+/* More than a guest has. */
+#include "common.h"
+
+struct {
+	__uint(type, 2);
+	__uint(max_entries, 1536);
+	__uint(key_size, 4);
+	__uint(value_size, 2 << 20);
+} huge SEC(".maps");
+
+static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
+
+SEC("tracepoint/syscalls/sys_enter_execve") int three_gigabytes(void *ctx)
+{
+	u32 key = 0;
+
+	return bpf_map_lookup_elem(&huge, &key) == 0;
+}
