@@ -384,7 +384,7 @@ sha256 = "{SHA256}"
             (SHA256, "abc", 6, "expected 64 lower-case hexadecimal digits, found \"abc\""),
             (SHA256, &long, 6, "expected 64 lower-case hexadecimal digits"),
             (", sha256", ", sha1", 6, "expected 40 lower-case hexadecimal digits"),
-            ("kind = \"debian\"", "kind = \"url\"", 6, "unknown field `files`, expected one of"),
+            ("kind = \"debian\"", "kind = \"url\"", 6, "unknown field `files`, expected"),
             ("https://example.org/bzImage", "http://example.org/", 12, "expected an https address"),
             ("https://example.org/bzImage", "https://", 12, "empty host"),
             ("url = \"https://example.org/bzImage\"\n", "", 12, "missing field `url`"),
