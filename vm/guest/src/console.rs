@@ -196,6 +196,23 @@ mod tests {
         assert!(console.context[1].starts_with("CPU: 0 PID: 1"));
     }
 
+    /// Of 7.3.4, when a module was loaded whose code had been damaged, and of 6.12.117, after `echo c > /proc/sysrq-trigger`.
+    #[test]
+    fn what_arm64_says_of_a_warning_an_oops_and_a_panic_is_understood() {
+        let (oops, notices) = console(include_str!("testdata/arm64-warning-oops.log"));
+        let expected = [
+            "WARNING: kernel/trace/ftrace.c:2287 at ftrace_bug+0x280/0x2b0, CPU#0: insmod/91",
+            "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000",
+            "Internal error: Oops: 0000000096000006 [#1]  SMP",
+        ];
+        assert_eq!(oops.splats, expected);
+        assert_eq!((oops.panic, notices), (None, vec![]));
+        let (panic, notices) = console(include_str!("testdata/arm64-panic.log"));
+        let words = "Kernel panic - not syncing: sysrq triggered crash";
+        assert_eq!((panic.splats.len(), panic.panic.as_deref()), (0, Some(words)));
+        assert_eq!(notices, [Notice::Panic(words.into())]);
+    }
+
     #[test]
     fn a_splat_keeps_the_lines_since_cut_here() {
         let (console, _) = console(concat!(
