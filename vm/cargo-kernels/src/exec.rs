@@ -99,7 +99,7 @@ fn run(
     };
     let work = Work {
         task: &|host_root| Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) }),
-        files: &|| brought_along(&program),
+        files: &|| brought_along(dirs, &program),
         stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
         note: &|text| note(format!("{name}: {text}")),
         started: &|_| {},
@@ -130,13 +130,17 @@ fn keep(dirs: &Dirs, program: &Program) -> Vec<String> {
     launch::kept([Some(Path::new(&program.cwd)), parent, Some(&dirs.target)].into_iter().flatten())
 }
 
-fn brought_along(program: &Program) -> Result<Files> {
+/// The command with its libraries, and the files of the package that cargo starts it for.
+fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     // Any other name is one of busybox's.
     let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
     let Some(path) = path else { return Ok(Files::default()) };
     let path = Path::new(&program.cwd).join(path);
     let argv = vec![path.to_string_lossy().into_owned()];
-    let files = closure::of_program(&Program { argv, ..program.clone() })?;
+    let mut files = closure::of_program(&Program { argv, ..program.clone() })?;
+    if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
+        files.extend(closure::of_package(Path::new(package), &dirs.target)?);
+    }
     Ok(Files { files: closure::in_place(files) })
 }
 
