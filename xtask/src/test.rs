@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use cargo_kernels::dirs::Dirs;
+use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need, Tool};
-use cargo_kernels::{cargo, exit, setup};
+use cargo_kernels::{cargo, cross, exit, setup};
 
 use crate::{flags, local, minimum_rust};
 
@@ -23,8 +24,8 @@ const REPORT: &str = "target/vmtest/report";
 struct Step {
     name: &'static str,
     run: Run,
-    /// Without it the step is not run, which is said, and is no failure.
-    needs: Option<Tool>,
+    /// Where it fails the step is not run, which is said, and is no failure.
+    needs: fn(&Dirs) -> Result<()>,
     /// Looked at when the program has succeeded.
     then: fn(&Dirs) -> Result<()>,
 }
@@ -42,7 +43,7 @@ enum Run {
 }
 
 const fn step(name: &'static str, run: Run) -> Step {
-    Step { name, run, needs: None, then: |_| Ok(()) }
+    Step { name, run, needs: |_| Ok(()), then: |_| Ok(()) }
 }
 
 #[rustfmt::skip]
@@ -56,12 +57,15 @@ const STEPS: &[Step] = &[
         Run::Xtask("vmtest --warm --allow-unavailable --report target/vmtest/report")) },
     step("the long tests, on one kernel", Run::Xtask("vmtest --warm -k 6.12 -- --ignored")),
     step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
+    Step { needs: |dirs| Arch::named("arm64").map_or(Ok(()), |arch| cross::require(dirs, arch)),
+        ..step("an arm64 kernel, restored", Run::Xtask("vmtest --warm --arch arm64 -k 6.12")) },
     step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
     step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
     step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test baseline")),
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
-    Step { needs: Some(Tool::Nix), ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
-    Step { needs: Some(Tool::Chromium), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
+    Step { needs: |dirs| tools::find(dirs, Tool::Nix).map(drop),
+        ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
+    Step { needs: |dirs| tools::find(dirs, Tool::Chromium).map(drop), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 
 /// How a step ended.
@@ -115,7 +119,7 @@ impl End {
 
 impl Step {
     fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> End {
-        if let Some(Err(missing)) = self.needs.map(|tool| tools::find(dirs, tool)) {
+        if let Err(missing) = (self.needs)(dirs) {
             println!("{missing:#}");
             return End::NotRun;
         }

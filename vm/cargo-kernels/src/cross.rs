@@ -103,11 +103,14 @@ fn has_rust(arch: &Arch) -> bool {
     asked.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// Says what is missing, and how to get it.
+/// Checks that all is here that an architecture needs beside what this machine's own does.
 ///
 /// # Errors
-/// When anything is.
-fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
+/// One sentence that says what is missing, and how to get it.
+pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
+    if arch.is_host() {
+        return Ok(());
+    }
     let missing: Vec<String> = missing(dirs, arch)?.iter().map(|missing| missing.name(arch)).collect();
     if missing.is_empty() {
         return Ok(());

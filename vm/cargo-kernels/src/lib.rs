@@ -9,7 +9,7 @@ pub mod cargo;
 mod closure;
 pub mod command;
 pub mod completions;
-mod cross;
+pub mod cross;
 pub mod dirs;
 pub mod doctor;
 pub mod engine;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cross;
@@ -21,8 +21,11 @@ use crate::tools::{self, Tool};
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
 
+/// The script's name.
+const SCRIPT: &str = "shell";
+
 /// Runs the command: an interactive shell in a kernel, in the working directory, with the host's
-/// files read-only. It ends with the shell.
+/// files read-only; for another architecture, in a root directory with little more than busybox. It ends with the shell.
 ///
 /// # Errors
 /// When the kernel cannot be had, a tool is missing, or virtme-ng cannot be started.
@@ -38,8 +41,16 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     }
     let env = environment::asked(&flags.env)?;
     let host = host_root(dirs, &kernels::select_one(dirs, &flags.kernel, flags.arch)?, &flags.vm)?;
-    let cwd = std::env::current_dir().context("cannot find the working directory")?;
-    let shell = start_script(host.run.path(), &cwd, &env)?;
+    let shell = match &host.root {
+        Some(root) => {
+            start_script(root, Path::new("/"), &env, Path::new("/bin/sh"))?;
+            format!("/{SCRIPT}")
+        }
+        None => {
+            let cwd = std::env::current_dir().context("cannot find the working directory")?;
+            start_script(host.run.path(), &cwd, &env, &roots_shell())?
+        }
+    };
     let status = Command::new(&host.vng)
         .current_dir(host.run.path())
         .env_clear()
@@ -60,14 +71,20 @@ fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoo
     if let Some(note) = chosen.note {
         eprintln!("{note}");
     }
-    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, &dirs.runs())
+    let programs = (!kernel.arch.is_host()).then(|| cross::programs(dirs, kernel.arch)).transpose()?;
+    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
+}
+
+fn roots_shell() -> PathBuf {
+    let root = User::from_uid(Uid::from_raw(0)).ok().flatten().map(|root| root.shell);
+    root.filter(|shell| shell.is_file()).unwrap_or_else(|| "/bin/sh".into())
 }
 
 /// Writes what virtme-ng is to take for root's shell, and gives its path: a script that starts the real one where it is
 /// wanted. On its way to the guest an argument passes through a shell and the kernel's command line, whose quoting
 /// differs; a file is read by one shell, once.
-fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>) -> Result<String> {
-    let path = dir.join("shell");
+fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>, shell: &Path) -> Result<String> {
+    let path = dir.join(SCRIPT);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
     let name = path.to_str().filter(|path| path.chars().all(plain)).map(str::to_owned);
     let name = name.ok_or_else(|| {
@@ -77,8 +94,6 @@ fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>) -> Resul
             dir.display()
         ))
     })?;
-    let root = User::from_uid(Uid::from_raw(0)).ok().flatten().map(|root| root.shell);
-    let shell = root.filter(|shell| shell.is_file()).unwrap_or_else(|| "/bin/sh".into());
     let shell = shlex::bytes::try_quote(shell.as_os_str().as_bytes())?.into_owned();
     let mut script = b"#!/bin/sh\ncd -- ".to_vec();
     script.extend_from_slice(&shlex::bytes::try_quote(cwd.as_os_str().as_bytes())?);
@@ -107,7 +122,7 @@ mod tests {
         let cwd = dir.path().join(odd);
         fs::create_dir(&cwd).unwrap();
         let env = BTreeMap::from([("ODD".to_owned(), odd.to_owned())]);
-        let script = start_script(dir.path(), &cwd, &env).unwrap();
+        let script = start_script(dir.path(), &cwd, &env, &roots_shell()).unwrap();
         let said = dir.path().join("said");
         let run = Command::new("sh")
             .args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\""])
@@ -119,7 +134,7 @@ mod tests {
         let expected = format!("{}\n{odd}", cwd.display());
         assert_eq!(fs::read_to_string(said).unwrap(), expected);
         assert!(!dir.path().join("x").exists() && !cwd.join("x").exists());
-        let error = start_script(&cwd, &cwd, &env).unwrap_err();
+        let error = start_script(&cwd, &cwd, &env, &roots_shell()).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

@@ -1,6 +1,7 @@
-//! A guest that has the host's own root directory, for people: a shell.
+//! A guest that has the host's own root directory, for people: a shell. One of another architecture, for which the host's
+//! programs are no use, has a root of its own.
 //!
-//! The host's files are read-only there: virtme-ng puts what the guest writes into memory.
+//! The files are read-only there: virtme-ng puts what the guest writes into memory.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::accel::Accel;
 use crate::environment;
+use crate::guest_root::{self, Programs};
 use crate::rundir::RunDir;
 use crate::vng::{depmod, path_with, qemu_options};
 use vm_kernels::{Arch, Kernel};
@@ -25,19 +27,35 @@ pub struct HostRoot {
     pub arch: &'static Arch,
     /// KVM or TCG.
     pub accel: Accel,
+    /// Its own root directory, if it has one.
+    pub root: Option<PathBuf>,
 }
 
+/// That directory, where virtme-ng is started.
+const ROOT: &str = "root";
+
 impl HostRoot {
-    /// Puts everything where virtme-ng finds it, in a new directory below `runs`.
+    /// Puts everything where virtme-ng finds it, in a new directory below `runs`. With `programs` it has a root of its own.
     ///
     /// # Errors
     /// When something cannot be written.
-    pub fn prepare(kernel: &Kernel, accel: Accel, vng: &Path, qemu: &Path, runs: &Path) -> Result<Self> {
+    pub fn prepare(
+        kernel: &Kernel,
+        accel: Accel,
+        vng: &Path,
+        qemu: &Path,
+        programs: Option<&Programs>,
+        runs: &Path,
+    ) -> Result<Self> {
         RunDir::clear_abandoned(runs);
         let run = RunDir::create(runs)?;
+        let root = programs.map(|_| run.path().join(ROOT));
+        if let (Some(root), Some(programs)) = (&root, programs) {
+            guest_root::stage(root, programs)?;
+        }
         symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
         stage_kernel(kernel, &run.path().join("kernel"))?;
-        Ok(Self { run, vng: vng.to_owned(), arch: kernel.arch, accel })
+        Ok(Self { run, vng: vng.to_owned(), arch: kernel.arch, accel, root })
     }
 
     /// What `vng` is started with, in the run's directory.
@@ -48,6 +66,10 @@ impl HostRoot {
             .chain(["--force-9p", "--disable-microvm"])
             .map(str::to_owned)
             .collect();
+        if self.root.is_some() {
+            let own = ["--root", ROOT, "--busybox", "root/bin/busybox", "--arch", self.arch.debian];
+            arguments.extend(own.map(str::to_owned));
+        }
         arguments.extend(qemu_options(self.arch, self.accel, &[]));
         if self.accel == Accel::Tcg {
             // The host's programs may be compiled for more than the quick, plain CPU of the tests.
