@@ -506,6 +506,7 @@ mod tests {
             name: "k".into(),
             arch: kernels::Arch::host(),
             image: "/boot/k".into(),
+            sha256: None,
             modules: None,
             expected: Expected::Any,
             release: None,

@@ -304,6 +304,7 @@ mod tests {
             arch: vm_kernels::Arch::host(),
             name: "5.15".into(),
             image: PathBuf::new(),
+            sha256: None,
             modules: None,
             expected: Expected::Series("5.15.".into()),
             release: None,

@@ -115,6 +115,7 @@ mod tests {
             name: "6.1".into(),
             arch: vm_kernels::Arch::host(),
             image: path,
+            sha256: None,
             modules: None,
             expected: Expected::Any,
             release: None,

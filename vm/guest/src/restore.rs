@@ -238,7 +238,10 @@ impl<'a> Guest<'a> {
     /// Everything that a saved guest depends on.
     fn key_material(&self) -> Result<Value> {
         let image = &self.spec.kernel.image;
-        let kernel = kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?;
+        let kernel = match &self.spec.kernel.sha256 {
+            Some(sha256) => sha256.clone(),
+            None => kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?,
+        };
         // Where the kernel and the guest lie does not matter.
         let machine = self.machine(Memory::File, Some(Path::new("kernel")), Path::new("."));
         let arguments = machine.arguments();

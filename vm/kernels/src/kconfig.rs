@@ -161,6 +161,7 @@ mod tests {
             arch: crate::Arch::host(),
             name: "test".into(),
             image: "bzImage".into(),
+            sha256: None,
             modules: modules.map(Into::into),
             expected: Expected::Any,
             release: None,

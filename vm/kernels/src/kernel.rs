@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Arch;
+use super::digest::Sha256Hex;
 
 /// A kernel that is on this machine, verified, unpacked and ready to boot.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub struct Kernel {
     pub arch: &'static Arch,
     /// The bootable image (bzImage, Image).
     pub image: PathBuf,
+    /// The image's hash, of a kernel that is held to one whenever it is used.
+    pub sha256: Option<Sha256Hex>,
     /// `…/lib/modules/<release>`, for a kernel that has modules.
     pub modules: Option<PathBuf>,
     /// What `uname -r` must say in the guest.

@@ -266,6 +266,7 @@ mod tests {
             arch: crate::Arch::host(),
             name: "test".into(),
             image: "bzImage".into(),
+            sha256: None,
             modules: Some(dir.path().to_owned()),
             expected: Expected::Any,
             release: None,

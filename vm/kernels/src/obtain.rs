@@ -116,6 +116,7 @@ pub fn from_tree(
         release: image.release,
         config: config_of(store, &found)?,
         image: found.image,
+        sha256: None,
         modules: found.modules,
         source: source.to_owned(),
     })

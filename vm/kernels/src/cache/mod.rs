@@ -170,6 +170,7 @@ impl Entry {
             name: pin.label(),
             arch: pin.arch,
             image,
+            sha256: Some(found),
             modules,
             expected: pin.expected.clone(),
             release: manifest.release,
