@@ -5,16 +5,16 @@ mod isolate;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use vmtest_agent::{FactsRequest, Program, Task, TestId, Tests};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::flags::VmArgs;
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Launch, Work};
+use crate::log_dir::LogDir;
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
@@ -35,7 +35,7 @@ pub struct Host<'a> {
     /// For finding out whether KVM works.
     qemu: PathBuf,
     /// Where console logs are kept.
-    logs: PathBuf,
+    logs: LogDir,
     started: Instant,
     interrupt: &'a Interrupt,
     /// Whether it was said why KVM is not used.
@@ -49,7 +49,7 @@ impl<'a> Host<'a> {
     /// When QEMU is missing, or the directory cannot be made.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, Tool::Qemu)?;
-        let logs = log_dir(&dirs.logs())?;
+        let logs = LogDir::create(&dirs.logs())?;
         Ok(Self { dirs, qemu, logs, started, interrupt, accel_note: Once::new() })
     }
 }
@@ -71,7 +71,7 @@ impl Host<'_> {
 
 /// Where the console of a kernel's guest is kept.
 pub fn log_of(host: &Host<'_>, kernel: &str) -> PathBuf {
-    with_suffix(&host.logs.join(file_name(kernel)), "log")
+    with_suffix(&host.logs.path().join(file_name(kernel)), "log")
 }
 
 /// What the user may choose.
@@ -175,7 +175,7 @@ impl<'a> Engine<'a> {
 
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        let log = self.host.logs.join(file_name(target.name()));
+        let log = self.host.logs.path().join(file_name(target.name()));
         if self.options.isolate {
             return isolate::run(self, target, &log, on);
         }
@@ -184,7 +184,7 @@ impl<'a> Engine<'a> {
 
     /// Lists the payload's tests in a guest; they are those that are missing in the report.
     pub fn list(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        let log = self.host.logs.join(file_name(target.name()));
+        let log = self.host.logs.path().join(file_name(target.name()));
         self.run_tests(target, Which::Listed, with_suffix(&log, "list.log"), on)
     }
 
@@ -422,25 +422,6 @@ fn file_name(name: &str) -> String {
     name.trim_matches('/').chars().map(|c| if plain(c) { c } else { '_' }).collect()
 }
 
-/// Makes the directory for this run's console logs, and removes those of runs long past.
-///
-/// # Errors
-/// When it cannot be created.
-fn log_dir(logs: &Path) -> Result<PathBuf> {
-    const KEPT: usize = 20;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let own = logs.join(format!("{}-{}", now.as_millis(), std::process::id()));
-    std::fs::create_dir_all(&own)
-        .map_err(|error| Exit::not_run(format!("cannot create {}: {error}", own.display())))?;
-    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
-    let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    old.sort();
-    for dir in old.iter().take(old.len().saturating_sub(KEPT)) {
-        let _ = std::fs::remove_dir_all(dir);
-    }
-    Ok(own)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -495,7 +476,7 @@ mod tests {
         let host = Host {
             dirs: &dirs,
             qemu: "qemu".into(),
-            logs: logs.path().to_owned(),
+            logs: LogDir::create(logs.path()).unwrap(),
             started: Instant::now(),
             interrupt: &interrupt,
             accel_note: Once::new(),

@@ -20,6 +20,7 @@ pub mod flags;
 pub mod kernels;
 pub mod launch;
 pub mod load;
+mod log_dir;
 pub mod matrix;
 pub mod metadata;
 mod outcome;

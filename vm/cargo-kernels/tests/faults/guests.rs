@@ -31,16 +31,16 @@ fn the_kernel_panics_during_a_test_in_a_saved_guest() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_before_the_agent() {
     let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
-    let scene = Scene::new().metadata(args).timeout(60);
-    let words = "nothing was heard of the agent within 60 s; the kernel got as far as: ";
+    let scene = Scene::new().metadata(args).timeout(25);
+    let words = "nothing was heard of the agent within 25 s; the kernel got as far as: ";
     run(&scene, "contained::").expect("no-boot", 3, words);
 }
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_in_a_test() {
-    let scene = Scene::new().timeout(90);
-    let words = "not finished within 90 s: the guest hung while `fatal::stops_the_agent` ran";
+    let scene = Scene::new().timeout(45);
+    let words = "not finished within 45 s: the guest hung while `fatal::stops_the_agent` ran";
     run(&scene, "fatal::stops_the_agent").expect("hang", 1, words);
 }
 
