@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
 use vm_guest::guest_root::Programs;
 use vm_guest::process::{Supervised, SupervisedCommand};
@@ -27,8 +27,10 @@ pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
     if arch.is_host() {
         return tools::find(dirs, Tool::Qemu);
     }
-    require(dirs, arch)?;
-    tools::program_on_path(arch.qemu).with_context(|| format!("{} was not found", arch.qemu))
+    match tools::program_on_path(arch.qemu) {
+        Some(qemu) => Ok(qemu),
+        None => require(dirs, arch).and_then(|()| bail!("{} was not found", arch.qemu)),
+    }
 }
 
 /// What runs in guests of an architecture.
@@ -40,8 +42,10 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
         let busybox = tools::find(dirs, Tool::Busybox)?;
         return Ok(Programs { agent: Cow::Borrowed(agent::PROGRAM), busybox, bash: None });
     }
-    require(dirs, arch)?;
     let sysroot = sysroot(dirs, arch)?;
+    if !sysroot.exists() {
+        require(dirs, arch)?;
+    }
     let agent = program(dirs, arch, "agent", agent::PROGRAM, |cargo| {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     })?;
@@ -156,6 +160,10 @@ impl Missing {
     }
 }
 
+/// Variables that are for the user's own builds: see `vm/guest_program.rs`.
+const NOT_FOR_THE_PROGRAM: [&str; 5] =
+    ["CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_PROFILE_RELEASE_LTO"];
+
 struct OnStdout;
 
 impl Progress for OnStdout {
@@ -214,6 +222,8 @@ pub fn program(
         let gone = manifest.display();
         return Err(Exit::not_run(format!("{gone} is gone, from which this program was built: install it anew")));
     }
+    // Only now: asking rustc takes longer than restoring a guest.
+    require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let program = format!("vmtest-{name}");
@@ -224,9 +234,7 @@ pub fn program(
         .arg("--target-dir")
         .arg(&build)
         .envs(environment(arch, &sysroot(dirs, arch)?));
-    for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
-        command.env_remove(name);
-    }
+    NOT_FOR_THE_PROGRAM.iter().for_each(|name| _ = command.env_remove(name));
     configure(&mut command);
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
     ensure!(status.success(), "the {name} for {arch} was not built: see above");

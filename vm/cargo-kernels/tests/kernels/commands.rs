@@ -196,3 +196,14 @@ fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
     let second = matrix();
     assert_ne!(first["include"][0]["cache_key"], second["include"][0]["cache_key"]);
 }
+
+#[test]
+fn a_kernel_of_another_architecture_without_its_tools_is_one_sentence() {
+    let sandbox = Sandbox::new();
+    let other = if cfg!(target_arch = "x86_64") { "arm64" } else { "x86_64" };
+    sandbox.pins(&pin(&format!("{}\narch = \"{other}\"", url_source("https://localhost/x", b"x"))));
+    let said = sandbox.run(&["exec", "-k", "6.1", "--arch", other, "--warm", "--", "true"], 3);
+    assert!(said.starts_with(&format!("error: kernels for {other} need qemu-system-")), "{said}");
+    assert!(said.ends_with(&format!("not found here: run `cargo kernels setup --arch {other}`\n")), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
