@@ -167,12 +167,6 @@ impl<'a> Engine<'a> {
         self.host.started.elapsed()
     }
 
-    /// What the tests are of: the program, or the directory of the project.
-    pub fn program(&self) -> String {
-        let directory = || self.host.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
-        self.metadata.program.clone().or_else(directory).unwrap_or_default()
-    }
-
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
         let log = self.host.logs.path().join(file_name(target.name()));

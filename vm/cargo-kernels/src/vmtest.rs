@@ -84,6 +84,12 @@ impl Session<'_> {
         Payload::build(self.dirs, arch, &self.metadata, &choice)
     }
 
+    /// What the tests are of: the program, or the directory of the project.
+    fn program(&self) -> String {
+        let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
+        self.metadata.program.clone().or_else(directory).unwrap_or_default()
+    }
+
     /// Prints the tests that the first kernel's guest lists.
     fn list(&self) -> Result<u8> {
         let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
@@ -125,7 +131,11 @@ impl Session<'_> {
         for ((arch, backend), payload) in self.backends.iter().zip(&payloads) {
             engines.push((*arch, Engine::new(&host, &**backend, &self.metadata, payload, options.clone())));
         }
-        let run = matrix(&engines, &self.targets, parallel::jobs(flags.jobs));
+        let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
+        let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
+        let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
+        let run =
+            RunReport { program: self.program(), started: began, total_s: started.elapsed().as_secs_f64(), kernels };
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
             return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
@@ -148,25 +158,18 @@ impl Session<'_> {
 }
 
 /// Runs every kernel with the engine of its architecture, as many side by side as `jobs`, and shows how it goes.
-fn matrix(engines: &[(&'static Arch, Engine<'_>)], targets: &[Target], jobs: usize) -> RunReport {
-    let started = SystemTime::now();
-    let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
+fn matrix(runs: &[(&Target, &Engine<'_>)], jobs: usize) -> Vec<KernelReport> {
+    let names: Vec<String> = runs.iter().map(|(target, _)| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
-    let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
-    let mut kernels = parallel::map(targets, jobs, |index, target| {
-        let report = match engine_of(target) {
-            Some((_, engine)) => engine.run(target, &|event| screen.event(index, event)),
-            None => KernelReport::unknown(target.name(), "none"),
-        };
+    let mut kernels = parallel::map(runs, jobs, |index, (target, engine)| {
+        let report = engine.run(target, &|event| screen.event(index, event));
         screen.event(index, RunEvent::Finished(Box::new(report.clone())));
         report
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
     name_missing(&mut kernels);
-    let first = engines.first().map(|(_, engine)| (engine.program(), engine.elapsed()));
-    let (program, total) = first.unwrap_or_default();
-    RunReport { program, started, total_s: total.as_secs_f64(), kernels }
+    kernels
 }
 
 /// A kernel whose guest never came to list its tests misses those of the others.
