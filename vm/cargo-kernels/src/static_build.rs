@@ -38,8 +38,9 @@ impl StaticBuild {
     /// Finds the archives: this machine's, or those for another architecture.
     ///
     /// # Errors
-    /// When one is missing; the message says what to install.
+    /// When one is missing, or the compiler for it; the message says what to install.
     pub fn detect(dirs: &Dirs, arch: &'static Arch) -> Result<Self> {
+        cross::require(dirs, arch)?;
         let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
         let mut libraries = listed_directories();
         let libelf = match &sysroot {
