@@ -66,8 +66,8 @@ pub struct VmArgs {
     #[arg(long, default_value = "auto", value_parser = accel_choice())]
     pub accel: AccelChoice,
     /// Seconds that a kernel's run may take, from when the kernel is at hand: waiting, saving, booting and all tests
-    /// [default: 60 under KVM, 180 under TCG, and for each test another 5 or 15, together at least test-timeout-s;
-    /// none for exec]
+    /// [default: 60 under KVM or 180 under TCG, plus test-timeout-s, plus 5 or 15 for each test; 600 for load, none for
+    /// exec]
     #[arg(long, value_name = "S", value_parser = positive_seconds)]
     pub timeout: Option<f64>,
 }

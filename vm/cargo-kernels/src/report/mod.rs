@@ -29,7 +29,7 @@ use crate::verdict::{KernelReport, Standing};
 /// A whole run, as reports see it.
 #[derive(Debug)]
 pub struct RunReport {
-    /// The package that was tested, `[workspace.metadata.vmtest] package`: the reports' title.
+    /// The package that was tested, `program` in `metadata.kernels`, else the project's directory: the reports' title.
     pub program: String,
     /// When the run began.
     pub started: SystemTime,
