@@ -192,6 +192,14 @@ pub fn set_up(dirs: &Dirs, arch: &'static Arch, dry_run: bool) -> Result<()> {
     missing.iter().filter(|_| !dry_run).try_for_each(|missing| missing.get(dirs, arch))
 }
 
+/// Where such programs are kept, and built.
+pub fn built(dirs: &Dirs) -> PathBuf {
+    dirs.cache.join("programs")
+}
+
+/// Held by a run that builds one; below [`built`].
+pub const LOCK: &str = "build/lock";
+
 /// A static program for guests, `vmtest-NAME`, of the package `vm/NAME`, built with what `configure` adds. It is kept
 /// under the name of `native`, which is the same program for this machine, built together with this one.
 ///
@@ -204,15 +212,15 @@ pub fn program(
     native: &[u8],
     configure: impl FnOnce(&mut Command),
 ) -> Result<Vec<u8>> {
-    let kept = dirs.cache.join("programs").join(format!("{name}-{arch}-{}", &sha256(native)[..16]));
+    let kept = built(dirs).join(format!("{name}-{arch}-{}", &sha256(native)[..16]));
     let read = || std::fs::read(&kept);
     if let Ok(program) = read() {
         return Ok(program);
     }
-    let build = dirs.cache.join("programs/build");
+    let build = built(dirs).join("build");
     let failed = || format!("cannot write to {}", build.display());
     std::fs::create_dir_all(&build).with_context(failed)?;
-    let _lock = lock::exclusive(&build.join("lock"), || ()).with_context(failed)?;
+    let _lock = lock::exclusive(&built(dirs).join(LOCK), || ()).with_context(failed)?;
     // Another run may have built it meanwhile.
     if let Ok(program) = read() {
         return Ok(program);

@@ -1,11 +1,12 @@
 //! `cargo xtask kernels prune`: removes from the cache what no pin names, and saved guests.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::show;
+use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::{self, Entry};
@@ -13,6 +14,7 @@ use crate::kernels::pins::Pin;
 use crate::kernels::{self, Store};
 use vm_guest::module_share;
 use vm_guest::snapshots::{Listed, Snapshots};
+use vm_kernels::lock::{self, How};
 
 /// A line of the table: the path, the bytes on disk, and whether it is gone or else in use.
 type Line = (String, u64, Result<bool>);
@@ -21,7 +23,7 @@ type Line = (String, u64, Result<bool>);
 pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     let mut lines = kernels(dirs, dry_run)?;
     lines.extend(saved_guests(dirs, dry_run)?);
-    lines.extend(module_lists(dirs, dry_run)?);
+    lines.extend(remade(dirs, dry_run));
     if lines.is_empty() {
         show::print("Nothing to remove: every kernel in the cache is pinned.\n");
         return Ok(exit::OK);
@@ -65,18 +67,23 @@ fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     Ok(snapshots.list().into_iter().map(line).collect())
 }
 
-/// Lists of kernels' modules; the next run of a kernel makes its own anew.
-fn module_lists(dirs: &Dirs, dry_run: bool) -> Result<Option<Line>> {
-    let kept = module_share::kept(&dirs.cache);
-    if !kept.exists() {
-        return Ok(None);
-    }
-    let size = cache::size_of(&kept);
-    let outcome = match dry_run {
-        true => Ok(true),
-        false => std::fs::remove_dir_all(&kept).map(|()| true).map_err(Into::into),
+/// What the next run that needs it makes anew.
+fn remade(dirs: &Dirs, dry_run: bool) -> Vec<Line> {
+    let kept = [
+        (module_share::kept(&dirs.cache), "lists of modules"),
+        (cross::built(dirs), "programs for guests of other architectures"),
+    ];
+    let line = |(path, what): (PathBuf, &str)| {
+        let size = cache::size_of(&path);
+        // Somebody may be building there.
+        let in_use = matches!(lock::existing(&path.join(cross::LOCK), How::NonBlockingLockExclusive), Ok(None));
+        let outcome = match dry_run || in_use {
+            true => Ok(!in_use),
+            false => std::fs::remove_dir_all(&path).map(|()| true).map_err(Into::into),
+        };
+        (format!("{} ({what})", shown(&path)), size, outcome)
     };
-    Ok(Some((format!("{} (lists of modules)", shown(&kept)), size, outcome)))
+    kept.into_iter().filter(|(path, _)| path.exists()).map(line).collect()
 }
 
 fn shown(path: &Path) -> String {
