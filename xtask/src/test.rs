@@ -134,11 +134,13 @@ impl Step {
 
     fn succeed(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
+        let threads = "--test-threads 4";
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let (program, arguments) = match self.run {
             Run::Cargo(line) => (cargo, words(line)),
             Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
-            Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored"))),
+            Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored {threads}"))),
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
                 let mut arguments = words(line);

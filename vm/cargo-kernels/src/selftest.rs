@@ -8,14 +8,14 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use vmtest_agent::TestResult;
+use vmtest_agent::{TestId, TestResult};
 
 use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::{Engine, Host, Options};
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Arch, Target};
+use crate::kernels::{self, Arch};
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
@@ -55,14 +55,25 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let original = None;
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
+        let mut tests = Vec::new();
         for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let payload =
+            let mut payload =
                 build(arch, &metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
+            // The others wait in vain for what a mutant does not do.
+            payload.only = mutant.map(|mutant| meant(&tests, mutant));
             let options = Options::from(&flags.vm);
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
-                let row = try_on(&engine, target, name, mutant);
+                let report = engine.run(target, &|_| {});
+                let (as_it_should_be, outcome) = match mutant {
+                    None => (report.verdict == Verdict::Pass, summary(&report)),
+                    Some(mutant) => caught(&report, mutant),
+                };
+                if mutant.is_none() {
+                    tests = report.tests.into_iter().map(|outcome| outcome.test).collect();
+                }
+                let row = Row { mutant: name.to_owned(), kernel: target.name().to_owned(), outcome, as_it_should_be };
                 println!("{row}");
                 rows.push(row);
             }
@@ -89,13 +100,9 @@ fn build(
     Payload::build(sources.dirs(), arch, metadata, &Choice::default())
 }
 
-fn try_on(engine: &Engine<'_>, target: &Target, name: &str, mutant: Option<&Mutant>) -> Row {
-    let report = engine.run(target, &|_| {});
-    let (as_it_should_be, outcome) = match mutant {
-        None => (report.verdict == Verdict::Pass, summary(&report)),
-        Some(mutant) => caught(&report, mutant),
-    };
-    Row { mutant: name.to_owned(), kernel: target.name().to_owned(), outcome, as_it_should_be }
+/// Of these tests, those that are meant to catch a mutant.
+fn meant(tests: &[TestId], mutant: &Mutant) -> Vec<TestId> {
+    tests.iter().filter(|test| mutant.caught_by.contains(&test.name)).cloned().collect()
 }
 
 /// Whether the tests that are meant to catch a mutant did.
@@ -126,7 +133,7 @@ fn summary(report: &KernelReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmtest_agent::{TestId, TestOutcome};
+    use vmtest_agent::TestOutcome;
 
     use super::*;
 

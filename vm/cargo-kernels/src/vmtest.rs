@@ -136,7 +136,9 @@ impl Session<'_> {
         let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
         let run =
             RunReport { program: self.program(), started: began, total_s: started.elapsed().as_secs_f64(), kernels };
-        let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0;
+        let broke =
+            |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
+        let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0 && !broke(kernel.verdict);
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
             return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
                 "" => "there are no tests in what cargo built".to_owned(),
