@@ -63,17 +63,13 @@ pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
 /// What cargo has to know to compile and link for another architecture.
 pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
     let target = arch.target.replace('-', "_");
-    let compiler = OsString::from(compiler(arch));
+    let compiler = OsString::from(arch.compiler());
     let headers = format!("-isystem {}", sysroot.headers().display());
     [
         (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler.clone()),
         (format!("CC_{target}"), compiler),
         (format!("CFLAGS_{target}"), headers.into()),
     ]
-}
-
-fn compiler(arch: &Arch) -> String {
-    arch.tool_prefix() + "gcc"
 }
 
 /// Something that another architecture needs and that is not here.
@@ -88,7 +84,7 @@ enum Missing {
 
 fn missing(dirs: &Dirs, arch: &'static Arch) -> Result<Vec<Missing>> {
     let programs =
-        [(arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)), (compiler(arch), arch.cross_packages)];
+        [(arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)), (arch.compiler(), arch.cross_packages)];
     let absent = programs.into_iter().filter(|(name, _)| tools::program_on_path(name).is_none());
     let mut missing: Vec<Missing> = absent.map(|(name, packages)| Missing::Program(name, packages)).collect();
     missing.extend((!has_rust(arch)).then_some(Missing::Rust));

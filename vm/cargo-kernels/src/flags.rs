@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use vm_guest::accel::AccelChoice;
-use vm_kernels::{ARCHES, Arch};
+use vm_kernels::Arch;
 
 use crate::metadata::{Metadata, RootChoice};
 use crate::selection::Selection;
@@ -55,8 +55,7 @@ pub struct KernelArgs {
 }
 
 fn architecture(name: &str) -> Result<&'static Arch, String> {
-    let known: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
-    Arch::named(name).ok_or_else(|| format!("expected one of {}", known.join(", ")))
+    Arch::named(name).ok_or_else(|| format!("expected one of {}", Arch::names()))
 }
 
 /// How VMs run.

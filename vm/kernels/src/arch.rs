@@ -168,6 +168,16 @@ impl Arch {
         if self.is_host() { String::new() } else { format!("{}-", self.gnu) }
     }
 
+    /// The C compiler for it.
+    pub fn compiler(&self) -> String {
+        self.tool_prefix() + "gcc"
+    }
+
+    /// How all of them are called, for a person.
+    pub fn names() -> String {
+        ARCHES.each_ref().map(|arch| arch.name).join(", ")
+    }
+
     /// How QEMU is given its second serial port, connected to a character device of this name.
     pub fn channel(&self, chardev: &str) -> [String; 2] {
         let [option, value] = self.channel_option;
@@ -201,9 +211,9 @@ impl fmt::Display for Arch {
 impl<'de> Deserialize<'de> for &'static Arch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let known: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
+        let known = Arch::names();
         Arch::named(&name)
-            .ok_or_else(|| D::Error::custom(format!("expected an architecture ({}), found {name:?}", known.join(", "))))
+            .ok_or_else(|| D::Error::custom(format!("expected an architecture ({known}), found {name:?}")))
     }
 }
 

@@ -88,11 +88,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
 pub fn identity(arch: &Arch) -> String {
     let version = |program: &str| first_line(program, "--version").unwrap_or_default();
     let config = digest::sha256(arch.config.as_bytes());
-    format!("config:{config} {} {}", version(&compiler(arch)), version("pahole"))
-}
-
-fn compiler(arch: &Arch) -> String {
-    arch.tool_prefix() + "gcc"
+    format!("config:{config} {} {}", version(&arch.compiler()), version("pahole"))
 }
 
 fn first_line(program: &str, option: &str) -> Option<String> {
@@ -110,7 +106,7 @@ pub fn check(arch: &Arch, dir: &Path) -> Result<(), BuildError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
     let mut missing: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| !in_path(name)).collect();
-    if !in_path(&compiler(arch)) && !arch.is_host() {
+    if !in_path(&arch.compiler()) && !arch.is_host() {
         missing.extend(arch.cross_packages.iter().map(|package| (*package, *package)));
     }
     // Without a compiler there is no telling which headers it would find.
@@ -235,10 +231,10 @@ impl Tree<'_> {
         command.args([format!("ARCH={arch}"), format!("CROSS_COMPILE={prefix}")]).args(["LLVM=", "LOCALVERSION="]);
         // GCC 15 takes C23 for granted, in which `bool` and `false` are keywords. Parts of the kernels before 6.14 are
         // compiled without any -std and define them; where there is one it comes later and counts.
-        let version = first_line(&compiler(arch), "-dumpversion").unwrap_or_default();
+        let version = first_line(&arch.compiler(), "-dumpversion").unwrap_or_default();
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_some_and(|major| major >= 15) {
-            command.arg(format!("CC={} -std=gnu11", compiler(arch)));
+            command.arg(format!("CC={} -std=gnu11", arch.compiler()));
         }
         // The same source gives the same image, whoever builds it whenever.
         command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
