@@ -1,6 +1,9 @@
 //! Guests of another architecture than this machine's: what is needed for them, which setup installs when it is asked to,
 //! and the programs in them, which are built when they are first wanted. Nobody else pays for any of it.
 
+#[path = "../../guest_cargo.rs"]
+mod guest_cargo;
+
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -156,10 +159,6 @@ impl Missing {
     }
 }
 
-/// Variables that are for the user's own builds: see `vm/guest_program.rs`.
-const NOT_FOR_THE_PROGRAM: [&str; 5] =
-    ["CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_PROFILE_RELEASE_LTO"];
-
 struct OnStdout;
 
 impl Progress for OnStdout {
@@ -230,19 +229,11 @@ pub fn program(
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let program = format!("vmtest-{name}");
-    let mut command = Command::new(cargo);
-    command
-        .args(["build", "--quiet", "--release", "--bin", &program, "--target", arch.target, "--manifest-path"])
-        .arg(&manifest)
-        .arg("--target-dir")
-        .arg(&build)
-        .envs(environment(arch, &sysroot(dirs, arch)?));
-    NOT_FOR_THE_PROGRAM.iter().for_each(|name| _ = command.env_remove(name));
+    let (mut command, built) = guest_cargo::command(&cargo, name, &manifest, arch.target, &build);
+    command.envs(environment(arch, &sysroot(dirs, arch)?));
     configure(&mut command);
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
     ensure!(status.success(), "the {name} for {arch} was not built: see above");
-    let built = build.join(arch.target).join("release").join(program);
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     whole_file::write(&kept, &bytes).with_context(|| format!("cannot write {}", kept.display()))?;
     Ok(bytes)
