@@ -95,8 +95,8 @@ pub struct Chosen {
 
 /// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU, this machine's own.
 ///
-/// A kernel of another architecture is emulated. `auto` ends on TCG when KVM does not work, whatever the cause. Side by side, only one caller on this machine tries
-/// and the others wait for its answer.
+/// A kernel of another architecture is emulated. `auto` ends on TCG when KVM does not work, whatever the cause. Side by
+/// side, only one caller on this machine tries and the others wait for its answer.
 ///
 /// # Errors
 /// With [`AccelChoice::Kvm`], when KVM does not work: the reason, after at most 10 seconds.
