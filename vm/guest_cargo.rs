@@ -1,4 +1,4 @@
-//! How cargo is told to build a program for guests. Included by build scripts, and by what builds one later.
+//! How cargo is told to build a program for guests. Included by the build script of vm/guest, and by what builds one later.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

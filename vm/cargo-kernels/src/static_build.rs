@@ -4,21 +4,22 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
+#[path = "../../static_libraries.rs"]
+mod static_libraries;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-mod archives;
-
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::tools::{self, Tool};
 use vm_kernels::{Arch, whole_file};
 
-pub use archives::find;
-use archives::{LIBRARY_PATH, linker_script, listed_directories};
+pub use static_libraries::find;
+use static_libraries::{LIBRARY_PATH, linker_script, listed_directories};
 
 /// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
 const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];

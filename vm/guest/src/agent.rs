@@ -16,6 +16,9 @@ pub(crate) const FIRST_OWN_FD: i32 = 256;
 /// The program, an ELF file, as build.rs made it.
 pub const PROGRAM: &[u8] = include_bytes!(env!("AGENT"));
 
+/// The loader of vm/loader, for guests; empty where build.rs found no static libelf.
+pub const LOADER: &[u8] = include_bytes!(env!("LOADER"));
+
 /// A path at which this process, and a child of it up to its `execve`, can execute the agent: a file in memory.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 use vm_guest::Backend;
+use vm_guest::agent::LOADER;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Payload as Files;
 use vm_guest::supervise::{Observed, Progress};
@@ -26,8 +27,6 @@ use crate::metadata::{Metadata, RootChoice};
 use crate::static_build::StaticBuild;
 use crate::{kernels, text};
 
-/// The loader; empty if it could not be built on the machine that built this program.
-const LOADER: &[u8] = include_bytes!(env!("LOADER"));
 /// Where it finds what it is given.
 const IN_GUEST: &str = "load";
 /// The most that is read of its answer, in bytes.

@@ -1,5 +1,5 @@
-//! A distribution's static libraries: where they are, and what the linker has to be told of its libelf. build.rs needs it,
-//! too.
+//! A distribution's static libraries: where they are, and what the linker has to be told of its libelf. Included by the build
+//! script of vm/guest, and by what builds static programs later.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
