@@ -4,7 +4,6 @@
 //! says how much of a structure it knows.
 
 use std::io;
-use std::mem::{offset_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 // enum bpf_cmd
@@ -41,67 +40,39 @@ struct InfoAttr {
     info: u64,
 }
 
-/// `struct bpf_prog_info`, up to the last field that is of use here.
-#[repr(C)]
-struct ProgInfo {
-    kind: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_prog_len: u32,
-    xlated_prog_len: u32,
-    jited_prog_insns: u64,
-    xlated_prog_insns: u64,
-    load_time: u64,
-    created_by_uid: u32,
-    nr_map_ids: u32,
-    map_ids: u64,
-    name: [u8; 16],
-    ifindex: u32,
-    flags: u32,
-    netns_dev: u64,
-    netns_ino: u64,
-    nr_jited_ksyms: u32,
-    nr_jited_func_lens: u32,
-    jited_ksyms: u64,
-    jited_func_lens: u64,
-    btf_id: u32,
-    func_info_rec_size: u32,
-    func_info: u64,
-    nr_func_info: u32,
-    nr_line_info: u32,
-    line_info: u64,
-    jited_line_info: u64,
-    nr_jited_line_info: u32,
-    line_info_rec_size: u32,
-    jited_line_info_rec_size: u32,
-    nr_prog_tags: u32,
-    prog_tags: u64,
-    run_time_ns: u64,
-    run_cnt: u64,
-    recursion_misses: u64,
-    verified_insns: u32,
-    attach_btf_obj_id: u32,
+/// As much of `struct bpf_prog_info` as is of use here, and as this kernel knows; it only grows at its end.
+struct ProgInfo([u8; 224], usize);
+
+/// Where a field is in `struct bpf_prog_info`, in bytes.
+mod at {
+    pub const KIND: usize = 0;
+    pub const JITED_PROG_LEN: usize = 16;
+    pub const XLATED_PROG_LEN: usize = 20;
+    pub const NAME: usize = 64;
+    pub const RUN_TIME_NS: usize = 192;
+    pub const RUN_CNT: usize = 200;
+    /// Since 5.16.
+    pub const VERIFIED_INSNS: usize = 216;
 }
 
-/// The start of `struct bpf_link_info`.
-#[repr(C)]
-struct LinkInfo {
-    kind: u32,
-    id: u32,
-    prog_id: u32,
-    reserved: u32,
-}
+impl ProgInfo {
+    fn of(program: &OwnedFd) -> io::Result<Self> {
+        let mut bytes = [0; 224];
+        let known = info(program, &mut bytes)?;
+        Ok(Self(bytes, known))
+    }
 
-/// A structure, and how much of it this kernel knows.
-struct Known<T> {
-    info: T,
-    bytes: usize,
-}
-
-impl<T> Known<T> {
     /// A field, unless it lies beyond what the kernel knows.
-    fn field<V>(&self, offset: usize, value: impl FnOnce(&T) -> V) -> Option<V> {
-        (offset + size_of::<V>() <= self.bytes).then(|| value(&self.info))
+    fn field<const SIZE: usize>(&self, start: usize) -> Option<[u8; SIZE]> {
+        self.0[..self.1.min(self.0.len())].get(start..start + SIZE)?.try_into().ok()
+    }
+
+    fn u32(&self, start: usize) -> Option<u32> {
+        self.field(start).map(u32::from_ne_bytes)
+    }
+
+    fn u64(&self, start: usize) -> Option<u64> {
+        self.field(start).map(u64::from_ne_bytes)
     }
 }
 
@@ -109,53 +80,47 @@ impl<T> Known<T> {
 pub struct Program {
     id: u32,
     fd: OwnedFd,
-    info: Known<ProgInfo>,
+    info: ProgInfo,
 }
 
 impl Program {
     /// Opens the program with this id.
     pub fn open(id: u32) -> io::Result<Self> {
         let fd = open(BPF_PROG_GET_FD_BY_ID, id)?;
-        // SAFETY: all bits zero is a valid value of a structure of integers.
-        let info = info(&fd, unsafe { zeroed::<ProgInfo>() })?;
+        let info = ProgInfo::of(&fd)?;
         Ok(Self { id, fd, info })
     }
 
     /// Reads again what changes while the program is loaded.
     pub fn refresh(&mut self) -> io::Result<()> {
-        // SAFETY: as above.
-        self.info = info(&self.fd, unsafe { zeroed() })?;
+        self.info = ProgInfo::of(&self.fd)?;
         Ok(())
     }
 
     /// Its name, cut to 15 bytes by the kernel.
     pub fn name(&self) -> String {
-        let name = &self.info.info.name;
-        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        String::from_utf8_lossy(&name[..end]).into_owned()
+        let name = self.info.field::<16>(at::NAME).unwrap_or_default();
+        String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
     }
 
     /// Instructions that the verifier processed (since 5.16).
     pub fn verified_insns(&self) -> Option<u64> {
-        let field = self.info.field(offset_of!(ProgInfo, verified_insns), |i| i.verified_insns);
-        field.map(u64::from)
+        self.info.u32(at::VERIFIED_INSNS).map(u64::from)
     }
 
     /// Size in bytes as the verifier rewrote it.
     pub fn xlated_bytes(&self) -> Option<u64> {
-        Some(u64::from(self.info.info.xlated_prog_len)).filter(|bytes| *bytes > 0)
+        self.info.u32(at::XLATED_PROG_LEN).map(u64::from).filter(|bytes| *bytes > 0)
     }
 
     /// Size in bytes as machine code; nothing when it is interpreted.
     pub fn jited_bytes(&self) -> Option<u64> {
-        Some(u64::from(self.info.info.jited_prog_len)).filter(|bytes| *bytes > 0)
+        self.info.u32(at::JITED_PROG_LEN).map(u64::from).filter(|bytes| *bytes > 0)
     }
 
     /// How often it ran while statistics were on, and for how many nanoseconds in all (since 5.1).
     pub fn runs(&self) -> Option<(u64, u64)> {
-        self.info
-            .field(offset_of!(ProgInfo, run_cnt), |i| i.run_cnt)
-            .zip(self.info.field(offset_of!(ProgInfo, run_time_ns), |i| i.run_time_ns))
+        self.info.u64(at::RUN_CNT).zip(self.info.u64(at::RUN_TIME_NS))
     }
 
     /// How it is attached: `link` or `ioctl`; nothing when the kernel does not tell, or it is not.
@@ -164,7 +129,7 @@ impl Program {
         if links.contains(&self.id) {
             Some("link")
         } else {
-            PERF_EVENT_TYPES.contains(&self.info.info.kind).then_some("ioctl")
+            self.info.u32(at::KIND).filter(|kind| PERF_EVENT_TYPES.contains(kind)).map(|_| "ioctl")
         }
     }
 }
@@ -182,8 +147,10 @@ pub fn linked_programs() -> Vec<u32> {
 
 fn linked_program(link: u32) -> io::Result<u32> {
     let fd = open(BPF_LINK_GET_FD_BY_ID, link)?;
-    let empty = LinkInfo { kind: 0, id: 0, prog_id: 0, reserved: 0 };
-    Ok(info(&fd, empty)?.info.prog_id)
+    // The start of `struct bpf_link_info`: type, id, prog_id.
+    let mut link = [0; 12];
+    info(&fd, &mut link)?;
+    Ok(u32::from_ne_bytes([link[8], link[9], link[10], link[11]]))
 }
 
 fn ids(command: libc::c_int) -> io::Result<Vec<u32>> {
@@ -207,16 +174,17 @@ fn open(command: libc::c_int, id: u32) -> io::Result<OwnedFd> {
     unsafe { Ok(OwnedFd::from_raw_fd(bpf(command, &mut attr)?)) }
 }
 
-fn info<T>(object: &OwnedFd, mut info: T) -> io::Result<Known<T>> {
+/// Fills a structure, and says how much of it the kernel knows.
+fn info(object: &OwnedFd, info: &mut [u8]) -> io::Result<usize> {
     let mut attr = InfoAttr {
         bpf_fd: object.as_raw_fd().unsigned_abs(),
-        info_len: size_of::<T>() as u32,
-        info: (&raw mut info) as u64,
+        info_len: info.len() as u32,
+        info: info.as_mut_ptr() as u64,
     };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which has so many; it reads the
     // pointers in it, which are null.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
-    Ok(Known { info, bytes: attr.info_len as usize })
+    Ok(attr.info_len as usize)
 }
 
 /// # Safety
@@ -232,25 +200,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_layouts_are_the_kernel_s() {
-        // pahole's offsets of struct bpf_prog_info, Linux 6.12.
-        assert_eq!(offset_of!(ProgInfo, name), 64);
-        assert_eq!(offset_of!(ProgInfo, jited_ksyms), 112);
-        assert_eq!(offset_of!(ProgInfo, nr_prog_tags), 180);
-        assert_eq!(offset_of!(ProgInfo, run_time_ns), 192);
-        assert_eq!(offset_of!(ProgInfo, verified_insns), 216);
-        assert_eq!(size_of::<ProgInfo>(), 224);
-        assert_eq!(size_of::<LinkInfo>(), 16);
-    }
-
-    #[test]
     fn a_field_that_the_kernel_does_not_know_is_absent() {
-        let known = |bytes| {
-            // SAFETY: all bits zero is a valid value of a structure of integers.
-            let info = Known { info: unsafe { zeroed::<ProgInfo>() }, bytes };
-            info.field(offset_of!(ProgInfo, verified_insns), |i| i.verified_insns)
-        };
-        assert_eq!(known(216), None);
-        assert_eq!(known(220), Some(0));
+        let known = |bytes| ProgInfo([1; 224], bytes).u32(at::VERIFIED_INSNS);
+        assert_eq!(
+            (known(216), known(219), known(220), known(300)),
+            (None, None, Some(0x0101_0101), Some(0x0101_0101))
+        );
     }
 }

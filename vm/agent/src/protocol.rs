@@ -228,7 +228,7 @@ pub struct TestOutcome {
     pub attempts: u32,
     /// How long it took, in seconds of the guest's monotonic clock.
     pub seconds: f64,
-    /// Its standard output and error, interleaved, at most [`OUTPUT_LIMIT`] bytes.
+    /// Its standard output and error, interleaved, of at most [`OUTPUT_LIMIT`] bytes.
     pub output: String,
     /// How many bytes of output were dropped.
     pub dropped_bytes: u64,

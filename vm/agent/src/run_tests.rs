@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use vmtest_agent::{Event, Program, TestId, TestOutcome, TestResult, Tests};
 
 use crate::channel::Channel;
-use crate::output::{Capture, Output};
+use crate::output::Capture;
 use crate::process::{self, Stop, Watched};
 
 /// The most that a binary may print as its list, in bytes.
@@ -112,7 +112,7 @@ impl<'a> Runner<'a> {
             None => Err(io::Error::other("the job has no such binary")),
         };
         let seconds = started.elapsed().as_secs_f64();
-        let Output { text: output, dropped_bytes } = capture.finish();
+        let (output, dropped_bytes) = capture.finish();
         let others = self.all.get(&*test.binary).map(|all| all.len().saturating_sub(1));
         let result = match ended {
             Ok(Some(status)) => judge(status, &output, others.filter(|_| !test.name.is_empty())),

@@ -154,7 +154,7 @@ fn has_ended_so(result: &TestResult) -> Result<(), &'static str> {
     }
 }
 
-/// The agent keeps to the limit; what speaks in its name may not.
+/// The agent keeps as many bytes, which as text may be more; what speaks in its name keeps to nothing.
 fn bounded(mut outcome: TestOutcome) -> TestOutcome {
     if outcome.output.len() > OUTPUT_LIMIT {
         let mut end = OUTPUT_LIMIT;
