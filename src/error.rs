@@ -22,9 +22,9 @@ pub enum Error {
     UserNamespace,
     #[error(
         "not permitted: tracing with BPF needs the capabilities CAP_BPF and CAP_PERFMON (before Linux 5.8 \
-         CAP_SYS_ADMIN), of which this process lacks {0}; run it as root, with sudo"
+         CAP_SYS_ADMIN), which this process lacks; run it as root, with sudo"
     )]
-    Capabilities(&'static str),
+    Capabilities,
     #[error("cannot {0}: this needs root, or {1}; run it with sudo")]
     Privileges(&'static str, &'static str),
     #[error("the kernel has no {0}; use one built with {1}")]
@@ -69,7 +69,7 @@ impl Error {
         match self {
             Self::StdoutClosed => 0,
             Self::Other(..) => 1,
-            Self::UserNamespace | Self::Capabilities(_) | Self::Privileges(..) => 3,
+            Self::UserNamespace | Self::Capabilities | Self::Privileges(..) => 3,
             Self::NoBpf(..) => 4,
             Self::TracefsNotMounted | Self::NoTracefs(_) => 5,
             Self::NoTracepoint => 6,

@@ -35,7 +35,10 @@ impl Unprivileged {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        fs::copy(helloworld().get_program(), directory.path().join("helloworld")).unwrap();
+        // By another process: what this one has open for writing, a child of another test's inherits for a moment, and
+        // then it cannot be executed (ETXTBSY, execve(2)).
+        let mut copy = std::process::Command::new("cp");
+        assert!(copy.arg(helloworld().get_program()).arg(directory.path()).status().unwrap().success());
         Self { directory }
     }
 
