@@ -1,6 +1,5 @@
 //! Running `xtask` where something goes wrong, and looking at what it said of it.
 
-mod peak;
 mod process;
 mod run;
 mod scene;

@@ -1,15 +1,14 @@
 //! The processes that a run started, wherever they have gone since.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use vmtest_agent::proc::pidfd_open;
 
 /// A variable that every process of a scene has inherited in its environment.
 pub const MARK: &str = "VMTEST_FAULT";
@@ -45,6 +44,13 @@ impl Process {
         found.unwrap_or_else(|| panic!("no process {start:?} among {all:#?}")).clone()
     }
 
+    /// The most memory that a process has used since it began, in bytes; nothing once it has ended.
+    pub fn resident_peak(pid: Pid) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
     pub fn directory(&self) -> PathBuf {
         fs::read_link(format!("/proc/{}/cwd", self.pid)).unwrap()
     }
@@ -66,11 +72,4 @@ impl Process {
             assert_ne!(seen, Ok(0), "still there after {patience:?}: {left:#?}");
         }
     }
-}
-
-fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
-    // SAFETY: the kernel has just opened it for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) })
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::peak;
 use super::process::Process;
 use super::scene::Scene;
 use super::verdict::Verdict;
@@ -70,24 +69,30 @@ impl<'a> Run<'a> {
 
     /// Waits for its end.
     pub fn end(mut self) -> Ended<'a> {
-        self.read_all();
+        while self.next_line().is_some() {}
         let status = self.child.wait().unwrap();
-        self.ended(status)
+        let seconds = self.started.elapsed().as_secs_f64();
+        Ended { scene: self.scene, status, printed: self.printed, seconds }
     }
 
-    /// Waits for its end, and says how much memory it used at most, in bytes.
-    pub fn end_with_peak(mut self) -> (Ended<'a>, u64) {
-        let (status, peak) = peak::of(self.pid());
-        self.read_all();
-        (self.ended(status), peak)
+    /// Waits for its end, and says how much memory it used at most, in bytes. wait4(2) would tell the peak of whichever is
+    /// larger, the child or a descendant of its own, which is QEMU.
+    pub fn end_with_peak(self) -> (Ended<'a>, u64) {
+        let pid = self.pid();
+        let watch = std::thread::spawn(move || {
+            let mut peak = 0;
+            while let Some(more) = Process::resident_peak(pid) {
+                peak = more;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            peak
+        });
+        let ended = self.end();
+        (ended, watch.join().unwrap())
     }
 
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
-    }
-
-    fn read_all(&mut self) {
-        while self.next_line().is_some() {}
     }
 
     fn next_line(&mut self) -> Option<String> {
@@ -103,11 +108,6 @@ impl<'a> Run<'a> {
                 panic!("not done after {PATIENCE:?}:\n{}", self.printed);
             }
         }
-    }
-
-    fn ended(self, status: ExitStatus) -> Ended<'a> {
-        let seconds = self.started.elapsed().as_secs_f64();
-        Ended { scene: self.scene, status, printed: self.printed, seconds }
     }
 }
 
