@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -33,16 +33,20 @@ pub fn unpack(file: &Path, into: &Path) -> Result<()> {
     if start.starts_with(b"!<arch>\n") {
         return unpack_package(file, into, &WANTED_OF_A_PACKAGE).context("cannot unpack the .deb");
     }
-    match Compression::of(&start) {
-        Some(compression) => {
-            let reader = compression.decoder(BufReader::new(File::open(file)?))?;
-            Unpacker::new(into, &[])?.tar(reader).context("cannot unpack the tar archive")
-        }
+    match decompressed(file)? {
+        Some(reader) => Unpacker::new(into, &[])?.tar(reader).context("cannot unpack the tar archive"),
         None => {
             super::image::inspect(file)?;
             copy_image(file, &into.join("bzImage"))
         }
     }
+}
+
+/// What is in a compressed file; `None` when it is not compressed.
+pub fn decompressed(file: &Path) -> Result<Option<Box<dyn Read>>> {
+    let mut reader = BufReader::new(File::open(file).with_context(|| format!("cannot read {}", file.display()))?);
+    let compression = Compression::of(reader.fill_buf()?);
+    Ok(compression.map(|compression| compression.decoder(reader)).transpose()?)
 }
 
 fn copy_image(from: &Path, to: &Path) -> Result<()> {

@@ -34,4 +34,4 @@ pub use obtain::Unavailable;
 pub use pins::Pin;
 pub use progress::{Progress, Silent};
 pub use store::{NIX_VARIABLE, Store};
-pub use target::{SelectError, Target, select};
+pub use target::{Target, select};

@@ -139,8 +139,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(pin.arch, &incoming)
-            .map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+        build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{error:#}")]))?;
     }
     let mut downloads = Vec::new();
     let mut origin = Vec::new();
@@ -183,7 +182,7 @@ fn build(
     std::fs::create_dir(&work)?;
     let made = entry.make_with(pin, source, origin, |root| {
         let build = |tarball: &PathBuf| build::build(pin.arch, tarball, &work, root, progress);
-        Ok(downloads.iter().try_for_each(build)?)
+        downloads.iter().try_for_each(build)
     });
     cache::remove_all(&work)?;
     made

@@ -101,7 +101,7 @@ pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(dirs: &Dirs, wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let selected = vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted, arches);
-    selected.map_err(|error| Exit::usage(error.to_string()))
+    selected.map_err(|error| Exit::usage(format!("{error:#}")))
 }
 
 /// The kernels of each architecture.
