@@ -181,7 +181,7 @@ fn receive(
         let count = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(error) => return Err(Broken::Transient(broken_off(&error))),
+            Err(error) => return Err(Broken::Transient(error.to_string())),
         };
         file.write_all(&buffer[..count]).map_err(|error| Broken::local(error, part))?;
         done += count as u64;
@@ -215,29 +215,10 @@ fn explain(error: &ureq::Error) -> Broken {
         ureq::Error::RequireHttpsOnly(url) => {
             Broken::refused(format!("refused: it redirects to {url}, which leaves https"))
         }
-        ureq::Error::HostNotFound => Broken::refused("no such host"),
         ureq::Error::Timeout(ureq::Timeout::Connect) => Broken::refused("it cannot be reached"),
         ureq::Error::Timeout(_) => Broken::Transient("no answer".to_owned()),
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Broken::refused("connection refused")
-        }
-        // The standard library has no kind of its own for this; "Temporary failure" may pass.
-        ureq::Error::Io(error) if error.to_string().ends_with("Name or service not known") => {
-            Broken::refused("no such host")
-        }
-        ureq::Error::Io(error) => Broken::Transient(broken_off(error)),
+        ureq::Error::Io(error) => Broken::Transient(error.to_string()),
         other => Broken::refused(other.to_string()),
-    }
-}
-
-fn broken_off(error: &io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-    match (error.kind(), inner) {
-        (io::ErrorKind::TimedOut, _) | (_, Some(ureq::Error::Timeout(_))) => {
-            format!("nothing came for {} s", SILENCE.as_secs())
-        }
-        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => "the connection broke off".to_owned(),
-        _ => error.to_string(),
     }
 }
 

@@ -94,39 +94,30 @@ pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
     let dir = nix_directory(store, pin)?;
     let found = tree::find(&dir).with_context(|| format!("no kernel image in {}", dir.display()));
     let (name, expected) = (pin.name.clone(), pin.expected.clone());
-    Some(found.and_then(|found| from_tree(store, found, name, expected, "nix")))
+    Some(found.and_then(|found| from_tree(found, name, expected, "nix")))
 }
 
 /// A kernel that is used where it lies.
-pub fn from_tree(
-    store: &Store,
-    found: tree::Tree,
-    name: String,
-    expected: Expected,
-    source: &str,
-) -> anyhow::Result<Kernel> {
+pub fn from_tree(found: tree::Tree, name: String, expected: Expected, source: &str) -> anyhow::Result<Kernel> {
     let image = image::inspect(&found.image).with_context(|| format!("cannot use {}", found.image.display()))?;
     if let Some(release) = &image.release {
         anyhow::ensure!(expected.accepts(release), "{} is {release}, pinned is {expected}", found.image.display());
     }
+    let config = match &found.config {
+        Some(path) => Some(kconfig::read(path)?),
+        None => image::config(&found.image)?.as_deref().map(kconfig::parse),
+    };
     Ok(Kernel {
         name,
         arch: image.arch,
         expected,
         release: image.release,
-        config: config_of(store, &found)?,
+        config,
         image: found.image,
         sha256: None,
         modules: found.modules,
         source: source.to_owned(),
     })
-}
-
-fn config_of(store: &Store, found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
-    match &found.config {
-        Some(path) => kconfig::read(path).map(Some),
-        None => Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse)),
-    }
 }
 
 fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> Result<Kernel, Failure> {

@@ -122,7 +122,7 @@ impl Target {
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path { given, tree } => own(&self.store, given, tree).map_err(|error| Unavailable {
+            Kind::Path { given, tree } => own(given, tree).map_err(|error| Unavailable {
                 reason: format!("kernel {given} cannot be used: {error:#}"),
                 attempts: Vec::new(),
             }),
@@ -131,14 +131,14 @@ impl Target {
     }
 }
 
-fn own(store: &Store, given: &str, tree: &tree::Tree) -> Result<Kernel> {
+fn own(given: &str, tree: &tree::Tree) -> Result<Kernel> {
     let absolute = |path: &Path| std::path::absolute(path);
     let tree = tree::Tree {
         image: absolute(&tree.image)?,
         modules: tree.modules.as_deref().map(absolute).transpose()?,
         config: tree.config.as_deref().map(absolute).transpose()?,
     };
-    obtain::from_tree(store, tree, given.to_owned(), Expected::Any, "path")
+    obtain::from_tree(tree, given.to_owned(), Expected::Any, "path")
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn a_damaged_kernel_that_cannot_be_fetched_again_is_no_kernel() {
     let (server, sandbox) = pinned();
     sandbox.run(&["fetch"], 0);
     flip(&image(&sandbox));
-    server.at("/linux.deb", Answer::Status("410 Gone"));
+    server.at("/linux.deb", Answer::Status("410 Gone", String::new()));
     let said = sandbox.run(&["fetch"], 3);
     assert!(said.contains("kernel 6.1 is unavailable"), "{said}");
     assert!(said.contains("/linux.deb: 410 Gone"), "{said}");

@@ -7,7 +7,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, pin, sha256, url_source};
-use crate::server::{Answer, Server, held};
+use crate::server::{Answer, Server};
 use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
@@ -87,7 +87,7 @@ fn add_pins_an_address_and_keeps_what_is_written() {
 #[test]
 fn add_keeps_what_others_write_while_it_fetches() {
     let server = Server::https();
-    let (answer, gate) = held(fake::bzimage("6.14.2-mine", None), 10);
+    let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
     let sandbox = Sandbox::new().trusting(&server);
     sandbox.pins(COMMENTED);
@@ -96,12 +96,12 @@ fn add_keeps_what_others_write_while_it_fetches() {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut first = adding("6.14");
-    gate.reached.recv().unwrap();
+    gate.wait();
     let edited = format!("{COMMENTED}# Theirs.\n");
     sandbox.pins(&edited);
     // It is answered at once, so it is done before the first.
     assert!(adding("6.15").wait().unwrap().success());
-    gate.release.send(()).unwrap();
+    gate.wait();
     assert!(first.wait().unwrap().success());
     let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
     assert!(text.starts_with(&edited), "{text}");

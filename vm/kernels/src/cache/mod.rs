@@ -7,13 +7,11 @@
 //!     tree/                what was unpacked
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
-//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
-//! snapshots/                  snapshots of guests, which are not this module's
+//! snapshots/               snapshots of guests, which are not this module's
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
-mod configs;
 mod in_use;
 mod stale;
 mod sums;
@@ -29,7 +27,6 @@ use super::pins::{Pin, Source};
 use super::{Kernel, archive, build, image, kconfig, tree};
 use crate::lock;
 
-pub use configs::config_inside;
 pub use stale::{Stale, discard, size_of, stale};
 pub use sums::listing;
 
