@@ -221,35 +221,3 @@ fn explain(error: &ureq::Error) -> Broken {
         other => Broken::refused(other.to_string()),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::progress::Silent;
-
-    #[test]
-    fn a_resumed_download_of_more_bytes_than_can_be_counted_is_refused() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/kernel", listener.local_addr().unwrap());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let request = BufReader::new(stream.try_clone().unwrap()).lines();
-            assert!(request.map_while(Result::ok).any(|line| line.is_empty()));
-            let answer = format!(
-                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\nContent-Length: {}\r\n\r\n",
-                u64::MAX
-            );
-            stream.write_all(answer.as_bytes()).unwrap();
-        });
-        let part = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(part.path(), "here").unwrap();
-        let address = Address { url: Url::parse(&url).unwrap(), proxy: None };
-        let error = download(&address, part.path(), &Silent).unwrap_err();
-        assert!(error.to_string().contains("larger than any"), "{error}");
-        server.join().unwrap();
-    }
-}

@@ -29,7 +29,7 @@ pub struct Pin {
 }
 
 /// One place that a kernel comes from.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// Files of Debian's pool, all of which are needed.
@@ -63,7 +63,7 @@ pub enum Source {
 }
 
 /// A file of Debian's pool.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolFile {
     /// Its path below a mirror's root: `pool/…`.

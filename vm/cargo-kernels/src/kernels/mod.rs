@@ -131,14 +131,7 @@ pub fn select_one(dirs: &Dirs, name: &str, arch: Option<&'static Arch>) -> Resul
 ///
 /// When it cannot be had.
 pub fn obtain(target: &Target) -> Result<Kernel> {
-    struct OnStderr;
-    impl Progress for OnStderr {
-        fn bytes(&self, _done: u64, _total: Option<u64>) {}
-        fn note(&self, text: &str) {
-            eprintln!("{text}");
-        }
-    }
-    target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))
+    target.obtain(&command::show::Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
 /// What the fragments at `paths` say that a kernel needs.
@@ -156,11 +149,6 @@ pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
         needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
     }
     Ok(needs)
-}
-
-/// An address of a file on this machine.
-fn file_address(path: &Path) -> Result<Url> {
-    Url::from_file_path(path).map_err(|()| anyhow!("{} is no absolute path", path.display()))
 }
 
 #[cfg(test)]

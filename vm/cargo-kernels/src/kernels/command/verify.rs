@@ -2,49 +2,44 @@
 
 use anyhow::Result;
 
-use super::show::Board;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
-use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, Arch, select};
 use vm_guest::snapshots::{self, Snapshots};
 
-/// Hashing is bound by the disk or by a core each.
-const AT_ONCE: usize = 4;
-
-/// One kernel in the cache.
-struct Cached<'a> {
-    pin: &'a Pin,
-    source: &'a Source,
-    entry: Entry,
-}
-
 /// Runs the command.
 pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
-    let targets = select(dirs, names, arches)?;
-    let mut cached = Vec::new();
+    let store = kernels::store(dirs)?;
     let mut all_good = true;
-    for target in &targets {
+    for target in select(dirs, names, arches)? {
+        let name = target.name();
         let Some(pin) = target.pin() else {
-            println!("{}: not of the cache, so there is no hash to hold it to", target.name());
+            println!("{name}: not of the cache, so there is no hash to hold it to");
             continue;
         };
-        let found = of_pin(dirs, pin)?;
-        if found.is_empty() && !names.is_empty() {
-            let fetch = crate::command::hint(&format!("fetch {}", pin.label()));
-            println!("{}: not in the cache; `{fetch}` gets it", pin.label());
+        let fetch = crate::command::hint(&format!("fetch {name}"));
+        let of_source = |source| (source, Entry::of(&store.cache, pin, source));
+        let mut cached = pin.sources.iter().map(of_source).filter(|(_, entry)| entry.dir().exists()).peekable();
+        if cached.peek().is_none() && !names.is_empty() {
+            println!("{name}: not in the cache; `{fetch}` gets it");
             all_good = false;
         }
-        cached.extend(found);
+        for (source, entry) in cached {
+            let found = match entry.verify() {
+                Ok(count) => format!("good, {count} files"),
+                Err(damage) => {
+                    all_good = false;
+                    let dropped = match drop_damaged(&entry) {
+                        Ok(()) => format!("it was removed; `{fetch}` gets it again"),
+                        Err(error) => format!("it could not be removed: {error:#}"),
+                    };
+                    format!("damaged: {damage:#}; {dropped}")
+                }
+            };
+            println!("{name} ({}): {found}", source.kind());
+        }
     }
-    let board = Board::new(cached.iter().map(|cached| cached.pin.name.as_str()));
-    let good = super::in_parallel(&cached, AT_ONCE, |cached| {
-        let (text, good) = verify(cached);
-        board.result(&format!("{} ({}): {text}", cached.pin.label(), cached.source.kind()));
-        good
-    });
-    all_good &= good.into_iter().all(|good| good);
     if names.is_empty() {
         all_good &= saved_guests(dirs)?;
     }
@@ -67,29 +62,6 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
         }
     }
     Ok(all_good)
-}
-
-fn of_pin<'a>(dirs: &Dirs, pin: &'a Pin) -> Result<Vec<Cached<'a>>> {
-    let store = kernels::store(dirs)?;
-    let of_source = |source| Cached { pin, source, entry: Entry::of(&store.cache, pin, source) };
-    let cached = pin.sources.iter().map(of_source);
-    Ok(cached.filter(|cached| cached.entry.dir().exists()).collect())
-}
-
-/// What came of it, for a person, and whether it is good.
-fn verify(cached: &Cached<'_>) -> (String, bool) {
-    match cached.entry.verify() {
-        Ok(count) => (format!("good, {count} files"), true),
-        Err(damage) => {
-            let fetch = crate::command::hint(&format!("fetch {}", cached.pin.label()));
-            let again = format!("`{fetch}` gets it again");
-            let dropped = match drop_damaged(&cached.entry) {
-                Ok(()) => format!("it was removed; {again}"),
-                Err(error) => format!("it could not be removed: {error:#}"),
-            };
-            (format!("damaged: {damage:#}; {dropped}"), false)
-        }
-    }
 }
 
 /// Removes an entry, unless it was made anew meanwhile.
