@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::show;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
@@ -15,14 +16,14 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
     for target in select(dirs, names, arches)? {
         let name = target.name();
         let Some(pin) = target.pin() else {
-            println!("{name}: not of the cache, so there is no hash to hold it to");
+            show::print(&format!("{name}: not of the cache, so there is no hash to hold it to\n"));
             continue;
         };
         let fetch = crate::command::hint(&format!("fetch {name}"));
         let of_source = |source| (source, Entry::of(&store.cache, pin, source));
         let mut cached = pin.sources.iter().map(of_source).filter(|(_, entry)| entry.dir().exists()).peekable();
         if cached.peek().is_none() && !names.is_empty() {
-            println!("{name}: not in the cache; `{fetch}` gets it");
+            show::print(&format!("{name}: not in the cache; `{fetch}` gets it\n"));
             all_good = false;
         }
         for (source, entry) in cached {
@@ -37,7 +38,7 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
                     format!("damaged: {damage:#}; {dropped}")
                 }
             };
-            println!("{name} ({}): {found}", source.kind());
+            show::print(&format!("{name} ({}): {found}\n", source.kind()));
         }
     }
     if names.is_empty() {
@@ -53,12 +54,12 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
     for listed in snapshots.list() {
         let Some(kernel) = &listed.kernel else { continue };
         if snapshots::verify_ram(&listed.dir)? {
-            println!("{kernel} (saved guest): good");
+            show::print(&format!("{kernel} (saved guest): good\n"));
         } else {
             all_good = false;
             let removed = snapshots.prune(&listed)?;
             let what = if removed { "removed" } else { "in use, so it was left" };
-            println!("{kernel} (saved guest): its memory is not what was saved; {what}");
+            show::print(&format!("{kernel} (saved guest): its memory is not what was saved; {what}\n"));
         }
     }
     Ok(all_good)
