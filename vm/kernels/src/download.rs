@@ -37,6 +37,9 @@ pub struct Address {
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
+    /// The other side, for now: trying the same address again may help.
+    #[error("{0}")]
+    Transient(String),
     /// The other side: another address may still have the file.
     #[error("{0}")]
     Remote(String),
@@ -49,27 +52,13 @@ impl DownloadError {
     fn local(error: io::Error, path: &Path) -> Self {
         Self::Local(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
     }
-}
 
-/// How one attempt ended, when it did not end well.
-enum Broken {
-    /// Trying the same address again may help.
-    Transient(String),
-    /// It will not.
-    Final(DownloadError),
-}
-
-impl Broken {
     fn refused(message: impl Into<String>) -> Self {
-        Self::Final(DownloadError::Remote(message.into()))
-    }
-
-    fn local(error: io::Error, path: &Path) -> Self {
-        Self::Final(DownloadError::local(error, path))
+        Self::Remote(message.into())
     }
 }
 
-/// Downloads into `part`; what is there already is taken as the file's beginning.
+/// Downloads into `part`; what is there already is taken as the file's beginning. What is transient is tried again.
 ///
 /// Whether it is the right file is for the caller to find out.
 pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
@@ -82,9 +71,8 @@ pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Resu
         attempt += 1;
         let before = size_of(part);
         let message = match transfer(&agent, address, part, progress) {
-            Ok(()) => return Ok(()),
-            Err(Broken::Final(error)) => return Err(error),
-            Err(Broken::Transient(message)) => message,
+            Err(DownloadError::Transient(message)) => message,
+            ended => return ended,
         };
         let after = size_of(part);
         fruitless = if after > before { 0 } else { fruitless + 1 };
@@ -142,7 +130,7 @@ fn root_certificates() -> RootCerts {
     ROOTS.get_or_init(load).clone()
 }
 
-fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), Broken> {
+fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
     let have = size_of(part);
     let mut request = agent.get(address.url.as_str()).header(header::ACCEPT_ENCODING, "identity");
     if have > 0 {
@@ -152,14 +140,14 @@ fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progre
     let start = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
-        StatusCode::PARTIAL_CONTENT => return Err(Broken::refused("it sent another range")),
+        StatusCode::PARTIAL_CONTENT => return Err(DownloadError::refused("it sent another range")),
         // There is nothing after what is here: either that is all of it, or it is not this file's beginning.
         StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
-        status if is_passing(status) => return Err(Broken::Transient(status.to_string())),
-        status => return Err(Broken::refused(status.to_string())),
+        status if is_passing(status) => return Err(DownloadError::Transient(status.to_string())),
+        status => return Err(DownloadError::refused(status.to_string())),
     };
     let left = response.body().content_length();
-    let mut file = open_at(part, start).map_err(|error| Broken::local(error, part))?;
+    let mut file = open_at(part, start).map_err(|error| DownloadError::local(error, part))?;
     receive(response, &mut file, part, (start, left.map(|left| start.saturating_add(left))), progress)
 }
 
@@ -170,24 +158,24 @@ fn receive(
     part: &Path,
     (mut done, total): (u64, Option<u64>),
     progress: &dyn Progress,
-) -> Result<(), Broken> {
+) -> Result<(), DownloadError> {
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         progress.bytes(done, total);
         if done > MAX_SIZE || total.is_some_and(|total| total > MAX_SIZE) {
-            return Err(Broken::refused("it is larger than any kernel package"));
+            return Err(DownloadError::refused("it is larger than any kernel package"));
         }
         let count = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(error) => return Err(Broken::Transient(error.to_string())),
+            Err(error) => return Err(DownloadError::Transient(error.to_string())),
         };
-        file.write_all(&buffer[..count]).map_err(|error| Broken::local(error, part))?;
+        file.write_all(&buffer[..count]).map_err(|error| DownloadError::local(error, part))?;
         done += count as u64;
     }
     match total {
-        Some(total) if done < total => Err(Broken::Transient("the connection broke off".into())),
+        Some(total) if done < total => Err(DownloadError::Transient("the connection broke off".into())),
         _ => Ok(()),
     }
 }
@@ -210,14 +198,14 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-fn explain(error: &ureq::Error) -> Broken {
+fn explain(error: &ureq::Error) -> DownloadError {
     match error {
         ureq::Error::RequireHttpsOnly(url) => {
-            Broken::refused(format!("refused: it redirects to {url}, which leaves https"))
+            DownloadError::refused(format!("refused: it redirects to {url}, which leaves https"))
         }
-        ureq::Error::Timeout(ureq::Timeout::Connect) => Broken::refused("it cannot be reached"),
-        ureq::Error::Timeout(_) => Broken::Transient("no answer".to_owned()),
-        ureq::Error::Io(error) => Broken::Transient(error.to_string()),
-        other => Broken::refused(other.to_string()),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => DownloadError::refused("it cannot be reached"),
+        ureq::Error::Timeout(_) => DownloadError::Transient("no answer".to_owned()),
+        ureq::Error::Io(error) => DownloadError::Transient(error.to_string()),
+        other => DownloadError::refused(other.to_string()),
     }
 }

@@ -4,7 +4,7 @@
 //! asked for, [`Target::obtain`] to get it, [`kconfig`] and [`modules`] to look into what came.
 
 pub mod arch;
-mod archive;
+pub mod archive;
 pub mod build;
 pub mod cache;
 mod compression;

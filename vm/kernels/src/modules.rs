@@ -90,7 +90,7 @@ fn files(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
         return Ok(listed.into_iter().map(|(path, hash)| (path, Some(hash))).collect());
     }
     let relative = |path: PathBuf| Ok((path.strip_prefix(dir)?.to_owned(), None));
-    tree::files_below(dir)?.into_iter().map(relative).collect()
+    tree::below(dir, |kind| kind.is_file())?.into_iter().map(relative).collect()
 }
 
 impl<'a> Plan<'a> {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use url::Url;
 
-use super::cache::{self, Entry, Found, Origin};
-use super::digest::{self, Measured, Pinned};
+use super::cache::{self, Entry, Found};
+use super::digest::{self, Sha256Hex};
 use super::download::{self, Address, DownloadError};
 use super::pins::{Pin, Source};
 use super::progress::Progress;
 use super::store::Store;
-use super::{Expected, Kernel, build, debian, image, kconfig, tree};
+use super::{Expected, Kernel, archive, build, debian, image, kconfig, tree};
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -133,16 +133,15 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
         build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{error:#}")]))?;
     }
     let mut downloads = Vec::new();
-    let mut origin = Vec::new();
     for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
         let part = incoming.join(format!("{index}.part"));
-        origin.push(wanted.get(&part, progress)?);
+        wanted.get(&part, progress)?;
         downloads.push(part);
     }
     progress.note("unpacking");
     let made = match is_built {
-        true => build(pin, source, &entry, &downloads, origin, progress),
-        false => entry.make(pin, source, &downloads, origin),
+        true => build(pin, &entry, &downloads, progress),
+        false => entry.make(pin, |root| archive::unpack(&downloads, root)),
     };
     // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
     if made.is_ok() || !is_built {
@@ -160,18 +159,11 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
 }
 
 /// Makes an entry of a kernel's source. What a build leaves that is killed is removed by the next.
-fn build(
-    pin: &Pin,
-    source: &Source,
-    entry: &Entry,
-    downloads: &[PathBuf],
-    origin: Vec<Origin>,
-    progress: &dyn Progress,
-) -> anyhow::Result<()> {
+fn build(pin: &Pin, entry: &Entry, downloads: &[PathBuf], progress: &dyn Progress) -> anyhow::Result<()> {
     let work = entry.incoming().join("build");
     cache::remove_all(&work)?;
     std::fs::create_dir(&work)?;
-    let made = entry.make_with(pin, source, origin, |root| {
+    let made = entry.make(pin, |root| {
         let build = |tarball: &PathBuf| build::build(pin.arch, tarball, &work, root, progress);
         downloads.iter().try_for_each(build)
     });
@@ -190,7 +182,7 @@ fn is_local(error: &anyhow::Error) -> bool {
 
 /// One file that a source needs: what it is and where it may be.
 pub(crate) struct Wanted {
-    pinned: Pinned,
+    sha256: Sha256Hex,
     addresses: Vec<Address>,
 }
 
@@ -209,22 +201,25 @@ pub(crate) fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wante
             vec![at(url)]
         }
     };
-    let with_hash = |(pinned, addresses)| Wanted { pinned, addresses };
-    Ok(source.pinned().into_iter().zip(addresses).map(with_hash).collect())
+    let with_hash = |(sha256, addresses): (&Sha256Hex, _)| Wanted { sha256: sha256.clone(), addresses };
+    Ok(source.hashes().into_iter().zip(addresses).map(with_hash).collect())
 }
 
 impl Wanted {
     /// Downloads the file to `part` from the first address that has it.
-    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
-        if let Some(origin) = self.here(part) {
-            return Ok(origin);
+    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
+        // A run that was killed while unpacking has left the whole file.
+        if digest::sha256_file(part).is_ok_and(|found| found == self.sha256) {
+            return Ok(());
         }
         let mut failed = Vec::new();
         for address in &self.addresses {
             progress.note(&format!("fetching {}", address.url));
             match self.get_from(address, part, progress) {
-                Ok(measured) => return Ok(Origin { url: address.url.to_string(), measured }),
-                Err(DownloadError::Remote(why)) => failed.push(format!("{}: {why}", address.url)),
+                Ok(()) => return Ok(()),
+                Err(DownloadError::Remote(why) | DownloadError::Transient(why)) => {
+                    failed.push(format!("{}: {why}", address.url))
+                }
                 Err(DownloadError::Local(error)) => {
                     // A beginning that fills the disk helps nobody.
                     if is_local(&error) {
@@ -240,37 +235,28 @@ impl Wanted {
         Err(Failure::Source(failed))
     }
 
-    /// A whole file that a run left behind when it was killed while unpacking.
-    fn here(&self, part: &Path) -> Option<Origin> {
-        let measured = part.exists().then(|| digest::measure(part).ok())??;
-        let url = self.addresses.first()?.url.to_string();
-        self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
-    }
-
-    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<Measured, DownloadError> {
+    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
         let resumed = part.exists();
         download::download(address, part, progress)?;
-        match self.check(part)? {
-            Ok(measured) => return Ok(measured),
-            Err(why) if !resumed => return Err(DownloadError::Remote(why)),
+        match self.check(part) {
             // The beginning may have been another file's.
-            Err(why) => progress.note(&format!("what was resumed {why}; fetching it anew")),
+            Err(DownloadError::Remote(why)) if resumed => {
+                progress.note(&format!("what was resumed {why}; fetching it anew"));
+            }
+            checked => return checked,
         }
         download::download(address, part, progress)?;
-        self.check(part)?.map_err(DownloadError::Remote)
+        self.check(part)
     }
 
     /// Hashes what was downloaded; what is not the pinned file is removed at once.
-    fn check(&self, part: &Path) -> Result<Result<Measured, String>, DownloadError> {
-        let measured = digest::measure(part)
-            .with_context(|| format!("cannot read back {}", part.display()))
-            .map_err(DownloadError::Local)?;
-        match self.pinned.mismatch(&measured) {
-            None => Ok(Ok(measured)),
-            Some(why) => {
-                cache::remove_all(part).map_err(DownloadError::Local)?;
-                Ok(Err(why))
-            }
+    fn check(&self, part: &Path) -> Result<(), DownloadError> {
+        let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()));
+        let found = found.map_err(DownloadError::Local)?;
+        if found == self.sha256 {
+            return Ok(());
         }
+        cache::remove_all(part).map_err(DownloadError::Local)?;
+        Err(DownloadError::Remote(format!("has SHA-256 {found}, pinned is {}", self.sha256)))
     }
 }

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use toml::Spanned;
 use url::Url;
 
-use super::digest::{Pinned, Sha1Hex, Sha256Hex};
+use super::digest::{Sha1Hex, Sha256Hex};
 use super::{ARCHES, Arch, Expected};
 
 /// One pinned kernel: one release for one architecture, whichever source it comes from.
@@ -98,13 +98,10 @@ impl Source {
     }
 
     /// The hashes of what it fetches, a file each.
-    pub fn pinned(&self) -> Vec<Pinned> {
-        let one = |sha256: &Sha256Hex, sha1: Option<&Sha1Hex>| Pinned { sha256: sha256.clone(), sha1: sha1.cloned() };
+    pub fn hashes(&self) -> Vec<&Sha256Hex> {
         match self {
-            Self::Debian { files, .. } => files.iter().map(|file| one(&file.sha256, file.sha1.as_ref())).collect(),
-            Self::Url { sha256, .. } | Self::Source { sha256, .. } | Self::File { sha256, .. } => {
-                vec![one(sha256, None)]
-            }
+            Self::Debian { files } => files.iter().map(|file| &file.sha256).collect(),
+            Self::Url { sha256, .. } | Self::Source { sha256, .. } | Self::File { sha256, .. } => vec![sha256],
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Finding image, modules and configuration in a directory, however it was laid out.
 
+use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -126,9 +127,9 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Every regular file below `dir`; links are not followed.
-pub(crate) fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// Everything of a kind below `dir`; links are not followed.
+pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir)? {
@@ -136,13 +137,14 @@ pub(crate) fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 dirs.push(entry.path());
-            } else if kind.is_file() {
-                files.push(entry.path());
+            }
+            if wanted(kind) {
+                found.push(entry.path());
             }
         }
     }
-    files.sort();
-    Ok(files)
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

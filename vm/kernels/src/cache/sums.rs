@@ -14,7 +14,7 @@ const SUMS: &str = "SHA256SUMS";
 /// Writes the list for the entry in `staging`; returns the bytes in all files and the hash of the list.
 pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
     let (mut text, mut size) = (String::new(), 0);
-    for file in tree::files_below(&staging.join(TREE))? {
+    for file in tree::below(&staging.join(TREE), |kind| kind.is_file())? {
         let path = file.strip_prefix(staging)?.to_str().context("a name that is not UTF-8")?;
         text += &format!("{}  {path}\n", digest::sha256_file(&file)?);
         size += file.metadata()?.len();
@@ -56,7 +56,7 @@ pub fn verify(dir: &Path, sums_sha256: &Sha256Hex) -> Result<usize> {
     let listed = String::from_utf8(text)?;
     let listed: BTreeMap<&str, &str> =
         listed.lines().filter_map(|line| line.split_once("  ")).map(|(h, p)| (p, h)).collect();
-    let files = tree::files_below(&dir.join(TREE))?;
+    let files = tree::below(&dir.join(TREE), |kind| kind.is_file())?;
     let mut wrong = Vec::new();
     for path in &files {
         let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();

@@ -9,12 +9,12 @@ use url::Url;
 use super::show;
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::kernels::cache::{self, Entry, Origin};
+use crate::kernels::cache::{self, Entry};
 use crate::kernels::download::{Address, download};
 use crate::kernels::pins::{self, Pin, Source};
 use crate::kernels::{self, ARCHES, Arch, Expected, Progress, digest};
 use vm_kernels::lock::{self, How};
-use vm_kernels::whole_file;
+use vm_kernels::{archive, whole_file};
 
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `kernels add`";
@@ -153,8 +153,7 @@ fn store(dirs: &Dirs, name: &str, given: Given, progress: &dyn Progress) -> Resu
     progress.note(&format!("fetching {url}"));
     let address = Address { url: url.clone(), proxy: None };
     download(&address, &part, progress).map_err(|error| anyhow!("{url}: {error}"))?;
-    let measured = digest::measure(&part)?;
-    let sha256 = measured.sha256.clone();
+    let sha256 = digest::sha256_file(&part)?;
     let (released, source) = match given {
         Given::Release(release) => (Some(release), Source::Source { url: url.clone(), sha256 }),
         Given::Url(url) => (None, Source::Url { url, sha256 }),
@@ -175,11 +174,11 @@ fn store(dirs: &Dirs, name: &str, given: Given, progress: &dyn Progress) -> Resu
         let incoming = entry.incoming();
         std::fs::create_dir_all(&incoming)?;
         std::fs::rename(&part, incoming.join("0.part"))?;
-        return Ok((release, source, measured.size));
+        let size = incoming.join("0.part").metadata()?.len();
+        return Ok((release, source, size));
     }
     progress.note("unpacking");
-    let origin = vec![Origin { url: url.to_string(), measured }];
-    let made = entry.make(&pin, &source, &[part], origin);
+    let made = entry.make(&pin, |root| archive::unpack(&[part], root));
     cache::remove_all(&entry.incoming())?;
     made?;
     let manifest = entry.manifest()?;
