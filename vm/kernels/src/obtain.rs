@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use url::Url;
 
-use super::cache::{self, Entry, Found};
+use super::cache::{self, Entry};
 use super::digest::{self, Sha256Hex};
 use super::download::{self, Address, DownloadError};
 use super::pins::{Pin, Source};
@@ -47,11 +47,9 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
     }
     for source in &pin.sources {
         match Entry::of(&store.cache, pin, source).look(pin, source) {
-            Found::Ready(kernel) => return Ok(*kernel),
-            Found::Nothing => {}
-            Found::Damaged(why) => {
-                progress.note(&format!("the {} kernel here is damaged: {why}", source.kind()));
-            }
+            Ok(Some(kernel)) => return Ok(kernel),
+            Ok(None) => {}
+            Err(why) => progress.note(&format!("the {} kernel here is damaged: {why:#}", source.kind())),
         }
     }
     for source in &pin.sources {
@@ -72,9 +70,8 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
 }
 
 /// Changes whenever the kernel that a pin gives may change.
-pub fn key(store: &Store, pin: &Pin) -> String {
-    let entries = pin.sources.iter().map(|source| Entry::of(&store.cache, pin, source));
-    let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
+pub fn key(pin: &Pin) -> String {
+    let identity: String = pin.sources.iter().map(|source| Entry::name_of(pin, source)).collect();
     format!("{}-{}", pin.label(), &digest::sha256(identity.as_bytes()).as_str()[..16])
 }
 
@@ -123,8 +120,8 @@ pub fn from_tree(found: tree::Tree, name: String, expected: Expected, source: &s
 fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> Result<Kernel, Failure> {
     let entry = Entry::of(&store.cache, pin, source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
-    if let Found::Ready(kernel) = entry.look(pin, source) {
-        return Ok(*kernel);
+    if let Ok(Some(kernel)) = entry.look(pin, source) {
+        return Ok(kernel);
     }
     let incoming = entry.incoming();
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
@@ -151,11 +148,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
         true => Failure::from(error),
         false => Failure::Source(vec![format!("{error:#}")]),
     })?;
-    match entry.look(pin, source) {
-        Found::Ready(kernel) => Ok(*kernel),
-        Found::Nothing => Err(Failure::Here("it vanished while it was being stored".to_owned())),
-        Found::Damaged(why) => Err(Failure::Here(why)),
-    }
+    Ok(entry.look(pin, source)?.context("it vanished while it was being stored")?)
 }
 
 /// Makes an entry of a kernel's source. What a build leaves that is killed is removed by the next.

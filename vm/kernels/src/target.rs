@@ -25,7 +25,7 @@ enum Kind {
     /// One of the list.
     Pin(Pin),
     /// A kernel of the user's own, known to be one.
-    Path { given: String, tree: tree::Tree },
+    Path(tree::Tree),
 }
 
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
@@ -37,20 +37,20 @@ enum Kind {
 /// For a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
-    let target = |(kind, arch)| {
+    let target = |asked: &str, (kind, arch)| {
         let name = match &kind {
             Kind::Pin(pin) if of.len() > 1 => pin.full_name(),
             Kind::Pin(pin) => pin.label(),
-            Kind::Path { given, .. } => given.clone(),
+            Kind::Path(_) => asked.to_owned(),
         };
         Target { store: store.clone(), kind, arch, name }
     };
     let mut targets: Vec<Target> = Vec::new();
     for arch in of {
         let usual = pins.iter().filter(|pin| wanted.is_empty() && !pin.extra && pin.arch == *arch);
-        targets.extend(usual.map(|pin| target((Kind::Pin(pin.clone()), pin.arch))));
+        targets.extend(usual.map(|pin| target(&pin.name, (Kind::Pin(pin.clone()), pin.arch))));
         for name in wanted {
-            let found = target(find(name, pins, arch, arches)?);
+            let found = target(name, find(name, pins, arch, arches)?);
             if targets.iter().all(|target| target.name != found.name) {
                 targets.push(found);
             }
@@ -86,7 +86,7 @@ fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]
     let image = image::inspect(&tree.image).with_context(|| tree.image.display().to_string())?;
     let is_asked = asked.is_empty() || asked.contains(&image.arch);
     ensure!(is_asked, "{}: it is a kernel for {}, which was not asked for", tree.image.display(), image.arch);
-    Ok((Kind::Path { given: wanted.to_owned(), tree }, image.arch))
+    Ok((Kind::Path(tree), image.arch))
 }
 
 impl Target {
@@ -104,7 +104,7 @@ impl Target {
     pub fn pin(&self) -> Option<&Pin> {
         match &self.kind {
             Kind::Pin(pin) => Some(pin),
-            Kind::Path { .. } => None,
+            Kind::Path(_) => None,
         }
     }
 
@@ -122,8 +122,8 @@ impl Target {
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path { given, tree } => own(given, tree).map_err(|error| Unavailable {
-                reason: format!("kernel {given} cannot be used: {error:#}"),
+            Kind::Path(tree) => own(&self.name, tree).map_err(|error| Unavailable {
+                reason: format!("kernel {} cannot be used: {error:#}", self.name),
                 attempts: Vec::new(),
             }),
         }?;

@@ -84,15 +84,6 @@ pub fn parse(dirs: &Dirs, text: &str, path: &Path) -> Result<Vec<Pin>> {
     pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
 }
 
-/// Changes whenever the kernel that a pin gives may change.
-///
-/// # Errors
-///
-/// When there is no place for a cache.
-pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
-    Ok(obtain::key(&store(dirs)?, pin))
-}
-
 /// Finds what was asked for with `-k` and `--arch`: pins' names, images, directories; every pin that is not extra if
 /// nothing was.
 ///

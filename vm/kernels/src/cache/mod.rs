@@ -64,20 +64,14 @@ pub struct Manifest {
     pub size: u64,
 }
 
-/// What is found at an entry's place.
-#[derive(Debug)]
-pub enum Found {
-    /// Nothing.
-    Nothing,
-    /// A kernel that is the pinned one.
-    Ready(Box<Kernel>),
-    /// Something that is not, or no more; the text says what is wrong with it.
-    Damaged(String),
-}
-
 impl Entry {
     /// The place of `source`'s kernel.
     pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Self {
+        Self { root: cache.to_owned(), name: Self::name_of(pin, source) }
+    }
+
+    /// Its name: the pin's, and what the hashes make.
+    pub fn name_of(pin: &Pin, source: &Source) -> String {
         let mut identity = format!("{LAYOUT}");
         for hash in source.hashes() {
             identity += &format!(" sha256:{hash}");
@@ -85,13 +79,7 @@ impl Entry {
         if matches!(source, Source::Source { .. }) {
             identity += &format!(" {}", build::identity(pin.arch));
         }
-        let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
-        Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) }
-    }
-
-    /// Its name: the pin's, and what the hashes make.
-    pub fn name(&self) -> &str {
-        &self.name
+        format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..12])
     }
 
     /// The directory of the finished entry.
@@ -119,16 +107,13 @@ impl Entry {
         lock::exclusive(&path, waiting).with_context(hint)
     }
 
-    /// Looks whether the pinned kernel is here, and is it: its image is hashed.
-    pub fn look(&self, pin: &Pin, source: &Source) -> Found {
-        match self.dir().try_exists() {
-            Ok(false) => Found::Nothing,
-            Ok(true) => match self.load(pin, source) {
-                Ok(kernel) => Found::Ready(Box::new(kernel)),
-                Err(error) => Found::Damaged(format!("{error:#}")),
-            },
-            Err(error) => Found::Damaged(error.to_string()),
-        }
+    /// The pinned kernel, if it is here: its image is hashed.
+    ///
+    /// # Errors
+    ///
+    /// When what is here is not that, or no more; says what is wrong with it.
+    pub fn look(&self, pin: &Pin, source: &Source) -> Result<Option<Kernel>> {
+        self.dir().try_exists()?.then(|| self.load(pin, source)).transpose()
     }
 
     fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
