@@ -1,6 +1,6 @@
 //! Downloading one file: with resume, with a deadline for silence instead of one for the whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -51,10 +51,6 @@ pub enum DownloadError {
 impl DownloadError {
     fn local(error: io::Error, path: &Path) -> Self {
         Self::Local(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
-    }
-
-    fn refused(message: impl Into<String>) -> Self {
-        Self::Remote(message.into())
     }
 }
 
@@ -140,51 +136,35 @@ fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progre
     let start = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
-        StatusCode::PARTIAL_CONTENT => return Err(DownloadError::refused("it sent another range")),
+        StatusCode::PARTIAL_CONTENT => return Err(DownloadError::Remote("it sent another range".to_owned())),
         // There is nothing after what is here: either that is all of it, or it is not this file's beginning.
         StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
         status if is_passing(status) => return Err(DownloadError::Transient(status.to_string())),
-        status => return Err(DownloadError::refused(status.to_string())),
+        status => return Err(DownloadError::Remote(status.to_string())),
     };
-    let left = response.body().content_length();
-    let mut file = open_at(part, start).map_err(|error| DownloadError::local(error, part))?;
-    receive(response, &mut file, part, (start, left.map(|left| start.saturating_add(left))), progress)
-}
-
-/// Copies the body; `done` and `total` count from the start of the file.
-fn receive(
-    response: Response<Body>,
-    file: &mut File,
-    part: &Path,
-    (mut done, total): (u64, Option<u64>),
-    progress: &dyn Progress,
-) -> Result<(), DownloadError> {
+    let local = |error| DownloadError::local(error, part);
+    let mut file = File::options().create(true).append(true).open(part).map_err(local)?;
+    file.set_len(start).map_err(local)?;
+    // Both count from the start of the file.
+    let (mut done, total) = (start, response.body().content_length().map(|left| start.saturating_add(left)));
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         progress.bytes(done, total);
-        if done > MAX_SIZE || total.is_some_and(|total| total > MAX_SIZE) {
-            return Err(DownloadError::refused("it is larger than any kernel package"));
+        if done.max(total.unwrap_or(0)) > MAX_SIZE {
+            return Err(DownloadError::Remote("it is larger than any kernel package".to_owned()));
         }
-        let count = match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
+        match body.read(&mut buffer) {
+            Ok(0) if total.is_some_and(|total| done < total) => {
+                return Err(DownloadError::Transient("the connection broke off".to_owned()));
+            }
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                file.write_all(&buffer[..count]).map_err(local)?;
+                done += count as u64;
+            }
             Err(error) => return Err(DownloadError::Transient(error.to_string())),
-        };
-        file.write_all(&buffer[..count]).map_err(|error| DownloadError::local(error, part))?;
-        done += count as u64;
-    }
-    match total {
-        Some(total) if done < total => Err(DownloadError::Transient("the connection broke off".into())),
-        _ => Ok(()),
-    }
-}
-
-fn open_at(path: &Path, start: u64) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    match start {
-        0 => options.write(true).create(true).truncate(true).open(path),
-        _ => options.append(true).open(path),
+        }
     }
 }
 
@@ -201,11 +181,11 @@ fn is_passing(status: StatusCode) -> bool {
 fn explain(error: &ureq::Error) -> DownloadError {
     match error {
         ureq::Error::RequireHttpsOnly(url) => {
-            DownloadError::refused(format!("refused: it redirects to {url}, which leaves https"))
+            DownloadError::Remote(format!("refused: it redirects to {url}, which leaves https"))
         }
-        ureq::Error::Timeout(ureq::Timeout::Connect) => DownloadError::refused("it cannot be reached"),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => DownloadError::Remote("it cannot be reached".to_owned()),
         ureq::Error::Timeout(_) => DownloadError::Transient("no answer".to_owned()),
         ureq::Error::Io(error) => DownloadError::Transient(error.to_string()),
-        other => DownloadError::refused(other.to_string()),
+        other => DownloadError::Remote(other.to_string()),
     }
 }

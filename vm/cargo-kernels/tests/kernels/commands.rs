@@ -14,24 +14,20 @@ const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nser
     [[kernel.source]]\nkind = \"file\"\npath = \"/nowhere\"\nsha256 = \"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9\"\n# the end\n";
 
 #[test]
-fn mistakes_in_the_pins_are_shown_where_they_are() {
+fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
     let sandbox = Sandbox::new();
-    sandbox.pins(&pin("kind = \"url\"\nurl = \"https://localhost/x\"\nsha256 = \"00\""));
-    let said = sandbox.run(&["list"], 2);
-    assert!(said.contains("kernels.toml:6:1: expected 64 lower-case hexadecimal digits"), "{said}");
-    assert!(said.contains("[[kernel.source]]"), "{said}");
-}
-
-#[test]
-fn an_unknown_kernel_is_wrong_usage() {
-    let sandbox = Sandbox::new();
-    sandbox.pins(COMMENTED);
-    let said = sandbox.run(&["fetch", "6.99"], 2);
-    let expected = "unknown kernel \"6.99\": no pin and no file has this name; the pins are 5.4";
-    assert!(said.contains(expected), "{said}");
     let file = sandbox.pins_file();
-    let said = sandbox.run(&["fetch", file.to_str().unwrap()], 2);
-    assert!(said.contains("it is no kernel image"), "{said}");
+    let no_hash = pin("kind = \"url\"\nurl = \"https://localhost/x\"\nsha256 = \"00\"");
+    for (pins, arguments, finding) in [
+        (no_hash.as_str(), ["list", "--json"], "kernels.toml:6:1: expected 64 lower-case hexadecimal digits"),
+        (&no_hash, ["list", "--json"], "\n  [[kernel.source]]"),
+        (COMMENTED, ["fetch", "6.99"], "\"6.99\": no pin and no file has this name; the pins are 5.4"),
+        (COMMENTED, ["fetch", file.to_str().unwrap()], "it is no kernel image"),
+    ] {
+        sandbox.pins(pins);
+        let said = sandbox.run(&arguments, 2);
+        assert!(said.contains(finding), "{said}");
+    }
 }
 
 #[test]
