@@ -69,7 +69,8 @@ let
   configure =
     pin: src:
     let
-      wanted = ../vm/kernels/config/x86_64.config;
+      config = name: builtins.readFile (../vm/kernels/config + "/${name}.config");
+      wanted = builtins.toFile "wanted.config" (config "common" + config "x86_64");
     in
     gcc14Stdenv.mkDerivation {
       name = "config-${pin.release}";

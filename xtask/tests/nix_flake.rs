@@ -19,7 +19,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// A copy of the workspace and of the mock, to be changed at will, and a Nix that reaches nothing else.
+/// A copy of the workspace, to be changed at will, and a Nix that reaches nothing else.
 struct Bench {
     dir: TempDir,
 }
@@ -27,12 +27,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
-        let copy = "mkdir $0/flake; tar -C $1 --exclude ./target --exclude ./.git -c . | tar -C $0/flake -x
-            cp -r $1/tests/nix/mock-nixpkgs $0";
+        let copy = "mkdir $0/flake; tar -C $1 --exclude ./target --exclude ./.git -c . | tar -C $0/flake -x";
         let mut sh = Command::new("bash");
         sh.args(["-euo", "pipefail", "-c", copy]).args([bench.dir.path(), workspace()]).assert().success();
-        bench.write("mock-nixpkgs/dropped", "");
-        bench.write("mock-nixpkgs/status", "0");
         bench.write(
             "nix.conf",
             "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
@@ -63,22 +60,20 @@ impl Bench {
             .env("NIX_LOG_DIR", self.path("log"))
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("NIX_REMOTE")
-            .env_remove("NIX_CONFIG")
-            .env_remove("VMTEST_NIX_KERNELS");
+            .env_remove("NIX_CONFIG");
         nix
     }
 
     /// `nix` with the flake's nixpkgs replaced by the mock.
     fn mocked(&self, arguments: &[&str]) -> Command {
-        let nixpkgs = self.url("mock-nixpkgs");
+        let nixpkgs = self.url("flake/tests/nix/mock-nixpkgs");
         self.nix(&[arguments, &["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs]].concat())
     }
 
-    /// Builds an output of the flake, and makes this link to it.
-    fn build(&self, output: &str, link: &str) -> Command {
+    /// A value of the flake's.
+    fn eval(&self, output: &str) -> Value {
         let output = format!("{}#{output}", self.url("flake"));
-        let link = self.path(link);
-        self.mocked(&["build", &output, "--print-build-logs", "--out-link", link.to_str().unwrap()])
+        json(&self.mocked(&["eval", "--json", &output]).output().unwrap())
     }
 }
 
@@ -116,7 +111,10 @@ fn lock_that_disagrees_with_flake_is_refused() {
     bench.nix(&metadata).assert().success();
 
     let text = fs::read_to_string(bench.path("flake/flake.nix")).unwrap();
-    bench.write("flake/flake.nix", &text.replace("github:NixOS/nixpkgs/nixos-26.05", &bench.url("mock-nixpkgs")));
+    bench.write(
+        "flake/flake.nix",
+        &text.replace("github:NixOS/nixpkgs/nixos-26.05", &bench.url("flake/tests/nix/mock-nixpkgs")),
+    );
     bench.nix(&metadata).assert().failure().stderr(contains("requires lock file changes"));
 }
 
@@ -148,43 +146,17 @@ fn every_output_evaluates_on_every_system() {
 
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn harness_finds_every_kernel_in_the_directory() {
+fn shell_has_every_tool_and_every_pinned_kernel() {
     let bench = Bench::new();
-    let link = bench.path("kernels");
-    bench.build("kernels", "kernels").assert().success();
-
-    let mut list = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    list.args(["kernels", "list", "--json"])
-        .env("VMTEST_CACHE_DIR", bench.path("empty"))
-        .env("VMTEST_NIX_KERNELS", &link);
-    let listed = json(&list.output().unwrap());
-    for pin in pins(false) {
-        let row = listed.as_array().unwrap().iter().find(|row| row["name"] == *pin).unwrap();
-        assert_eq!(row["source"], "nix", "{row}");
-        assert!(row["release"].as_str().unwrap().starts_with(&format!("{pin}.")), "{row}");
+    let path = |value: &Value| value.as_str().unwrap().to_owned();
+    let shell = bench.eval("devShells.x86_64-linux.default.nativeBuildInputs");
+    let tools: Vec<String> = shell.as_array().unwrap().iter().map(path).collect();
+    for tool in ["cargo", "clang", "nixfmt", "deadnix", "qemu_kvm", "virtme-ng", "busybox-static", "kmod"] {
+        assert!(tools.iter().any(|path| path.ends_with(&format!("-{tool}"))), "{tool} is not in {tools:?}");
     }
-}
-
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn option_that_a_kernel_drops_fails_its_build() {
-    let bench = Bench::new();
-    bench.write("mock-nixpkgs/dropped", "CONFIG_BPF_JIT=y\n");
-    bench.build("kernel-5_4", "link").assert().failure().stderr(contains("has not: CONFIG_BPF_JIT=y"));
-}
-
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn failed_vm_check_leaves_its_report() {
-    let bench = Bench::new();
-    let check = "checks.x86_64-linux.vm-5_4";
-    bench.build(check, "link").assert().success();
-
-    bench.write("mock-nixpkgs/status", "1");
-    let report = bench.path("report");
-    bench.build("report-5_4", "report").assert().success();
-    assert_eq!(fs::read_to_string(report.join("report.html")).unwrap(), "5.4 on 5.4\n");
-    let store = fs::read_link(&report).unwrap();
-    let named = format!("exit code 1, the report is in {}", store.display());
-    bench.build(check, "link").assert().failure().stderr(contains(named));
+    let kernels = bench.eval("packages.x86_64-linux.kernels");
+    assert_eq!(bench.eval("devShells.x86_64-linux.default.VMTEST_NIX_KERNELS"), kernels);
+    let names = bench.eval("packages.x86_64-linux.kernels.names");
+    let names: BTreeSet<String> = names.as_array().unwrap().iter().map(path).collect();
+    assert_eq!(names, pins(false).into_iter().collect());
 }

@@ -332,7 +332,7 @@ impl<'a> Engine<'a> {
         let own = self.metadata.kconfig_paths(dirs);
         let mut needs = kernels::needs(dirs, &own).map_err(|error| Stopped::host(&error))?;
         for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.backend.kconfig()) {
-            needs.extend(kconfig::needs(text, name).map_err(|error| Stopped::host(&error.into()))?);
+            needs.extend(kconfig::needs(text, name).map_err(|error| Stopped::host(&error))?);
         }
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),

@@ -29,8 +29,8 @@ pub fn run(dirs: &Dirs) -> Result<u8> {
     let include = kernels::pinned(dirs)?
         .iter()
         .filter(|pin| !pin.extra && pin.arch.is_host())
-        .map(|pin| Ok(Job { kernel: pin.name.clone(), cache_key: kernels::cache_key(dirs, pin)? }))
-        .collect::<Result<_>>()?;
+        .map(|pin| Job { kernel: pin.name.clone(), cache_key: kernels::obtain::key(pin) })
+        .collect();
     let matrix = serde_json::to_string(&Matrix { include })?;
     // Without a reader (`| head`) there is nothing to complain of.
     let _ = writeln!(std::io::stdout(), "{matrix}");

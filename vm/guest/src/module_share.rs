@@ -172,7 +172,7 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
             fs::copy(tree.join(name), lists.join(name))?;
         }
     }
-    for (number, module) in modules::resolve_with(kernel, &[], &self::first(kernel.arch))?.iter().enumerate() {
+    for (number, module) in modules::resolve_present(kernel, &self::first(kernel.arch))?.iter().enumerate() {
         fs::write(first.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;
     }
     Ok(())

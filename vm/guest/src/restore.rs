@@ -36,7 +36,6 @@ use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
 use crate::{Backend, Ready, Spec, Vm};
 use vm_kernels as kernels;
-use vm_kernels::image::ImageKind;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
 const LAYOUT: u32 = 3;
@@ -352,7 +351,7 @@ fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
 /// The part of a bzImage that QEMU looks at before it loads the rest (Documentation/arch/x86/boot.rst: `setup_sects` is at
 /// 0x1f1); nothing for an image of which it keeps nothing.
 fn header_of(image: &Path) -> Result<Option<Vec<u8>>> {
-    if kernels::image::inspect(image)?.kind == ImageKind::Plain {
+    if kernels::image::inspect(image)?.payload.is_none() {
         return Ok(None);
     }
     const SECTOR: u64 = 512;

@@ -70,7 +70,7 @@ pub static ARCHES: [Arch; 2] = [
         // Documentation/arch/x86/boot.rst
         image_magic: (0x202, b"HdrS"),
         source: ["arch/x86/Kconfig", "bzImage", "arch/x86/boot/bzImage"],
-        config: include_str!("../config/x86_64.config"),
+        config: concat!(include_str!("../config/common.config"), include_str!("../config/x86_64.config")),
         kconfig: ("vm/kconfig.x86_64", include_str!("../../kconfig.x86_64")),
         qemu: "qemu-system-x86_64",
         qemu_package: "qemu-system-x86",
@@ -99,7 +99,7 @@ pub static ARCHES: [Arch; 2] = [
         // Documentation/arch/arm64/booting.rst
         image_magic: (56, b"ARM\x64"),
         source: ["arch/arm64/Kconfig", "Image", "arch/arm64/boot/Image"],
-        config: include_str!("../config/aarch64.config"),
+        config: concat!(include_str!("../config/common.config"), include_str!("../config/aarch64.config")),
         kconfig: ("vm/kconfig.aarch64", include_str!("../../kconfig.aarch64")),
         qemu: "qemu-system-aarch64",
         qemu_package: "qemu-system-arm",

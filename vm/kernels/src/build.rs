@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 
-use super::compression::Compression;
 use super::progress::Progress;
-use super::{Arch, digest, kconfig};
+use super::{Arch, archive, digest, kconfig};
 
 /// Programs that the build runs, each with Debian's package, and the architecture's own compiler besides. No libssl-dev:
 /// nothing is signed.
-pub const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("gcc", "gcc"),
     ("ld", "binutils"),
     ("make", "make"),
@@ -29,7 +29,7 @@ pub const PROGRAMS: [(&str, &str); 8] = [
     ("pahole", "pahole"),
 ];
 /// Headers of libraries that the build's own programs (objtool, resolve_btfids) are linked with.
-pub const HEADERS: [(&str, &str); 2] = [("gelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
+const HEADERS: [(&str, &str); 2] = [("gelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")];
 
 /// The unpacked tree of 6.18 with its objects, in bytes, rounded up.
 const SPACE: u64 = 4 << 30;
@@ -39,49 +39,6 @@ const CORE_MINUTES: usize = 16;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// How much of the compiler's complaints is shown of a build that failed, in bytes.
 const SHOWN: u64 = 2000;
-
-/// Why there is no kernel.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// Something that the build needs is not installed.
-    #[error(
-        "building it needs {}; on Debian: apt-get install {}",
-        list(.0.iter().map(|(what, _)| *what)),
-        .0.iter().map(|(_, package)| *package).collect::<Vec<_>>().join(" ")
-    )]
-    Missing(Vec<(&'static str, &'static str)>),
-    /// The disk is too full to begin.
-    #[error("building it needs {} MiB in {}, where {} MiB are free", SPACE >> 20, .0.display(), .1 >> 20)]
-    NoSpace(PathBuf, u64),
-    /// The tarball is none of a kernel.
-    #[error("it is no kernel's source: {0}")]
-    NoSource(String),
-    /// The kernel's own configuration tool left out what was asked for.
-    #[error("this release has no {} as configured", list(.0.iter().map(String::as_str)))]
-    Dropped(Vec<String>),
-    /// make(1) failed.
-    #[error("`make {target}` failed ({status}):\n{complaints}")]
-    Failed {
-        /// What was to be made.
-        target: &'static str,
-        /// How it ended.
-        status: std::process::ExitStatus,
-        /// The end of what it wrote to standard error.
-        complaints: String,
-    },
-    /// A file could not be read or written.
-    #[error("{0}")]
-    Io(String, #[source] io::Error),
-}
-
-fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {
-    items.collect::<Vec<_>>().join(", ")
-}
-
-fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
-    let path = path.display().to_string();
-    move |error| BuildError::Io(path, error)
-}
 
 /// All that decides what a build gives, beside the source: the configuration, the compiler, and pahole, which makes the
 /// BTF. It is part of the name under which the kernel is cached.
@@ -101,8 +58,8 @@ fn first_line(program: &str, option: &str) -> Option<String> {
 ///
 /// # Errors
 ///
-/// [`BuildError::Missing`] names everything at once; [`BuildError::NoSpace`] when `dir` has too little room.
-pub fn check(arch: &Arch, dir: &Path) -> Result<(), BuildError> {
+/// Names everything that is missing at once; when `dir` has too little room.
+pub fn check(arch: &Arch, dir: &Path) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
     let mut missing: Vec<_> = PROGRAMS.into_iter().filter(|(name, _)| !in_path(name)).collect();
@@ -113,27 +70,23 @@ pub fn check(arch: &Arch, dir: &Path) -> Result<(), BuildError> {
     if in_path("gcc") {
         missing.extend(HEADERS.into_iter().filter(|(name, _)| !has_header(name)));
     }
-    if !missing.is_empty() {
-        return Err(BuildError::Missing(missing));
-    }
-    let free = statvfs(dir).map_err(|errno| io_at(dir)(errno.into()))?;
+    let (what, packages): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+    let (what, packages) = (what.join(", "), packages.join(" "));
+    ensure!(what.is_empty(), "building it needs {what}; on Debian: apt-get install {packages}");
+    let free = statvfs(dir).with_context(|| dir.display().to_string())?;
     let free = free.blocks_available() * free.fragment_size();
-    if free < SPACE { Err(BuildError::NoSpace(dir.to_owned(), free)) } else { Ok(()) }
+    let (mib, at) = (SPACE >> 20, dir.display());
+    ensure!(free >= SPACE, "building it needs {mib} MiB in {at}, where {} MiB are free", free >> 20);
+    Ok(())
 }
 
 fn has_header(name: &str) -> bool {
-    let find = format!("#if !__has_include(<{name}>)\n#error\n#endif\n");
-    let compiler = Command::new("gcc")
-        .args(["-E", "-x", "c", "-"])
-        .stdin(Stdio::piped())
+    let status = Command::new("gcc")
+        .args(["-E", "-x", "c", "-include", name, "/dev/null"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut compiler) = compiler else { return false };
-    if let Some(mut input) = compiler.stdin.take() {
-        let _ = io::Write::write_all(&mut input, find.as_bytes());
-    }
-    compiler.wait().is_ok_and(|status| status.success())
+        .status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// Builds the kernel in the tarball in the directory `work`, which is empty, and puts its image and `config` into the
@@ -142,13 +95,7 @@ fn has_header(name: &str) -> bool {
 /// # Errors
 ///
 /// When it cannot be built; what is in `work` is of no use then.
-pub fn build(
-    arch: &'static Arch,
-    tarball: &Path,
-    work: &Path,
-    into: &Path,
-    progress: &dyn Progress,
-) -> Result<(), BuildError> {
+pub fn build(arch: &'static Arch, tarball: &Path, work: &Path, into: &Path, progress: &dyn Progress) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     progress.note(&format!(
         "building it from source, which is done once: about {} minutes on {cores} cores",
@@ -156,19 +103,16 @@ pub fn build(
     ));
     let tree = Tree { arch, dir: unpack(arch, tarball, work)?, log: work.join("stderr"), progress };
     let fragment = work.join("fragment");
-    fs::write(&fragment, arch.config).map_err(io_at(&fragment))?;
+    fs::write(&fragment, arch.config).with_context(|| fragment.display().to_string())?;
     tree.make("allnoconfig", &[format!("KCONFIG_ALLCONFIG={}", fragment.display())])?;
     let config = tree.dir.join(".config");
-    let text = fs::read_to_string(&config).map_err(io_at(&config))?;
+    let text = fs::read_to_string(&config).with_context(|| config.display().to_string())?;
     let dropped = dropped(arch.config, &text);
-    if !dropped.is_empty() {
-        return Err(BuildError::Dropped(dropped));
-    }
+    ensure!(dropped.is_empty(), "this release has no {} as configured", dropped.join(", "));
     let [_, image, path] = arch.source;
     tree.make(image, &[format!("-j{cores}")])?;
     for (from, to) in [(path, image), (".config", "config")] {
-        let to = into.join(to);
-        fs::copy(tree.dir.join(from), &to).map_err(io_at(&to))?;
+        fs::copy(tree.dir.join(from), into.join(to)).with_context(|| format!("cannot copy {from}"))?;
     }
     Ok(())
 }
@@ -182,19 +126,14 @@ fn dropped(fragment: &str, config: &str) -> Vec<String> {
 }
 
 /// Unpacks the tarball, whose hash is known by now; returns the one directory in it.
-fn unpack(arch: &Arch, tarball: &Path, work: &Path) -> Result<PathBuf, BuildError> {
+fn unpack(arch: &Arch, tarball: &Path, work: &Path) -> Result<PathBuf> {
     let dir = work.join("source");
-    let mut start = [0; 8];
-    let mut file = File::open(tarball).map_err(io_at(tarball))?;
-    let count = file.read(&mut start).map_err(io_at(tarball))?;
-    let compression = Compression::of(&start[..count]).unwrap_or(Compression::None);
-    file.seek(SeekFrom::Start(0)).map_err(io_at(tarball))?;
-    let reader = compression.decoder(BufReader::new(file)).map_err(io_at(tarball))?;
-    tar::Archive::new(reader).unpack(&dir).map_err(io_at(tarball))?;
-    let mut entries = fs::read_dir(&dir).map_err(io_at(&dir))?.flatten().map(|entry| entry.path());
+    let reader = archive::decompressed(tarball)?.context("it is no compressed archive")?;
+    tar::Archive::new(reader).unpack(&dir).with_context(|| format!("cannot unpack {}", tarball.display()))?;
+    let mut entries = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
     let [kconfig, ..] = arch.source;
     let tree = entries.next().filter(|tree| tree.join(kconfig).is_file());
-    tree.ok_or_else(|| BuildError::NoSource(format!("there is no {kconfig} in it")))
+    tree.with_context(|| format!("it is no kernel's source: there is no {kconfig} in it"))
 }
 
 /// A kernel's source tree, unpacked.
@@ -206,20 +145,18 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn make(&self, target: &'static str, arguments: &[String]) -> Result<(), BuildError> {
-        let log = File::create(&self.log).map_err(io_at(&self.log))?;
+    fn make(&self, target: &str, arguments: &[String]) -> Result<()> {
+        let log = File::create(&self.log).with_context(|| self.log.display().to_string())?;
         let mut command = self.command();
         command.args(arguments).arg(target).stderr(log).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(io_at(Path::new("make")))?;
+        let mut child = command.spawn().context("cannot run make")?;
         if let Some(output) = child.stdout.take() {
             self.watch(output);
         }
-        let status = child.wait().map_err(io_at(Path::new("make")))?;
-        if status.success() {
-            return Ok(());
-        }
-        let complaints = end_of(&self.log).unwrap_or_else(|error| error.to_string());
-        Err(BuildError::Failed { target, status, complaints })
+        let status = child.wait().context("cannot wait for make")?;
+        let complaints = || end_of(&self.log).unwrap_or_else(|error| error.to_string());
+        ensure!(status.success(), "`make {target}` failed ({status}):\n{}", complaints());
+        Ok(())
     }
 
     fn command(&self) -> Command {
@@ -240,10 +177,20 @@ impl Tree<'_> {
         command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
         command.args(["KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_TIMESTAMP=1970-01-01"]);
         // What a cargo or a make above this program means for itself, and what a developer has set for other kernels.
-        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "KCFLAGS", "KAFLAGS", "KCPPFLAGS", "O"] {
-            command.env_remove(name);
-        }
-        for name in ["KBUILD_OUTPUT", "KCONFIG_CONFIG", "KBUILD_EXTMOD", "W", "C"] {
+        for name in [
+            "MAKEFLAGS",
+            "MFLAGS",
+            "MAKELEVEL",
+            "KCFLAGS",
+            "KAFLAGS",
+            "KCPPFLAGS",
+            "O",
+            "KBUILD_OUTPUT",
+            "KCONFIG_CONFIG",
+            "KBUILD_EXTMOD",
+            "W",
+            "C",
+        ] {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C").env("TZ", "UTC");

@@ -42,34 +42,29 @@ impl Compression {
         }
     }
 
+    /// Decompresses all streams that `reader` yields.
+    pub fn decoder<'a>(self, reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        self.decode(reader, false)
+    }
+
     /// Decompresses one stream and leaves what comes after it, such as the size that the kernel's build appends.
     pub fn single_decoder<'a>(self, reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        self.decode(reader, true)
+    }
+
+    fn decode<'a>(self, reader: impl BufRead + 'a, single: bool) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::None => Box::new(reader),
-            Self::Gzip => Box::new(flate2::bufread::GzDecoder::new(reader)),
+            Self::Gzip if single => Box::new(flate2::bufread::GzDecoder::new(reader)),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
             Self::Xz => {
-                let stream = liblzma::stream::Stream::new_auto_decoder(u64::MAX, 0)?;
+                let flags = if single { 0 } else { liblzma::stream::CONCATENATED };
+                let stream = liblzma::stream::Stream::new_auto_decoder(u64::MAX, flags)?;
                 Box::new(liblzma::bufread::XzDecoder::new_stream(reader, stream))
             }
             Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?.single_frame();
-                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
-                Box::new(decoder)
-            }
-        })
-    }
-
-    /// Decompresses all that `reader` yields.
-    pub fn decoder<'a>(self, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-        Ok(match self {
-            Self::None => Box::new(reader),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-            Self::Xz => {
-                let stream = liblzma::stream::Stream::new_auto_decoder(u64::MAX, liblzma::stream::CONCATENATED)?;
-                Box::new(liblzma::read::XzDecoder::new_stream(reader, stream))
-            }
-            Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(reader)?;
+                let decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
+                let mut decoder = if single { decoder.single_frame() } else { decoder };
                 decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
                 Box::new(decoder)
             }

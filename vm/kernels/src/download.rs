@@ -1,6 +1,6 @@
 //! Downloading one file: with resume, with a deadline for silence instead of one for the whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -37,6 +37,9 @@ pub struct Address {
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
+    /// The other side, for now: trying the same address again may help.
+    #[error("{0}")]
+    Transient(String),
     /// The other side: another address may still have the file.
     #[error("{0}")]
     Remote(String),
@@ -51,25 +54,7 @@ impl DownloadError {
     }
 }
 
-/// How one attempt ended, when it did not end well.
-enum Broken {
-    /// Trying the same address again may help.
-    Transient(String),
-    /// It will not.
-    Final(DownloadError),
-}
-
-impl Broken {
-    fn refused(message: impl Into<String>) -> Self {
-        Self::Final(DownloadError::Remote(message.into()))
-    }
-
-    fn local(error: io::Error, path: &Path) -> Self {
-        Self::Final(DownloadError::local(error, path))
-    }
-}
-
-/// Downloads into `part`; what is there already is taken as the file's beginning.
+/// Downloads into `part`; what is there already is taken as the file's beginning. What is transient is tried again.
 ///
 /// Whether it is the right file is for the caller to find out.
 pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
@@ -82,9 +67,8 @@ pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Resu
         attempt += 1;
         let before = size_of(part);
         let message = match transfer(&agent, address, part, progress) {
-            Ok(()) => return Ok(()),
-            Err(Broken::Final(error)) => return Err(error),
-            Err(Broken::Transient(message)) => message,
+            Err(DownloadError::Transient(message)) => message,
+            ended => return ended,
         };
         let after = size_of(part);
         fruitless = if after > before { 0 } else { fruitless + 1 };
@@ -142,7 +126,7 @@ fn root_certificates() -> RootCerts {
     ROOTS.get_or_init(load).clone()
 }
 
-fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), Broken> {
+fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
     let have = size_of(part);
     let mut request = agent.get(address.url.as_str()).header(header::ACCEPT_ENCODING, "identity");
     if have > 0 {
@@ -152,51 +136,35 @@ fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progre
     let start = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
-        StatusCode::PARTIAL_CONTENT => return Err(Broken::refused("it sent another range")),
+        StatusCode::PARTIAL_CONTENT => return Err(DownloadError::Remote("it sent another range".to_owned())),
         // There is nothing after what is here: either that is all of it, or it is not this file's beginning.
         StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
-        status if is_passing(status) => return Err(Broken::Transient(status.to_string())),
-        status => return Err(Broken::refused(status.to_string())),
+        status if is_passing(status) => return Err(DownloadError::Transient(status.to_string())),
+        status => return Err(DownloadError::Remote(status.to_string())),
     };
-    let left = response.body().content_length();
-    let mut file = open_at(part, start).map_err(|error| Broken::local(error, part))?;
-    receive(response, &mut file, part, (start, left.map(|left| start.saturating_add(left))), progress)
-}
-
-/// Copies the body; `done` and `total` count from the start of the file.
-fn receive(
-    response: Response<Body>,
-    file: &mut File,
-    part: &Path,
-    (mut done, total): (u64, Option<u64>),
-    progress: &dyn Progress,
-) -> Result<(), Broken> {
+    let local = |error| DownloadError::local(error, part);
+    let mut file = File::options().create(true).append(true).open(part).map_err(local)?;
+    file.set_len(start).map_err(local)?;
+    // Both count from the start of the file.
+    let (mut done, total) = (start, response.body().content_length().map(|left| start.saturating_add(left)));
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         progress.bytes(done, total);
-        if done > MAX_SIZE || total.is_some_and(|total| total > MAX_SIZE) {
-            return Err(Broken::refused("it is larger than any kernel package"));
+        if done.max(total.unwrap_or(0)) > MAX_SIZE {
+            return Err(DownloadError::Remote("it is larger than any kernel package".to_owned()));
         }
-        let count = match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) => return Err(Broken::Transient(broken_off(&error))),
-        };
-        file.write_all(&buffer[..count]).map_err(|error| Broken::local(error, part))?;
-        done += count as u64;
-    }
-    match total {
-        Some(total) if done < total => Err(Broken::Transient("the connection broke off".into())),
-        _ => Ok(()),
-    }
-}
-
-fn open_at(path: &Path, start: u64) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    match start {
-        0 => options.write(true).create(true).truncate(true).open(path),
-        _ => options.append(true).open(path),
+        match body.read(&mut buffer) {
+            Ok(0) if total.is_some_and(|total| done < total) => {
+                return Err(DownloadError::Transient("the connection broke off".to_owned()));
+            }
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                file.write_all(&buffer[..count]).map_err(local)?;
+                done += count as u64;
+            }
+            Err(error) => return Err(DownloadError::Transient(error.to_string())),
+        }
     }
 }
 
@@ -210,65 +178,14 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-fn explain(error: &ureq::Error) -> Broken {
+fn explain(error: &ureq::Error) -> DownloadError {
     match error {
         ureq::Error::RequireHttpsOnly(url) => {
-            Broken::refused(format!("refused: it redirects to {url}, which leaves https"))
+            DownloadError::Remote(format!("refused: it redirects to {url}, which leaves https"))
         }
-        ureq::Error::HostNotFound => Broken::refused("no such host"),
-        ureq::Error::Timeout(ureq::Timeout::Connect) => Broken::refused("it cannot be reached"),
-        ureq::Error::Timeout(_) => Broken::Transient("no answer".to_owned()),
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Broken::refused("connection refused")
-        }
-        // The standard library has no kind of its own for this; "Temporary failure" may pass.
-        ureq::Error::Io(error) if error.to_string().ends_with("Name or service not known") => {
-            Broken::refused("no such host")
-        }
-        ureq::Error::Io(error) => Broken::Transient(broken_off(error)),
-        other => Broken::refused(other.to_string()),
-    }
-}
-
-fn broken_off(error: &io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-    match (error.kind(), inner) {
-        (io::ErrorKind::TimedOut, _) | (_, Some(ureq::Error::Timeout(_))) => {
-            format!("nothing came for {} s", SILENCE.as_secs())
-        }
-        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => "the connection broke off".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::progress::Silent;
-
-    #[test]
-    fn a_resumed_download_of_more_bytes_than_can_be_counted_is_refused() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/kernel", listener.local_addr().unwrap());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let request = BufReader::new(stream.try_clone().unwrap()).lines();
-            assert!(request.map_while(Result::ok).any(|line| line.is_empty()));
-            let answer = format!(
-                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\nContent-Length: {}\r\n\r\n",
-                u64::MAX
-            );
-            stream.write_all(answer.as_bytes()).unwrap();
-        });
-        let part = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(part.path(), "here").unwrap();
-        let address = Address { url: Url::parse(&url).unwrap(), proxy: None };
-        let error = download(&address, part.path(), &Silent).unwrap_err();
-        assert!(error.to_string().contains("larger than any"), "{error}");
-        server.join().unwrap();
+        ureq::Error::Timeout(ureq::Timeout::Connect) => DownloadError::Remote("it cannot be reached".to_owned()),
+        ureq::Error::Timeout(_) => DownloadError::Transient("no answer".to_owned()),
+        ureq::Error::Io(error) => DownloadError::Transient(error.to_string()),
+        other => DownloadError::Remote(other.to_string()),
     }
 }

@@ -99,7 +99,6 @@ pub enum Member<'a> {
     File(&'a str, &'a [u8]),
     Symlink(&'a str, &'a str),
     Hardlink(&'a str, &'a str),
-    Fifo(&'a str),
 }
 
 /// A tar archive of exactly these members, however wrong their names are.
@@ -110,7 +109,6 @@ pub fn tar(members: &[Member<'_>]) -> Vec<u8> {
             Member::File(name, data) => (name, tar::EntryType::Regular, "", data),
             Member::Symlink(name, target) => (name, tar::EntryType::Symlink, target, b""),
             Member::Hardlink(name, target) => (name, tar::EntryType::Link, target, b""),
-            Member::Fifo(name) => (name, tar::EntryType::Fifo, "", b""),
         };
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);

@@ -1,7 +1,8 @@
 //! Kernel images: telling one from any other file, the release it names, the configuration inside it.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -33,26 +34,12 @@ mod header {
 /// What is read of an image before it is booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// How it is packed.
-    pub kind: ImageKind,
+    /// Where the compressed kernel is in x86's bzImage; `None` for the uncompressed Image of arm64 and others.
+    pub payload: Option<Range<u64>>,
     /// What it runs on.
     pub arch: &'static Arch,
     /// The release (`uname -r`) that it names, where its format has a place for it.
     pub release: Option<String>,
-}
-
-/// The formats that a boot loader takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageKind {
-    /// x86's bzImage; the compressed kernel is at `payload_start`, `payload_length` bytes long.
-    BzImage {
-        /// From the start of the file.
-        payload_start: u64,
-        /// In bytes.
-        payload_length: u64,
-    },
-    /// The uncompressed Image of arm64 and others.
-    Plain,
 }
 
 /// Reads an image's header.
@@ -65,7 +52,7 @@ pub fn inspect(path: &Path) -> Result<Image> {
     let start = read_up_to(&mut file, header::SIZE)?;
     let arch = Arch::of_image(&start);
     if let Some(arch) = arch.filter(|arch| arch.image_magic.0 != header::MAGIC) {
-        return Ok(Image { kind: ImageKind::Plain, arch, release: plain_release(path)? });
+        return Ok(Image { payload: None, arch, release: plain_release(path)? });
     }
     let Some(arch) = arch.filter(|_| is_bzimage(&start)) else {
         bail!("it is no kernel image: {}", what_it_is_instead(&start));
@@ -74,11 +61,10 @@ pub fn inspect(path: &Path) -> Result<Image> {
         0 => 4,
         count => u64::from(count),
     };
-    let kind = ImageKind::BzImage {
-        payload_start: (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET)),
-        payload_length: u64::from(u32_at(&start, header::PAYLOAD_LENGTH)),
-    };
-    Ok(Image { kind, arch, release: release(&mut file, &start, setup_sectors)? })
+    let payload = (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET));
+    let length = u64::from(u32_at(&start, header::PAYLOAD_LENGTH));
+    let payload = Some(payload..payload + length);
+    Ok(Image { payload, arch, release: release(&mut file, &start, setup_sectors)? })
 }
 
 fn is_bzimage(start: &[u8]) -> bool {
@@ -136,16 +122,11 @@ pub fn config(path: &Path) -> Result<Option<String>> {
 /// When the file cannot be read.
 pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
     let mut file = File::open(path)?;
-    Ok(match inspect(path)?.kind {
-        ImageKind::Plain => Some(Box::new(file)),
-        ImageKind::BzImage { payload_start, payload_length } => {
-            file.seek(SeekFrom::Start(payload_start))?;
-            let magic = read_up_to(&mut file, 8)?;
-            let Some(compression) = Compression::of(&magic) else { return Ok(None) };
-            file.seek(SeekFrom::Start(payload_start))?;
-            Some(compression.single_decoder(BufReader::new(file.take(payload_length)))?)
-        }
-    })
+    let Some(payload) = inspect(path)?.payload else { return Ok(Some(Box::new(file))) };
+    file.seek(SeekFrom::Start(payload.start))?;
+    let mut reader = BufReader::new(file.take(payload.end - payload.start));
+    let compression = Compression::of(reader.fill_buf()?);
+    Ok(compression.map(|compression| compression.single_decoder(reader)).transpose()?)
 }
 
 /// No configuration is longer than this.
@@ -282,7 +263,7 @@ mod tests {
         image[56..60].copy_from_slice(b"ARM\x64");
         image.extend(b"Linux version 6.6.9 (nixbld@localhost) (gcc) #1-NixOS");
         let found = inspect(written(&image).path()).unwrap();
-        assert_eq!((found.kind, found.arch.name), (ImageKind::Plain, "arm64"));
+        assert_eq!((found.payload, found.arch.name), (None, "arm64"));
         assert_eq!(found.release.as_deref(), Some("6.6.9"));
     }
 

@@ -100,32 +100,21 @@ fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
     (!met).then_some(Missing { need, found, module_absent })
 }
 
-/// A line of a fragment that is not as it must be.
-#[derive(Debug, thiserror::Error)]
-#[error("{fragment}:{line}: expected `CONFIG_NAME=y|m  # why`, found {found:?}")]
-pub struct FragmentError {
-    /// The fragment.
-    pub fragment: String,
-    /// The line's number, from 1.
-    pub line: usize,
-    /// What is there.
-    pub found: String,
-}
-
 /// Reads the text of a fragment, which people know as `fragment`.
 ///
 /// # Errors
 ///
 /// When a line of it is not as it must be.
-pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>, FragmentError> {
+pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>> {
     let mut needs = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = || FragmentError { fragment: fragment.to_owned(), line: index + 1, found: line.to_owned() };
-        needs.push(parse_need(line, fragment).ok_or_else(wrong)?);
+        let number = index + 1;
+        let wrong = || format!("{fragment}:{number}: expected `CONFIG_NAME=y|m  # why`, found {line:?}");
+        needs.push(parse_need(line, fragment).with_context(wrong)?);
     }
     Ok(needs)
 }

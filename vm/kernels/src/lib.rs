@@ -4,7 +4,7 @@
 //! asked for, [`Target::obtain`] to get it, [`kconfig`] and [`modules`] to look into what came.
 
 pub mod arch;
-mod archive;
+pub mod archive;
 pub mod build;
 pub mod cache;
 mod compression;
@@ -34,4 +34,4 @@ pub use obtain::Unavailable;
 pub use pins::Pin;
 pub use progress::{Progress, Silent};
 pub use store::{NIX_VARIABLE, Store};
-pub use target::{SelectError, Target, select};
+pub use target::{Target, select};

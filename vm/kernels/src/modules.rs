@@ -2,16 +2,15 @@
 //!
 //! Neither depmod nor modprobe is asked: what a module depends on is written in the module itself.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection};
 
 use super::compression::Compression;
-use super::{Kernel, cache, digest};
+use super::{Kernel, cache, digest, tree};
 
 /// A module, ready for init_module(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,37 +28,30 @@ pub struct Module {
 #[error("it is not what was unpacked")]
 pub struct Damaged;
 
-/// The modules for `wanted` and all that they depend on, dependencies first; nothing for what is built in.
+/// The modules for `wanted` and all that they depend on, dependencies first; nothing for what is built in. `9p`, `virtio-blk`
+/// and `virtio_blk` are names.
+///
+/// Of a kernel without a module directory, or without a list of what is built in, nothing missing can be known: the
+/// result has what is there, and the boot decides.
 ///
 /// # Errors
 ///
 /// When one is neither built in nor there, or a file is damaged.
 pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> {
-    resolve_with(kernel, wanted, &[])
-}
-
-/// As [`resolve`], and those of `optional` that the kernel has.
-///
-/// A name is a module's (`9p`, `virtio-blk` and `virtio_blk` are the same), or an alias that is listed in
-/// `modules.alias` or `modules.builtin.modinfo`. Of a kernel without a module directory, or without a list of
-/// what is built in, nothing missing can be known: the result has what is there, and the boot decides.
-pub fn resolve_with(kernel: &Kernel, needed: &[&str], optional: &[&str]) -> Result<Vec<Module>> {
-    let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
-    let index = Index::read(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
-    let mut plan = Plan { kernel, index: &index, seen: HashSet::new(), modules: Vec::new() };
-    for name in needed {
-        plan.add(name, Need::Must)?;
-    }
-    for name in optional {
-        plan.add(name, Need::May)?;
-    }
+    let Some(mut plan) = Plan::new(kernel)? else { return Ok(Vec::new()) };
+    wanted.iter().try_for_each(|name| plan.add(name))?;
     Ok(plan.modules)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    Must,
-    May,
+/// As [`resolve`], but only those of `wanted` that the kernel has as files.
+pub fn resolve_present(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> {
+    let Some(mut plan) = Plan::new(kernel)? else { return Ok(Vec::new()) };
+    for name in wanted {
+        if plan.files.contains_key(&canonical(name)) {
+            plan.add(name)?;
+        }
+    }
+    Ok(plan.modules)
 }
 
 /// `-` and `_` are the same in a module's name.
@@ -73,67 +65,16 @@ struct ModuleFile {
     sha256: Option<String>,
 }
 
-/// What a module directory holds, by name.
-struct Index<'a> {
+/// The list under way: depth first, so that dependencies come before what needs them.
+struct Plan<'a> {
+    kernel: &'a Kernel,
     dir: &'a Path,
+    /// By name.
     files: HashMap<String, ModuleFile>,
     /// The names in `modules.builtin`, if there is such a list.
     built_in: Option<HashSet<String>>,
-    /// Names and aliases that `modules.builtin.modinfo` and `modules.alias` know, read when first needed.
-    aliases: OnceCell<HashMap<String, Vec<Alias>>>,
-}
-
-/// What an alias stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Alias {
-    BuiltIn,
-    Module(String),
-}
-
-impl<'a> Index<'a> {
-    fn read(dir: &'a Path) -> Result<Self> {
-        let mut files = HashMap::new();
-        match cache::listing(dir)? {
-            Some(listing) => {
-                for (path, hash) in listing {
-                    insert(&mut files, path, Some(hash));
-                }
-            }
-            None => walk(dir, Path::new(""), &mut files)?,
-        }
-        let list = std::fs::read_to_string(dir.join("modules.builtin")).ok();
-        let built_in = list.map(|list| list.lines().filter_map(name_of).collect());
-        Ok(Self { dir, files, built_in, aliases: OnceCell::new() })
-    }
-
-    fn is_built_in(&self, name: &str) -> bool {
-        self.built_in.as_ref().is_some_and(|names| names.contains(name))
-    }
-
-    /// What else is known by a name that is neither a file's nor in `modules.builtin`.
-    fn aliased(&self, alias: &str) -> &[Alias] {
-        let aliases = self.aliases.get_or_init(|| read_aliases(self.dir));
-        aliases.get(alias).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Finds every module file below `dir`; links (`build`, `source`) are not followed.
-fn walk(root: &Path, below: &Path, files: &mut HashMap<String, ModuleFile>) -> Result<()> {
-    for entry in std::fs::read_dir(root.join(below))? {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => walk(root, &path, files)?,
-            false => insert(files, path, None),
-        }
-    }
-    Ok(())
-}
-
-fn insert(files: &mut HashMap<String, ModuleFile>, path: PathBuf, sha256: Option<String>) {
-    if let Some(name) = path.to_str().and_then(name_of) {
-        files.insert(name, ModuleFile { path, sha256 });
-    }
+    seen: HashSet<String>,
+    modules: Vec<Module>,
 }
 
 /// `kernel/drivers/block/virtio_blk.ko.xz` is `virtio_blk`.
@@ -143,77 +84,50 @@ fn name_of(path: &str) -> Option<String> {
     Compression::of_suffix(suffix).map(|_| canonical(name))
 }
 
-/// Aliases of modules (from depmod's `modules.alias`, if depmod ran) and names and aliases of what is built in.
-fn read_aliases(dir: &Path) -> HashMap<String, Vec<Alias>> {
-    let mut aliases: HashMap<String, Vec<Alias>> = HashMap::new();
-    let built_in = std::fs::read(dir.join("modules.builtin.modinfo")).unwrap_or_default();
-    for entry in String::from_utf8_lossy(&built_in).split('\0') {
-        let Some((name, field)) = entry.split_once('.') else { continue };
-        let alias = field.strip_prefix("alias=");
-        for known in [Some(name), alias].into_iter().flatten() {
-            aliases.entry(canonical(known)).or_insert_with(|| vec![Alias::BuiltIn]);
-        }
+/// The files below `dir`; links (`build`, `source`) are not followed.
+fn files(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+    if let Some(listed) = cache::listing(dir)? {
+        return Ok(listed.into_iter().map(|(path, hash)| (path, Some(hash))).collect());
     }
-    let listed = std::fs::read_to_string(dir.join("modules.alias")).unwrap_or_default();
-    for line in listed.lines() {
-        let Some(alias) = line.strip_prefix("alias ") else { continue };
-        let Some((pattern, name)) = alias.rsplit_once(' ') else { continue };
-        aliases.entry(canonical(pattern)).or_default().push(Alias::Module(canonical(name)));
-    }
-    aliases
+    let relative = |path: PathBuf| Ok((path.strip_prefix(dir)?.to_owned(), None));
+    tree::below(dir, |kind| kind.is_file())?.into_iter().map(relative).collect()
 }
 
-/// The list under way: depth first, so that dependencies come before what needs them.
-struct Plan<'a> {
-    kernel: &'a Kernel,
-    index: &'a Index<'a>,
-    seen: HashSet<String>,
-    modules: Vec<Module>,
-}
+impl<'a> Plan<'a> {
+    fn new(kernel: &'a Kernel) -> Result<Option<Self>> {
+        let Some(dir) = &kernel.modules else { return Ok(None) };
+        let listed = files(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
+        let module = |(path, sha256): (PathBuf, _)| Some((name_of(path.to_str()?)?, ModuleFile { path, sha256 }));
+        let built_in = std::fs::read_to_string(dir.join("modules.builtin")).ok();
+        Ok(Some(Self {
+            kernel,
+            dir,
+            files: listed.into_iter().filter_map(module).collect(),
+            built_in: built_in.map(|list| list.lines().filter_map(name_of).collect()),
+            seen: HashSet::new(),
+            modules: Vec::new(),
+        }))
+    }
 
-impl Plan<'_> {
-    fn add(&mut self, name: &str, need: Need) -> Result<()> {
+    fn add(&mut self, name: &str) -> Result<()> {
         let name = canonical(name);
-        if self.index.is_built_in(&name) || !self.seen.insert(name.clone()) {
+        if !self.seen.insert(name.clone()) {
             return Ok(());
         }
-        if let Some(file) = self.index.files.get(&name) {
-            let problem = || {
-                let path = self.index.dir.join(&file.path);
-                format!("kernel {}: cannot use {}", self.kernel.name, path.display())
-            };
-            let bytes = read(self.index.dir, file).with_context(problem)?;
-            let info = ModInfo::of(&bytes).with_context(problem)?;
-            self.add_dependencies(&info)?;
-            self.modules.push(Module { name, path: file.path.clone(), bytes });
+        let kernel = &self.kernel.name;
+        let Some(file) = self.files.get(&name) else {
+            let known = self.built_in.as_ref().is_none_or(|names| names.contains(&name));
+            let dir = self.dir.display();
+            ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {dir}");
             return Ok(());
+        };
+        let path = file.path.clone();
+        let problem = || format!("kernel {kernel}: cannot use {}", self.dir.join(&path).display());
+        let bytes = read(self.dir, file).with_context(problem)?;
+        for dependency in dependencies(&bytes).with_context(problem)? {
+            self.add(dependency)?;
         }
-        let aliased = self.index.aliased(&name);
-        if aliased.is_empty() && need == Need::Must && self.index.built_in.is_some() {
-            let (kernel, dir) = (&self.kernel.name, self.index.dir.display());
-            bail!("kernel {kernel}: module {name} is neither built in nor in {dir}");
-        }
-        for alias in aliased {
-            if let Alias::Module(name) = alias {
-                self.add(name, need)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn add_dependencies(&mut self, info: &ModInfo<'_>) -> Result<()> {
-        for dependency in info.values("depends").flat_map(|list| list.split(',')) {
-            if !dependency.is_empty() {
-                self.add(dependency, Need::Must)?;
-            }
-        }
-        // A hint: `pre: a b post: c` names what should, if it is there, come first.
-        for hint in info.values("softdep") {
-            let before = hint.split("post:").next().unwrap_or_default().trim();
-            for dependency in before.trim_start_matches("pre:").split_whitespace() {
-                self.add(dependency, Need::May)?;
-            }
-        }
+        self.modules.push(Module { name, path, bytes });
         Ok(())
     }
 }
@@ -230,21 +144,15 @@ fn read(dir: &Path, file: &ModuleFile) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A module's `.modinfo` section: `key=value` strings, each ended by a NUL (include/linux/moduleparam.h).
-struct ModInfo<'a>(Vec<(&'a str, &'a str)>);
-
-impl<'a> ModInfo<'a> {
-    fn of(elf: &'a [u8]) -> Result<Self> {
-        let file = object::File::parse(elf).context("it is no ELF file")?;
-        let section = file.section_by_name(".modinfo").context("it has no .modinfo section")?;
-        let data = section.data().context("its .modinfo section is damaged")?;
-        let strings = data.split(|byte| *byte == 0).filter_map(|s| std::str::from_utf8(s).ok());
-        Ok(Self(strings.filter_map(|string| string.split_once('=')).collect()))
-    }
-
-    fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(name, _)| *name == key).map(|(_, value)| *value)
-    }
+/// What a module says that it depends on: `depends=a,b` in its section `.modinfo`, which has strings that are ended by a
+/// NUL each (include/linux/moduleparam.h).
+fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
+    let file = object::File::parse(elf).context("it is no ELF file")?;
+    let section = file.section_by_name(".modinfo").context("it has no .modinfo section")?;
+    let data = section.data().context("its .modinfo section is damaged")?;
+    let strings = data.split(|byte| *byte == 0).filter_map(|string| std::str::from_utf8(string).ok());
+    let lists = strings.filter_map(|string| string.strip_prefix("depends="));
+    Ok(lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty()).collect())
 }
 
 #[cfg(test)]
@@ -282,12 +190,10 @@ mod tests {
             ("kernel/fs/9p/9p.ko.xz", fake::xz(&fake::module(&["depends=9pnet,netfs"]))),
             ("kernel/net/9p/9pnet.ko.zst", fake::zstd(&fake::module(&["depends="]))),
             ("kernel/fs/netfs.ko.gz", fake::gzip(&fake::module(&["name=netfs", "depends=9pnet"]))),
-            ("kernel/hw/rng-core.ko", fake::module(&["depends=", "softdep=pre: netfs gone post: 9p"])),
+            ("kernel/hw/rng-core.ko", fake::module(&["depends=netfs"])),
             ("kernel/hw/virtio-rng.ko", fake::module(&["depends=rng_core,virtio"])),
             ("kernel/not-a-module.kot", b"text".to_vec()),
             ("modules.builtin", b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio-pci.ko\n".to_vec()),
-            ("modules.builtin.modinfo", b"ext4.alias=fs-ext4\0ext4.license=GPL\0".to_vec()),
-            ("modules.alias", b"# Aliases\nalias fs-9p 9p\nalias virtio:d4v* virtio-rng\n".to_vec()),
         ])
     }
 
@@ -305,32 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn dashes_and_underscores_are_the_same() {
+    fn names_are_found_and_what_is_built_in_needs_no_module() {
         let (_dir, kernel) = distribution();
-        let expected = ["9pnet", "netfs", "rng_core", "virtio_rng"];
-        for name in ["virtio-rng", "virtio_rng"] {
-            assert_eq!(names(resolve(&kernel, &[name])), expected);
+        let expected: &[&str] = &["9pnet", "netfs", "rng_core", "virtio_rng"];
+        for (wanted, expected) in
+            [("virtio-rng", expected), ("virtio_rng", expected), ("virtio", &[]), ("virtio_pci", &[])]
+        {
+            assert_eq!(names(resolve(&kernel, &[wanted])), expected, "{wanted}");
         }
-    }
-
-    #[test]
-    fn what_is_built_in_needs_no_module() {
-        let (_dir, kernel) = distribution();
-        assert!(names(resolve(&kernel, &["virtio", "virtio_pci", "ext4", "fs-ext4"])).is_empty());
-    }
-
-    #[test]
-    fn aliases_are_followed() {
-        let (_dir, kernel) = distribution();
-        assert_eq!(names(resolve(&kernel, &["fs-9p"])), ["9pnet", "netfs", "9p"]);
-    }
-
-    #[test]
-    fn what_is_missing_is_an_error_unless_it_is_optional() {
-        let (_dir, kernel) = distribution();
         let error = resolve(&kernel, &["virtio_blk"]).unwrap_err().to_string();
         assert!(error.contains("module virtio_blk is neither built in nor in "), "{error}");
-        assert_eq!(names(resolve_with(&kernel, &["9pnet"], &["virtio_blk"])), ["9pnet"]);
+        assert_eq!(names(resolve_present(&kernel, &["9pnet", "virtio_blk", "virtio"])), ["9pnet"]);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use url::Url;
 
-use super::cache::{self, Entry, Found, Origin};
-use super::digest::{self, Measured, Pinned};
+use super::cache::{self, Entry};
+use super::digest::{self, Sha256Hex};
 use super::download::{self, Address, DownloadError};
 use super::pins::{Pin, Source};
 use super::progress::Progress;
 use super::store::Store;
-use super::{Expected, Kernel, build, debian, image, kconfig, tree};
+use super::{Expected, Kernel, archive, build, debian, image, kconfig, tree};
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,11 +47,9 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
     }
     for source in &pin.sources {
         match Entry::of(&store.cache, pin, source).look(pin, source) {
-            Found::Ready(kernel) => return Ok(*kernel),
-            Found::Nothing => {}
-            Found::Damaged(why) => {
-                progress.note(&format!("the {} kernel here is damaged: {why}", source.kind()));
-            }
+            Ok(Some(kernel)) => return Ok(kernel),
+            Ok(None) => {}
+            Err(why) => progress.note(&format!("the {} kernel here is damaged: {why:#}", source.kind())),
         }
     }
     for source in &pin.sources {
@@ -72,9 +70,8 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
 }
 
 /// Changes whenever the kernel that a pin gives may change.
-pub fn key(store: &Store, pin: &Pin) -> String {
-    let entries = pin.sources.iter().map(|source| Entry::of(&store.cache, pin, source));
-    let identity: String = entries.map(|entry| entry.name().to_owned()).collect();
+pub fn key(pin: &Pin) -> String {
+    let identity: String = pin.sources.iter().map(|source| Entry::name_of(pin, source)).collect();
     format!("{}-{}", pin.label(), &digest::sha256(identity.as_bytes()).as_str()[..16])
 }
 
@@ -94,27 +91,25 @@ pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
     let dir = nix_directory(store, pin)?;
     let found = tree::find(&dir).with_context(|| format!("no kernel image in {}", dir.display()));
     let (name, expected) = (pin.name.clone(), pin.expected.clone());
-    Some(found.and_then(|found| from_tree(store, found, name, expected, "nix")))
+    Some(found.and_then(|found| from_tree(found, name, expected, "nix")))
 }
 
 /// A kernel that is used where it lies.
-pub fn from_tree(
-    store: &Store,
-    found: tree::Tree,
-    name: String,
-    expected: Expected,
-    source: &str,
-) -> anyhow::Result<Kernel> {
+pub fn from_tree(found: tree::Tree, name: String, expected: Expected, source: &str) -> anyhow::Result<Kernel> {
     let image = image::inspect(&found.image).with_context(|| format!("cannot use {}", found.image.display()))?;
     if let Some(release) = &image.release {
         anyhow::ensure!(expected.accepts(release), "{} is {release}, pinned is {expected}", found.image.display());
     }
+    let config = match &found.config {
+        Some(path) => Some(kconfig::read(path)?),
+        None => image::config(&found.image)?.as_deref().map(kconfig::parse),
+    };
     Ok(Kernel {
         name,
         arch: image.arch,
         expected,
         release: image.release,
-        config: config_of(store, &found)?,
+        config,
         image: found.image,
         sha256: None,
         modules: found.modules,
@@ -122,37 +117,28 @@ pub fn from_tree(
     })
 }
 
-fn config_of(store: &Store, found: &tree::Tree) -> anyhow::Result<Option<kconfig::Config>> {
-    match &found.config {
-        Some(path) => kconfig::read(path).map(Some),
-        None => Ok(cache::config_inside(&store.cache, &found.image)?.as_deref().map(kconfig::parse)),
-    }
-}
-
 fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> Result<Kernel, Failure> {
     let entry = Entry::of(&store.cache, pin, source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
-    if let Found::Ready(kernel) = entry.look(pin, source) {
-        return Ok(*kernel);
+    if let Ok(Some(kernel)) = entry.look(pin, source) {
+        return Ok(kernel);
     }
     let incoming = entry.incoming();
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(pin.arch, &incoming)
-            .map_err(|error| Failure::Source(vec![format!("{:#}", anyhow::Error::from(error))]))?;
+        build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{error:#}")]))?;
     }
     let mut downloads = Vec::new();
-    let mut origin = Vec::new();
     for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
         let part = incoming.join(format!("{index}.part"));
-        origin.push(wanted.get(&part, progress)?);
+        wanted.get(&part, progress)?;
         downloads.push(part);
     }
     progress.note("unpacking");
     let made = match is_built {
-        true => build(pin, source, &entry, &downloads, origin, progress),
-        false => entry.make(pin, source, &downloads, origin),
+        true => build(pin, &entry, &downloads, progress),
+        false => entry.make(pin, |root| archive::unpack(&downloads, root)),
     };
     // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
     if made.is_ok() || !is_built {
@@ -162,28 +148,17 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
         true => Failure::from(error),
         false => Failure::Source(vec![format!("{error:#}")]),
     })?;
-    match entry.look(pin, source) {
-        Found::Ready(kernel) => Ok(*kernel),
-        Found::Nothing => Err(Failure::Here("it vanished while it was being stored".to_owned())),
-        Found::Damaged(why) => Err(Failure::Here(why)),
-    }
+    Ok(entry.look(pin, source)?.context("it vanished while it was being stored")?)
 }
 
 /// Makes an entry of a kernel's source. What a build leaves that is killed is removed by the next.
-fn build(
-    pin: &Pin,
-    source: &Source,
-    entry: &Entry,
-    downloads: &[PathBuf],
-    origin: Vec<Origin>,
-    progress: &dyn Progress,
-) -> anyhow::Result<()> {
+fn build(pin: &Pin, entry: &Entry, downloads: &[PathBuf], progress: &dyn Progress) -> anyhow::Result<()> {
     let work = entry.incoming().join("build");
     cache::remove_all(&work)?;
     std::fs::create_dir(&work)?;
-    let made = entry.make_with(pin, source, origin, |root| {
+    let made = entry.make(pin, |root| {
         let build = |tarball: &PathBuf| build::build(pin.arch, tarball, &work, root, progress);
-        Ok(downloads.iter().try_for_each(build)?)
+        downloads.iter().try_for_each(build)
     });
     cache::remove_all(&work)?;
     made
@@ -200,7 +175,7 @@ fn is_local(error: &anyhow::Error) -> bool {
 
 /// One file that a source needs: what it is and where it may be.
 pub(crate) struct Wanted {
-    pinned: Pinned,
+    sha256: Sha256Hex,
     addresses: Vec<Address>,
 }
 
@@ -219,22 +194,25 @@ pub(crate) fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wante
             vec![at(url)]
         }
     };
-    let with_hash = |(pinned, addresses)| Wanted { pinned, addresses };
-    Ok(source.pinned().into_iter().zip(addresses).map(with_hash).collect())
+    let with_hash = |(sha256, addresses): (&Sha256Hex, _)| Wanted { sha256: sha256.clone(), addresses };
+    Ok(source.hashes().into_iter().zip(addresses).map(with_hash).collect())
 }
 
 impl Wanted {
     /// Downloads the file to `part` from the first address that has it.
-    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<Origin, Failure> {
-        if let Some(origin) = self.here(part) {
-            return Ok(origin);
+    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
+        // A run that was killed while unpacking has left the whole file.
+        if digest::sha256_file(part).is_ok_and(|found| found == self.sha256) {
+            return Ok(());
         }
         let mut failed = Vec::new();
         for address in &self.addresses {
             progress.note(&format!("fetching {}", address.url));
             match self.get_from(address, part, progress) {
-                Ok(measured) => return Ok(Origin { url: address.url.to_string(), measured }),
-                Err(DownloadError::Remote(why)) => failed.push(format!("{}: {why}", address.url)),
+                Ok(()) => return Ok(()),
+                Err(DownloadError::Remote(why) | DownloadError::Transient(why)) => {
+                    failed.push(format!("{}: {why}", address.url))
+                }
                 Err(DownloadError::Local(error)) => {
                     // A beginning that fills the disk helps nobody.
                     if is_local(&error) {
@@ -250,37 +228,28 @@ impl Wanted {
         Err(Failure::Source(failed))
     }
 
-    /// A whole file that a run left behind when it was killed while unpacking.
-    fn here(&self, part: &Path) -> Option<Origin> {
-        let measured = part.exists().then(|| digest::measure(part).ok())??;
-        let url = self.addresses.first()?.url.to_string();
-        self.pinned.mismatch(&measured).is_none().then_some(Origin { url, measured })
-    }
-
-    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<Measured, DownloadError> {
+    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
         let resumed = part.exists();
         download::download(address, part, progress)?;
-        match self.check(part)? {
-            Ok(measured) => return Ok(measured),
-            Err(why) if !resumed => return Err(DownloadError::Remote(why)),
+        match self.check(part) {
             // The beginning may have been another file's.
-            Err(why) => progress.note(&format!("what was resumed {why}; fetching it anew")),
+            Err(DownloadError::Remote(why)) if resumed => {
+                progress.note(&format!("what was resumed {why}; fetching it anew"));
+            }
+            checked => return checked,
         }
         download::download(address, part, progress)?;
-        self.check(part)?.map_err(DownloadError::Remote)
+        self.check(part)
     }
 
     /// Hashes what was downloaded; what is not the pinned file is removed at once.
-    fn check(&self, part: &Path) -> Result<Result<Measured, String>, DownloadError> {
-        let measured = digest::measure(part)
-            .with_context(|| format!("cannot read back {}", part.display()))
-            .map_err(DownloadError::Local)?;
-        match self.pinned.mismatch(&measured) {
-            None => Ok(Ok(measured)),
-            Some(why) => {
-                cache::remove_all(part).map_err(DownloadError::Local)?;
-                Ok(Err(why))
-            }
+    fn check(&self, part: &Path) -> Result<(), DownloadError> {
+        let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()));
+        let found = found.map_err(DownloadError::Local)?;
+        if found == self.sha256 {
+            return Ok(());
         }
+        cache::remove_all(part).map_err(DownloadError::Local)?;
+        Err(DownloadError::Remote(format!("has SHA-256 {found}, pinned is {}", self.sha256)))
     }
 }

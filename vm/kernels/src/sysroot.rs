@@ -81,6 +81,7 @@ impl Sysroot {
             wanted.get(&part, progress)?;
             archive::unpack_package(&part, &root, &wanted_of)?;
         }
+        archive::remove_links_out(&root)?;
         let parent = store.cache.join(SYSROOTS);
         std::fs::create_dir_all(&parent).map_err(anyhow::Error::from)?;
         let _lock = lock::exclusive(&parent.join("lock"), || ()).map_err(anyhow::Error::from)?;

@@ -1,7 +1,9 @@
 //! What was asked for: a pin by its name, or a kernel of the user's own at a path.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::obtain::{self, Unavailable};
 use super::pins::Pin;
@@ -16,8 +18,6 @@ pub struct Target {
     arch: &'static Arch,
     /// What the user calls it; with the architecture, where that would not be known otherwise.
     name: String,
-    /// Other pins of the same series, which do when this one cannot be had.
-    others: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -25,62 +25,7 @@ enum Kind {
     /// One of the list.
     Pin(Pin),
     /// A kernel of the user's own, known to be one.
-    Path { given: String, tree: tree::Tree },
-}
-
-/// What was asked for is no kernel.
-#[derive(Debug, thiserror::Error)]
-pub enum SelectError {
-    /// Neither a pin nor a path has this name.
-    #[error("unknown kernel {wanted:?}: {}; the pins are {}", why(.error), .pins.join(", "))]
-    Unknown {
-        /// The name.
-        wanted: String,
-        /// The names that would do.
-        pins: Vec<String>,
-        /// Why it is no path.
-        error: io::Error,
-    },
-    /// A pin that has no kernel for an architecture that was asked for.
-    #[error("kernel {name} is not pinned for {arch}; for that there are {}", .pins.join(", "))]
-    NotPinned {
-        /// The name.
-        name: String,
-        /// The architecture.
-        arch: &'static Arch,
-        /// The names that would do.
-        pins: Vec<String>,
-    },
-    /// A kernel at a path is for none of the architectures that were asked for.
-    #[error("{}: it is a kernel for {arch}, which was not asked for", .path.display())]
-    OtherArch {
-        /// The image.
-        path: PathBuf,
-        /// What it is for.
-        arch: &'static Arch,
-    },
-    /// A directory without an image.
-    #[error(
-        "{}: there is no kernel image in this directory; looked for bzImage, vmlinuz*, boot/vmlinuz-*, \
-         arch/x86/boot/bzImage and lib/modules/*/vmlinuz",
-        .0.display()
-    )]
-    NoImage(PathBuf),
-    /// A file that is no image.
-    #[error("{}: {error:#}", .path.display())]
-    NotAnImage {
-        /// The file.
-        path: PathBuf,
-        /// What it is instead.
-        error: anyhow::Error,
-    },
-}
-
-fn why(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no pin and no file has this name".to_owned(),
-        _ => format!("no pin has this name, and as a path: {error}"),
-    }
+    Path(tree::Tree),
 }
 
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
@@ -90,27 +35,22 @@ fn why(error: &io::Error) -> String {
 /// # Errors
 ///
 /// For a name that is neither a pin nor a path, and for a path that is no kernel.
-pub fn select(
-    store: &Store,
-    pins: &[Pin],
-    wanted: &[String],
-    arches: &[&'static Arch],
-) -> Result<Vec<Target>, SelectError> {
+pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
-    let target = |(kind, arch)| {
+    let target = |asked: &str, (kind, arch)| {
         let name = match &kind {
             Kind::Pin(pin) if of.len() > 1 => pin.full_name(),
             Kind::Pin(pin) => pin.label(),
-            Kind::Path { given, .. } => given.clone(),
+            Kind::Path(_) => asked.to_owned(),
         };
-        Target { store: store.clone(), others: others(&kind, pins), kind, arch, name }
+        Target { store: store.clone(), kind, arch, name }
     };
     let mut targets: Vec<Target> = Vec::new();
     for arch in of {
         let usual = pins.iter().filter(|pin| wanted.is_empty() && !pin.extra && pin.arch == *arch);
-        targets.extend(usual.map(|pin| target((Kind::Pin(pin.clone()), pin.arch))));
+        targets.extend(usual.map(|pin| target(&pin.name, (Kind::Pin(pin.clone()), pin.arch))));
         for name in wanted {
-            let found = target(find(name, pins, arch, arches)?);
+            let found = target(name, find(name, pins, arch, arches)?);
             if targets.iter().all(|target| target.name != found.name) {
                 targets.push(found);
             }
@@ -119,49 +59,34 @@ pub fn select(
     Ok(targets)
 }
 
-/// The names of the other pins of the same series.
-fn others(kind: &Kind, pins: &[Pin]) -> Vec<String> {
-    let Kind::Pin(this) = kind else { return Vec::new() };
-    let of_series = |pin: &&Pin| pin.arch == this.arch && pin.name != this.name && series(pin) == series(this);
-    pins.iter().filter(of_series).map(Pin::label).collect()
-}
-
-/// The two numbers with which a pin's release begins.
-fn series(pin: &Pin) -> Vec<&str> {
-    let release = match &pin.expected {
-        Expected::Exact(release) | Expected::Series(release) => release,
-        Expected::Any => "",
-    };
-    release.split('.').take(2).collect()
-}
-
-fn find(
-    wanted: &str,
-    pins: &[Pin],
-    arch: &'static Arch,
-    asked: &[&'static Arch],
-) -> Result<(Kind, &'static Arch), SelectError> {
+fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]) -> Result<(Kind, &'static Arch)> {
     let is_it = |pin: &&Pin| pin.arch == arch && pin.name == wanted || pin.full_name() == wanted;
     if let Some(pin) = pins.iter().find(is_it) {
         return Ok((Kind::Pin(pin.clone()), pin.arch));
     }
-    let of_arch = || pins.iter().filter(|pin| pin.arch == arch).map(|pin| pin.name.clone()).collect();
+    let of_arch = pins.iter().filter(|pin| pin.arch == arch).map(|pin| pin.name.as_str());
+    let known = of_arch.collect::<Vec<_>>().join(", ");
     if pins.iter().any(|pin| pin.name == wanted) {
-        return Err(SelectError::NotPinned { name: wanted.to_owned(), arch, pins: of_arch() });
+        bail!("kernel {wanted} is not pinned for {arch}; for that there are {known}");
     }
     let path = Path::new(wanted);
     let tree = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => tree::find(path).ok_or_else(|| SelectError::NoImage(path.to_owned()))?,
+        Ok(metadata) if metadata.is_dir() => tree::find(path).with_context(|| {
+            format!(
+                "{wanted}: there is no kernel image in this directory; looked for bzImage, vmlinuz*, boot/vmlinuz-*, \
+                 arch/x86/boot/bzImage and lib/modules/*/vmlinuz"
+            )
+        })?,
         Ok(_) => tree::around(path),
-        Err(error) => return Err(SelectError::Unknown { wanted: wanted.to_owned(), pins: of_arch(), error }),
-    };
-    match image::inspect(&tree.image) {
-        Ok(image) if asked.is_empty() || asked.contains(&image.arch) => {
-            Ok((Kind::Path { given: wanted.to_owned(), tree }, image.arch))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("unknown kernel {wanted:?}: no pin and no file has this name; the pins are {known}");
         }
-        Ok(image) => Err(SelectError::OtherArch { path: tree.image, arch: image.arch }),
-        Err(error) => Err(SelectError::NotAnImage { path: tree.image, error }),
-    }
+        Err(error) => bail!("unknown kernel {wanted:?}: as a path: {error}; the pins are {known}"),
+    };
+    let image = image::inspect(&tree.image).with_context(|| tree.image.display().to_string())?;
+    let is_asked = asked.is_empty() || asked.contains(&image.arch);
+    ensure!(is_asked, "{}: it is a kernel for {}, which was not asked for", tree.image.display(), image.arch);
+    Ok((Kind::Path(tree), image.arch))
 }
 
 impl Target {
@@ -179,7 +104,7 @@ impl Target {
     pub fn pin(&self) -> Option<&Pin> {
         match &self.kind {
             Kind::Pin(pin) => Some(pin),
-            Kind::Path { .. } => None,
+            Kind::Path(_) => None,
         }
     }
 
@@ -196,15 +121,9 @@ impl Target {
     /// [`Unavailable`] names each source that was tried and why it failed.
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
-            Kind::Pin(pin) => obtain::pin(&self.store, pin, progress).map_err(|mut error| {
-                if !self.others.is_empty() {
-                    let others = self.others.join(", ");
-                    error.attempts.push(format!("other builds of this series are pinned as {others}"));
-                }
-                error
-            }),
-            Kind::Path { given, tree } => own(&self.store, given, tree).map_err(|error| Unavailable {
-                reason: format!("kernel {given} cannot be used: {error:#}"),
+            Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
+            Kind::Path(tree) => own(&self.name, tree).map_err(|error| Unavailable {
+                reason: format!("kernel {} cannot be used: {error:#}", self.name),
                 attempts: Vec::new(),
             }),
         }?;
@@ -212,14 +131,14 @@ impl Target {
     }
 }
 
-fn own(store: &Store, given: &str, tree: &tree::Tree) -> anyhow::Result<Kernel> {
+fn own(given: &str, tree: &tree::Tree) -> Result<Kernel> {
     let absolute = |path: &Path| std::path::absolute(path);
     let tree = tree::Tree {
         image: absolute(&tree.image)?,
         modules: tree.modules.as_deref().map(absolute).transpose()?,
         config: tree.config.as_deref().map(absolute).transpose()?,
     };
-    obtain::from_tree(store, tree, given.to_owned(), Expected::Any, "path")
+    obtain::from_tree(tree, given.to_owned(), Expected::Any, "path")
 }
 
 #[cfg(test)]
@@ -229,11 +148,11 @@ mod tests {
     use super::*;
     use crate::{ARCHES, Silent, fake, pins};
 
-    fn chosen(wanted: &[&str]) -> Result<Vec<Target>, SelectError> {
+    fn chosen(wanted: &[&str]) -> Result<Vec<Target>> {
         chosen_for(wanted, &[])
     }
 
-    fn chosen_for(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>, SelectError> {
+    fn chosen_for(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>> {
         let cache = std::env::temp_dir().join("vm-kernels-no-such-cache");
         let store = Store { cache, project: "/".into(), nix: None, debian_archive: None };
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
@@ -259,8 +178,8 @@ mod tests {
             assert_eq!(kernel.modules, None);
         }
         std::fs::write(&image, b"\x7fELF").unwrap();
-        let error = at(&image).unwrap_err();
-        assert!(error.to_string().contains("it is an ELF file"), "{error}");
+        let error = format!("{:#}", at(&image).unwrap_err());
+        assert!(error.contains("it is an ELF file"), "{error}");
         std::fs::remove_file(&image).unwrap();
         assert!(at(dir.path()).unwrap_err().to_string().contains("no kernel image"));
         assert!(at(&image).unwrap_err().to_string().contains("the pins are 5.4, 5.10"));

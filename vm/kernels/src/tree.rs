@@ -1,5 +1,7 @@
 //! Finding image, modules and configuration in a directory, however it was laid out.
 
+use std::fs::FileType;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What a directory holds of a kernel.
@@ -123,6 +125,26 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
         std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     paths
+}
+
+/// Everything of a kind below `dir`; links are not followed.
+pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            }
+            if wanted(kind) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

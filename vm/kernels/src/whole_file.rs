@@ -1,9 +1,10 @@
 //! Files that others see as they were or as they will be, whoever else writes the same one at the same time.
 
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file, and makes its directory if need be.
+/// Writes a file that others may read, as the umask says, and makes its directory if need be.
 ///
 /// # Errors
 ///
@@ -11,7 +12,8 @@ use std::path::Path;
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     std::fs::create_dir_all(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let readable = std::fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(dir)?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())

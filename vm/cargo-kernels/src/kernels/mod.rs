@@ -84,15 +84,6 @@ pub fn parse(dirs: &Dirs, text: &str, path: &Path) -> Result<Vec<Pin>> {
     pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
 }
 
-/// Changes whenever the kernel that a pin gives may change.
-///
-/// # Errors
-///
-/// When there is no place for a cache.
-pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
-    Ok(obtain::key(&store(dirs)?, pin))
-}
-
 /// Finds what was asked for with `-k` and `--arch`: pins' names, images, directories; every pin that is not extra if
 /// nothing was.
 ///
@@ -101,7 +92,7 @@ pub fn cache_key(dirs: &Dirs, pin: &Pin) -> Result<String> {
 /// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(dirs: &Dirs, wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let selected = vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted, arches);
-    selected.map_err(|error| Exit::usage(error.to_string()))
+    selected.map_err(|error| Exit::usage(format!("{error:#}")))
 }
 
 /// The kernels of each architecture.
@@ -131,14 +122,7 @@ pub fn select_one(dirs: &Dirs, name: &str, arch: Option<&'static Arch>) -> Resul
 ///
 /// When it cannot be had.
 pub fn obtain(target: &Target) -> Result<Kernel> {
-    struct OnStderr;
-    impl Progress for OnStderr {
-        fn bytes(&self, _done: u64, _total: Option<u64>) {}
-        fn note(&self, text: &str) {
-            eprintln!("{text}");
-        }
-    }
-    target.obtain(&OnStderr).map_err(|unavailable| anyhow!("{unavailable}"))
+    target.obtain(&command::show::Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
 /// What the fragments at `paths` say that a kernel needs.
@@ -156,11 +140,6 @@ pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
         needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
     }
     Ok(needs)
-}
-
-/// An address of a file on this machine.
-fn file_address(path: &Path) -> Result<Url> {
-    Url::from_file_path(path).map_err(|()| anyhow!("{} is no absolute path", path.display()))
 }
 
 #[cfg(test)]

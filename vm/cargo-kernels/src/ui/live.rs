@@ -65,10 +65,9 @@ impl Drop for Live {
     }
 }
 
-/// A line of its own for something that is under way, until it is finished or dropped.
-pub fn running_line(lines: &MultiProgress, prefix: String) -> ProgressBar {
-    let progress = lines.add(ProgressBar::new_spinner().with_prefix(prefix));
-    progress.set_style(line_style(RUNNING));
+/// A line of its own for something that is under way, until it is finished or dropped; hidden where there is no terminal.
+pub fn running_line(prefix: String) -> ProgressBar {
+    let progress = ProgressBar::new_spinner().with_prefix(prefix).with_style(line_style(RUNNING));
     progress.enable_steady_tick(TICK);
     progress
 }

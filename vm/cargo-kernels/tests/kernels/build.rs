@@ -72,17 +72,12 @@ fn a_source_is_fetched_and_built_once() {
 
     sandbox.run(&["fetch"], 0);
     assert_eq!((server.requests().len(), self::calls(&sandbox).len()), (1, 2));
-}
 
-#[test]
-fn another_compiler_makes_another_kernel() {
-    let (_server, sandbox) = pinned(CONFIGURES, BUILDS);
-    sandbox.run(&["fetch"], 0);
+    // Another compiler makes another kernel, and GCC 15 takes C23 for granted.
     compiler(&sandbox, "15");
     sandbox.run(&["fetch"], 0);
     assert_eq!(sandbox.entries().len(), 2);
-    // GCC 15 takes C23 for granted.
-    assert!(calls(&sandbox)[3].contains(" CC=gcc -std=gnu11 "), "{:?}", calls(&sandbox));
+    assert!(self::calls(&sandbox)[3].contains(" CC=gcc -std=gnu11 "), "{:?}", self::calls(&sandbox));
 }
 
 #[test]
@@ -160,36 +155,4 @@ fn a_killed_build_ends_with_its_harness_and_leaves_no_kernel() {
     sandbox.run(&["fetch"], 0);
     assert!(sandbox.incoming().is_empty(), "something is left of the first build");
     assert_eq!(server.requests().len(), 1);
-}
-
-#[test]
-fn two_runs_at_once_build_once() {
-    let (_server, sandbox) = pinned(CONFIGURES, WAITS);
-    std::fs::write(sandbox.path("hold"), "").unwrap();
-    let start = || {
-        let mut command = sandbox.kernels(&["fetch"]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let first = start();
-    wait_until(|| sandbox.path("pid").exists());
-    let mut second = start();
-    let mut told = std::io::BufReader::new(second.stderr.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut told, &mut line).unwrap();
-    assert_eq!(line, "6.1: another run is fetching it; waiting\n");
-    std::fs::remove_file(sandbox.path("hold")).unwrap();
-    assert!(first.wait_with_output().unwrap().status.success());
-    assert!(second.wait_with_output().unwrap().status.success());
-    assert_eq!(calls(&sandbox).len(), 2);
-}
-
-#[test]
-fn a_pin_that_cannot_be_had_names_the_others_of_its_series() {
-    let (_server, sandbox) = pinned(CONFIGURES, FAILS);
-    let pins = std::fs::read_to_string(sandbox.pins_file()).unwrap();
-    let other = pins.replace("\"6.1\"", "\"6.1-other\"").replace("why =", "extra = true\nwhy =");
-    sandbox.pins(&format!("{pins}\n{other}"));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("other builds of this series are pinned as 6.1-other"), "{said}");
-    assert!(!said.contains("kernel 6.1-other"), "an extra pin was fetched unasked: {said}");
 }

@@ -7,31 +7,27 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, pin, sha256, url_source};
-use crate::server::{Answer, Server, held};
+use crate::server::{Answer, Server};
 use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
     [[kernel.source]]\nkind = \"file\"\npath = \"/nowhere\"\nsha256 = \"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9\"\n# the end\n";
 
 #[test]
-fn mistakes_in_the_pins_are_shown_where_they_are() {
+fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
     let sandbox = Sandbox::new();
-    sandbox.pins(&pin("kind = \"url\"\nurl = \"https://localhost/x\"\nsha256 = \"00\""));
-    let said = sandbox.run(&["list"], 2);
-    assert!(said.contains("kernels.toml:6:1: expected 64 lower-case hexadecimal digits"), "{said}");
-    assert!(said.contains("[[kernel.source]]"), "{said}");
-}
-
-#[test]
-fn an_unknown_kernel_is_wrong_usage() {
-    let sandbox = Sandbox::new();
-    sandbox.pins(COMMENTED);
-    let said = sandbox.run(&["fetch", "6.99"], 2);
-    let expected = "unknown kernel \"6.99\": no pin and no file has this name; the pins are 5.4";
-    assert!(said.contains(expected), "{said}");
     let file = sandbox.pins_file();
-    let said = sandbox.run(&["fetch", file.to_str().unwrap()], 2);
-    assert!(said.contains("it is no kernel image"), "{said}");
+    let no_hash = pin("kind = \"url\"\nurl = \"https://localhost/x\"\nsha256 = \"00\"");
+    for (pins, arguments, finding) in [
+        (no_hash.as_str(), ["list", "--json"], "kernels.toml:6:1: expected 64 lower-case hexadecimal digits"),
+        (&no_hash, ["list", "--json"], "\n  [[kernel.source]]"),
+        (COMMENTED, ["fetch", "6.99"], "\"6.99\": no pin and no file has this name; the pins are 5.4"),
+        (COMMENTED, ["fetch", file.to_str().unwrap()], "it is no kernel image"),
+    ] {
+        sandbox.pins(pins);
+        let said = sandbox.run(&arguments, 2);
+        assert!(said.contains(finding), "{said}");
+    }
 }
 
 #[test]
@@ -87,7 +83,7 @@ fn add_pins_an_address_and_keeps_what_is_written() {
 #[test]
 fn add_keeps_what_others_write_while_it_fetches() {
     let server = Server::https();
-    let (answer, gate) = held(fake::bzimage("6.14.2-mine", None), 10);
+    let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
     let sandbox = Sandbox::new().trusting(&server);
     sandbox.pins(COMMENTED);
@@ -96,12 +92,12 @@ fn add_keeps_what_others_write_while_it_fetches() {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut first = adding("6.14");
-    gate.reached.recv().unwrap();
+    gate.wait();
     let edited = format!("{COMMENTED}# Theirs.\n");
     sandbox.pins(&edited);
     // It is answered at once, so it is done before the first.
     assert!(adding("6.15").wait().unwrap().success());
-    gate.release.send(()).unwrap();
+    gate.wait();
     assert!(first.wait().unwrap().success());
     let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
     assert!(text.starts_with(&edited), "{text}");

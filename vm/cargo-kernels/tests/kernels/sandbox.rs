@@ -52,7 +52,7 @@ impl Sandbox {
 
     /// Puts an apt in the way that knows these mirrors.
     pub fn with_mirrors(self, roots: &[String]) -> Self {
-        let lines: String = roots.iter().map(|root| format!("echo 'Debian {root}'\n")).collect();
+        let lines: String = roots.iter().map(|root| format!("echo '{root}'\n")).collect();
         self.program("apt-get", &lines);
         self.program("apt-config", "");
         self

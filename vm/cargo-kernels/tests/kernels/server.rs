@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::net::{Shutdown, TcpListener};
+use std::sync::{Arc, Barrier, Mutex};
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -15,39 +14,31 @@ pub enum Answer {
     File(Vec<u8>),
     /// The bytes, whatever is asked for.
     WholeFile(Vec<u8>),
-    /// The bytes up to a point, then the connection is closed; the whole from the second request on.
-    BreaksOnce { bytes: Vec<u8>, at: usize },
-    /// The bytes up to a point at every request, then the connection is closed.
-    AlwaysBreaks { bytes: Vec<u8>, at: usize },
-    /// The bytes up to a point; the rest when the sender says so, or never. Later requests are answered in full.
-    Held { bytes: Vec<u8>, at: usize, release: Mutex<Option<Receiver<()>>>, reached: Sender<()> },
-    /// A redirect.
-    Redirect(String),
-    /// Only a status, such as `503 Service Unavailable`.
-    Status(&'static str),
+    /// The bytes up to a point, then the connection is closed, so many times; after that as `File`.
+    Breaks { bytes: Vec<u8>, at: usize, times: usize },
+    /// At the first request the bytes up to a point; the rest when the gate was passed twice. After that as `File`.
+    Held { bytes: Vec<u8>, at: usize, gate: Arc<Barrier> },
+    /// A status such as `503 Service Unavailable`, and headers, each with its line's end.
+    Status(&'static str, String),
 }
 
-/// Answers whose rest the test lets go.
-pub struct Gate {
-    /// Hears when everything up to the point was sent.
-    pub reached: Receiver<()>,
-    /// Lets the rest go.
-    pub release: Sender<()>,
+impl Answer {
+    pub fn redirect(to: &str) -> Self {
+        Self::Status("302 Found", format!("Location: {to}\r\n"))
+    }
+
+    /// An answer that is held at `at`, and its gate.
+    pub fn held(bytes: Vec<u8>, at: usize) -> (Self, Arc<Barrier>) {
+        let gate = Arc::new(Barrier::new(2));
+        (Self::Held { bytes, at, gate: Arc::clone(&gate) }, gate)
+    }
 }
 
-/// An answer that waits at `at`.
-pub fn held(bytes: Vec<u8>, at: usize) -> (Answer, Gate) {
-    let (reached, reached_rx) = channel();
-    let (release, release_rx) = channel();
-    let answer = Answer::Held { bytes, at, release: Mutex::new(Some(release_rx)), reached };
-    (answer, Gate { reached: reached_rx, release })
-}
-
-/// A request as it came: the path, and the `Range` header's value.
+/// A request as it came: the path, and where the range starts that it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub path: String,
-    pub range: Option<String>,
+    pub start: Option<usize>,
 }
 
 /// A running server; it ends with the test's process.
@@ -91,9 +82,14 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (shared, tls) = (Arc::clone(&for_thread), tls.clone());
-                std::thread::spawn(move || match tls {
-                    None => shared.serve(stream),
-                    Some(tls) => shared.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
+                std::thread::spawn(move || {
+                    let socket = stream.try_clone().unwrap();
+                    match tls {
+                        None => shared.serve(stream),
+                        Some(tls) => shared.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
+                    }
+                    // Without a word of TLS's, so that the client cannot take it for the end of the file.
+                    let _ = socket.shutdown(Shutdown::Both);
                 });
             }
         });
@@ -116,60 +112,32 @@ impl Server {
     }
 }
 
-/// A connection, with or without TLS.
-trait Connection: Read + Write {
-    /// Ends it in a way that the client cannot take for the end of the file.
-    fn break_off(self);
-}
-
-impl Connection for TcpStream {
-    fn break_off(self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-impl Connection for StreamOwned<ServerConnection, TcpStream> {
-    fn break_off(self) {
-        let _ = self.sock.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 impl Shared {
-    fn serve(&self, stream: impl Connection) {
+    fn serve(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         let Some(request) = read_request(&mut stream) else { return };
         self.requests.lock().unwrap().push(request.clone());
         let answer = self.answers.lock().unwrap().get(&request.path).cloned();
-        let mut stream = stream.into_inner();
         // A client that was killed takes its socket along: that is what some tests are about.
-        let _ = self.answer(&mut stream, &request, answer.as_deref());
-        stream.break_off();
+        let _ = self.answer(stream.get_mut(), &request, answer.as_deref());
     }
 
     fn answer(&self, stream: &mut impl Write, request: &Request, answer: Option<&Answer>) -> std::io::Result<()> {
         let count = self.requests.lock().unwrap().iter().filter(|r| r.path == request.path).count();
         match answer {
             None => send_status(stream, "404 Not Found", ""),
-            Some(Answer::Status(status)) => send_status(stream, status, ""),
-            Some(Answer::Redirect(to)) => send_status(stream, "302 Found", &format!("Location: {to}\r\n")),
-            Some(Answer::File(bytes)) => send(stream, bytes, request, usize::MAX),
-            Some(Answer::WholeFile(bytes)) => {
-                send(stream, bytes, &Request { range: None, ..request.clone() }, usize::MAX)
+            Some(Answer::Status(status, headers)) => send_status(stream, status, headers),
+            Some(Answer::WholeFile(bytes)) => send(stream, bytes, None, usize::MAX),
+            Some(Answer::Breaks { bytes, at, times }) if count <= *times => send(stream, bytes, request.start, *at),
+            Some(Answer::Held { bytes, at, gate }) if count == 1 => {
+                send(stream, bytes, None, *at)?;
+                gate.wait();
+                gate.wait();
+                stream.write_all(&bytes[*at..])?;
+                stream.flush()
             }
-            Some(Answer::BreaksOnce { bytes, at }) => {
-                send(stream, bytes, request, if count == 1 { *at } else { usize::MAX })
-            }
-            Some(Answer::AlwaysBreaks { bytes, at }) => send(stream, bytes, request, *at),
-            Some(Answer::Held { bytes, at, release, reached }) => {
-                let Some(release) = release.lock().unwrap().take() else {
-                    return send(stream, bytes, request, usize::MAX);
-                };
-                send(stream, bytes, request, *at)?;
-                let _ = reached.send(());
-                match release.recv() {
-                    Ok(()) => stream.write_all(&bytes[*at..]).and_then(|()| stream.flush()),
-                    Err(_) => Ok(()),
-                }
+            Some(Answer::File(bytes) | Answer::Breaks { bytes, .. } | Answer::Held { bytes, .. }) => {
+                send(stream, bytes, request.start, usize::MAX)
             }
         }
     }
@@ -179,16 +147,16 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
     let mut first = String::new();
     stream.read_line(&mut first).ok()?;
     let path = first.split(' ').nth(1)?.to_owned();
-    let mut range = None;
+    let mut start = None;
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
-        let line = line.trim_end();
+        let line = line.trim_end().to_lowercase();
         if line.is_empty() {
-            return Some(Request { path, range });
+            return Some(Request { path, start });
         }
-        if let Some(value) = line.to_lowercase().strip_prefix("range:") {
-            range = Some(value.trim().to_owned());
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            start = Some(range.strip_suffix('-')?.parse().ok()?);
         }
     }
 }
@@ -198,12 +166,8 @@ fn send_status(stream: &mut impl Write, status: &str, headers: &str) -> std::io:
     stream.flush()
 }
 
-/// Sends the file, or the part of it that was asked for, but no more than `most` bytes of the body.
-fn send(stream: &mut impl Write, bytes: &[u8], request: &Request, most: usize) -> std::io::Result<()> {
-    let start = request
-        .range
-        .as_deref()
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+/// Sends the file, or what begins at `start` of it, but no more than `most` bytes of the body.
+fn send(stream: &mut impl Write, bytes: &[u8], start: Option<usize>, most: usize) -> std::io::Result<()> {
     let body = match start {
         Some(start) if start >= bytes.len() => {
             return send_status(stream, "416 Range Not Satisfiable", "");

@@ -2,18 +2,16 @@
 //!
 //! ```text
 //! kernels/<pin>-<id>/      one source's kernel, complete: it gets this name when everything in it is written
-//!     manifest.json        what it is and where it came from
+//!     manifest.json        what it is, and where in tree/
 //!     SHA256SUMS           of every file in tree/, as sha256sum(1) reads it
 //!     tree/                what was unpacked
 //! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
 //! locks/<pin>-<id>         held while an entry is being made
-//! configs/<sha256>         what configuration an image has inside that was given with -k; empty for none
-//! snapshots/                  snapshots of guests, which are not this module's
+//! snapshots/               snapshots of guests, which are not this module's
 //! ```
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
-mod configs;
 mod in_use;
 mod stale;
 mod sums;
@@ -24,12 +22,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::digest::{self, Measured, Sha256Hex};
+use super::digest::{self, Sha256Hex};
 use super::pins::{Pin, Source};
-use super::{Kernel, archive, build, image, kconfig, tree};
+use super::{Kernel, build, image, kconfig, tree};
 use crate::lock;
 
-pub use configs::config_inside;
 pub use stale::{Stale, discard, size_of, stale};
 pub use sums::listing;
 
@@ -51,12 +48,6 @@ pub struct Entry {
 /// What an entry says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The pin that it was fetched for.
-    pub pin: String,
-    /// The source's kind.
-    pub source: String,
-    /// Each file that was fetched.
-    pub origin: Vec<Origin>,
     /// The release that the image names.
     pub release: Option<String>,
     /// The image, relative to the entry, as are the other paths.
@@ -73,44 +64,22 @@ pub struct Manifest {
     pub size: u64,
 }
 
-/// A file as it was fetched.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Origin {
-    /// Where it is to be had.
-    pub url: String,
-    /// What it was.
-    #[serde(flatten)]
-    pub measured: Measured,
-}
-
-/// What is found at an entry's place.
-#[derive(Debug)]
-pub enum Found {
-    /// Nothing.
-    Nothing,
-    /// A kernel that is the pinned one.
-    Ready(Box<Kernel>),
-    /// Something that is not, or no more; the text says what is wrong with it.
-    Damaged(String),
-}
-
 impl Entry {
     /// The place of `source`'s kernel.
     pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Self {
+        Self { root: cache.to_owned(), name: Self::name_of(pin, source) }
+    }
+
+    /// Its name: the pin's, and what the hashes make.
+    pub fn name_of(pin: &Pin, source: &Source) -> String {
         let mut identity = format!("{LAYOUT}");
-        for pinned in source.pinned() {
-            identity += &format!(" sha256:{}", pinned.sha256);
+        for hash in source.hashes() {
+            identity += &format!(" sha256:{hash}");
         }
         if matches!(source, Source::Source { .. }) {
             identity += &format!(" {}", build::identity(pin.arch));
         }
-        let id = &digest::sha256(identity.as_bytes()).as_str()[..12].to_owned();
-        Self { root: cache.to_owned(), name: format!("{}-{id}", pin.name) }
-    }
-
-    /// Its name: the pin's, and what the hashes make.
-    pub fn name(&self) -> &str {
-        &self.name
+        format!("{}-{}", pin.name, &digest::sha256(identity.as_bytes()).as_str()[..12])
     }
 
     /// The directory of the finished entry.
@@ -138,16 +107,13 @@ impl Entry {
         lock::exclusive(&path, waiting).with_context(hint)
     }
 
-    /// Looks whether the pinned kernel is here, and is it: its image is hashed.
-    pub fn look(&self, pin: &Pin, source: &Source) -> Found {
-        match self.dir().try_exists() {
-            Ok(false) => Found::Nothing,
-            Ok(true) => match self.load(pin, source) {
-                Ok(kernel) => Found::Ready(Box::new(kernel)),
-                Err(error) => Found::Damaged(format!("{error:#}")),
-            },
-            Err(error) => Found::Damaged(error.to_string()),
-        }
+    /// The pinned kernel, if it is here: its image is hashed.
+    ///
+    /// # Errors
+    ///
+    /// When what is here is not that, or no more; says what is wrong with it.
+    pub fn look(&self, pin: &Pin, source: &Source) -> Result<Option<Kernel>> {
+        self.dir().try_exists()?.then(|| self.load(pin, source)).transpose()
     }
 
     fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
@@ -209,21 +175,8 @@ impl Entry {
         remove_at_once(&self.dir())
     }
 
-    /// Makes the entry of what was downloaded; the caller holds the lock.
-    pub fn make(&self, pin: &Pin, source: &Source, downloads: &[PathBuf], origin: Vec<Origin>) -> Result<()> {
-        self.make_with(pin, source, origin, |root| {
-            downloads.iter().try_for_each(|download| archive::unpack(download, root))
-        })
-    }
-
     /// Makes the entry of what `fill` puts into the directory that it is given; the caller holds the lock.
-    pub fn make_with(
-        &self,
-        pin: &Pin,
-        source: &Source,
-        origin: Vec<Origin>,
-        fill: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<()> {
+    pub fn make(&self, pin: &Pin, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let staging = self.incoming().join("entry");
         remove_all(&staging)?;
         let root = staging.join(TREE);
@@ -232,7 +185,7 @@ impl Entry {
             remove_all(&staging)?;
             return Err(error);
         }
-        let manifest = describe(pin, source, &staging, origin)?;
+        let manifest = describe(pin, &staging)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
         // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.
@@ -246,7 +199,7 @@ fn cannot_write(dir: &Path) -> String {
     format!("cannot write to the cache {dir}: make it writable, or set VMTEST_CACHE_DIR")
 }
 
-fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> Result<Manifest> {
+fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     let found =
         tree::find(&staging.join(TREE)).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
     let image = image::inspect(&found.image)?;
@@ -262,9 +215,6 @@ fn describe(pin: &Pin, source: &Source, staging: &Path, origin: Vec<Origin>) -> 
     };
     let (size, sums_sha256) = sums::write(staging)?;
     Ok(Manifest {
-        pin: pin.name.clone(),
-        source: source.kind().to_owned(),
-        origin,
         release: image.release,
         image_sha256: digest::sha256_file(&found.image)?,
         image: relative(&found.image)?,

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::configs::CONFIGS;
 use super::{INCOMING, KERNELS, LOCKS, MANIFEST, remove_at_once};
 use crate::lock::{self, How};
 
@@ -17,13 +16,9 @@ pub struct Stale {
     lock: PathBuf,
 }
 
-/// What can go of the cache at `root`: kernels and downloads other than those of the entries `needed`, and what was
-/// read out of images that no pin names.
+/// What can go of the cache at `root`: kernels and downloads other than those of the entries `needed`.
 pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let mut stale = Vec::new();
-    for path in children(&root.join(CONFIGS))? {
-        stale.push(Stale { lock: path.clone(), path });
-    }
     for kind in [KERNELS, INCOMING] {
         for path in children(&root.join(kind))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

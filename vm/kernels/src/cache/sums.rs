@@ -7,36 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{MANIFEST, TREE};
 use crate::digest::{self, Sha256Hex};
+use crate::tree;
 
 const SUMS: &str = "SHA256SUMS";
 
 /// Writes the list for the entry in `staging`; returns the bytes in all files and the hash of the list.
 pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
-    let mut files = Vec::new();
-    walk(&staging.join(TREE), &mut files)?;
-    files.sort();
     let (mut text, mut size) = (String::new(), 0);
-    for file in files {
+    for file in tree::below(&staging.join(TREE), |kind| kind.is_file())? {
         let path = file.strip_prefix(staging)?.to_str().context("a name that is not UTF-8")?;
         text += &format!("{}  {path}\n", digest::sha256_file(&file)?);
         size += file.metadata()?.len();
     }
     std::fs::write(staging.join(SUMS), &text)?;
     Ok((size, digest::sha256(text.as_bytes())))
-}
-
-/// Every regular file below `dir`; links are not followed.
-fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            walk(&entry.path(), files)?;
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
 }
 
 /// Whether the entry in `dir` has the file `relative` with this hash.
@@ -72,8 +56,7 @@ pub fn verify(dir: &Path, sums_sha256: &Sha256Hex) -> Result<usize> {
     let listed = String::from_utf8(text)?;
     let listed: BTreeMap<&str, &str> =
         listed.lines().filter_map(|line| line.split_once("  ")).map(|(h, p)| (p, h)).collect();
-    let mut files = Vec::new();
-    walk(&dir.join(TREE), &mut files)?;
+    let files = tree::below(&dir.join(TREE), |kind| kind.is_file())?;
     let mut wrong = Vec::new();
     for path in &files {
         let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();

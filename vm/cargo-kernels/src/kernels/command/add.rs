@@ -1,22 +1,20 @@
 //! `cargo xtask kernels add`: fetches a kernel or its source, hashes it, reads its release, and pins it.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
 use url::Url;
 
-use super::show::{self, Board};
+use super::show;
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::kernels::cache::{Entry, Origin};
-use crate::kernels::digest::Sha256Hex;
-use crate::kernels::download::Address;
+use crate::kernels::cache::{self, Entry};
+use crate::kernels::download::{Address, download};
 use crate::kernels::pins::{self, Pin, Source};
-use crate::kernels::{self, Expected, Progress, cache};
-use crate::kernels::{ARCHES, Arch};
+use crate::kernels::{self, ARCHES, Arch, Expected, Progress, digest};
 use vm_kernels::lock::{self, How};
+use vm_kernels::{archive, whole_file};
 
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `kernels add`";
@@ -27,10 +25,7 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     read(dirs, &path, name)?;
     pins::check_name(name).map_err(Exit::usage)?;
     let given = Given::parse(dirs, from)?;
-    let board = Board::new(std::iter::once(name));
-    let line = board.line(name);
-    let (release, source, size) = store(dirs, name, &given, &line)?;
-    drop(line);
+    let (release, source, size) = store(dirs, name, given, &show::Line::new(name))?;
     pin(dirs, &path, name, &release, &source)?;
     println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
@@ -62,10 +57,38 @@ fn read(dirs: &Dirs, path: &Path, name: &str) -> Result<String> {
 fn pin(dirs: &Dirs, path: &Path, name: &str, release: &str, source: &Source) -> Result<()> {
     let dir = directory(path);
     let _alone = lock::existing(dir, How::LockExclusive).with_context(|| format!("cannot lock {}", dir.display()))?;
-    let text = with_pin(&read(dirs, path, name)?, name, release, source)?;
+    let text = read(dirs, path, name)?;
+    let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    // A source is for the first architecture if it does not say; a kernel's source is for all.
+    let says_arch = !matches!(source, Source::Source { .. }) && Arch::host() != &ARCHES[0];
+    let source = ListedSource { arch: says_arch.then_some(Arch::host().name), source };
+    let added = List { kernel: [Listed { name, release, why: WHY, source: [source] }] };
+    let text = format!("{text}{end}{gap}{}", toml::to_string(&added)?);
     // What is written must be readable: better to find out here than at the next command.
     kernels::parse(dirs, &text, path).context("the new list of pins is wrong; it was not written")?;
-    write(path, &text)
+    whole_file::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What is added to the list.
+#[derive(Serialize)]
+struct List<'a> {
+    kernel: [Listed<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    release: &'a str,
+    why: &'a str,
+    source: [ListedSource<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct ListedSource<'a> {
+    arch: Option<&'a str>,
+    #[serde(flatten)]
+    source: &'a Source,
 }
 
 fn directory(file: &Path) -> &Path {
@@ -102,21 +125,15 @@ impl Given {
         Ok(Self::File(path.strip_prefix(&dirs.project).map_or(path.clone(), Path::to_owned)))
     }
 
-    fn address(&self, dirs: &Dirs) -> Result<Address> {
-        let url = match self {
-            Self::Release(release) => tarball(release)?,
-            Self::Url(url) => url.clone(),
-            Self::File(path) => kernels::file_address(&dirs.project.join(path))?,
-        };
-        Ok(Address { url, proxy: None })
-    }
-
-    fn source(&self, sha256: Sha256Hex) -> Result<Source> {
-        Ok(match self {
-            Self::Release(release) => Source::Source { url: tarball(release)?, sha256 },
-            Self::Url(url) => Source::Url { url: url.clone(), sha256 },
-            Self::File(path) => Source::File { path: path.clone(), sha256 },
-        })
+    fn url(&self, dirs: &Dirs) -> Result<Url> {
+        match self {
+            Self::Release(release) => tarball(release),
+            Self::Url(url) => Ok(url.clone()),
+            Self::File(path) => {
+                let path = dirs.project.join(path);
+                Url::from_file_path(&path).map_err(|()| anyhow!("{} is no absolute path", path.display()))
+            }
+        }
     }
 }
 
@@ -128,15 +145,20 @@ fn tarball(release: &str) -> Result<Url> {
 }
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns its release, its source and its size.
-fn store(dirs: &Dirs, name: &str, given: &Given, progress: &dyn Progress) -> Result<(String, Source, u64)> {
-    let address = given.address(dirs)?;
-    let dir = cache::scratch(&kernels::store(dirs)?.cache, name)?;
+fn store(dirs: &Dirs, name: &str, given: Given, progress: &dyn Progress) -> Result<(String, Source, u64)> {
+    let cache = kernels::store(dirs)?.cache;
+    let url = given.url(dirs)?;
+    let dir = cache::scratch(&cache, name)?;
     let part = dir.path().join("0.part");
-    progress.note(&format!("fetching {}", address.url));
-    crate::kernels::download::download(&address, &part, progress)
-        .map_err(|error| anyhow::anyhow!("{}: {error}", address.url))?;
-    let measured = crate::kernels::digest::measure(&part)?;
-    let source = given.source(measured.sha256.clone())?;
+    progress.note(&format!("fetching {url}"));
+    let address = Address { url: url.clone(), proxy: None };
+    download(&address, &part, progress).map_err(|error| anyhow!("{url}: {error}"))?;
+    let sha256 = digest::sha256_file(&part)?;
+    let (released, source) = match given {
+        Given::Release(release) => (Some(release), Source::Source { url: url.clone(), sha256 }),
+        Given::Url(url) => (None, Source::Url { url, sha256 }),
+        Given::File(path) => (None, Source::File { path, sha256 }),
+    };
     let pin = Pin {
         name: name.to_owned(),
         arch: Arch::host(),
@@ -145,18 +167,18 @@ fn store(dirs: &Dirs, name: &str, given: &Given, progress: &dyn Progress) -> Res
         extra: false,
         sources: vec![source.clone()],
     };
-    let entry = Entry::of(&kernels::store(dirs)?.cache, &pin, &source);
+    let entry = Entry::of(&cache, &pin, &source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
-    if let Given::Release(release) = given {
+    if let Some(release) = released {
         // `fetch` finds it there, and builds it.
         let incoming = entry.incoming();
         std::fs::create_dir_all(&incoming)?;
         std::fs::rename(&part, incoming.join("0.part"))?;
-        return Ok((release.clone(), source, measured.size));
+        let size = incoming.join("0.part").metadata()?.len();
+        return Ok((release, source, size));
     }
     progress.note("unpacking");
-    let origin = vec![Origin { url: address.url.to_string(), measured }];
-    let made = entry.make(&pin, &source, &[part], origin);
+    let made = entry.make(&pin, |root| archive::unpack(&[part], root));
     cache::remove_all(&entry.incoming())?;
     made?;
     let manifest = entry.manifest()?;
@@ -164,55 +186,4 @@ fn store(dirs: &Dirs, name: &str, given: &Given, progress: &dyn Progress) -> Res
         Some(release) => Ok((release, source, manifest.size)),
         None => bail!("{name}: the image names no release; write this pin by hand"),
     }
-}
-
-/// The text with the pin at its end; what is there, comments included, stays as it is.
-fn with_pin(text: &str, name: &str, release: &str, source: &Source) -> Result<String> {
-    let mut pin = Table::new();
-    pin["name"] = value(name);
-    pin["release"] = value(release);
-    pin["why"] = value(WHY);
-    pin["source"] = array_of(source_table(source)?);
-    let mut added = DocumentMut::new();
-    added["kernel"] = array_of(pin);
-    let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
-    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    Ok(format!("{text}{end}{gap}{added}"))
-}
-
-fn array_of(table: Table) -> Item {
-    let mut array = ArrayOfTables::new();
-    array.push(table);
-    Item::ArrayOfTables(array)
-}
-
-fn source_table(source: &Source) -> Result<Table> {
-    let mut table = Table::new();
-    table["kind"] = value(source.kind());
-    match source {
-        Source::Url { url, .. } | Source::Source { url, .. } => table["url"] = value(url.as_str()),
-        Source::File { path, .. } => {
-            table["path"] = value(path.to_str().context("a path that is not UTF-8")?);
-        }
-        Source::Debian { .. } => bail!("only a release, a file or an address can be added"),
-    }
-    for pinned in source.pinned() {
-        table["sha256"] = value(pinned.sha256.as_str());
-    }
-    if !matches!(source, Source::Source { .. }) && Arch::host() != &ARCHES[0] {
-        table["arch"] = value(Arch::host().name);
-    }
-    Ok(table)
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(directory(path)).with_context(context)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(context)?;
-    // A new list is for others to read, which a temporary file is not.
-    let permissions = std::fs::metadata(path).map(|metadata| metadata.permissions());
-    let permissions = permissions.unwrap_or(std::fs::Permissions::from_mode(0o644));
-    file.as_file().set_permissions(permissions)?;
-    file.persist(path).with_context(context)?;
-    Ok(())
 }

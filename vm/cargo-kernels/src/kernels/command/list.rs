@@ -68,7 +68,7 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
 fn row(store: &Store, pin: &Pin) -> Row {
     let listed = |source: &Source| Listed {
         kind: source.kind(),
-        sha256: source.pinned().iter().map(|pinned| pinned.sha256.to_string()).collect(),
+        sha256: source.hashes().into_iter().map(ToString::to_string).collect(),
     };
     let mut row = Row {
         name: pin.label(),

@@ -1,6 +1,5 @@
 //! `cargo xtask kernels prune`: removes from the cache what no pin names, and saved guests.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,9 +8,9 @@ use super::show;
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
+use crate::kernels;
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::pins::Pin;
-use crate::kernels::{self, Store};
 use vm_guest::module_share;
 use vm_guest::snapshots::{Listed, Snapshots};
 use vm_kernels::lock::{self, How};
@@ -52,7 +51,9 @@ fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
         (shown(&stale.path), size, cache::discard(&stale, dry_run))
     };
     let store = kernels::store(dirs)?;
-    let needed = needed(&store, &kernels::pinned(dirs)?);
+    let pins = kernels::pinned(dirs)?;
+    let names = |pin: &Pin| pin.sources.iter().map(|source| Entry::name_of(pin, source)).collect::<Vec<_>>();
+    let needed = pins.iter().flat_map(names).collect();
     Ok(cache::stale(&store.cache, &needed)?.into_iter().map(line).collect())
 }
 
@@ -88,10 +89,4 @@ fn remade(dirs: &Dirs, dry_run: bool) -> Vec<Line> {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// The names of all entries that a pin may use.
-fn needed<'a>(store: &'a Store, pins: &'a [Pin]) -> HashSet<String> {
-    let of_pin = |pin: &'a Pin| pin.sources.iter().map(move |source| Entry::of(&store.cache, pin, source));
-    pins.iter().flat_map(of_pin).map(|entry| entry.name().to_owned()).collect()
 }
