@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use memchr::memmem;
 
+use crate::module_share::ModuleShare;
+
 /// Where the agent is in a guest.
 pub const AGENT: &str = "/vmtest-agent";
 
 /// Directories that exist, empty, in every guest.
-pub const DIRECTORIES: &[&str] =
+const DIRECTORIES: &[&str] =
     &["bin", "dev", "etc", "lib", "lib/modules", "layers", "newroot", "proc", "root", "run", "sys", "tmp"];
 
 /// Small files that programs expect.
-pub const FILES: &[(&str, &str)] = &[
+const FILES: &[(&str, &str)] = &[
     ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
 ];
@@ -47,13 +49,14 @@ pub fn applets(busybox: &[u8]) -> Result<Vec<String>> {
     Ok(names.map(Cow::into_owned).collect())
 }
 
-/// Makes the root as a directory, to be shared with a guest.
+/// Makes the root as a directory, with what is to be known of these modules.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
+pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) -> Result<()> {
     for dir in DIRECTORIES {
-        create_dir(&root.join(dir))?;
+        let dir = root.join(dir);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     for (name, text) in FILES {
         fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
@@ -76,7 +79,7 @@ pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
         executable("bin/bash", &read?)?;
         fs::create_dir_all(root.join("usr")).and_then(|()| symlink("../bin", root.join("usr/bin")))?;
     }
-    Ok(())
+    modules.map_or(Ok(()), |modules| modules.stage(root))
 }
 
 /// Gives everyone in the guest what the owner may do, except for writing, whatever the umask was: tests run programs
@@ -99,10 +102,6 @@ pub fn open_to_all(path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn create_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::guest_root::{self, Programs};
 use crate::rundir::RunDir;
-use crate::vng::{depmod, path_with, qemu_options};
+use crate::vng::{path_with, qemu_options, stage_kernel};
 use vm_kernels::{Arch, Kernel};
 
 /// A kernel's whole module directory, where virtme-ng looks for it, and QEMU beside it.
@@ -51,10 +51,17 @@ impl HostRoot {
         let run = RunDir::create(runs)?;
         let root = programs.map(|_| run.path().join(ROOT));
         if let (Some(root), Some(programs)) = (&root, programs) {
-            guest_root::stage(root, programs)?;
+            guest_root::stage(root, programs, None)?;
         }
         symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
-        stage_kernel(kernel, &run.path().join("kernel"))?;
+        // Unlike a guest for tests, one for people may want any module.
+        stage_kernel(kernel, &run.path().join("kernel"), |modules, own| {
+            for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
+                let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
+                symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
+            }
+            Ok(())
+        })?;
         Ok(Self { run, vng: vng.to_owned(), arch: kernel.arch, accel, root })
     }
 
@@ -89,20 +96,4 @@ impl HostRoot {
         let own = own.map(|(name, value)| (name.into(), value));
         Ok(environment::allowed().chain(own).collect())
     }
-}
-
-/// Unlike a guest for tests, one for people may want any module.
-fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
-    let Some(modules) = &kernel.modules else { return Ok(()) };
-    let Some(release) = modules.file_name() else { return Ok(()) };
-    // depmod writes beside the modules, and the cache is not to be written to.
-    let own = dir.join("lib/modules").join(release);
-    fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
-    for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
-        let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
-        symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
-    }
-    depmod(dir, release.as_ref())
 }

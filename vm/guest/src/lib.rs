@@ -23,7 +23,6 @@ pub mod command_line;
 pub mod console;
 pub mod deadline;
 pub mod decode;
-pub mod direct;
 pub mod environment;
 pub mod guest_root;
 pub mod host_root;

@@ -3,7 +3,6 @@
 //! They are 100 MB and more, and a guest wants none of them, or a few. So they stay on the host until one is asked for,
 //! and only depmod's lists go into the guest's root directory. Those are made once and kept in the cache.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -38,11 +37,6 @@ const LISTS: &[&str] = &[
     "modules.symbols.bin",
 ];
 
-/// Whether a list is for kmod's modprobe only, which is on the host, where it finds it too.
-pub fn stays_on_the_host(name: &OsStr) -> bool {
-    name.as_bytes().ends_with(b".bin")
-}
-
 /// A kernel's modules, and what a guest needs to find them.
 #[derive(Debug, Clone)]
 pub struct ModuleShare {
@@ -74,27 +68,32 @@ impl ModuleShare {
         Ok(Some(Self { modules, lists }))
     }
 
-    /// Copies the lists into a guest's root directory. What they begin with is loaded by whoever mounts that.
+    /// Copies the lists into a guest's root directory.
     ///
     /// # Errors
     /// When a file cannot be read or written.
     pub fn stage(&self, root: &Path) -> Result<()> {
         let to = root.join(MODULES_DIR.trim_start_matches('/'));
-        let copy = || -> std::io::Result<()> {
-            fs::create_dir(&to)?;
-            for entry in fs::read_dir(&self.lists)? {
-                let entry = entry?;
-                let (from, to) = (entry.path(), to.join(entry.file_name()));
-                if entry.file_type()?.is_symlink() {
-                    symlink(fs::read_link(from)?, to)?;
-                } else if entry.file_type()?.is_file() && !stays_on_the_host(&entry.file_name()) {
-                    fs::copy(from, to)?;
-                }
-            }
-            Ok(())
-        };
-        copy().with_context(|| format!("cannot copy {}", self.lists.display()))
+        copy(&self.lists, &to).with_context(|| format!("cannot copy {}", self.lists.display()))
     }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&from, &to)?;
+        } else if kind.is_symlink() {
+            symlink(fs::read_link(from)?, to)?;
+        } else if !entry.file_name().as_bytes().ends_with(b".bin") {
+            // Those are for kmod's modprobe only, which is on the host, where it finds them too.
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a guest's programs find as their root directory, and which directory of the host's its machine shares for that.

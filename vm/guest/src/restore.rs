@@ -26,15 +26,14 @@ use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
 use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
-use crate::guest_root::Programs;
-use crate::initramfs::Contents;
+use crate::guest_root::{self, Programs};
 use crate::interrupt::Interrupt;
 use crate::module_share::{self, ModuleShare};
 use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
 use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Backend, Ready, Spec, Vm};
+use crate::{Backend, Ready, Spec, Vm, initramfs};
 use vm_kernels as kernels;
 use vm_kernels::image::ImageKind;
 
@@ -115,7 +114,8 @@ impl<'a> Guest<'a> {
     fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let (root, shared) = module_share::root(spec, modules.as_ref())?;
-        let contents = Contents::gather(&warm.programs)?;
+        let contents = spec.run.path().join("root");
+        guest_root::stage(&contents, &warm.programs, modules.as_ref())?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
         let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
@@ -123,7 +123,7 @@ impl<'a> Guest<'a> {
         Ok(Self {
             warm,
             spec,
-            initramfs: contents.with_modules(modules.as_ref()).build()?,
+            initramfs: initramfs::pack(&contents)?,
             root,
             shared,
             archive,
@@ -154,15 +154,14 @@ impl<'a> Guest<'a> {
 
     /// A guest that was not saved, for a kernel that cannot be.
     fn booted(&self) -> Result<Vm> {
-        let dir = self.spec.run.path();
-        write(&dir.join(INITRAMFS), &self.initramfs)?;
-        let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), dir);
+        let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
+        machine.write_initramfs(&self.initramfs)?;
         Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
         let header = saved.dir.join(KERNEL_HEADER).exists().then_some(Path::new(KERNEL_HEADER));
-        let machine = Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
+        let machine = self.machine(Memory::CopyOfFile, header, &saved.dir);
         let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
         let mut running = machine.start(handed)?;
         // What its boot said belongs to every run, as if this one had booted it.
@@ -177,11 +176,11 @@ impl<'a> Guest<'a> {
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
-        write(&dir.join(INITRAMFS), &self.initramfs)?;
         if let Some(header) = header_of(&self.spec.kernel.image)? {
             write(&dir.join(KERNEL_HEADER), &header)?;
         }
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
+        machine.write_initramfs(&self.initramfs)?;
         let payload = Some(qemu::blank_memory(self.ivshmem)?);
         let mut running = machine.start(Fds { payload, ..self.with_share()? })?;
         let printed = watch_console(&running)?;
@@ -209,20 +208,7 @@ impl<'a> Guest<'a> {
     }
 
     fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
-        Machine {
-            arch: self.spec.kernel.arch,
-            qemu: &self.warm.qemu,
-            accel: self.spec.accel,
-            memory_mib: self.spec.memory_mib,
-            memory,
-            kernel,
-            kernel_args: self.spec.kernel_args,
-            dir,
-            ivshmem: Some(self.ivshmem),
-            share: true,
-            cpus: self.spec.cpus,
-            waits: false,
-        }
+        Machine { spec: self.spec, qemu: &self.warm.qemu, memory, kernel, dir, ivshmem: Some(self.ivshmem) }
     }
 
     fn with_payload(&self) -> Result<Fds> {
