@@ -1,7 +1,7 @@
 //! Virtual machines: starting them, talking to the agent in them, and making sure they end.
 //!
 //! How a guest comes to be is behind [`Backend`]; everything after that is shared: the job goes over
-//! the [`channel`], [`supervise`] watches until it is over, and `judge` says what it means.
+//! a serial line, and [`supervise`] watches until it is over.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -18,7 +18,6 @@ use vmtest_agent::Root;
 pub mod accel;
 pub mod agent;
 pub mod bare;
-pub mod channel;
 pub mod command_line;
 pub mod console;
 pub mod deadline;
@@ -141,6 +140,17 @@ pub struct Ready {
 }
 
 impl Link {
+    /// Waits until QEMU is there.
+    ///
+    /// # Errors
+    /// When it never comes, as the [`closer`](Self::closer) tells.
+    pub fn connect(self) -> std::io::Result<UnixStream> {
+        match self {
+            Self::Connected(stream) => Ok(stream),
+            Self::Listening(listener) => listener.accept().map(|(stream, _)| stream),
+        }
+    }
+
     /// Something that, when dropped, ends a wait for QEMU to connect.
     pub fn closer(&self) -> Option<Closer> {
         match self {
