@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::Spec;
-use crate::snapshots::sha256;
+use crate::snapshots::{sha256, stamp};
 use crate::vng::depmod;
 use vm_kernels::{Arch, Kernel, modules};
 
@@ -137,13 +137,11 @@ fn add_files(dir: &Path, identity: &mut Vec<u8>) -> Result<()> {
     let mut entries = fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        let metadata = entry.metadata()?;
         identity.extend_from_slice(entry.file_name().as_bytes());
-        let stamp = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        if metadata.is_dir() {
+        if entry.file_type()?.is_dir() {
             add_files(&entry.path(), identity)?;
         } else {
-            identity.extend_from_slice(format!("{stamp:?}").as_bytes());
+            identity.extend_from_slice(format!("{:?}", stamp(&entry.path())?).as_bytes());
         }
     }
     Ok(())

@@ -11,7 +11,6 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -31,7 +30,7 @@ use crate::interrupt::Interrupt;
 use crate::module_share::{self, ModuleShare};
 use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
-use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
+use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
 use crate::{Backend, Ready, Spec, Vm, initramfs};
 use vm_kernels as kernels;
@@ -86,10 +85,10 @@ impl Backend for Restore<'_> {
     }
 
     fn verify_snapshot(&self, spec: &Spec<'_>) -> Result<Option<String>> {
-        let key = Key::of(&Guest::new(self, spec)?.key_material()?);
-        match self.snapshots.find(&key)? {
+        let key_material = Guest::new(self, spec)?.key_material()?;
+        match self.snapshots.find(&key_material)? {
             Some(saved) if !snapshots::verify_ram(&saved.dir)? => {
-                self.snapshots.discard(&key)?;
+                self.snapshots.discard(&key_material)?;
                 Ok(Some("the memory of its saved guest was damaged".into()))
             }
             _ => Ok(None),
@@ -136,13 +135,12 @@ impl<'a> Guest<'a> {
     fn restored(&self, note: &dyn Fn(String)) -> Result<Vm> {
         let snapshots = &self.warm.snapshots;
         let key_material = self.key_material()?;
-        let key = Key::of(&key_material);
-        match snapshots.find(&key).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
+        match snapshots.find(&key_material).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => note("booting it once, to save it".into()),
             Err(error) => {
                 note(format!("its saved state is no good, making another: {error:#}"));
-                snapshots.discard(&key)?;
+                snapshots.discard(&key_material)?;
             }
         }
         let name = &self.spec.kernel.name;
@@ -228,6 +226,8 @@ impl<'a> Guest<'a> {
             Some(sha256) => sha256.clone(),
             None => kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?,
         };
+        let qemu = &self.warm.qemu;
+        let qemu = qemu.canonicalize().with_context(|| format!("cannot find {}", qemu.display()))?;
         // Where the kernel and the guest lie does not matter.
         let machine = self.machine(Memory::File, Some(Path::new("kernel")), Path::new("."));
         let arguments = machine.arguments();
@@ -237,7 +237,7 @@ impl<'a> Guest<'a> {
             "protocol": PROTOCOL,
             "kernel": kernel,
             "initramfs": snapshots::sha256(&self.initramfs),
-            "qemu": program_identity(&self.warm.qemu)?,
+            "qemu": [json!(qemu), json!(snapshots::stamp(&qemu)?)],
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,
         }))
@@ -352,13 +352,6 @@ fn header_of(image: &Path) -> Result<Option<Vec<u8>>> {
     let first = read(SECTOR).with_context(failed)?;
     let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
     read((u64::from(*setup_sectors) + 2) * SECTOR).map(Some).with_context(failed)
-}
-
-/// What tells one build of a program from another, without running it.
-fn program_identity(path: &Path) -> Result<Value> {
-    let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
-    let file = fs::metadata(&path)?;
-    Ok(json!([path.to_string_lossy(), file.len(), file.mtime(), file.mtime_nsec()]))
 }
 
 /// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under

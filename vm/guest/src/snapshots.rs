@@ -21,6 +21,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Ready;
@@ -38,17 +39,6 @@ pub const STATE: &str = "state";
 pub const CONSOLE: &str = "console";
 const MANIFEST: &str = "manifest.json";
 const LOCKS: &str = "locks";
-
-/// What a saved guest is known by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key(String);
-
-impl Key {
-    /// The key of what depends on this.
-    pub fn of(key_material: &serde_json::Value) -> Self {
-        Self(sha256(key_material.to_string().as_bytes())[..32].to_owned())
-    }
-}
 
 /// A saved guest that is whole, and that stays as long as its lock is open.
 #[derive(Debug)]
@@ -91,19 +81,19 @@ impl Snapshots {
         Self { root: cache.join("snapshots"), limit: LIMIT }
     }
 
-    /// The saved guest of this key; nothing if there is none.
+    /// The saved guest that depends on this; nothing if there is none.
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn find(&self, key: &Key) -> Result<Option<Snapshot>> {
-        let dir = self.dir(key);
+    pub fn find(&self, key_material: &Value) -> Result<Option<Snapshot>> {
+        let dir = self.dir(key_material);
         let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
         let manifest = Manifest::read(&dir)?;
         let state = fs::read(dir.join(STATE)).context("its devices cannot be read")?;
         ensure!(sha256(&state) == manifest.state_sha256, "its devices are not what was saved");
         let console = fs::read(dir.join(CONSOLE)).context("its console cannot be read")?;
         ensure!(sha256(&console) == manifest.console_sha256, "its console is not what was saved");
-        let ram = Stamp::of(&dir.join(RAM)).context("its memory cannot be read")?;
+        let ram = stamp(&dir.join(RAM)).context("its memory cannot be read")?;
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
@@ -118,37 +108,35 @@ impl Snapshots {
     pub fn make(
         &self,
         kernel: &str,
-        key_material: serde_json::Value,
+        key_material: Value,
         deadline: Instant,
         make: impl FnOnce(&Path) -> Result<Ready>,
     ) -> Result<Snapshot> {
-        let key = Key::of(&key_material);
-        let _making = self.lock_making(&key, deadline)?;
-        if let Ok(Some(saved)) = self.find(&key) {
+        let dir = self.dir(&key_material);
+        let _making = self.lock_making(&dir, deadline)?;
+        if let Ok(Some(saved)) = self.find(&key_material) {
             return Ok(saved);
         }
         RunDir::clear_abandoned(&self.root);
         let new = RunDir::create(&self.root)?;
         let ready = make(new.path())?;
-        Manifest::describe(new.path(), kernel, key_material, ready)?.write(new.path())?;
+        Manifest::describe(new.path(), kernel, &key_material, ready)?.write(new.path())?;
         // All of it must be on disk before the name is, or a power cut leaves a torn guest.
         nix::unistd::syncfs(File::open(new.path())?)?;
-        self.discard(&key)?;
-        new.keep_as(&self.dir(&key))?;
-        let saved = self.find(&key)?.context("it vanished while it was being saved")?;
+        self.discard(&key_material)?;
+        new.keep_as(&dir)?;
+        let saved = self.find(&key_material)?.context("it vanished while it was being saved")?;
         self.shrink();
         Ok(saved)
     }
 
-    /// Removes the guest of this key, if there is one; guests that run from it go on.
+    /// Removes the guest that depends on this, if there is one; guests that run from it go on.
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn discard(&self, key: &Key) -> Result<()> {
-        match self.dir(key).try_exists()? {
-            true => self.remove(&self.dir(key)),
-            false => Ok(()),
-        }
+    pub fn discard(&self, key_material: &Value) -> Result<()> {
+        let dir = self.dir(key_material);
+        if dir.try_exists()? { self.remove(&dir) } else { Ok(()) }
     }
 
     /// All there are, damaged ones too. What killed runs left behind is cleared away.
@@ -187,8 +175,8 @@ impl Snapshots {
         }
     }
 
-    fn lock_making(&self, key: &Key, deadline: Instant) -> Result<File> {
-        let path = self.root.join(LOCKS).join(&key.0);
+    fn lock_making(&self, dir: &Path, deadline: Instant) -> Result<File> {
+        let path = self.root.join(LOCKS).join(dir.file_name().unwrap_or_default());
         let locked = || -> Result<File> {
             fs::create_dir_all(self.root.join(LOCKS))?;
             let file = path.clone();
@@ -206,8 +194,8 @@ impl Snapshots {
         fs::rename(dir, out.path().join("old")).with_context(|| format!("cannot remove {}", dir.display()))
     }
 
-    fn dir(&self, key: &Key) -> PathBuf {
-        self.root.join(&key.0)
+    fn dir(&self, key_material: &Value) -> PathBuf {
+        self.root.join(&sha256(key_material.to_string().as_bytes())[..32])
     }
 }
 
@@ -225,7 +213,7 @@ struct Manifest {
     /// The kernel's name, for people.
     kernel: String,
     /// What the key was made of, for people.
-    key_material: serde_json::Value,
+    key_material: Value,
     ready: Ready,
     state_sha256: String,
     console_sha256: String,
@@ -236,17 +224,17 @@ struct Manifest {
 
 impl Manifest {
     /// Describes what is in `dir`.
-    fn describe(dir: &Path, kernel: &str, key_material: serde_json::Value, ready: Ready) -> Result<Self> {
+    fn describe(dir: &Path, kernel: &str, key_material: &Value, ready: Ready) -> Result<Self> {
         let ram = dir.join(RAM);
         let state = fs::read(dir.join(STATE)).context("QEMU saved nothing")?;
         let console = fs::read(dir.join(CONSOLE)).context("nothing was kept of its console")?;
         Ok(Self {
             kernel: kernel.to_owned(),
-            key_material,
+            key_material: key_material.clone(),
             ready,
             state_sha256: sha256(&state),
             console_sha256: sha256(&console),
-            ram: Stamp::of(&ram)?,
+            ram: stamp(&ram)?,
             ram_sha256: digest_ram(&ram)?,
         })
     }
@@ -262,20 +250,16 @@ impl Manifest {
     }
 }
 
-/// What changes whenever someone writes to a file, or replaces it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    bytes: u64,
-    inode: u64,
-    modified_s: i64,
-    modified_ns: i64,
-}
+/// Length, inode, and time of the last change in seconds and nanoseconds.
+type Stamp = (u64, u64, i64, i64);
 
-impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
-        let file = fs::metadata(path)?;
-        Ok(Self { bytes: file.len(), inode: file.ino(), modified_s: file.mtime(), modified_ns: file.mtime_nsec() })
-    }
+/// What changes whenever someone writes to a file, or replaces it.
+///
+/// # Errors
+/// When it is not there.
+pub fn stamp(path: &Path) -> io::Result<Stamp> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.len(), file.ino(), file.mtime(), file.mtime_nsec()))
 }
 
 impl Listed {
@@ -329,7 +313,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -349,7 +333,7 @@ mod tests {
         }
 
         fn has(&self, key_material: &Value) -> bool {
-            self.snapshots.find(&Key::of(key_material)).unwrap().is_some()
+            self.snapshots.find(key_material).unwrap().is_some()
         }
     }
 
@@ -395,7 +379,7 @@ mod tests {
     #[test]
     fn one_that_another_makes_for_too_long_is_not_waited_for() {
         let fixture = Fixture::new();
-        let _making = fixture.snapshots.lock_making(&Key::of(&json!(1)), soon()).unwrap();
+        let _making = fixture.snapshots.lock_making(&fixture.snapshots.dir(&json!(1)), soon()).unwrap();
         let late = fixture.snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
         assert!(format!("{late:#}").contains("another run"), "{late:#}");
     }
@@ -420,7 +404,7 @@ mod tests {
             let made = fixture.make(&json!(1));
             assert!(verify_ram(&made.dir).unwrap());
             damage(&made.dir);
-            let error = fixture.snapshots.find(&Key::of(&json!(1))).unwrap_err();
+            let error = fixture.snapshots.find(&json!(1)).unwrap_err();
             assert!(format!("{error:#}").contains(what), "{what}: {error:#}");
             fixture.make(&json!(1));
             assert!(fixture.has(&json!(1)), "{what}: not repaired");
