@@ -121,16 +121,7 @@ impl Console {
     }
 }
 
-/// Copies a console to a file, up to a limit, and hands each piece on.
-///
-/// # Errors
-/// When the file cannot be created. When it cannot be written to later (a full disk), the console
-/// goes on being read.
-pub fn record(path: &Path) -> io::Result<Recorder> {
-    Ok(Recorder { file: Some(File::create(path)?), left: FILE_LIMIT })
-}
-
-/// See [`record`].
+/// Copies a console to a file, up to a limit. When it cannot be written to later (a full disk), no more is kept.
 #[derive(Debug)]
 pub struct Recorder {
     file: Option<File>,
@@ -138,6 +129,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: Some(File::create(path)?), left: FILE_LIMIT })
+    }
+
     /// Writes one piece.
     pub fn write(&mut self, bytes: &[u8]) {
         let Some(file) = &mut self.file else { return };
@@ -195,7 +194,8 @@ mod tests {
         assert_eq!(console.context[0], words);
     }
 
-    /// Of 7.3.4, when a module was loaded whose code had been damaged, and of 6.12.117, after `echo c > /proc/sysrq-trigger`.
+    /// Of 7.3.4, when a module was loaded whose code had been damaged, and of 6.12.117, after `echo c > /proc/sysrq-trigger`;
+    /// most registers and functions are left out.
     #[test]
     fn arm64_warning_oops_and_panic_are_understood() {
         let (oops, notices) = console(include_str!("testdata/arm64-warning-oops.log"));
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_file_of_a_console_has_an_end_and_says_so() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut recorder = record(file.path()).unwrap();
+        let mut recorder = Recorder::create(file.path()).unwrap();
         for _ in 0..40 {
             recorder.write(&[b'x'; 1 << 20]);
         }

@@ -46,7 +46,7 @@ pub struct Machine<'a> {
     pub qemu: &'a Path,
     /// What holds its memory, and with that whether it boots or waits for a saved state, [`Fds::state`].
     pub memory: Memory,
-    /// The kernel's image; for one that waits the start of it will do, or nothing: see [`crate::restore`].
+    /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
     /// The directory that QEMU runs in.
     pub dir: &'a Path,

@@ -8,7 +8,7 @@
 //! device, which the guest had mapped, unread, when it was saved.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -47,11 +47,6 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The most that a guest may have printed, in bytes, to be saved: all of it is classified again at every run.
 const LONGEST_CONSOLE: usize = 1 << 20;
-
-/// The start of the kernel's image, in the directory of a saved guest, where there must be one. To a machine that is to
-/// boot a bzImage QEMU adds a ROM, so a machine that takes up such a guest must have it as well; but the kernel is in the
-/// guest's memory already, and loading all of it again would be time wasted.
-const KERNEL_HEADER: &str = "kernel-header";
 
 /// Restores saved guests, and saves them first if need be.
 pub struct Restore<'a> {
@@ -158,8 +153,10 @@ impl<'a> Guest<'a> {
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
-        let header = saved.dir.join(KERNEL_HEADER).exists().then_some(Path::new(KERNEL_HEADER));
-        let machine = self.machine(Memory::CopyOfFile, header, &saved.dir);
+        // To a machine that is to boot a bzImage QEMU adds a ROM, so one that takes up such a guest must have it as well.
+        let image = &*self.spec.kernel.image;
+        let adds_a_rom = kernels::image::inspect(image)?.kind != ImageKind::Plain;
+        let machine = self.machine(Memory::CopyOfFile, adds_a_rom.then_some(image), &saved.dir);
         let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
         let mut running = machine.start(handed)?;
         // What its boot said belongs to every run, as if this one had booted it.
@@ -174,9 +171,6 @@ impl<'a> Guest<'a> {
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
-        if let Some(header) = header_of(&self.spec.kernel.image)? {
-            write(&dir.join(KERNEL_HEADER), &header)?;
-        }
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
         machine.write_initramfs(&self.initramfs)?;
         let payload = Some(qemu::blank_memory(self.ivshmem)?);
@@ -333,25 +327,6 @@ fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
     // It ends when all is read, or when nobody is left to read.
     std::thread::spawn(move || File::from(writer).write_all(&bytes));
     Ok(reader)
-}
-
-/// The part of a bzImage that QEMU looks at before it loads the rest (Documentation/arch/x86/boot.rst: `setup_sects` is at
-/// 0x1f1); nothing for an image of which it keeps nothing.
-fn header_of(image: &Path) -> Result<Option<Vec<u8>>> {
-    if kernels::image::inspect(image)?.kind == ImageKind::Plain {
-        return Ok(None);
-    }
-    const SECTOR: u64 = 512;
-    const SETUP_SECTORS: usize = 0x1f1;
-    let read = |length: u64| -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(image)?.take(length).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let failed = || format!("cannot read {}", image.display());
-    let first = read(SECTOR).with_context(failed)?;
-    let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
-    read((u64::from(*setup_sectors) + 2) * SECTOR).map(Some).with_context(failed)
 }
 
 /// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under

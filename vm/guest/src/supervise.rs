@@ -155,7 +155,7 @@ pub fn run(
 ) -> Result<Observed> {
     let begun = Instant::now();
     let encoded = encode(job)?;
-    let recorder = console::record(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
+    let recorder = Recorder::create(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
     let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
     let (sender, seen) = mpsc::channel();
     let subscription = interrupt.subscribe({
