@@ -8,9 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::DeflateDecoder;
-use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, PIECE, TestOutcome, TestResult};
-
-use crate::Ready;
+use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, PIECE, Ready, TestOutcome, TestResult};
 
 /// The longest line, in bytes. A test's output with every byte of it escaped takes 400 KB; a list of tests may be longer.
 pub const EVENT_LIMIT: usize = 8 << 20;
@@ -81,12 +79,12 @@ impl<R: Read> Lines<R> {
 /// When it is none, has another token, or has values that nothing real has.
 pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
     let frame: Frame = serde_json::from_slice(line).map_err(|_| Malformed::at("not a message of the agent's", line))?;
-    if frame.token != token && !matches!(frame.event, Event::Ready { .. }) {
+    if frame.token != token && !matches!(frame.event, Event::Ready(_)) {
         return Err(Malformed::at("a message without this run's token", line));
     }
     let impossible = |what: &str| Malformed::at(format!("an impossible {what}"), line);
     match frame.event {
-        Event::Ready { uptime_s, .. } if !is_a_time(uptime_s) => Err(impossible("uptime")),
+        Event::Ready(ready) if !is_a_time(ready.uptime_s) => Err(impossible("uptime")),
         Event::TestFinished(outcome) if !is_a_time(outcome.seconds) => Err(impossible("time")),
         Event::TestFinished(outcome) => match outcome.result {
             TestResult::Failed { code } if !(1..=255).contains(&code) => Err(impossible("exit status")),
@@ -106,7 +104,7 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
 /// When it says anything else.
 pub fn ready(line: &[u8]) -> Result<Ready, Malformed> {
     match event(line, "")? {
-        Event::Ready { protocol, release, uptime_s } => Ok(Ready { protocol, release, uptime_s }),
+        Event::Ready(ready) => Ok(ready),
         _ => Err(Malformed::at("not the agent's first message", line)),
     }
 }

@@ -118,23 +118,21 @@ mod tests {
 
     #[test]
     fn what_a_strict_umask_closed_is_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::create_dir(path("bin")).unwrap();
-        for (name, mode) in [("bin/program", 0o700), ("bin/text", 0o600), ("bin", 0o700)] {
-            let file = path(name);
-            if !file.exists() {
-                fs::write(&file, "").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("bin");
+        fs::create_dir(&dir).unwrap();
+        symlink("/nonexistent", dir.join("link")).unwrap();
+        let files = [(dir.join("program"), 0o700, 0o755), (dir.join("text"), 0o600, 0o644), (dir, 0o700, 0o755)];
+        for (path, closed, _) in &files {
+            if !path.exists() {
+                fs::write(path, "").unwrap();
             }
-            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(*closed)).unwrap();
         }
-        symlink("/nonexistent", path("link")).unwrap();
-
-        open_to_all(dir.path()).unwrap();
-
-        for (name, mode) in [("bin/program", 0o755), ("bin/text", 0o644), ("bin", 0o755)] {
-            let now = fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
-            assert_eq!(now, mode, "{name}: {now:o}");
+        open_to_all(root.path()).unwrap();
+        for (path, _, opened) in &files {
+            let now = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(now, *opened, "{}: {now:o}", path.display());
         }
     }
 }

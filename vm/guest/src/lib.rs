@@ -10,10 +10,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
 use vm_kernels::Kernel;
-use vmtest_agent::Root;
+use vmtest_agent::{Ready, Root};
 
 pub mod accel;
 pub mod agent;
@@ -126,17 +125,6 @@ pub enum Link {
     Connected(UnixStream),
     /// QEMU will connect to this.
     Listening(UnixListener),
-}
-
-/// What the agent says of the guest once it is up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ready {
-    /// [`vmtest_agent::PROTOCOL`] of the agent.
-    pub protocol: u32,
-    /// `uname -r`.
-    pub release: String,
-    /// Seconds since the kernel started.
-    pub uptime_s: f64,
 }
 
 impl Link {

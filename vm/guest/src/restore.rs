@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
-use vmtest_agent::{PROTOCOL, Root};
+use vmtest_agent::{PROTOCOL, Ready, Root};
 
 use crate::accel::Accel;
 use crate::console::{self, Console, Notice};
@@ -32,7 +32,7 @@ use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
 use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Backend, Ready, Spec, Vm, initramfs};
+use crate::{Backend, Spec, Vm, initramfs};
 use vm_kernels as kernels;
 use vm_kernels::image::ImageKind;
 

@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::Ready;
 use crate::deadline::within;
 use crate::qemu::RAM;
 use crate::rundir::{LOCK, RunDir};
 use vm_kernels::lock::{self, How};
+use vmtest_agent::Ready;
 
 /// Bytes on disk of all saved guests together; beyond it those go that were not used for longest.
 const LIMIT: u64 = 4 << 30;

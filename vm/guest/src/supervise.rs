@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, TestId, TestOutcome};
+use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
 
 use crate::console::{self, Console, Notice, Recorder};
 use crate::deadline::left;
@@ -23,7 +23,7 @@ use crate::decode::{self, Lines, Malformed};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
 use crate::qmp::Qmp;
-use crate::{Link, Ready, Vm};
+use crate::{Link, Vm};
 
 /// How long a kernel that has panicked may go on printing.
 pub(super) const PANIC_GRACE: Duration = Duration::from_millis(700);
@@ -326,12 +326,12 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
 
     fn event(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Ready { protocol, release, uptime_s } if self.job_sent.is_none() => {
+            Event::Ready(ready) if self.job_sent.is_none() => {
                 self.observed.boot = Some(self.begun.elapsed());
-                self.observed.ready = Some(Ready { protocol, release, uptime_s });
+                self.observed.ready = Some(ready);
                 self.send_job()
             }
-            Event::Ready { .. } => Some(End::ProtocolError("the agent started a second time".into())),
+            Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let again = self.observed.listed.is_some();
                 let longer = self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));

@@ -148,7 +148,7 @@ fn check_event(line: &[u8]) {
                 _ => {}
             }
         }
-        Ok(Event::Ready { uptime_s, .. }) => assert!(is_a_time(uptime_s)),
+        Ok(Event::Ready(ready)) => assert!(is_a_time(ready.uptime_s)),
         Ok(Event::Facts(facts)) => check_facts(&facts),
         Ok(Event::Ended(Ended::Exited { code })) => assert!((0..=255).contains(&code)),
         Ok(Event::Ended(Ended::Killed { signal })) => assert!((1..=64).contains(&signal)),
