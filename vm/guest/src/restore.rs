@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use vmtest_agent::{PROTOCOL, Ready, Root};
 
 use crate::accel::Accel;
-use crate::console::{self, Console, Notice};
+use crate::console::{self, Console};
 use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
 use crate::guest_root::{self, Programs};
@@ -181,9 +181,9 @@ impl<'a> Guest<'a> {
             Err(error) => {
                 // Its reader ends with that; whoever judges it has the rest to do.
                 let _ = running.console.shutdown(Shutdown::Read);
-                let printed = printed.join().unwrap_or_default();
-                if printed.panicked || left(self.spec.deadline).is_none() {
-                    running.printed = printed.bytes;
+                let (printed, panicked) = printed.join().unwrap_or_default();
+                if panicked || left(self.spec.deadline).is_none() {
+                    running.printed = printed;
                     *failed = Some(running.into_started(self.payload.clone(), self.root.clone()));
                 }
                 return Err(error);
@@ -192,9 +192,9 @@ impl<'a> Guest<'a> {
         leave(&running.monitor, self.spec.deadline)?;
         // With the process the console ends, and then all of it was read.
         running.process.kill()?;
-        let printed = printed.join().unwrap_or_default().bytes;
+        let (printed, _) = printed.join().unwrap_or_default();
         ensure!(printed.len() < LONGEST_CONSOLE, "it printed too much to be kept");
-        write(&dir.join(CONSOLE), &printed)?;
+        fs::write(dir.join(CONSOLE), printed).context("cannot keep its console")?;
         fs::remove_file(dir.join(INITRAMFS))?;
         Ok(ready)
     }
@@ -237,12 +237,15 @@ impl<'a> Guest<'a> {
         }))
     }
 
-    /// Waits for the agent's first word, and no longer than the kernel lives.
+    /// Waits for the agent's first word, which says that it is ready, and no longer than the kernel lives.
     fn wait_until_ready(&self, running: &Running) -> Result<Ready> {
         let channel = running.channel.try_clone()?;
         let _interrupt = self.warm.interrupt.subscribe(move || hang_up(&channel));
         let stream = running.channel.try_clone()?;
-        first_word(Until { stream, deadline: self.spec.deadline })
+        let mut lines = Lines::new(Until { stream, deadline: self.spec.deadline }, decode::READY_LIMIT);
+        let line = lines.next_line().context("nothing was heard of its agent in time")?;
+        let line = line.context("it ended before it was ready")?;
+        line.and_then(decode::ready).context("its agent is not ours")
     }
 }
 
@@ -250,46 +253,24 @@ fn hang_up(channel: &UnixStream) {
     let _ = channel.shutdown(Shutdown::Both);
 }
 
-/// What a guest printed while it came up.
-#[derive(Default)]
-struct Printed {
-    /// At most [`LONGEST_CONSOLE`] of it.
-    bytes: Vec<u8>,
-    panicked: bool,
-}
-
-/// Reads the console to its end; hangs up on the agent when there will be none any more.
-fn watch_console(running: &Running) -> Result<JoinHandle<Printed>> {
+/// Reads the console to its end, or until a kernel that has panicked falls silent; then nothing will come of the agent
+/// either. Returns at most [`LONGEST_CONSOLE`] of what was printed, and whether the kernel panicked.
+fn watch_console(running: &Running) -> Result<JoinHandle<(Vec<u8>, bool)>> {
     let console = running.console.try_clone()?;
     let channel = running.channel.try_clone()?;
     Ok(thread::spawn(move || {
-        let mut seen = Console::default();
-        let mut printed = Printed::default();
-        console::pump(console, |bytes| {
-            let room = LONGEST_CONSOLE - printed.bytes.len();
-            printed.bytes.extend_from_slice(&bytes[..room.min(bytes.len())]);
-            seen.feed(bytes, |notice| match notice {
-                Notice::Panic(_) => {
-                    printed.panicked = true;
-                    let channel = channel.try_clone();
-                    thread::spawn(move || {
-                        thread::sleep(PANIC_GRACE);
-                        drop(channel.map(|channel| hang_up(&channel)));
-                    });
-                }
-                Notice::PanicEnd => hang_up(&channel),
-            });
+        let (mut printed, mut seen) = (Vec::new(), Console::default());
+        console::pump(&console, |bytes| {
+            let room = LONGEST_CONSOLE - printed.len();
+            printed.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            seen.feed(bytes, |_| {});
+            if seen.panic.is_some() {
+                let _ = console.set_read_timeout(Some(PANIC_GRACE));
+            }
         });
-        printed
+        hang_up(&channel);
+        (printed, seen.panic.is_some())
     }))
-}
-
-/// What the agent says when it is ready, which is the first thing it says.
-fn first_word(channel: Until) -> Result<Ready> {
-    let mut lines = Lines::new(channel, decode::READY_LIMIT);
-    let line = lines.next_line().context("nothing was heard of its agent in time")?;
-    let line = line.context("it ended before it was ready")?;
-    line.and_then(decode::ready).context("its agent is not ours")
 }
 
 /// Makes a waiting machine take up the state that it was handed, and run.
@@ -341,8 +322,4 @@ fn processor(accel: Accel) -> Result<Value> {
     let lines = first.lines().filter(|line| stable.iter().any(|name| line.starts_with(name)));
     let host = nix::sys::utsname::uname()?;
     Ok(json!([lines.collect::<Vec<_>>(), host.release().to_string_lossy()]))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
