@@ -7,7 +7,7 @@ use anyhow::Result;
 use vmtest_agent::Root;
 
 use crate::guest_root::{self, Programs};
-use crate::qemu::{Fds, Machine, Memory};
+use crate::qemu::{Machine, Memory};
 use crate::{Backend, Spec, Vm, initramfs};
 
 /// Boots kernels in QEMU directly.
@@ -39,6 +39,6 @@ impl Backend for Bare {
         };
         machine.write_initramfs(&initramfs::pack(&root)?)?;
         let root = Root::Minimal { keep: spec.keep.to_vec() };
-        Ok(machine.start(Fds::default())?.into_started(payload, root))
+        Ok(machine.start(Vec::new())?.into_started(payload, root))
     }
 }

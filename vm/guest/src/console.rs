@@ -130,9 +130,6 @@ pub struct Recorder {
 
 impl Recorder {
     /// Creates the file.
-    ///
-    /// # Errors
-    /// When it cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         Ok(Self { file: Some(File::create(path)?), left: FILE_LIMIT })
     }

@@ -50,9 +50,6 @@ pub fn applets(busybox: &[u8]) -> Result<Vec<String>> {
 }
 
 /// Makes the root as a directory, with what is to be known of these modules.
-///
-/// # Errors
-/// When a file cannot be read or written.
 pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) -> Result<()> {
     for dir in DIRECTORIES {
         let dir = root.join(dir);
@@ -84,9 +81,6 @@ pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) ->
 
 /// Gives everyone in the guest what the owner may do, except for writing, whatever the umask was: tests run programs
 /// as ordinary users.
-///
-/// # Errors
-/// When a file cannot be looked at or changed.
 pub fn open_to_all(path: &Path) -> Result<()> {
     let failed = || format!("cannot make {} readable", path.display());
     let metadata = fs::symlink_metadata(path).with_context(failed)?;

@@ -36,9 +36,6 @@ const ROOT: &str = "root";
 
 impl HostRoot {
     /// Puts everything where virtme-ng finds it, in a new directory below `runs`. With `programs` it has a root of its own.
-    ///
-    /// # Errors
-    /// When something cannot be written.
     pub fn prepare(
         kernel: &Kernel,
         accel: Accel,
@@ -87,9 +84,6 @@ impl HostRoot {
     }
 
     /// The whole environment of virtme-ng, in which it finds its own parts, and no configuration of the user's.
-    ///
-    /// # Errors
-    /// When `PATH` cannot be extended.
     pub fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
         let dir = self.run.path().as_os_str().to_owned();
         let own = [("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)];

@@ -18,9 +18,6 @@ const NODES: &[(&str, u32, u32)] = &[("dev/console", 5, 1), ("dev/null", 1, 3)];
 
 /// Packs the directory `root`, with the agent as process 1, in the kernel's format
 /// (Documentation/driver-api/early-userspace/buffer-format.rst).
-///
-/// # Errors
-/// When a file cannot be read, or is too long.
 pub fn pack(root: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.tree("", root).with_context(|| format!("cannot pack {}", root.display()))?;

@@ -69,9 +69,6 @@ impl ModuleShare {
     }
 
     /// Copies the lists into a guest's root directory.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
     pub fn stage(&self, root: &Path) -> Result<()> {
         let to = root.join(MODULES_DIR.trim_start_matches('/'));
         copy(&self.lists, &to).with_context(|| format!("cannot copy {}", self.lists.display()))
@@ -97,9 +94,6 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// What a guest's programs find as their root directory, and which directory of the host's its machine shares for that.
-///
-/// # Errors
-/// When a path is not UTF-8, or a directory cannot be made.
 pub fn root(spec: &Spec<'_>, modules: Option<&ModuleShare>) -> Result<(Root, PathBuf)> {
     let keep = spec.keep.to_vec();
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");

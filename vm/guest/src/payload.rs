@@ -16,9 +16,6 @@ pub struct Payload {
 
 impl Payload {
     /// Writes the payload as a tar archive into an empty file and returns its length in bytes.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or this one not written.
     pub fn write_tar(&self, out: &mut File) -> Result<u64> {
         let mut archive = tar::Builder::new(&mut *out);
         archive.mode(tar::HeaderMode::Deterministic);
@@ -31,9 +28,6 @@ impl Payload {
     }
 
     /// Puts it into a guest's root directory, and says where it is.
-    ///
-    /// # Errors
-    /// As [`write_tar`](Self::write_tar).
     pub fn stage(&self, root: &Path) -> Result<vmtest_agent::Payload> {
         const NAME: &str = "payload.tar";
         let path = root.join(NAME);

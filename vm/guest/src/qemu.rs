@@ -27,10 +27,14 @@ use crate::{Link, Spec, Vm, command_line};
 const CONSOLE_FD: i32 = 10;
 const CHANNEL_FD: i32 = 11;
 const MONITOR_FD: i32 = 12;
-const PAYLOAD_FD: i32 = 13;
-const LOCK_FD: i32 = 14;
-const STATE_FD: i32 = 15;
-const SHARE_FD: i32 = 16;
+/// The memory that the guest sees as a device.
+pub const PAYLOAD_FD: i32 = 13;
+/// A lock on what the machine uses.
+pub const LOCK_FD: i32 = 14;
+/// Where a saved state is to be read from.
+pub const STATE_FD: i32 = 15;
+/// The directory that the guest can mount.
+pub const SHARE_FD: i32 = 16;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
 pub const RAM: &str = "ram";
@@ -44,29 +48,18 @@ pub struct Machine<'a> {
     pub spec: &'a Spec<'a>,
     /// The QEMU program.
     pub qemu: &'a Path,
-    /// What holds its memory, and with that whether it boots or waits for a saved state, [`Fds::state`].
+    /// What holds its memory, and with that whether it boots or waits for a saved state, [`STATE_FD`].
     pub memory: Memory,
     /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
-    /// How many bytes of memory, [`Fds::payload`], the guest sees as a device, a power of two; if it has one, it has a
-    /// share, too.
+    /// How many bytes [`PAYLOAD_FD`] has, a power of two; a guest that has this has [`SHARE_FD`], too.
     pub ivshmem: Option<u64>,
 }
 
-/// What a machine is given to read from, and to keep open as long as it lives.
-#[derive(Debug, Default)]
-pub struct Fds {
-    /// The memory that the guest sees as a device.
-    pub payload: Option<File>,
-    /// Where a saved state is to be read from.
-    pub state: Option<OwnedFd>,
-    /// A lock on what the machine uses.
-    pub lock: Option<File>,
-    /// The directory that the guest can mount.
-    pub share: Option<File>,
-}
+/// What a machine is given to read from, and to keep open as long as it lives, and under which number.
+pub type Fds = Vec<(i32, OwnedFd)>;
 
 /// What holds a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,18 +90,12 @@ pub struct Running {
 
 impl Machine<'_> {
     /// Writes the initramfs that the machine is to boot.
-    ///
-    /// # Errors
-    /// When it cannot be written.
     pub fn write_initramfs(&self, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(INITRAMFS);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Starts QEMU.
-    ///
-    /// # Errors
-    /// When it cannot be executed, or this process has no descriptors left.
     pub fn start(&self, handed: Fds) -> Result<Running> {
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
@@ -121,18 +108,9 @@ impl Machine<'_> {
         let (console, its_console) = pair()?;
         let (channel, its_channel) = pair()?;
         let (monitor, its_monitor) = pair()?;
-        let inherited = [
-            (CONSOLE_FD, Some(its_console.into())),
-            (CHANNEL_FD, Some(its_channel.into())),
-            (MONITOR_FD, Some(its_monitor.into())),
-            (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
-            (LOCK_FD, handed.lock.map(OwnedFd::from)),
-            (STATE_FD, handed.state),
-            (SHARE_FD, handed.share.map(OwnedFd::from)),
-        ];
-        let mappings = inherited
-            .into_iter()
-            .filter_map(|(child_fd, parent_fd)| parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd }));
+        let streams = [(CONSOLE_FD, its_console), (CHANNEL_FD, its_channel), (MONITOR_FD, its_monitor)];
+        let streams = streams.map(|(child_fd, stream)| (child_fd, OwnedFd::from(stream)));
+        let mappings = streams.into_iter().chain(handed).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).context("two descriptors for QEMU have the same number")?;
         let process = Supervised::spawn(command)?;
         Ok(Running { process, console, printed: Vec::new(), channel, monitor })
@@ -284,9 +262,6 @@ pub fn host_share(path: &str) -> [[String; 2]; 2] {
 }
 
 /// Memory with a descriptor, full of zeros.
-///
-/// # Errors
-/// When the kernel refuses.
 pub fn blank_memory(bytes: u64) -> Result<File> {
     let file = memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)
         .map(File::from)

@@ -52,9 +52,6 @@ struct Refusal {
 
 impl Qmp {
     /// Talks to the monitor at the other end; every wait ends at `deadline`.
-    ///
-    /// # Errors
-    /// When nobody answers.
     pub fn connect(stream: UnixStream, deadline: Instant) -> Result<Self> {
         let reader = BufReader::with_capacity(1, Until { stream, deadline });
         let mut qmp = Self { reader, events: Vec::new() };

@@ -149,7 +149,7 @@ impl<'a> Guest<'a> {
     fn booted(&self) -> Result<Vm> {
         let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
         machine.write_initramfs(&self.initramfs)?;
-        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone(), self.root.clone()))
+        Ok(machine.start(self.fds(&self.archive)?)?.into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
@@ -157,8 +157,9 @@ impl<'a> Guest<'a> {
         let image = &*self.spec.kernel.image;
         let adds_a_rom = kernels::image::inspect(image)?.kind != ImageKind::Plain;
         let machine = self.machine(Memory::CopyOfFile, adds_a_rom.then_some(image), &saved.dir);
-        let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
-        let mut running = machine.start(handed)?;
+        let mut fds = self.fds(&self.archive)?;
+        fds.extend([(qemu::STATE_FD, piped(saved.state)?), (qemu::LOCK_FD, saved.lock.into())]);
+        let mut running = machine.start(fds)?;
         // What its boot said belongs to every run, as if this one had booted it.
         running.printed = saved.console;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
@@ -173,8 +174,7 @@ impl<'a> Guest<'a> {
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
         machine.write_initramfs(&self.initramfs)?;
-        let payload = Some(qemu::blank_memory(self.ivshmem)?);
-        let mut running = machine.start(Fds { payload, ..self.with_share()? })?;
+        let mut running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -203,14 +203,10 @@ impl<'a> Guest<'a> {
         Machine { spec: self.spec, qemu: &self.warm.qemu, memory, kernel, dir, ivshmem: Some(self.ivshmem) }
     }
 
-    fn with_payload(&self) -> Result<Fds> {
-        let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Fds { payload: Some(payload), ..self.with_share()? })
-    }
-
-    fn with_share(&self) -> Result<Fds> {
+    fn fds(&self, payload: &File) -> Result<Fds> {
+        let payload = payload.try_clone().context("cannot hand the payload to QEMU")?;
         let shared = File::open(&self.shared).with_context(|| format!("cannot open {}", self.shared.display()))?;
-        Ok(Fds { share: Some(shared), ..Fds::default() })
+        Ok(vec![(qemu::PAYLOAD_FD, payload.into()), (qemu::SHARE_FD, shared.into())])
     }
 
     /// Everything that a saved guest depends on.

@@ -49,9 +49,6 @@ impl RunDir {
     }
 
     /// Keeps what is in it, under another name, and gives up the lock.
-    ///
-    /// # Errors
-    /// When there is something of that name.
     pub(crate) fn keep_as(self, name: &Path) -> Result<()> {
         fs::rename(&self.path, name).with_context(|| format!("cannot rename to {}", name.display()))
         // Of the old name there is nothing left to remove.

@@ -191,9 +191,6 @@ pub(super) fn qemu_options(arch: &Arch, accel: Accel, further: &[&[&str]]) -> Ve
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks modprobe what to
 /// load. `fill` puts them there, from the kernel's own directory.
-///
-/// # Errors
-/// Those of `fill`, and when something cannot be written.
 pub(super) fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
@@ -235,9 +232,6 @@ fn listen(path: &Path) -> Result<UnixListener> {
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-///
-/// # Errors
-/// When `PATH` cannot be put together again.
 pub(super) fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
