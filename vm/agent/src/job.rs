@@ -1,7 +1,7 @@
 //! One job, from the first word to the last.
 
 use anyhow::{Context, Result};
-use vmtest_agent::{Event, Job, PROTOCOL, Task, Tests};
+use vmtest_agent::{Event, Job, PROTOCOL, Ready, Task, Tests};
 
 use crate::channel::Channel;
 use crate::machine::Machine;
@@ -24,11 +24,8 @@ pub fn serve(channel: &mut Channel, machine: &mut Machine) -> Result<()> {
 
 fn ready() -> Result<Event> {
     let name = nix::sys::utsname::uname().context("cannot read the kernel's release")?;
-    Ok(Event::Ready {
-        protocol: PROTOCOL,
-        release: name.release().to_string_lossy().into_owned(),
-        uptime_s: clock::uptime_s()?,
-    })
+    let release = name.release().to_string_lossy().into_owned();
+    Ok(Event::Ready(Ready { protocol: PROTOCOL, release, uptime_s: clock::uptime_s()? }))
 }
 
 fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()> {

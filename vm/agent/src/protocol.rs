@@ -174,14 +174,7 @@ pub struct Frame {
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// The guest is up and the agent waits for a job.
-    Ready {
-        /// [`PROTOCOL`] of the agent.
-        protocol: u32,
-        /// `uname -r`.
-        release: String,
-        /// Seconds since the kernel started (`CLOCK_BOOTTIME`).
-        uptime_s: f64,
-    },
+    Ready(Ready),
     /// The tests that will be run.
     Listed(Vec<TestId>),
     /// A test is about to start.
@@ -215,6 +208,17 @@ pub enum Event {
         /// Why, for a person.
         reason: String,
     },
+}
+
+/// What the agent says of the guest once it is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// [`PROTOCOL`] of the agent.
+    pub protocol: u32,
+    /// `uname -r`.
+    pub release: String,
+    /// Seconds since the kernel started (`CLOCK_BOOTTIME`).
+    pub uptime_s: f64,
 }
 
 /// How one test ended.

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {
-        let mut seen = Observed::new(None);
+        let mut seen = Observed::default();
         seen.console.feed(console.as_bytes(), |_| {});
         seen.console.finish(|_| {});
         Observed { ended, end, ..seen }

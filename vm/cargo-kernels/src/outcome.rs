@@ -260,10 +260,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::PathBuf;
 
-    use vmtest_agent::PROTOCOL;
+    use vmtest_agent::{PROTOCOL, Ready};
 
     use super::*;
-    use vm_guest::Ready;
     use vm_guest::console::Console;
 
     fn id(name: &str) -> TestId {

@@ -6,7 +6,6 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::cross;
 use crate::kernels::{self, Target};
@@ -40,7 +39,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
     let env = environment::asked(&flags.env)?;
-    let host = host_root(dirs, &kernels::select_one(dirs, &flags.kernel, flags.arch)?, &flags.vm)?;
+    let mut host = host_root(dirs, &kernels::select_one(dirs, &flags.kernel, flags.arch)?, &flags.vm)?;
     let shell = match &host.root {
         Some(root) => {
             start_script(root, Path::new("/"), &env, Path::new("/bin/sh"))?;
@@ -51,15 +50,8 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
             start_script(host.run.path(), &cwd, &env, &roots_shell())?
         }
     };
-    let status = Command::new(&host.vng)
-        .current_dir(host.run.path())
-        .env_clear()
-        .envs(host.environment()?)
-        .args(host.arguments())
-        .args(["--shell", &shell])
-        // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
-        .status()
-        .with_context(|| format!("cannot run {}", host.vng.display()))?;
+    // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
+    let status = host.command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
     Ok(status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED)))
 }
 
@@ -112,6 +104,8 @@ fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>, shell: &
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::process::Command;
 
     use super::*;
 

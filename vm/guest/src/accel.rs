@@ -2,19 +2,20 @@
 //!
 //! On nested hosts `/dev/kvm` can exist, open and create a VM, and still no Linux guest comes up. So the kernel that
 //! is about to be booted is started under KVM with a deadline. That KVM works is remembered until the host reboots;
-//! that it does not, for a while only: perhaps the host was busy.
+//! that it does not, for a while only: perhaps the host was busy, or it was that kernel's fault.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
 
+use crate::deadline::Until;
 use crate::process::{Supervised, SupervisedCommand};
 use vm_kernels::{Arch, Kernel, lock, whole_file};
 
@@ -134,10 +135,8 @@ pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Resul
 const DEVICE: &str = "/dev/kvm";
 
 /// How long a kernel may take to its sign of life under KVM, where it takes a few tenths of a second.
-const KVM_DEADLINE: Duration = Duration::from_secs(6);
-/// The same under TCG on a busy machine; only waited for once KVM has failed.
-const TCG_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a failure is believed. Trying again takes [`KVM_DEADLINE`].
+const DEADLINE: Duration = Duration::from_secs(6);
+/// How long a failure is believed. Trying again takes up to [`DEADLINE`].
 const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 
 /// What a kernel prints once interrupts, timers and threads work (`net/socket.c`, `net/netlink/af_netlink.c`: an early
@@ -151,21 +150,12 @@ struct Trial<'a> {
     qemu: &'a Path,
     /// Where the answer is remembered.
     memory: PathBuf,
-    kvm_deadline: Duration,
-}
-
-/// What was seen of a kernel that was started.
-enum Life {
-    Seen,
-    /// QEMU gave up, with these words.
-    Refused(String),
-    /// Nothing in time; this was the last line.
-    None(String),
+    deadline: Duration,
 }
 
 impl<'a> Trial<'a> {
     fn new(qemu: &'a Path, cache: &Path) -> Self {
-        Self { device: DEVICE.into(), qemu, memory: cache.join("kvm.json"), kvm_deadline: KVM_DEADLINE }
+        Self { device: DEVICE.into(), qemu, memory: cache.join("kvm.json"), deadline: DEADLINE }
     }
 
     /// Why KVM does not work. Whoever insists on it may have changed something, so a remembered failure does not count.
@@ -181,11 +171,9 @@ impl<'a> Trial<'a> {
         if let Some(error) = self.remembered(&now).filter(|error| error.is_none() || !insists) {
             return Ok(error);
         }
-        let (error, certain) = self.try_out(kernel_image, insists)?;
-        if certain {
-            // Only spares the next kernel a trial, so failing to write it is no error.
-            let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &error))?);
-        }
+        let error = self.boot(kernel_image)?;
+        // Only spares the next kernel a trial, so failing to write it is no error.
+        let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &error))?);
         Ok(error)
     }
 
@@ -221,69 +209,50 @@ impl<'a> Trial<'a> {
         (then == now && (error.is_none() || age.is_ok_and(|age| age < FAILURE_VALID))).then_some(error)
     }
 
-    /// The answer, and whether it holds for every kernel.
-    fn try_out(&self, kernel_image: &Path, insists: bool) -> Result<(Option<String>, bool)> {
-        let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
-        let last = match self.boot(kernel_image, Accel::Kvm, self.kvm_deadline)? {
-            Life::Seen => return Ok((None, true)),
-            Life::Refused(why) => return Ok((Some(format!("{DEVICE} is there, but QEMU cannot use it: {why}")), true)),
-            Life::None(last) => last,
-        };
-        let hangs = format!(
-            "{DEVICE} is there, but {kernel} does not come up under it within {} s; its last line was {last:?}",
-            self.kvm_deadline.as_secs_f64()
-        );
-        // It may be the kernel's fault, but whoever insists on KVM wants an answer at once.
-        if insists {
-            return Ok((Some(hangs), false));
-        }
-        Ok(match self.boot(kernel_image, Accel::Tcg, TCG_DEADLINE)? {
-            Life::Seen => (Some(hangs), true),
-            _ => (Some(format!("it could not be tried: {kernel} comes up neither under it nor emulated")), false),
-        })
-    }
-
-    /// Boots the kernel without a root file system until it shows that it lives.
-    fn boot(&self, kernel_image: &Path, accel: Accel, deadline: Duration) -> Result<Life> {
+    /// Boots the kernel without a root file system until it shows that it lives; what is wrong, if it does not.
+    fn boot(&self, kernel_image: &Path) -> Result<Option<String>> {
         let arch = Arch::host();
         let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
-        let (output, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let (stream, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-machine", arch.board, "-accel", accel.name(), "-cpu", accel.cpu(arch), "-m", "256"])
+            .args(["-machine", arch.board, "-accel", "kvm", "-cpu", Accel::Kvm.cpu(arch), "-m", "256"])
             .args(["-serial", "stdio", "-append", &parameters, "-kernel"])
             .arg(kernel_image)
             .stdin(Stdio::null())
-            .stdout(input.try_clone().context("cannot hand on a pipe")?)
-            .stderr(input);
+            .stdout(OwnedFd::from(theirs.try_clone().context("cannot hand on a socket")?))
+            .stderr(OwnedFd::from(theirs));
         // Ended when this function returns.
         let _qemu = Supervised::spawn(command)?;
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            let lines = BufReader::new(File::from(output)).split(b'\n').map_while(Result::ok);
-            let mut lines = lines.map(|line| String::from_utf8_lossy(&line).trim().to_owned());
-            lines.try_for_each(|line| if line.is_empty() { Ok(()) } else { sender.send(line) })
-        });
         // QEMU's messages begin with its name.
         let name = format!("{}: ", self.qemu.file_name().unwrap_or_default().to_string_lossy());
         let (mut complaint, mut last) = (None, String::new());
-        let end = Instant::now() + deadline;
-        loop {
-            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) => return Ok(Life::Seen),
-                // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
-                Ok(line) if line.starts_with("KVM internal error") => return Ok(Life::Refused(line)),
-                Ok(line) if line.contains(": warning: ") => {}
-                Ok(line) => {
-                    let own = line.strip_prefix(&name).map(|own| own.strip_prefix("error: ").unwrap_or(own).to_owned());
-                    complaint = complaint.or(own);
-                    last = line;
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(Life::None(last)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(Life::Refused(complaint.unwrap_or(last))),
+        for line in BufReader::new(Until { stream, deadline: Instant::now() + self.deadline }).split(b'\n') {
+            let Ok(line) = line else {
+                let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
+                let seconds = self.deadline.as_secs();
+                return Ok(Some(format!(
+                    "{DEVICE} is there, but {kernel} does not come up under it within {seconds} s; its last line was \
+                     {last:?}"
+                )));
+            };
+            let line = String::from_utf8_lossy(&line).trim().to_owned();
+            if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
+                return Ok(None);
+            }
+            // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
+            if line.starts_with("KVM internal error") {
+                complaint = Some(line);
+                break;
+            }
+            if !line.is_empty() && !line.contains(": warning: ") {
+                let own = line.strip_prefix(&name).map(|own| own.strip_prefix("error: ").unwrap_or(own).to_owned());
+                complaint = complaint.or(own);
+                last = line;
             }
         }
+        Ok(Some(format!("{DEVICE} is there, but QEMU cannot use it: {}", complaint.unwrap_or(last))))
     }
 }
 
@@ -291,7 +260,7 @@ impl<'a> Trial<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     use std::time::SystemTime;
 
     use super::*;
@@ -299,43 +268,42 @@ mod tests {
     /// A machine with a QEMU of our own making.
     struct Machine {
         dir: tempfile::TempDir,
-        kvm_deadline: Duration,
     }
 
     impl Machine {
-        /// `kvm` and `tcg` are what its QEMU does, as shell code.
-        fn new(kvm: &str, tcg: &str) -> Self {
-            let dir = tempfile::tempdir().unwrap();
+        /// `script` is what its QEMU does, as shell code.
+        fn new(script: &str) -> Self {
+            let machine = Self { dir: tempfile::tempdir().unwrap() };
             let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
-            symlink(fake, dir.path().join("qemu")).unwrap();
-            let calls = dir.path().join("calls");
-            let script =
-                format!("echo >> {}\ncase \"$*\" in *'-accel kvm'*) {kvm};; *) {tcg};; esac\n", calls.display());
-            std::fs::write(dir.path().join("qemu.sh"), script).unwrap();
-            std::fs::write(dir.path().join("kvm"), "").unwrap();
-            // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
-            let kvm_deadline = Duration::from_secs(if kvm == HANGS { 2 } else { 60 });
-            Self { dir, kvm_deadline }
+            symlink(fake, machine.path("qemu")).unwrap();
+            std::fs::write(machine.path("kvm"), "").unwrap();
+            machine.now_does(script);
+            machine
         }
 
-        fn error(&self, insists: bool) -> Option<String> {
-            let (qemu, memory) = (self.dir.path().join("qemu"), self.memory());
-            let (device, kvm_deadline) = (self.dir.path().join("kvm"), self.kvm_deadline);
-            Trial { device, qemu: &qemu, memory, kvm_deadline }.error(Path::new("/boot/vmlinuz-1"), insists).unwrap()
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn now_does(&self, script: &str) {
+            let script = format!("echo >> {}\n{script}\n", self.path("calls").display());
+            std::fs::write(self.path("qemu.sh"), script).unwrap();
+        }
+
+        fn error(&self, insists: bool) -> String {
+            let qemu = self.path("qemu");
+            // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
+            let deadline = Duration::from_secs(3);
+            let trial = Trial { device: self.path("kvm"), qemu: &qemu, memory: self.path("kvm.json"), deadline };
+            trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
         }
 
         /// The answer has these words (none: KVM works), and QEMU was started so often in all.
         #[track_caller]
         fn check(&self, insists: bool, words: &str, calls: usize) {
             let error = self.error(insists);
-            assert_eq!(error.is_none(), words.is_empty(), "{error:?}");
-            assert!(error.unwrap_or_default().contains(words), "no {words}");
-            let lines = std::fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default().lines().count();
-            assert_eq!(lines, calls);
-        }
-
-        fn memory(&self) -> PathBuf {
-            self.dir.path().join("cache/kvm.json")
+            assert!(error.contains(words) && error.is_empty() == words.is_empty(), "{error}");
+            assert_eq!(std::fs::read(self.path("calls")).unwrap().len(), calls);
         }
     }
 
@@ -343,98 +311,45 @@ mod tests {
     const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
     const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
         echo 'Assertion failed' >&2; exit 134";
-    const REFUSED: &str = "is there, but QEMU cannot use it: failed to set MSR";
+    const BREAKS: &str = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
 
     #[test]
-    fn success_and_refusal_are_remembered() {
-        let machine = Machine::new(COMES_UP, "exit 1");
-        machine.check(false, "", 1);
-        machine.check(true, "", 1);
-        let machine = Machine::new(REFUSES, "exit 1");
-        machine.check(false, REFUSED, 1);
-        machine.check(false, REFUSED, 1);
-        machine.check(true, REFUSED, 2);
-    }
-
-    #[test]
-    fn internal_error_is_not_waited_out() {
-        let script = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
-        Machine::new(script, "exit 1").check(false, "QEMU cannot use it: KVM internal error. Suberror: 1", 1);
-    }
-
-    #[test]
-    fn hang_is_remembered_only_if_the_kernel_comes_up_emulated() {
+    fn failure_is_remembered_for_a_while_unless_someone_insists() {
         let hangs =
-            "vmlinuz-1 does not come up under it within 2 s; its last line was \"[    0.0] Linux version 6.12\"";
-        let machine = Machine::new(HANGS, COMES_UP);
-        machine.check(true, hangs, 1);
-        assert!(!machine.memory().exists());
-        machine.check(false, hangs, 3);
-        machine.check(false, hangs, 3);
-        let machine = Machine::new(HANGS, "exit 1");
-        machine.check(false, "vmlinuz-1 comes up neither under it nor emulated", 2);
-        machine.check(false, "vmlinuz-1 comes up neither under it nor emulated", 4);
-    }
-
-    #[test]
-    fn failure_expires_and_success_does_not() {
-        let machine = Machine::new(REFUSES, "exit 1");
-        machine.check(false, REFUSED, 1);
-        let age = |age| {
-            let memory = OpenOptions::new().write(true).open(machine.memory()).unwrap();
-            memory.set_modified(SystemTime::now() - age).unwrap();
-        };
-        age(FAILURE_VALID / 2);
-        machine.check(false, REFUSED, 1);
-        age(FAILURE_VALID);
-        std::fs::write(machine.dir.path().join("qemu.sh"), COMES_UP).unwrap();
-        assert_eq!(machine.error(false), None, "the host was only busy");
-        age(100 * FAILURE_VALID);
-        std::fs::remove_file(machine.dir.path().join("qemu.sh")).unwrap();
-        assert_eq!(machine.error(false), None, "tried again");
-    }
-
-    #[test]
-    fn device_that_cannot_be_opened_is_not_tried() {
-        let machine = Machine::new(COMES_UP, COMES_UP);
-        let device = machine.dir.path().join("kvm");
-        std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
-        // Root may open it all the same, so this thread, and only this, becomes nobody to the file system.
-        let me = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
-        let error = machine.error(false);
-        nix::unistd::setfsuid(me);
-        assert!(error.unwrap().contains("may not open"));
-        std::fs::remove_file(&device).unwrap();
-        machine.check(false, "there is no /dev/kvm", 0);
-        // A directory cannot be opened for writing by anyone, root included.
-        std::fs::create_dir(&device).unwrap();
-        machine.check(false, "cannot be opened", 0);
-    }
-
-    #[test]
-    fn other_boot_other_qemu_or_damaged_memory_means_another_trial() {
-        let machine = Machine::new(COMES_UP, "exit 1");
-        machine.check(false, "", 1);
-        let good = std::fs::read_to_string(machine.memory()).unwrap();
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let qemu = machine.dir.path().join("qemu");
-        let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
-        for (index, part) in [boot_id.trim(), &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
-            assert!(good.contains(part), "{good}");
-            std::fs::write(machine.memory(), good.replace(part, "other")).unwrap();
-            machine.check(false, "", index + 2);
-            machine.check(false, "", index + 2);
+            "vmlinuz-1 does not come up under it within 3 s; its last line was \"[    0.0] Linux version 6.12\"";
+        for (script, words) in [
+            (REFUSES, "is there, but QEMU cannot use it: failed to set MSR"),
+            (BREAKS, "QEMU cannot use it: KVM internal error. Suberror: 1"),
+            (HANGS, hangs),
+        ] {
+            let machine = Machine::new(script);
+            machine.check(false, words, 1);
+            machine.check(false, words, 1);
+            machine.check(true, words, 2);
+            let memory = OpenOptions::new().write(true).open(machine.path("kvm.json")).unwrap();
+            memory.set_modified(SystemTime::now() - FAILURE_VALID).unwrap();
+            machine.now_does(COMES_UP);
+            machine.check(false, "", 3);
         }
     }
 
     #[test]
-    fn concurrent_trials_run_once() {
-        let machine = Machine::new(COMES_UP, "exit 1");
+    fn success_is_found_once_until_the_host_reboots_or_qemu_changes() {
+        let machine = Machine::new(COMES_UP);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| assert_eq!(machine.error(false), None));
+                scope.spawn(|| assert_eq!(machine.error(false), ""));
             }
         });
-        machine.check(false, "", 1);
+        machine.check(true, "", 1);
+        let good = std::fs::read_to_string(machine.path("kvm.json")).unwrap();
+        let qemu = machine.path("qemu");
+        let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
+        for (index, part) in [&good[2..38], &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
+            assert!(good.contains(part), "{good}");
+            std::fs::write(machine.path("kvm.json"), good.replace(part, "other")).unwrap();
+            machine.check(false, "", index + 2);
+            machine.check(false, "", index + 2);
+        }
     }
 }

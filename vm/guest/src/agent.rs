@@ -20,9 +20,6 @@ pub const PROGRAM: &[u8] = include_bytes!(env!("AGENT"));
 pub const LOADER: &[u8] = include_bytes!(env!("LOADER"));
 
 /// A path at which this process, and a child of it up to its `execve`, can execute the agent: a file in memory.
-///
-/// # Errors
-/// When the system gives no such file.
 pub fn on_this_machine() -> Result<PathBuf> {
     static FILE: Mutex<Option<File>> = Mutex::new(None);
     let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,19 +24,3 @@ pub fn through_virtme_ng(arch: &Arch, accel: Accel) -> Vec<String> {
     let all = EVERY.iter().chain(arch.parameters).chain(emulated);
     all.map(|(parameter, _)| (*parameter).to_owned()).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vm_kernels::ARCHES;
-
-    #[test]
-    fn guests_differ_in_nothing_but_what_virtme_ng_gives_itself() {
-        for (arch, accel) in ARCHES.iter().flat_map(|arch| [(arch, Accel::Tcg), (arch, Accel::Kvm)]) {
-            let own = own(arch, accel, &["quiet".to_owned()]).join(" ");
-            let shared = through_virtme_ng(arch, accel).join(" ");
-            let expected = format!("console={} panic=-1 {shared} quiet -- {}", arch.console, arch.channel_device);
-            assert_eq!(own, expected);
-        }
-    }
-}

@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use memchr::memmem;
 
+use crate::module_share::ModuleShare;
+
 /// Where the agent is in a guest.
 pub const AGENT: &str = "/vmtest-agent";
 
 /// Directories that exist, empty, in every guest.
-pub const DIRECTORIES: &[&str] =
+const DIRECTORIES: &[&str] =
     &["bin", "dev", "etc", "lib", "lib/modules", "layers", "newroot", "proc", "root", "run", "sys", "tmp"];
 
 /// Small files that programs expect.
-pub const FILES: &[(&str, &str)] = &[
+const FILES: &[(&str, &str)] = &[
     ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
 ];
@@ -47,13 +49,11 @@ pub fn applets(busybox: &[u8]) -> Result<Vec<String>> {
     Ok(names.map(Cow::into_owned).collect())
 }
 
-/// Makes the root as a directory, to be shared with a guest.
-///
-/// # Errors
-/// When a file cannot be read or written.
-pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
+/// Makes the root as a directory, with what is to be known of these modules.
+pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) -> Result<()> {
     for dir in DIRECTORIES {
-        create_dir(&root.join(dir))?;
+        let dir = root.join(dir);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     for (name, text) in FILES {
         fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
@@ -76,14 +76,11 @@ pub fn stage(root: &Path, programs: &Programs) -> Result<()> {
         executable("bin/bash", &read?)?;
         fs::create_dir_all(root.join("usr")).and_then(|()| symlink("../bin", root.join("usr/bin")))?;
     }
-    Ok(())
+    modules.map_or(Ok(()), |modules| modules.stage(root))
 }
 
 /// Gives everyone in the guest what the owner may do, except for writing, whatever the umask was: tests run programs
 /// as ordinary users.
-///
-/// # Errors
-/// When a file cannot be looked at or changed.
 pub fn open_to_all(path: &Path) -> Result<()> {
     let failed = || format!("cannot make {} readable", path.display());
     let metadata = fs::symlink_metadata(path).with_context(failed)?;
@@ -101,10 +98,6 @@ pub fn open_to_all(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn create_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -119,23 +112,21 @@ mod tests {
 
     #[test]
     fn what_a_strict_umask_closed_is_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::create_dir(path("bin")).unwrap();
-        for (name, mode) in [("bin/program", 0o700), ("bin/text", 0o600), ("bin", 0o700)] {
-            let file = path(name);
-            if !file.exists() {
-                fs::write(&file, "").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("bin");
+        fs::create_dir(&dir).unwrap();
+        symlink("/nonexistent", dir.join("link")).unwrap();
+        let files = [(dir.join("program"), 0o700, 0o755), (dir.join("text"), 0o600, 0o644), (dir, 0o700, 0o755)];
+        for (path, closed, _) in &files {
+            if !path.exists() {
+                fs::write(path, "").unwrap();
             }
-            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(*closed)).unwrap();
         }
-        symlink("/nonexistent", path("link")).unwrap();
-
-        open_to_all(dir.path()).unwrap();
-
-        for (name, mode) in [("bin/program", 0o755), ("bin/text", 0o644), ("bin", 0o755)] {
-            let now = fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
-            assert_eq!(now, mode, "{name}: {now:o}");
+        open_to_all(root.path()).unwrap();
+        for (path, _, opened) in &files {
+            let now = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(now, *opened, "{}: {now:o}", path.display());
         }
     }
 }

@@ -3,10 +3,10 @@
 //!
 //! The files are read-only there: virtme-ng puts what the guest writes into memory.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -14,31 +14,21 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::guest_root::{self, Programs};
 use crate::rundir::RunDir;
-use crate::vng::{depmod, path_with, qemu_options};
-use vm_kernels::{Arch, Kernel};
+use crate::vng::{path_with, qemu_options, stage_kernel};
+use vm_kernels::Kernel;
 
-/// A kernel's whole module directory, where virtme-ng looks for it, and QEMU beside it.
+/// virtme-ng, ready to be started.
 pub struct HostRoot {
-    /// Where virtme-ng is to be started.
+    /// Where it runs; a kernel with its whole module directory is there, and QEMU.
     pub run: RunDir,
-    /// The `vng` program.
-    pub vng: PathBuf,
-    /// What it runs on.
-    pub arch: &'static Arch,
-    /// KVM or TCG.
-    pub accel: Accel,
-    /// Its own root directory, if it has one.
+    /// The command; an argument `--shell` may follow.
+    pub command: Command,
+    /// The guest's own root directory, if it has one.
     pub root: Option<PathBuf>,
 }
 
-/// That directory, where virtme-ng is started.
-const ROOT: &str = "root";
-
 impl HostRoot {
     /// Puts everything where virtme-ng finds it, in a new directory below `runs`. With `programs` it has a root of its own.
-    ///
-    /// # Errors
-    /// When something cannot be written.
     pub fn prepare(
         kernel: &Kernel,
         accel: Accel,
@@ -49,60 +39,38 @@ impl HostRoot {
     ) -> Result<Self> {
         RunDir::clear_abandoned(runs);
         let run = RunDir::create(runs)?;
-        let root = programs.map(|_| run.path().join(ROOT));
-        if let (Some(root), Some(programs)) = (&root, programs) {
-            guest_root::stage(root, programs)?;
-        }
-        symlink(qemu, run.path().join("qemu")).context("cannot link QEMU")?;
-        stage_kernel(kernel, &run.path().join("kernel"))?;
-        Ok(Self { run, vng: vng.to_owned(), arch: kernel.arch, accel, root })
-    }
-
-    /// What `vng` is started with, in the run's directory.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["--run", "kernel/vmlinuz", "--qemu", "./qemu"]
-            .into_iter()
-            .chain(["--user", "root", "--memory", "1G", "--cpus", "1"])
-            .chain(["--force-9p", "--disable-microvm"])
-            .map(str::to_owned)
-            .collect();
-        if self.root.is_some() {
-            let own = ["--root", ROOT, "--busybox", "root/bin/busybox", "--arch", self.arch.debian];
-            arguments.extend(own.map(str::to_owned));
-        }
-        arguments.extend(qemu_options(self.arch, self.accel, &[]));
-        if self.accel == Accel::Tcg {
+        let dir = run.path();
+        symlink(qemu, dir.join("qemu")).context("cannot link QEMU")?;
+        // Unlike a guest for tests, one for people may want any module.
+        stage_kernel(kernel, &dir.join("kernel"), |modules, own| {
+            for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
+                let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
+                symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
+            }
+            Ok(())
+        })?;
+        let mut command = Command::new(vng);
+        command
+            .current_dir(dir)
+            // It finds its own parts, and no configuration of the user's.
+            .env_clear()
+            .envs(environment::allowed())
+            .envs([("HOME", dir), ("TMPDIR", dir)])
+            .env("PATH", path_with(vng)?)
+            .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu"])
+            .args(["--user", "root", "--memory", "1G", "--cpus", "1"])
+            .args(["--force-9p", "--disable-microvm"])
+            .args(qemu_options(kernel.arch, accel, &[]));
+        if accel == Accel::Tcg {
             // The host's programs may be compiled for more than the quick, plain CPU of the tests.
-            let [_, everything] = self.arch.emulated_cpu;
-            arguments.extend(["--disable-kvm".into(), format!("--qemu-opts=-cpu {everything}")]);
+            let [_, everything] = kernel.arch.emulated_cpu;
+            command.arg("--disable-kvm").arg(format!("--qemu-opts=-cpu {everything}"));
         }
-        arguments
+        let root = programs.map(|_| dir.join("root"));
+        if let (Some(root), Some(programs)) = (&root, programs) {
+            guest_root::stage(root, programs, None)?;
+            command.args(["--root", "root", "--busybox", "root/bin/busybox", "--arch", kernel.arch.debian]);
+        }
+        Ok(Self { run, command, root })
     }
-
-    /// The whole environment of virtme-ng, in which it finds its own parts, and no configuration of the user's.
-    ///
-    /// # Errors
-    /// When `PATH` cannot be extended.
-    pub fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
-        let dir = self.run.path().as_os_str().to_owned();
-        let own = [("HOME", dir.clone()), ("TMPDIR", dir), ("PATH", path_with(&self.vng)?)];
-        let own = own.map(|(name, value)| (name.into(), value));
-        Ok(environment::allowed().chain(own).collect())
-    }
-}
-
-/// Unlike a guest for tests, one for people may want any module.
-fn stage_kernel(kernel: &Kernel, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
-    let Some(modules) = &kernel.modules else { return Ok(()) };
-    let Some(release) = modules.file_name() else { return Ok(()) };
-    // depmod writes beside the modules, and the cache is not to be written to.
-    let own = dir.join("lib/modules").join(release);
-    fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
-    for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
-        let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
-        symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
-    }
-    depmod(dir, release.as_ref())
 }

@@ -45,10 +45,13 @@ impl Interrupt {
         let told = interrupt.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                if told.signal().is_some() || told.is_alone() {
+                let mut state = told.lock();
+                if state.signal.is_some() || state.subscribers.is_empty() {
                     std::process::exit(128 + signal);
                 }
-                told.raise(signal);
+                state.signal = Some(signal);
+                state.subscribers.values_mut().for_each(|callback| callback());
+                drop(state);
                 std::thread::spawn(move || {
                     std::thread::sleep(PATIENCE);
                     std::process::exit(128 + signal);
@@ -73,18 +76,6 @@ impl Interrupt {
         state.next += 1;
         state.subscribers.insert(id, Box::new(callback));
         Subscription { interrupt: self, id }
-    }
-
-    fn is_alone(&self) -> bool {
-        self.lock().subscribers.is_empty()
-    }
-
-    fn raise(&self, signal: i32) {
-        let mut state = self.lock();
-        state.signal = Some(signal);
-        for callback in state.subscribers.values_mut() {
-            callback();
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

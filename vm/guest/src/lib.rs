@@ -1,7 +1,7 @@
 //! Virtual machines: starting them, talking to the agent in them, and making sure they end.
 //!
 //! How a guest comes to be is behind [`Backend`]; everything after that is shared: the job goes over
-//! the [`channel`], [`supervise`] watches until it is over, and `judge` says what it means.
+//! a serial line, and [`supervise`] watches until it is over.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -10,30 +10,27 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
 use vm_kernels::Kernel;
-use vmtest_agent::Root;
+use vmtest_agent::{Ready, Root};
 
 pub mod accel;
 pub mod agent;
 pub mod bare;
-pub mod channel;
-pub mod command_line;
+mod command_line;
 pub mod console;
-pub mod deadline;
+mod deadline;
 pub mod decode;
-pub mod direct;
 pub mod environment;
 pub mod guest_root;
 pub mod host_root;
-pub mod initramfs;
+mod initramfs;
 pub mod interrupt;
 pub mod module_share;
 pub mod payload;
 pub mod process;
-pub mod qemu;
-pub mod qmp;
+mod qemu;
+mod qmp;
 pub mod restore;
 pub mod rundir;
 pub mod snapshots;
@@ -130,18 +127,18 @@ pub enum Link {
     Listening(UnixListener),
 }
 
-/// What the agent says of the guest once it is up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ready {
-    /// [`vmtest_agent::PROTOCOL`] of the agent.
-    pub protocol: u32,
-    /// `uname -r`.
-    pub release: String,
-    /// Seconds since the kernel started.
-    pub uptime_s: f64,
-}
-
 impl Link {
+    /// Waits until QEMU is there.
+    ///
+    /// # Errors
+    /// When it never comes, as the [`closer`](Self::closer) tells.
+    pub fn connect(self) -> std::io::Result<UnixStream> {
+        match self {
+            Self::Connected(stream) => Ok(stream),
+            Self::Listening(listener) => listener.accept().map(|(stream, _)| stream),
+        }
+    }
+
     /// Something that, when dropped, ends a wait for QEMU to connect.
     pub fn closer(&self) -> Option<Closer> {
         match self {

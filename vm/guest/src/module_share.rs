@@ -3,17 +3,16 @@
 //! They are 100 MB and more, and a guest wants none of them, or a few. So they stay on the host until one is asked for,
 //! and only depmod's lists go into the guest's root directory. Those are made once and kept in the cache.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::Spec;
-use crate::snapshots::sha256;
+use crate::snapshots::{sha256, stamp};
 use crate::vng::depmod;
 use vm_kernels::{Arch, Kernel, modules};
 
@@ -37,11 +36,6 @@ const LISTS: &[&str] = &[
     "modules.dep.bin",
     "modules.symbols.bin",
 ];
-
-/// Whether a list is for kmod's modprobe only, which is on the host, where it finds it too.
-pub fn stays_on_the_host(name: &OsStr) -> bool {
-    name.as_bytes().ends_with(b".bin")
-}
 
 /// A kernel's modules, and what a guest needs to find them.
 #[derive(Debug, Clone)]
@@ -74,33 +68,32 @@ impl ModuleShare {
         Ok(Some(Self { modules, lists }))
     }
 
-    /// Copies the lists into a guest's root directory. What they begin with is loaded by whoever mounts that.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
+    /// Copies the lists into a guest's root directory.
     pub fn stage(&self, root: &Path) -> Result<()> {
         let to = root.join(MODULES_DIR.trim_start_matches('/'));
-        let copy = || -> std::io::Result<()> {
-            fs::create_dir(&to)?;
-            for entry in fs::read_dir(&self.lists)? {
-                let entry = entry?;
-                let (from, to) = (entry.path(), to.join(entry.file_name()));
-                if entry.file_type()?.is_symlink() {
-                    symlink(fs::read_link(from)?, to)?;
-                } else if entry.file_type()?.is_file() && !stays_on_the_host(&entry.file_name()) {
-                    fs::copy(from, to)?;
-                }
-            }
-            Ok(())
-        };
-        copy().with_context(|| format!("cannot copy {}", self.lists.display()))
+        copy(&self.lists, &to).with_context(|| format!("cannot copy {}", self.lists.display()))
     }
 }
 
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&from, &to)?;
+        } else if kind.is_symlink() {
+            symlink(fs::read_link(from)?, to)?;
+        } else if !entry.file_name().as_bytes().ends_with(b".bin") {
+            // Those are for kmod's modprobe only, which is on the host, where it finds them too.
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a guest's programs find as their root directory, and which directory of the host's its machine shares for that.
-///
-/// # Errors
-/// When a path is not UTF-8, or a directory cannot be made.
 pub fn root(spec: &Spec<'_>, modules: Option<&ModuleShare>) -> Result<(Root, PathBuf)> {
     let keep = spec.keep.to_vec();
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
@@ -138,13 +131,11 @@ fn add_files(dir: &Path, identity: &mut Vec<u8>) -> Result<()> {
     let mut entries = fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        let metadata = entry.metadata()?;
         identity.extend_from_slice(entry.file_name().as_bytes());
-        let stamp = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        if metadata.is_dir() {
+        if entry.file_type()?.is_dir() {
             add_files(&entry.path(), identity)?;
         } else {
-            identity.extend_from_slice(format!("{stamp:?}").as_bytes());
+            identity.extend_from_slice(format!("{:?}", stamp(&entry.path())?).as_bytes());
         }
     }
     Ok(())

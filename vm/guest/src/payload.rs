@@ -1,8 +1,9 @@
 //! What is brought into a guest: files, as one tar archive.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Seek;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -14,39 +15,24 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Writes the payload as a tar archive and returns its length in bytes.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn write_tar(&self, out: impl Write) -> Result<u64> {
-        let mut counted = Counted { inner: out, bytes: 0 };
-        {
-            let mut archive = tar::Builder::new(&mut counted);
-            archive.mode(tar::HeaderMode::Deterministic);
-            // The linker's alignment leaves holes in programs; the agent reads no sparse entries.
-            archive.sparse(false);
-            for (name, from) in &self.files {
-                archive.append_path_with_name(from, name).with_context(|| format!("cannot pack {}", from.display()))?;
-            }
-            archive.finish().context("cannot pack the payload")?;
+    /// Writes the payload as a tar archive into an empty file and returns its length in bytes.
+    pub fn write_tar(&self, out: &mut File) -> Result<u64> {
+        let mut archive = tar::Builder::new(&mut *out);
+        archive.mode(tar::HeaderMode::Deterministic);
+        // The linker's alignment leaves holes in programs; the agent reads no sparse entries.
+        archive.sparse(false);
+        for (name, from) in &self.files {
+            archive.append_path_with_name(from, name).with_context(|| format!("cannot pack {}", from.display()))?;
         }
-        Ok(counted.bytes)
-    }
-}
-
-struct Counted<W> {
-    inner: W,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let written = self.inner.write(data)?;
-        self.bytes += written as u64;
-        Ok(written)
+        archive.into_inner().and_then(|out| out.stream_position()).context("cannot pack the payload")
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
+    /// Puts it into a guest's root directory, and says where it is.
+    pub fn stage(&self, root: &Path) -> Result<vmtest_agent::Payload> {
+        const NAME: &str = "payload.tar";
+        let path = root.join(NAME);
+        let mut file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        self.write_tar(&mut file)?;
+        Ok(vmtest_agent::Payload::Archive(format!("/{NAME}")))
     }
 }

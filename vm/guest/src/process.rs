@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use command_fds::CommandFdExt;
@@ -49,9 +48,7 @@ impl SupervisedCommand {
         command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string()).arg(program);
         Ok(Self { command, program: program.to_string_lossy().into_owned(), report: (reader, writer) })
     }
-}
 
-impl SupervisedCommand {
     /// Runs what `command` runs, with its arguments, environment and directory; not with its standard descriptors, which
     /// nobody can ask it for.
     pub fn like(command: &Command) -> Result<Self> {
@@ -145,21 +142,16 @@ impl Supervised {
 
     /// Waits until the program and all it started have ended; the status is the program's, and always the same.
     pub fn wait(&self) -> Result<ExitStatus> {
-        self.poll_exit(None)?;
-        self.reap()
-    }
-
-    /// As [`wait`](Self::wait), for no longer than this; `None` when time is up and it still runs.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        if self.poll_exit(Some(timeout))? { self.reap().map(Some) } else { Ok(None) }
+        self.is_dead(PollTimeout::NONE)?;
+        self.reap(&mut self.supervisor.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the program and all it started, and returns once nothing is left. Does nothing if they have ended.
     pub fn kill(&self) -> Result<ExitStatus> {
         {
             let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = self.reap_locked(&mut supervisor, false)? {
-                return Ok(status);
+            if self.is_dead(PollTimeout::ZERO)? {
+                return self.reap(&mut supervisor);
             }
             // Not collected yet, and nobody can while the lock is held: the pid is still the supervisor's.
             for signal in [Signal::SIGTERM, Signal::SIGCONT] {
@@ -170,40 +162,20 @@ impl Supervised {
     }
 
     /// Whether the supervisor is dead, waiting for it no longer than `timeout`.
-    fn poll_exit(&self, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(self.supervisor_exit.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, poll_timeout(left)) {
-                Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return Ok(true),
-                Err(error) => {
-                    return Err(error).with_context(|| format!("waiting for {}", self.program));
-                }
-            }
-        }
+    fn is_dead(&self, timeout: PollTimeout) -> Result<bool> {
+        poll_exit(&self.supervisor_exit, timeout).with_context(|| format!("waiting for {}", self.program))
     }
 
-    fn reap(&self) -> Result<ExitStatus> {
-        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reap_locked(&mut supervisor, true)?.context("it has ended and has no status")
-    }
-
-    /// The status if the supervisor is dead (`dead`: it is known to be).
-    fn reap_locked(&self, supervisor: &mut Child, dead: bool) -> Result<Option<ExitStatus>> {
+    /// The status, once the supervisor is dead.
+    fn reap(&self, supervisor: &mut Child) -> Result<ExitStatus> {
         let waiting = || format!("waiting for {}", self.program);
-        if dead || self.poll_exit(Some(Duration::ZERO))? {
-            // Only a supervisor that was killed itself can leave anything; its pid names the session until it is collected.
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-            let status = waitid(Id::PIDFd(self.supervisor_exit.as_fd()), flags);
-            if matches!(status, Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))) {
-                end_session(self.supervisor_pid).with_context(waiting)?;
-            }
-            return supervisor.wait().map(Some).with_context(waiting);
+        // Only a supervisor that was killed itself can leave anything; its pid names the session until it is collected.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::PIDFd(self.supervisor_exit.as_fd()), flags);
+        if matches!(status, Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))) {
+            end_session(self.supervisor_pid).with_context(waiting)?;
         }
-        Ok(None)
+        supervisor.wait().with_context(waiting)
     }
 }
 
@@ -233,17 +205,19 @@ fn end_session(session: Pid) -> io::Result<()> {
             return Ok(());
         }
         for exit in ending {
-            let mut fds = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            poll_exit(&exit, PollTimeout::NONE)?;
         }
     }
 }
 
-/// Whole milliseconds, rounded up so that waiting does not end in a rush of empty polls.
-fn poll_timeout(left: Option<Duration>) -> PollTimeout {
-    let Some(left) = left else { return PollTimeout::NONE };
-    let milliseconds = left.as_micros().div_ceil(1000);
-    i32::try_from(milliseconds).ok().and_then(|ms| ms.try_into().ok()).unwrap_or(PollTimeout::MAX)
+/// Whether a process is dead of which this is the pidfd, waiting for it no longer than `timeout`.
+fn poll_exit(pidfd: &OwnedFd, timeout: PollTimeout) -> io::Result<bool> {
+    loop {
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -254,31 +228,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Stdio;
-    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use super::*;
-
-    /// What [`parent`] is to run, as words for a shell.
-    const PARENT: &str = "VM_GUEST_TEST_PARENT";
-
-    /// A process that runs a supervised program and is to be killed: this test binary, running only this test.
-    fn start_parent(script: &str) -> Child {
-        Command::new("/proc/self/exe")
-            .args(["process::tests::parent", "--exact", "--ignored", "--nocapture"])
-            .env(PARENT, script)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    #[test]
-    #[ignore = "is no test: the process that tests kill"]
-    fn parent() {
-        let script = std::env::var(PARENT).unwrap();
-        Supervised::spawn(sh(&script)).unwrap().wait().unwrap();
-    }
-
-    const DEADLINE: Duration = Duration::from_secs(20);
+    use crate::deadline::Until;
 
     fn sh(script: &str) -> SupervisedCommand {
         let mut command = SupervisedCommand::new("sh").unwrap();
@@ -286,88 +239,65 @@ mod tests {
         command
     }
 
-    /// Reads to the end, which comes when the last process that holds the other end is gone.
-    fn read_to_end(from: impl AsFd + Read) -> String {
-        let deadline = Instant::now() + DEADLINE;
-        let mut from = from;
-        let mut text = Vec::new();
-        loop {
-            let left = Some(deadline.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-            assert_ne!(poll(&mut fds, poll_timeout(left)), Ok(0), "still open after {DEADLINE:?}");
-            let mut chunk = [0; 4096];
-            match from.read(&mut chunk).unwrap() {
-                0 => return String::from_utf8(text).unwrap(),
-                n => text.extend(&chunk[..n]),
-            }
-        }
+    /// Starts a command, and returns this end of its output, which ends when the last process that holds the other does.
+    fn start(mut command: SupervisedCommand) -> (Supervised, BufReader<Until>) {
+        let (stream, output) = UnixStream::pair().unwrap();
+        command.stdout(OwnedFd::from(output));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        (Supervised::spawn(command).unwrap(), BufReader::new(Until { stream, deadline }))
+    }
+
+    fn read_to_end(mut from: impl Read) -> String {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
     }
 
     /// Children in the program's group, in a session of their own, and orphaned in one; then `ready`.
     const FAMILY: &str = "sleep 1000 & setsid sleep 1000 & \
         setsid sh -c 'sleep 1000 & setsid sleep 1000 & echo ready; wait' & wait";
 
-    fn read_ready(from: impl Read) -> impl BufRead {
-        let mut lines = BufReader::new(from);
+    /// A program that is as far as to say so.
+    fn start_ready(script: &str) -> (Supervised, impl Read) {
+        let (supervised, mut output) = start(sh(script));
         let mut line = String::new();
-        while line != "ready\n" {
-            line.clear();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "ended before it was ready");
-        }
-        lines
-    }
-
-    /// The test's own end of a pipe that every process of the family holds.
-    fn start_family() -> (Supervised, ChildStdout) {
-        let mut command = sh(FAMILY);
-        command.stdout(Stdio::piped());
-        let mut supervised = Supervised::spawn(command).unwrap();
-        let mut stdout = supervised.stdout.take().unwrap();
-        read_ready(&mut stdout);
-        (supervised, stdout)
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        (supervised, output)
     }
 
     #[test]
-    fn the_exit_code_output_and_input_are_the_programs() {
-        let mut command = SupervisedCommand::new("sh").unwrap();
-        command.args(["-c", "cat; echo \"$A\" >&2; pwd; exit 7"]);
+    fn status_output_and_input_are_the_programs() {
+        let mut command = sh("cat; echo \"$A\"; pwd; exit 7");
         command.env("A", "é b").current_dir("/");
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut supervised = Supervised::spawn(command).unwrap();
+        command.stdin(reader);
+        let (supervised, output) = start(command);
         File::from(writer).write_all(b"in\n").unwrap();
-        assert_eq!(read_to_end(supervised.stdout.take().unwrap()), "in\n/\n");
-        assert_eq!(read_to_end(supervised.stderr.take().unwrap()), "é b\n");
+        assert_eq!(read_to_end(output), "in\né b\n/\n");
         assert_eq!(supervised.wait().unwrap().code(), Some(7));
         assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
         assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
-    }
-
-    #[test]
-    fn a_death_by_signal_is_told_apart_from_an_exit_code() {
         for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV] {
             let supervised = Supervised::spawn(sh(&format!("kill -{} $$", signal as i32))).unwrap();
             assert_eq!(supervised.wait().unwrap().signal(), Some(signal as i32));
         }
-        let status = Supervised::spawn(sh("exit 137")).unwrap().wait().unwrap();
-        assert_eq!(status.code(), Some(137));
     }
 
     #[test]
     fn a_program_that_cannot_be_executed_is_an_error_that_names_it() {
-        let spawn = |program| Supervised::spawn(SupervisedCommand::new(program).unwrap());
-        let error = format!("{:#}", spawn("no-such-program-here").unwrap_err());
-        assert!(error.contains("cannot start no-such-program-here: No such file"), "{error}");
-        let error = format!("{:#}", spawn("/etc/passwd").unwrap_err());
-        assert!(error.contains("cannot start /etc/passwd: Permission denied"), "{error}");
+        for (program, words) in [("no-such-program-here", "No such file"), ("/etc/passwd", "Permission denied")] {
+            let error = Supervised::spawn(SupervisedCommand::new(program).unwrap()).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(error.contains(&format!("cannot start {program}: {words}")), "{error}");
+        }
     }
 
     #[test]
     fn signals_are_neither_blocked_nor_ignored_in_the_program() {
         let mut command = SupervisedCommand::new("cat").unwrap();
-        command.arg("/proc/self/status").stdout(Stdio::piped());
-        let mut supervised = Supervised::spawn(command).unwrap();
-        let status = read_to_end(supervised.stdout.take().unwrap());
+        command.arg("/proc/self/status");
+        let status = read_to_end(start(command).1);
         let mask = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
@@ -381,81 +311,38 @@ mod tests {
     }
 
     #[test]
-    fn kill_ends_everything_while_another_thread_waits() {
-        let (supervised, stdout) = start_family();
-        let supervised = Arc::new(supervised);
-        let waiter = std::thread::spawn({
-            let supervised = supervised.clone();
-            move || supervised.wait().unwrap()
+    fn kill_and_drop_end_everything_also_while_another_thread_waits() {
+        let (supervised, output) = start_ready(FAMILY);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| supervised.wait().unwrap());
+            assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
+            assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         });
-        assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
-        assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
-        assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
-        read_to_end(stdout);
-    }
-
-    #[test]
-    fn drop_ends_everything() {
-        let (supervised, stdout) = start_family();
+        read_to_end(output);
+        let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
-        read_to_end(stdout);
+        read_to_end(output);
     }
 
     #[test]
     fn what_the_program_leaves_behind_ends_with_it() {
-        let mut command = sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3");
-        command.stdout(Stdio::piped());
-        let mut supervised = Supervised::spawn(command).unwrap();
-        read_to_end(supervised.stdout.take().unwrap());
+        let (supervised, output) = start(sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3"));
+        read_to_end(output);
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
     }
 
     #[test]
-    fn sigkill_of_the_parent_ends_everything() {
-        let mut parent = start_parent(FAMILY);
-        let mut stdout = parent.stdout.take().unwrap();
-        read_ready(&mut stdout);
-        parent.kill().unwrap();
-        parent.wait().unwrap();
-        read_to_end(stdout);
-    }
-
-    #[test]
-    fn sigkill_of_the_guard_ends_the_program_and_its_session() {
-        let mut command = sh("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
-        command.stdout(Stdio::piped());
-        let mut supervised = Supervised::spawn(command).unwrap();
-        let mut stdout = supervised.stdout.take().unwrap();
-        read_ready(&mut stdout);
+    fn sigkill_of_the_supervisor_ends_the_program_and_its_session() {
+        let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         kill(supervised.supervisor_pid, Signal::SIGKILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));
-        read_to_end(stdout);
+        read_to_end(output);
     }
 
     #[test]
-    fn sigkill_of_the_guard_ends_the_program_also_when_the_parent_cannot_act() {
-        let mut parent = start_parent("echo ready; exec sleep 1000");
-        let mut stdout = parent.stdout.take().unwrap();
-        read_ready(&mut stdout);
-        let pid = proc::pid_of(parent.id());
-        let supervisor = proc::processes().unwrap().find(|process| process.parent == pid).unwrap();
-        // The parent's own output is the pipe too, so it has to be gone as well; but first it may do nothing.
-        kill(pid, Signal::SIGSTOP).unwrap();
-        kill(supervisor.pid, Signal::SIGKILL).unwrap();
-        kill(pid, Signal::SIGKILL).unwrap();
-        parent.wait().unwrap();
-        read_to_end(stdout);
-    }
-
-    #[test]
-    fn a_descriptor_is_handed_through_and_belongs_to_the_program_alone() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut command = sh("echo through >&3; exec 3>&-; exec sleep 1000");
-        command.fd_mappings(vec![command_fds::FdMapping { parent_fd: theirs.into(), child_fd: 3 }]).unwrap();
-        let supervised = Supervised::spawn(command).unwrap();
-        assert_eq!(read_to_end(&ours), "through\n", "the end comes although it still runs");
-        assert_eq!(supervised.wait_timeout(Duration::ZERO).unwrap(), None);
-        supervised.kill().unwrap();
-        assert!(supervised.wait_timeout(Duration::ZERO).unwrap().is_some());
+    fn a_descriptor_belongs_to_the_program_alone() {
+        let (supervised, output) = start(sh("echo through; exec >&-; exec sleep 1000"));
+        assert_eq!(read_to_end(output), "through\n", "the end comes although it still runs");
+        assert!(!supervised.is_dead(PollTimeout::ZERO).unwrap());
     }
 }

@@ -7,7 +7,7 @@
 //! their own.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -20,18 +20,21 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_kernels::Arch;
 use vmtest_agent::{Root, SHARE_TAG};
 
-use crate::accel::Accel;
 use crate::process::{Supervised, SupervisedCommand};
-use crate::{Link, Vm, command_line};
+use crate::{Link, Spec, Vm, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
 const CONSOLE_FD: i32 = 10;
 const CHANNEL_FD: i32 = 11;
 const MONITOR_FD: i32 = 12;
-const PAYLOAD_FD: i32 = 13;
-const LOCK_FD: i32 = 14;
-const STATE_FD: i32 = 15;
-const SHARE_FD: i32 = 16;
+/// The memory that the guest sees as a device.
+pub const PAYLOAD_FD: i32 = 13;
+/// A lock on what the machine uses.
+pub const LOCK_FD: i32 = 14;
+/// Where a saved state is to be read from.
+pub const STATE_FD: i32 = 15;
+/// The directory that the guest can mount.
+pub const SHARE_FD: i32 = 16;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
 pub const RAM: &str = "ram";
@@ -41,44 +44,22 @@ pub const INITRAMFS: &str = "initramfs";
 /// A machine to be started.
 #[derive(Debug)]
 pub struct Machine<'a> {
-    /// What it is.
-    pub arch: &'static Arch,
+    /// Its architecture, memory, processors and kernel parameters.
+    pub spec: &'a Spec<'a>,
     /// The QEMU program.
     pub qemu: &'a Path,
-    /// KVM or TCG.
-    pub accel: Accel,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// What holds that memory.
+    /// What holds its memory, and with that whether it boots or waits for a saved state, [`STATE_FD`].
     pub memory: Memory,
-    /// The kernel's image; for one that waits the start of it will do, or nothing: see [`crate::restore`].
+    /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
-    /// Further kernel parameters.
-    pub kernel_args: &'a [String],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
-    /// How many bytes of memory, [`Fds::payload`], the guest sees as a device: a power of two.
+    /// How many bytes [`PAYLOAD_FD`] has, a power of two; a guest that has this has [`SHARE_FD`], too.
     pub ivshmem: Option<u64>,
-    /// Whether it has a share, [`Fds::share`].
-    pub share: bool,
-    /// How many processors it has.
-    pub cpus: u32,
-    /// Whether it waits for a saved state, [`Fds::state`], instead of booting.
-    pub waits: bool,
 }
 
-/// What a machine is given to read from, and to keep open as long as it lives.
-#[derive(Debug, Default)]
-pub struct Fds {
-    /// The memory that the guest sees as a device.
-    pub payload: Option<File>,
-    /// Where a saved state is to be read from.
-    pub state: Option<OwnedFd>,
-    /// A lock on what the machine uses.
-    pub lock: Option<File>,
-    /// The directory that the guest can mount.
-    pub share: Option<File>,
-}
+/// What a machine is given to read from, and to keep open as long as it lives, and under which number.
+pub type Fds = Vec<(i32, OwnedFd)>;
 
 /// What holds a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +89,13 @@ pub struct Running {
 }
 
 impl Machine<'_> {
+    /// Writes the initramfs that the machine is to boot.
+    pub fn write_initramfs(&self, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(INITRAMFS);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Starts QEMU.
-    ///
-    /// # Errors
-    /// When it cannot be executed, or this process has no descriptors left.
     pub fn start(&self, handed: Fds) -> Result<Running> {
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
@@ -124,18 +108,9 @@ impl Machine<'_> {
         let (console, its_console) = pair()?;
         let (channel, its_channel) = pair()?;
         let (monitor, its_monitor) = pair()?;
-        let inherited = [
-            (CONSOLE_FD, Some(its_console.into())),
-            (CHANNEL_FD, Some(its_channel.into())),
-            (MONITOR_FD, Some(its_monitor.into())),
-            (PAYLOAD_FD, handed.payload.map(OwnedFd::from)),
-            (LOCK_FD, handed.lock.map(OwnedFd::from)),
-            (STATE_FD, handed.state),
-            (SHARE_FD, handed.share.map(OwnedFd::from)),
-        ];
-        let mappings = inherited
-            .into_iter()
-            .filter_map(|(child_fd, parent_fd)| parent_fd.map(|parent_fd| FdMapping { parent_fd, child_fd }));
+        let streams = [(CONSOLE_FD, its_console), (CHANNEL_FD, its_channel), (MONITOR_FD, its_monitor)];
+        let streams = streams.map(|(child_fd, stream)| (child_fd, OwnedFd::from(stream)));
+        let mappings = streams.into_iter().chain(handed).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).context("two descriptors for QEMU have the same number")?;
         let process = Supervised::spawn(command)?;
         Ok(Running { process, console, printed: Vec::new(), channel, monitor })
@@ -143,19 +118,19 @@ impl Machine<'_> {
 
     /// The whole command line. It does not depend on this process or on this run.
     pub fn arguments(&self) -> Vec<OsString> {
+        let (arch, accel) = (self.spec.kernel.arch, self.spec.accel);
         let mut arguments: Vec<OsString> = [
-            bare_machine(self.arch),
-            acceleration(self.arch, self.accel),
-            memory(self.memory, self.memory_mib),
+            bare_machine(arch),
+            strings(["-accel", accel.name(), "-cpu", accel.cpu(arch)]),
+            memory(self.memory, self.spec.memory_mib),
             connected("console", CONSOLE_FD),
             strings(["-serial", "chardev:console"]),
             connected("channel", CHANNEL_FD),
-            self.arch.channel("channel").to_vec(),
-            monitor(),
-            self.ivshmem.map(|bytes| ivshmem(bytes, self.memory)).unwrap_or_default(),
-            strings(["-smp", &self.cpus.to_string()]),
-            if self.share { host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat() } else { Vec::new() },
-            if self.waits { waiting() } else { Vec::new() },
+            arch.channel("channel").to_vec(),
+            connected("monitor", MONITOR_FD),
+            strings(["-mon", "chardev=monitor,mode=control"]),
+            self.ivshmem.map(|bytes| payload_and_share(bytes, self.memory)).unwrap_or_default(),
+            strings(["-smp", &self.spec.cpus.to_string()]),
         ]
         .concat()
         .into_iter()
@@ -164,9 +139,12 @@ impl Machine<'_> {
         if let Some(kernel) = self.kernel {
             arguments.extend(["-kernel".into(), kernel.into()]);
         }
-        if !self.waits {
+        if self.memory == Memory::CopyOfFile {
+            // It waits to be told where its state is: the capability that it was saved with must be set first.
+            arguments.extend(["-incoming", "defer"].map(OsString::from));
+        } else {
             arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
-            arguments.push(command_line::own(self.arch, self.accel, self.kernel_args).join(" ").into());
+            arguments.push(command_line::own(arch, accel, self.spec.kernel_args).join(" ").into());
         }
         arguments
     }
@@ -226,10 +204,6 @@ fn bare_machine(arch: &Arch) -> Vec<String> {
     ])
 }
 
-fn acceleration(arch: &Arch, accel: Accel) -> Vec<String> {
-    strings(["-accel", accel.name(), "-cpu", accel.cpu(arch)])
-}
-
 fn memory(memory: Memory, mib: u32) -> Vec<String> {
     let size = format!("{mib}M");
     if memory == Memory::Anonymous {
@@ -261,17 +235,13 @@ fn connected(id: &str, fd: i32) -> Vec<String> {
     strings(["-chardev", &format!("socket,id={id},fd={fd}")])
 }
 
-fn monitor() -> Vec<String> {
-    [connected("monitor", MONITOR_FD), strings(["-mon", "chardev=monitor,mode=control"])].concat()
-}
-
-/// Memory that the guest sees as a PCI device, which holds the payload.
+/// Memory that the guest sees as a PCI device, which holds the payload, and the directory that it can mount.
 ///
-/// It is named by way of /proc since only memory with a file's name is left out of a saved state,
+/// The memory is named by way of /proc since only memory with a file's name is left out of a saved state,
 /// as the guest's own is. Being the `master` is what allows it to be saved at all.
-fn ivshmem(bytes: u64, memory: Memory) -> Vec<String> {
+fn payload_and_share(bytes: u64, memory: Memory) -> Vec<String> {
     let share = share(memory);
-    strings([
+    let payload = strings([
         "-object",
         &format!(
             "memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},\
@@ -279,7 +249,8 @@ fn ivshmem(bytes: u64, memory: Memory) -> Vec<String> {
         ),
         "-device",
         "ivshmem-plain,memdev=payload,master=on",
-    ])
+    ]);
+    [payload, host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat()].concat()
 }
 
 /// A directory that the guest can mount, and only read. A machine can be saved with it while it is not mounted.
@@ -290,71 +261,11 @@ pub fn host_share(path: &str) -> [[String; 2]; 2] {
     [["-fsdev".into(), fsdev], ["-device".into(), device]]
 }
 
-/// Waits to be told where its state is: the capability that it was saved with must be set first.
-fn waiting() -> Vec<String> {
-    strings(["-incoming", "defer"])
-}
-
 /// Memory with a descriptor, full of zeros.
-///
-/// # Errors
-/// When the kernel refuses.
 pub fn blank_memory(bytes: u64) -> Result<File> {
     let file = memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)
         .map(File::from)
         .context("cannot make memory for the payload")?;
     file.set_len(bytes).context("cannot make memory for the payload")?;
     Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn arguments(memory: Memory, waits: bool) -> String {
-        let machine = Machine {
-            arch: Arch::host(),
-            qemu: Path::new("/elsewhere/qemu"),
-            accel: Accel::Tcg,
-            memory_mib: 512,
-            memory,
-            kernel: Some(Path::new("kernel")),
-            kernel_args: &["quiet".to_owned()],
-            dir: Path::new("/elsewhere"),
-            ivshmem: Some(64 << 20),
-            share: true,
-            cpus: 1,
-            waits,
-        };
-        let arguments = machine.arguments();
-        arguments.iter().map(|it| it.to_string_lossy()).collect::<Vec<_>>().join(" ")
-    }
-
-    /// QEMU takes a saved state into a machine of the same devices only.
-    #[test]
-    fn a_machine_is_restored_with_the_devices_that_it_was_saved_with() {
-        let saved = arguments(Memory::File, false);
-        let parameters = command_line::own(Arch::host(), Accel::Tcg, &["quiet".to_owned()]).join(" ");
-        let boot = format!("-initrd initramfs -append {parameters}");
-        let expected =
-            saved.replace("share=on", "share=off").replace(&boot, "").replace(" -kernel", " -incoming defer -kernel");
-        assert_eq!(arguments(Memory::CopyOfFile, true).trim(), expected.trim());
-    }
-
-    #[test]
-    fn a_restored_guest_changes_no_file() {
-        let arguments = arguments(Memory::CopyOfFile, true);
-        assert_eq!(arguments.matches("share=off").count(), 2, "{arguments}");
-        assert!(!arguments.contains("share=on"), "{arguments}");
-    }
-
-    #[test]
-    fn nothing_depends_on_where_things_are() {
-        assert!(!arguments(Memory::File, false).contains("elsewhere"));
-    }
-
-    #[test]
-    fn a_guest_without_a_saved_state_has_memory_of_its_own() {
-        assert!(!arguments(Memory::Anonymous, false).contains("id=ram"));
-    }
 }

@@ -8,10 +8,9 @@
 //! device, which the guest had mapped, unread, when it was saved.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -20,21 +19,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
-use vmtest_agent::{PROTOCOL, Root};
+use vmtest_agent::{PROTOCOL, Ready, Root};
 
 use crate::accel::Accel;
-use crate::console::{self, Console, Notice};
+use crate::console::{self, Console};
 use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
-use crate::guest_root::Programs;
-use crate::initramfs::Contents;
+use crate::guest_root::{self, Programs};
 use crate::interrupt::Interrupt;
 use crate::module_share::{self, ModuleShare};
 use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::{self, Qmp};
-use crate::snapshots::{self, CONSOLE, Key, STATE, Snapshot, Snapshots};
+use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Backend, Ready, Spec, Vm};
+use crate::{Backend, Spec, Vm, initramfs};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
@@ -48,11 +46,6 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The most that a guest may have printed, in bytes, to be saved: all of it is classified again at every run.
 const LONGEST_CONSOLE: usize = 1 << 20;
-
-/// The start of the kernel's image, in the directory of a saved guest, where there must be one. To a machine that is to
-/// boot a bzImage QEMU adds a ROM, so a machine that takes up such a guest must have it as well; but the kernel is in the
-/// guest's memory already, and loading all of it again would be time wasted.
-const KERNEL_HEADER: &str = "kernel-header";
 
 /// Restores saved guests, and saves them first if need be.
 pub struct Restore<'a> {
@@ -86,10 +79,10 @@ impl Backend for Restore<'_> {
     }
 
     fn verify_snapshot(&self, spec: &Spec<'_>) -> Result<Option<String>> {
-        let key = Key::of(&Guest::new(self, spec)?.key_material()?);
-        match self.snapshots.find(&key)? {
+        let key_material = Guest::new(self, spec)?.key_material()?;
+        match self.snapshots.find(&key_material)? {
             Some(saved) if !snapshots::verify_ram(&saved.dir)? => {
-                self.snapshots.discard(&key)?;
+                self.snapshots.discard(&key_material)?;
                 Ok(Some("the memory of its saved guest was damaged".into()))
             }
             _ => Ok(None),
@@ -114,7 +107,8 @@ impl<'a> Guest<'a> {
     fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let (root, shared) = module_share::root(spec, modules.as_ref())?;
-        let contents = Contents::gather(&warm.programs)?;
+        let contents = spec.run.path().join("root");
+        guest_root::stage(&contents, &warm.programs, modules.as_ref())?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = spec.payload.write_tar(&mut archive)?;
         let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
@@ -122,7 +116,7 @@ impl<'a> Guest<'a> {
         Ok(Self {
             warm,
             spec,
-            initramfs: contents.with_modules(modules.as_ref()).build()?,
+            initramfs: initramfs::pack(&contents)?,
             root,
             shared,
             archive,
@@ -135,13 +129,12 @@ impl<'a> Guest<'a> {
     fn restored(&self, note: &dyn Fn(String)) -> Result<Vm> {
         let snapshots = &self.warm.snapshots;
         let key_material = self.key_material()?;
-        let key = Key::of(&key_material);
-        match snapshots.find(&key).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
+        match snapshots.find(&key_material).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => note("booting it once, to save it".into()),
             Err(error) => {
                 note(format!("its saved state is no good, making another: {error:#}"));
-                snapshots.discard(&key)?;
+                snapshots.discard(&key_material)?;
             }
         }
         let name = &self.spec.kernel.name;
@@ -153,17 +146,19 @@ impl<'a> Guest<'a> {
 
     /// A guest that was not saved, for a kernel that cannot be.
     fn booted(&self) -> Result<Vm> {
-        let dir = self.spec.run.path();
-        write(&dir.join(INITRAMFS), &self.initramfs)?;
-        let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), dir);
-        Ok(machine.start(self.with_payload()?)?.into_started(self.payload.clone(), self.root.clone()))
+        let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
+        machine.write_initramfs(&self.initramfs)?;
+        Ok(machine.start(self.fds(&self.archive)?)?.into_started(self.payload.clone(), self.root.clone()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
-        let header = saved.dir.join(KERNEL_HEADER).exists().then_some(Path::new(KERNEL_HEADER));
-        let machine = Machine { waits: true, ..self.machine(Memory::CopyOfFile, header, &saved.dir) };
-        let handed = Fds { state: Some(piped(saved.state)?), lock: Some(saved.lock), ..self.with_payload()? };
-        let mut running = machine.start(handed)?;
+        // To a machine that is to boot a bzImage QEMU adds a ROM, so one that takes up such a guest must have it as well.
+        let image = &*self.spec.kernel.image;
+        let adds_a_rom = kernels::image::inspect(image)?.payload.is_some();
+        let machine = self.machine(Memory::CopyOfFile, adds_a_rom.then_some(image), &saved.dir);
+        let mut fds = self.fds(&self.archive)?;
+        fds.extend([(qemu::STATE_FD, piped(saved.state)?), (qemu::LOCK_FD, saved.lock.into())]);
+        let mut running = machine.start(fds)?;
         // What its boot said belongs to every run, as if this one had booted it.
         running.printed = saved.console;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
@@ -176,22 +171,18 @@ impl<'a> Guest<'a> {
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
-        write(&dir.join(INITRAMFS), &self.initramfs)?;
-        if let Some(header) = header_of(&self.spec.kernel.image)? {
-            write(&dir.join(KERNEL_HEADER), &header)?;
-        }
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
-        let payload = Some(qemu::blank_memory(self.ivshmem)?);
-        let mut running = machine.start(Fds { payload, ..self.with_share()? })?;
+        machine.write_initramfs(&self.initramfs)?;
+        let mut running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
             Err(error) => {
                 // Its reader ends with that; whoever judges it has the rest to do.
                 let _ = running.console.shutdown(Shutdown::Read);
-                let printed = printed.join().unwrap_or_default();
-                if printed.panicked || left(self.spec.deadline).is_none() {
-                    running.printed = printed.bytes;
+                let (printed, panicked) = printed.join().unwrap_or_default();
+                if panicked || left(self.spec.deadline).is_none() {
+                    running.printed = printed;
                     *failed = Some(running.into_started(self.payload.clone(), self.root.clone()));
                 }
                 return Err(error);
@@ -200,38 +191,21 @@ impl<'a> Guest<'a> {
         leave(&running.monitor, self.spec.deadline)?;
         // With the process the console ends, and then all of it was read.
         running.process.kill()?;
-        let printed = printed.join().unwrap_or_default().bytes;
+        let (printed, _) = printed.join().unwrap_or_default();
         ensure!(printed.len() < LONGEST_CONSOLE, "it printed too much to be kept");
-        write(&dir.join(CONSOLE), &printed)?;
+        fs::write(dir.join(CONSOLE), printed).context("cannot keep its console")?;
         fs::remove_file(dir.join(INITRAMFS))?;
         Ok(ready)
     }
 
     fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
-        Machine {
-            arch: self.spec.kernel.arch,
-            qemu: &self.warm.qemu,
-            accel: self.spec.accel,
-            memory_mib: self.spec.memory_mib,
-            memory,
-            kernel,
-            kernel_args: self.spec.kernel_args,
-            dir,
-            ivshmem: Some(self.ivshmem),
-            share: true,
-            cpus: self.spec.cpus,
-            waits: false,
-        }
+        Machine { spec: self.spec, qemu: &self.warm.qemu, memory, kernel, dir, ivshmem: Some(self.ivshmem) }
     }
 
-    fn with_payload(&self) -> Result<Fds> {
-        let payload = self.archive.try_clone().context("cannot hand the payload to QEMU")?;
-        Ok(Fds { payload: Some(payload), ..self.with_share()? })
-    }
-
-    fn with_share(&self) -> Result<Fds> {
+    fn fds(&self, payload: &File) -> Result<Fds> {
+        let payload = payload.try_clone().context("cannot hand the payload to QEMU")?;
         let shared = File::open(&self.shared).with_context(|| format!("cannot open {}", self.shared.display()))?;
-        Ok(Fds { share: Some(shared), ..Fds::default() })
+        Ok(vec![(qemu::PAYLOAD_FD, payload.into()), (qemu::SHARE_FD, shared.into())])
     }
 
     /// Everything that a saved guest depends on.
@@ -241,6 +215,8 @@ impl<'a> Guest<'a> {
             Some(sha256) => sha256.clone(),
             None => kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?,
         };
+        let qemu = &self.warm.qemu;
+        let qemu = qemu.canonicalize().with_context(|| format!("cannot find {}", qemu.display()))?;
         // Where the kernel and the guest lie does not matter.
         let machine = self.machine(Memory::File, Some(Path::new("kernel")), Path::new("."));
         let arguments = machine.arguments();
@@ -250,18 +226,21 @@ impl<'a> Guest<'a> {
             "protocol": PROTOCOL,
             "kernel": kernel,
             "initramfs": snapshots::sha256(&self.initramfs),
-            "qemu": program_identity(&self.warm.qemu)?,
+            "qemu": [json!(qemu), json!(snapshots::stamp(&qemu)?)],
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,
         }))
     }
 
-    /// Waits for the agent's first word, and no longer than the kernel lives.
+    /// Waits for the agent's first word, which says that it is ready, and no longer than the kernel lives.
     fn wait_until_ready(&self, running: &Running) -> Result<Ready> {
         let channel = running.channel.try_clone()?;
         let _interrupt = self.warm.interrupt.subscribe(move || hang_up(&channel));
         let stream = running.channel.try_clone()?;
-        first_word(Until { stream, deadline: self.spec.deadline })
+        let mut lines = Lines::new(Until { stream, deadline: self.spec.deadline }, decode::READY_LIMIT);
+        let line = lines.next_line().context("nothing was heard of its agent in time")?;
+        let line = line.context("it ended before it was ready")?;
+        line.and_then(decode::ready).context("its agent is not ours")
     }
 }
 
@@ -269,46 +248,24 @@ fn hang_up(channel: &UnixStream) {
     let _ = channel.shutdown(Shutdown::Both);
 }
 
-/// What a guest printed while it came up.
-#[derive(Default)]
-struct Printed {
-    /// At most [`LONGEST_CONSOLE`] of it.
-    bytes: Vec<u8>,
-    panicked: bool,
-}
-
-/// Reads the console to its end; hangs up on the agent when there will be none any more.
-fn watch_console(running: &Running) -> Result<JoinHandle<Printed>> {
+/// Reads the console to its end, or until a kernel that has panicked falls silent; then nothing will come of the agent
+/// either. Returns at most [`LONGEST_CONSOLE`] of what was printed, and whether the kernel panicked.
+fn watch_console(running: &Running) -> Result<JoinHandle<(Vec<u8>, bool)>> {
     let console = running.console.try_clone()?;
     let channel = running.channel.try_clone()?;
     Ok(thread::spawn(move || {
-        let mut seen = Console::default();
-        let mut printed = Printed::default();
-        console::pump(console, |bytes| {
-            let room = LONGEST_CONSOLE - printed.bytes.len();
-            printed.bytes.extend_from_slice(&bytes[..room.min(bytes.len())]);
-            seen.feed(bytes, |notice| match notice {
-                Notice::Panic(_) => {
-                    printed.panicked = true;
-                    let channel = channel.try_clone();
-                    thread::spawn(move || {
-                        thread::sleep(PANIC_GRACE);
-                        drop(channel.map(|channel| hang_up(&channel)));
-                    });
-                }
-                Notice::PanicEnd => hang_up(&channel),
-            });
+        let (mut printed, mut seen) = (Vec::new(), Console::default());
+        console::pump(&console, |bytes| {
+            let room = LONGEST_CONSOLE - printed.len();
+            printed.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            seen.feed(bytes, |_| {});
+            if seen.panic.is_some() {
+                let _ = console.set_read_timeout(Some(PANIC_GRACE));
+            }
         });
-        printed
+        hang_up(&channel);
+        (printed, seen.panic.is_some())
     }))
-}
-
-/// What the agent says when it is ready, which is the first thing it says.
-fn first_word(channel: Until) -> Result<Ready> {
-    let mut lines = Lines::new(channel, decode::READY_LIMIT);
-    let line = lines.next_line().context("nothing was heard of its agent in time")?;
-    let line = line.context("it ended before it was ready")?;
-    line.and_then(decode::ready).context("its agent is not ours")
 }
 
 /// Makes a waiting machine take up the state that it was handed, and run.
@@ -348,32 +305,6 @@ fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
     Ok(reader)
 }
 
-/// The part of a bzImage that QEMU looks at before it loads the rest (Documentation/arch/x86/boot.rst: `setup_sects` is at
-/// 0x1f1); nothing for an image of which it keeps nothing.
-fn header_of(image: &Path) -> Result<Option<Vec<u8>>> {
-    if kernels::image::inspect(image)?.payload.is_none() {
-        return Ok(None);
-    }
-    const SECTOR: u64 = 512;
-    const SETUP_SECTORS: usize = 0x1f1;
-    let read = |length: u64| -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(image)?.take(length).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let failed = || format!("cannot read {}", image.display());
-    let first = read(SECTOR).with_context(failed)?;
-    let setup_sectors = first.get(SETUP_SECTORS).context("the kernel's image is cut short")?;
-    read((u64::from(*setup_sectors) + 2) * SECTOR).map(Some).with_context(failed)
-}
-
-/// What tells one build of a program from another, without running it.
-fn program_identity(path: &Path) -> Result<Value> {
-    let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
-    let file = fs::metadata(&path)?;
-    Ok(json!([path.to_string_lossy(), file.len(), file.mtime(), file.mtime_nsec()]))
-}
-
 /// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under
 /// emulation.
 fn processor(accel: Accel) -> Result<Value> {
@@ -386,8 +317,4 @@ fn processor(accel: Accel) -> Result<Value> {
     let lines = first.lines().filter(|line| stable.iter().any(|name| line.starts_with(name)));
     let host = nix::sys::utsname::uname()?;
     Ok(json!([lines.collect::<Vec<_>>(), host.release().to_string_lossy()]))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }

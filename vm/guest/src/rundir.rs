@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use vm_kernels::lock::{self, How};
 
 /// In a run's directory, the file that is locked while the run lasts.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
+const PREFIX: &str = "run-";
 
 /// Owned by a living process for as long as its lock is held.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl RunDir {
         fs::create_dir_all(runs).with_context(|| format!("cannot create {}", runs.display()))?;
         let _gate = gate(runs, How::LockShared)?;
         let path = tempfile::Builder::new()
-            .prefix("run-")
+            .prefix(PREFIX)
             .tempdir_in(runs)
             .with_context(|| format!("cannot create a directory in {}", runs.display()))?
             .keep();
@@ -42,13 +43,23 @@ impl RunDir {
         &self.path
     }
 
+    /// Whether a path has the name of such a directory.
+    pub(crate) fn is_one(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+    }
+
+    /// Keeps what is in it, under another name, and gives up the lock.
+    pub(crate) fn keep_as(self, name: &Path) -> Result<()> {
+        fs::rename(&self.path, name).with_context(|| format!("cannot rename to {}", name.display()))
+        // Of the old name there is nothing left to remove.
+    }
+
     /// Removes what killed runs left behind.
     pub fn clear_abandoned(runs: &Path) {
         // Behind the gate no directory is about to be locked: one that is not is abandoned.
         let Ok(_gate) = gate(runs, How::LockExclusive) else { return };
         let Ok(entries) = fs::read_dir(runs) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| Self::is_one(path)) {
             let abandoned = match lock::existing(&path.join(LOCK), How::NonBlockingLockExclusive) {
                 Ok(lock) => lock.is_some(),
                 // Killed before it was locked. What else may be wrong says nothing of who uses it.
@@ -84,27 +95,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_living_run_is_spared_and_an_abandoned_one_is_cleared() {
+    fn abandoned_runs_are_cleared_and_living_ones_spared() {
         let runs = tempfile::tempdir().unwrap();
+        let made = |name: &str| {
+            let path = runs.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
         let living = RunDir::create(runs.path()).unwrap();
-        let abandoned = runs.path().join("run-abandoned");
-        fs::create_dir_all(&abandoned).unwrap();
-        File::create(abandoned.join("lock")).unwrap();
-        let just_made = runs.path().join("run-just-made");
-        fs::create_dir_all(&just_made).unwrap();
-
-        let unreadable = runs.path().join("run-unreadable");
-        fs::create_dir_all(&unreadable).unwrap();
+        let (abandoned, never_locked) = (made("run-abandoned"), made("run-never-locked"));
+        File::create(abandoned.join(LOCK)).unwrap();
+        let (unreadable, other) = (made("run-unreadable"), made("other"));
         std::os::unix::fs::symlink(LOCK, unreadable.join(LOCK)).unwrap();
-
         RunDir::clear_abandoned(runs.path());
-
         assert!(unreadable.exists(), "a lock that cannot be opened (ELOOP) may be held");
-        assert!(living.path().is_dir());
-        assert!(!abandoned.exists());
-        assert!(!just_made.exists(), "killed before it was locked");
+        assert!(living.path().is_dir() && other.exists());
+        assert!(!abandoned.exists() && !never_locked.exists());
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_run_that_is_about_to_be_locked_is_spared() {
+        let runs = tempfile::tempdir().unwrap();
+        // As a run that is between making its directory and locking it.
+        let gate = gate(runs.path(), How::LockShared).unwrap();
+        let made = runs.path().join("run-made");
+        fs::create_dir(&made).unwrap();
+        let clearing = {
+            let runs = runs.path().to_owned();
+            std::thread::spawn(move || RunDir::clear_abandoned(&runs))
+        };
+        // Long enough to be cleared, if anything would.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let _lock = lock::exclusive(&made.join(LOCK), || panic!("somebody else has it")).unwrap();
+        drop(gate);
+        clearing.join().unwrap();
+        assert!(made.exists());
     }
 }

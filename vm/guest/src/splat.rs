@@ -94,24 +94,15 @@ pub fn classify(segment: &str) -> Kind {
 /// Takes a console's line apart: colours and levels go, each timestamp begins a message of its own (two CPUs may write
 /// into one line), and what user space wrote through `/dev/kmsg` (`name[pid]: `) is nothing that the kernel says.
 pub fn segments(line: &str) -> Vec<String> {
-    static COLOUR: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
+    const COLOUR: &str = r"\x1b\[[0-9;?]*[A-Za-z]";
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
-    static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        let stamp = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?|^\[\s*[TC]\d+\]\s?";
-        Regex::new(stamp).ok()
-    });
-    static PROGRAM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[^\s\[\]]+\[\d+\]: ").ok());
-    let (Some(colour), Some(stamp), Some(program)) = (&*COLOUR, &*STAMP, &*PROGRAM) else {
-        return vec![line.trim().to_owned()];
-    };
+    const STAMP: &str = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|^\[\s*[TC]\d+\]|^<\d+>";
+    const PROGRAM: &str = r"^[^\s\[\]]+\[\d+\]: ";
+    static SHAPES: LazyLock<Option<[Regex; 3]>> =
+        LazyLock::new(|| Some([Regex::new(COLOUR).ok()?, Regex::new(STAMP).ok()?, Regex::new(PROGRAM).ok()?]));
+    let Some([colour, stamp, program]) = &*SHAPES else { return vec![line.trim().to_owned()] };
     let line = colour.replace_all(line, "");
-    let pieces = stamp.split(&line).map(|piece| {
-        let piece = piece.trim_matches(|c: char| c.is_control() || c.is_whitespace());
-        match piece.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
-            Some((level, rest)) if level.bytes().all(|byte| byte.is_ascii_digit()) => rest.trim_start(),
-            _ => piece,
-        }
-    });
+    let pieces = stamp.split(&line).map(|piece| piece.trim_matches(|c: char| c.is_control() || c.is_whitespace()));
     pieces.filter(|piece| !piece.is_empty() && !program.is_match(piece)).map(str::to_owned).collect()
 }
 

@@ -3,27 +3,27 @@
 //! Threads read the console, the channel and QEMU's monitor, and wait for the process; they send
 //! what they get to one loop, which sleeps until something arrives or a deadline passes.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use vmtest_agent::{Ended, Event, Facts, Input, Job, TestId, TestOutcome};
+use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
 
-use crate::channel;
-use crate::console::{self, Console, Notice};
-use crate::decode::{self, Malformed};
+use crate::console::{self, Console, Notice, Recorder};
+use crate::deadline::left;
+use crate::decode::{self, Lines, Malformed};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
-use crate::{Link, Ready, Vm};
+use crate::qmp::Qmp;
+use crate::{Link, Vm};
 
 /// How long a kernel that has panicked may go on printing.
 pub(super) const PANIC_GRACE: Duration = Duration::from_millis(700);
@@ -48,7 +48,7 @@ pub struct Limits {
 }
 
 /// Everything that was seen of a guest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Observed {
     /// What the agent said when it was up.
     pub ready: Option<Ready>,
@@ -77,7 +77,7 @@ pub struct Observed {
 }
 
 /// Why a run is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum End {
     /// The agent said that the job is done.
     Finished,
@@ -88,6 +88,7 @@ pub enum End {
     /// The kernel panicked.
     Panicked,
     /// The deadline passed.
+    #[default]
     Deadline,
     /// The guest shut down or rebooted by itself.
     GuestShutdown,
@@ -128,7 +129,8 @@ pub enum Progress<'a> {
 enum Seen {
     Channel(Result<Event, Malformed>),
     Connected(UnixStream),
-    Console(Notice),
+    /// The stream of that index said this.
+    Console(usize, Vec<u8>),
     QemuUp,
     GuestShutdown,
     Exited(ExitStatus),
@@ -152,14 +154,9 @@ pub fn run(
     progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Observed> {
     let begun = Instant::now();
-    let encoded = channel::encode(job)?;
-    let recorder = console::record(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
+    let encoded = encode(job)?;
+    let recorder = Recorder::create(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
     let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
-    let shared = Arc::new(Shared {
-        // One for each stream, so that no line is torn by what the other says.
-        consoles: consoles.iter().map(|_| Mutex::default()).collect(),
-        recorder: Mutex::new(recorder),
-    });
     let (sender, seen) = mpsc::channel();
     let subscription = interrupt.subscribe({
         let sender = sender.clone();
@@ -167,7 +164,9 @@ pub fn run(
     });
     let _closers = [channel.closer(), qmp.as_ref().and_then(Link::closer)];
 
-    let drained = watch_consoles(consoles, &shared, &sender);
+    // One for each stream, so that no line is torn by what the other says.
+    let heard = consoles.iter().map(|_| Console::default()).collect();
+    watch_consoles(consoles, &sender);
     watch_channel(channel, job.token.clone(), sender.clone());
     if let Some(qmp) = qmp {
         watch_qmp(qmp, sender.clone());
@@ -191,36 +190,40 @@ pub fn run(
         program: file_name(process.program()),
         subscription: Some(subscription),
         progress,
-        observed: Observed { limit: limits.given, ..Observed::new(ready.clone()) },
+        recorder,
+        consoles: heard,
+        observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
-    // With the VM gone the consoles close; what is still in them belongs to the story.
-    let _ = drained.recv_timeout(DRAIN);
+    // With the VM gone its streams close; what is still in them belongs to the story.
+    watch.subscription = None;
+    let drained = Instant::now() + DRAIN;
+    while let Some(Ok(seen)) = left(drained).map(|left| seen.recv_timeout(left)) {
+        if let Seen::Console(stream, bytes) = seen {
+            watch.hear(stream, &bytes);
+        }
+    }
     let mut observed = watch.observed;
-    observed.console = shared.take_console();
+    for mut stream in watch.consoles {
+        // What all streams said, in their order: the kernel's own is the first.
+        stream.finish(|_| {});
+        observed.console.merge(stream);
+    }
     observed.end = if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
     Ok(observed)
 }
 
-impl Observed {
-    /// Nothing, yet.
-    pub fn new(ready: Option<Ready>) -> Self {
-        Self {
-            ready,
-            boot: None,
-            test: None,
-            listed: None,
-            ended: None,
-            outcomes: Vec::new(),
-            running: None,
-            facts: None,
-            tainted: 0,
-            limit: Duration::ZERO,
-            console: Console::default(),
-            end: End::Deadline,
-        }
-    }
+/// A job as the agent reads it.
+fn encode(job: &Job) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(job).context("cannot put the job into words")?;
+    line.push(b'\n');
+    ensure!(
+        line.len() <= JOB_LIMIT,
+        "the job is {} bytes long, and a guest takes at most {JOB_LIMIT}: pass fewer or shorter variables or arguments",
+        line.len()
+    );
+    Ok(line)
 }
 
 struct Watch<'a, P> {
@@ -242,16 +245,19 @@ struct Watch<'a, P> {
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription<'a>>,
     progress: P,
+    recorder: Recorder,
+    consoles: Vec<Console>,
     observed: Observed,
 }
 
 impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let over = match seen.recv_timeout(left) {
-                Ok(seen) => self.take(seen),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Some(self.when_silent()),
+            // A guest that never falls silent is over, too, when its time is.
+            let next = left(self.deadline).and_then(|left| seen.recv_timeout(left).ok());
+            let over = match next {
+                Some(seen) => self.take(seen),
+                None => Some(self.when_silent()),
             };
             if let Some(end) = over {
                 self.observed.test = self.job_sent.map(|sent| sent.elapsed());
@@ -280,40 +286,52 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
             Seen::Channel(Err(malformed)) => self.job_sent.is_some().then(|| End::ProtocolError(malformed.to_string())),
-            Seen::Console(Notice::Panic(_)) => {
-                self.panicked = true;
-                self.deadline = self.deadline.min(Instant::now() + PANIC_GRACE);
-                None
-            }
-            Seen::Console(Notice::PanicEnd) => self.panicked.then_some(End::Panicked),
+            Seen::Console(stream, bytes) => self.hear(stream, &bytes),
             Seen::QemuUp => {
                 self.qemu_up = true;
                 None
             }
             Seen::GuestShutdown => {
                 self.guest_shutdown = true;
-                self.deadline = self.deadline.min(Instant::now() + EXIT_GRACE);
-                None
+                self.not_after(EXIT_GRACE)
             }
             Seen::Exited(status) => {
                 // What it said last may still be on its way.
                 self.exited = Some(status);
                 self.subscription = None;
-                self.deadline = self.deadline.min(Instant::now() + DRAIN);
-                None
+                self.not_after(DRAIN)
             }
             Seen::Interrupted => Some(End::Interrupted),
         }
     }
 
+    /// It is as good as over: what may still come is waited for no longer than this.
+    fn not_after(&mut self, grace: Duration) -> Option<End> {
+        self.deadline = self.deadline.min(Instant::now() + grace);
+        None
+    }
+
+    fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
+        self.recorder.write(bytes);
+        let mut notices = Vec::new();
+        self.consoles[stream].feed(bytes, |notice| notices.push(notice));
+        notices.into_iter().find_map(|notice| match notice {
+            Notice::Panic(_) => {
+                self.panicked = true;
+                self.not_after(PANIC_GRACE)
+            }
+            Notice::PanicEnd => self.panicked.then_some(End::Panicked),
+        })
+    }
+
     fn event(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Ready { protocol, release, uptime_s } if self.job_sent.is_none() => {
+            Event::Ready(ready) if self.job_sent.is_none() => {
                 self.observed.boot = Some(self.begun.elapsed());
-                self.observed.ready = Some(Ready { protocol, release, uptime_s });
+                self.observed.ready = Some(ready);
                 self.send_job()
             }
-            Event::Ready { .. } => Some(End::ProtocolError("the agent started a second time".into())),
+            Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let again = self.observed.listed.is_some();
                 let longer = self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
@@ -351,8 +369,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             Event::Tainted { flags } => {
                 self.observed.tainted = flags;
                 self.tested = true;
-                self.deadline = self.deadline.min(Instant::now() + FACTS_GRACE);
-                None
+                self.not_after(FACTS_GRACE)
             }
             Event::Finished => Some(End::Finished),
             Event::NoHostRoot { reason } => Some(End::NoHostRoot(reason)),
@@ -409,82 +426,38 @@ fn file_name(program: &str) -> String {
     name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-struct Shared {
-    consoles: Vec<Mutex<Console>>,
-    recorder: Mutex<console::Recorder>,
-}
-
-impl Shared {
-    /// What all streams said, in the order of the streams: the kernel's own is the first.
-    fn take_console(&self) -> Console {
-        let mut all = Console::default();
-        for console in &self.consoles {
-            let mut console = console.lock().unwrap_or_else(PoisonError::into_inner);
-            console.finish(|_| {});
-            all.merge(std::mem::take(&mut console));
-        }
-        all
-    }
-}
-
-/// Reads every console; the receiver hears when all are closed.
-fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, shared: &Arc<Shared>, sender: &Sender<Seen>) -> Receiver<()> {
-    let (open, closed) = mpsc::channel::<()>();
-    for (index, from) in consoles.into_iter().enumerate() {
-        let (shared, sender, open) = (Arc::clone(shared), sender.clone(), open.clone());
+fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>) {
+    for (stream, from) in consoles.into_iter().enumerate() {
+        let sender = sender.clone();
         std::thread::spawn(move || {
-            console::pump(from, |bytes| {
-                shared.recorder.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
-                let console = shared.consoles[index].lock();
-                console
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .feed(bytes, |notice| drop(sender.send(Seen::Console(notice))));
-            });
-            drop(open);
+            console::pump(from, |bytes| drop(sender.send(Seen::Console(stream, bytes.to_vec()))));
         });
     }
-    closed
 }
 
 fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
-    std::thread::spawn(move || {
-        let Ok(stream) = channel::connect(link) else { return };
-        let Ok(writer) = stream.try_clone() else { return };
-        let _ = sender.send(Seen::Connected(writer));
-        let _ = channel::read(stream, &token, |received| {
-            let _ = sender.send(Seen::Channel(received));
-        });
+    std::thread::spawn(move || -> io::Result<()> {
+        let stream = link.connect()?;
+        let _ = sender.send(Seen::Connected(stream.try_clone()?));
+        let mut lines = Lines::new(stream, decode::EVENT_LIMIT);
+        while let Some(line) = lines.next_line()? {
+            let _ = sender.send(Seen::Channel(line.and_then(|line| decode::event(line, &token))));
+        }
+        Ok(())
     });
 }
 
-/// QEMU's monitor says whether it was the guest that wanted to stop (docs/interop/qmp-spec.txt,
-/// qapi/run-state.json).
+/// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
 fn watch_qmp(link: Link, sender: Sender<Seen>) {
-    #[derive(Deserialize)]
-    struct Message {
-        event: Option<String>,
-        data: Option<Data>,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        guest: Option<bool>,
-    }
-    std::thread::spawn(move || {
-        let Ok(mut stream) = channel::connect(link) else { return };
+    /// Longer than any guest: the monitor closes when QEMU ends.
+    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    std::thread::spawn(move || -> Result<()> {
+        let stream = link.connect()?;
         let _ = sender.send(Seen::QemuUp);
-        // Events are only sent once the greeting was answered.
-        let hello = b"{\"execute\":\"qmp_capabilities\"}\n";
-        if stream.write_all(hello).is_err() {
-            return;
-        }
-        for line in BufReader::new(stream).lines() {
-            let Ok(line) = line else { return };
-            let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
-            let shutdown = message.event.as_deref() == Some("SHUTDOWN");
-            if shutdown && message.data.and_then(|data| data.guest) == Some(true) {
-                let _ = sender.send(Seen::GuestShutdown);
-            }
-        }
+        let mut qmp = Qmp::connect(stream, Instant::now() + FOR_EVER)?;
+        qmp.wait_for("stop", |it| it.event == "SHUTDOWN" && it.data["guest"] == true)?;
+        let _ = sender.send(Seen::GuestShutdown);
+        Ok(())
     });
 }
 
@@ -551,8 +524,8 @@ mod tests {
     fn a_guest_that_shut_down_is_not_waited_for_when_qemu_does_not_exit() {
         let (_guest, channel) = guest_that_is_up();
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
-        let event = br#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
-        qemu.write_all(&[event.as_slice(), b"\n"].concat()).unwrap();
+        let event = "{\"return\":{}}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\n";
+        qemu.write_all(event.as_bytes()).unwrap();
         let seen = watched(channel, Some(qmp), &job(), Duration::from_secs(1000));
         assert_eq!(seen.end, End::GuestShutdown);
     }

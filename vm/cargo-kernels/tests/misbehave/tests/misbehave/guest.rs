@@ -6,7 +6,7 @@ use std::process::Command;
 /// The name of every guest.
 const HOSTNAME: &str = "vmtest";
 /// The agent, as it runs in a guest of virtme-ng, and as the first process of an initramfs.
-const AGENT: [&str; 2] = ["/run/vmtest-agent", "/init"];
+const AGENT: [&str; 2] = ["/run/vmtest-agent", "/vmtest-agent"];
 /// The agent's line to the harness.
 pub const AGENTS_LINE: &str = "/dev/ttyS1";
 
