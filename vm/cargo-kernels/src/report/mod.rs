@@ -1,17 +1,13 @@
 //! Reports in files: JSON, JUnit, Markdown and HTML, all from the same [`KernelReport`]s.
 
 pub mod facts;
-mod files;
 mod html;
 mod json;
 mod junit;
 mod logs;
 mod summary;
-mod timeline;
 pub mod words;
 
-#[cfg(test)]
-mod browser;
 #[cfg(test)]
 pub mod sample;
 
@@ -21,7 +17,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use files::Staged;
+pub use html::page;
+use vm_kernels::whole_file;
 
 use crate::exit;
 use crate::verdict::{KernelReport, Standing};
@@ -91,12 +88,12 @@ pub fn prepare(dir: &Path) -> Result<()> {
     })
 }
 
-/// Writes every report and the console logs, each under a temporary name first, and appends the summary to the
+/// Writes every report and the console logs, each whole or not at all, and appends the summary to the
 /// file that `GITHUB_STEP_SUMMARY` names, if any.
 ///
 /// # Errors
 ///
-/// A console log cannot be read, or a file cannot be written; then no report is there rather than a part of one.
+/// A console log cannot be read, or a file cannot be written.
 pub fn write(dir: &Path, run: &RunReport) -> Result<()> {
     let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
     write_to(dir, run, step_summary.as_deref().map(Path::new))
@@ -104,18 +101,22 @@ pub fn write(dir: &Path, run: &RunReport) -> Result<()> {
 
 fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<()> {
     let summary = summary::render(run);
-    let mut staged = Staged::new(dir)?;
-    let logs = logs::stage(run, &mut staged)?;
-    staged.add("report.json", json::render(run, &logs)?.as_bytes())?;
-    staged.add("junit.xml", junit::render(run, &logs)?.as_bytes())?;
-    staged.add("summary.md", summary.as_bytes())?;
-    staged.add("report.html", html::render(run, &logs)?.as_bytes())?;
-    staged.commit()?;
+    let logs = logs::keep(run, dir)?;
+    let texts = [json::render(run, &logs)?, junit::render(run, &logs)?, summary.clone(), html::render(run, &logs)?];
+    for (name, text) in FILES.iter().zip(texts) {
+        write_file(dir, name, &text)?;
+    }
     match step_summary {
         Some(path) => append(path, &summary)
             .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())),
         None => Ok(()),
     }
+}
+
+/// Writes a file of a report.
+pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = dir.join(name);
+    whole_file::write(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn append(path: &Path, text: &str) -> io::Result<()> {
@@ -205,7 +206,7 @@ mod tests {
         let run = sample::run(logs.path());
         fs::remove_file(logs.path().join("7.3.log")).unwrap();
         let error = format!("{:#}", write_to(dir.path(), &run, None).unwrap_err());
-        assert!(error.starts_with("cannot keep the console log of 7.3: cannot read"), "{error}");
+        assert!(error.starts_with("cannot keep the console log of 7.3, "), "{error}");
         assert!(FILES.iter().all(|name| !dir.path().join(name).exists()));
     }
 }

@@ -59,8 +59,8 @@ fn facts_table(run: &RunReport) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let names = facts::COLUMNS.map(|column| column.name).join(" | ");
-    let rules = facts::COLUMNS.map(|column| if column.number { "--:" } else { "---" }).join("|");
+    let names = facts::COLUMNS.map(|(name, ..)| name).join(" | ");
+    let rules = facts::COLUMNS.map(|(.., number)| if number { "--:" } else { "---" }).join("|");
     let rows = rows.into_iter().map(|row| row.map(|cell| prose(&cell)));
     let facts = table(&format!("| {names} |\n|{rules}|\n"), rows);
     let errors = facts::errors(run).into_iter();
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_summary_stays_below_what_github_takes() {
         let mut kernel = sample::failing("6.1", "6.1.0", 0.0);
-        kernel.tests = vec![kernel.tests[5].clone(); 10];
+        kernel.tests = vec![kernel.tests[2].clone(); 10];
         let line = "x".repeat(LINE_LENGTH) + "\n";
         kernel.tests.iter_mut().for_each(|test| test.output = line.repeat(OUTPUT_LINES));
         let page = render(&sample::report(vec![kernel; 8], 1.0));

@@ -73,10 +73,10 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Where [`RunEvent`]s are shown: live lines on a terminal, else plain ones. Shared by the threads of a run.
-pub struct Screen(Kind);
-
-enum Kind {
+pub enum Screen {
+    /// On a terminal that can move its cursor.
     Live(Live),
+    /// Anywhere else.
     Plain(Plain),
 }
 
@@ -86,9 +86,9 @@ impl Screen {
         // Without a terminal that can move its cursor, indicatif shows nothing at all.
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stdout().is_terminal() && !dumb {
-            Self(Kind::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout())))
+            Self::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout()))
         } else {
-            Self(Kind::Plain(Plain::new(names, Box::new(io::stdout()))))
+            Self::Plain(Plain::new(names, Box::new(io::stdout())))
         }
     }
 
@@ -98,9 +98,9 @@ impl Screen {
     ///
     /// There are not that many names.
     pub fn event(&self, index: usize, event: RunEvent) {
-        match &self.0 {
-            Kind::Live(live) => live.event(index, event),
-            Kind::Plain(plain) => plain.event(index, event),
+        match self {
+            Self::Live(live) => live.event(index, event),
+            Self::Plain(plain) => plain.event(index, event),
         }
     }
 }

@@ -26,19 +26,6 @@ pub fn progress(event: &RunEvent) -> String {
     }
 }
 
-/// That a phase began, for a log that gets one line a phase.
-pub fn phase(event: &RunEvent) -> String {
-    match event {
-        RunEvent::Fetching { total: Some(total), .. } => {
-            format!("fetching {}", BinaryBytes(*total))
-        }
-        RunEvent::Fetching { total: None, .. } => "fetching".into(),
-        RunEvent::Testing { total: 1, .. } => "testing (1 test)".into(),
-        RunEvent::Testing { total, .. } => format!("testing ({total} tests)"),
-        other => progress(other),
-    }
-}
-
 /// How it ended, in one line.
 pub fn verdict(report: &KernelReport) -> String {
     let mut line = report.verdict.word().to_owned();

@@ -35,7 +35,7 @@ impl Plain {
             state.shown[index] = Some(kind);
         }
         // A reader that went away (`| head`) is no reason to stop testing.
-        let _ = writeln!(state.out, "{}: {}", self.names[index], phrase::phase(&event));
+        let _ = writeln!(state.out, "{}: {}", self.names[index], phrase::progress(&event));
         let _ = state.out.flush();
     }
 }
