@@ -117,7 +117,7 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
     // With `--json` the other words go to standard error.
     let mut words = String::new();
     for change in changes.iter().flatten() {
-        words += &format!("{change}\n");
+        words += &format!("{}\n", change.line);
     }
     if flags.minimum {
         words += &match rows.minimum() {

@@ -72,27 +72,6 @@ fn paragraph(row: &Row) -> String {
     format!("{head} ({class}): {}{source}", row.sentence.as_deref().unwrap_or_default())
 }
 
-/// In veristat's own form, with the kernel before its columns.
-fn csv(rows: &Rows) -> String {
-    let mut out = "kernel,file_name,prog_name,verdict,duration,total_insns,total_states,peak_states,stack_depth,prog_size,jited_size\n".to_owned();
-    for row in &rows.all {
-        let stats = row.stats.unwrap_or_default();
-        let verdict = if row.verdict == Verdict::Loaded { "success" } else { "failure" };
-        let texts = [&row.kernel, &row.object, &row.program, verdict].map(quoted).join(",");
-        let numbers = [stats.time_us, stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited];
-        let _ = writeln!(out, "{texts},{}", numbers.map(|number| number.to_string()).join(","));
-    }
-    out
-}
-
-/// A field that may hold anything, for RFC 4180.
-fn quoted(field: &str) -> String {
-    match field.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.to_owned(),
-    }
-}
-
 /// One suite for each kernel, one test for each program.
 fn junit(rows: &Rows) -> Result<String> {
     let mut report = Report::new("cargo kernels load");
@@ -189,7 +168,6 @@ fn html(rows: &Rows) -> Result<String> {
 /// When a file cannot be written.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
     write_file(dir, "load.json", &json(rows)?)?;
-    write_file(dir, "load.csv", &csv(rows))?;
     write_file(dir, "junit.xml", &junit(rows)?)?;
     write_file(dir, "summary.md", &markdown(rows))?;
     write_file(dir, "load.html", &html(rows)?)?;
@@ -219,9 +197,7 @@ mod tests {
 
     #[test]
     fn every_format_tells_the_refusal_and_escapes_names() {
-        let (csv, markdown) = (csv(&rows()), markdown(&rows()));
-        assert!(csv.contains("5.4,a.bpf.o,\"a<b>|,\"\"\",failure,"), "{csv}");
-        assert!(csv.contains(",success,0,100,0,"), "{csv}");
+        let markdown = markdown(&rows());
         assert!(markdown.contains("| a.bpf.o a&lt;b>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
         for text in [html(&rows()).unwrap(), junit(&rows()).unwrap()] {
             assert!(text.contains("there since 5.15") && text.contains("a&lt;b"), "{text}");

@@ -64,20 +64,6 @@ fn without_a_terminal_each_phase_is_one_plain_line() {
 }
 
 #[test]
-fn lines_from_several_threads_stay_whole() {
-    let sink = Sink::default();
-    let plain = Plain::new(&names(), Box::new(sink.clone()));
-    std::thread::scope(|scope| {
-        for index in [0, 1, 0, 1] {
-            let plain = &plain;
-            scope.spawn(move || (0..50).for_each(|_| plain.event(index, RunEvent::Note("a note".into()))));
-        }
-    });
-    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text.lines().filter(|line| ["5.4: a note", "6.1: a note"].contains(line)).count(), 200);
-}
-
-#[test]
 fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
     let term = InMemoryTerm::new(10, 80);
     let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
@@ -101,13 +87,6 @@ fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
 
     drop(live);
     assert_eq!(term.contents(), "6.1: KVM does not work here (no sign of life in 5 s): using TCG");
-}
-
-#[test]
-fn every_style_of_a_live_line_is_a_valid_template() {
-    for template in super::live::TEMPLATES {
-        assert!(indicatif::ProgressStyle::with_template(template).is_ok(), "{template}");
-    }
 }
 
 const PLAIN: Looks = Looks { width: Some(80), colour: false };

@@ -46,7 +46,7 @@ impl Board {
 impl Progress for Line {
     fn bytes(&self, done: u64, total: Option<u64>) {
         if let Some(bar) = &self.bar {
-            bar.set_message(ui::progress(&RunEvent::Fetching { done, total }));
+            bar.set_message(RunEvent::Fetching { done, total }.to_string());
         }
     }
 
