@@ -32,7 +32,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let sources = sources::Copy::make(dirs)?;
+    let copy = sources::copy_of(dirs);
 
     let (mut passed, mut failed) = (0, 0);
     let original = None;
@@ -41,8 +41,8 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
         let mut tests = Vec::new();
         for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let mut payload =
-                build(arch, &metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
+            let payload = build(dirs, &copy, arch, &metadata, mutant);
+            let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             payload.only = mutant.map(|mutant| meant(&tests, mutant));
             let options = Options::from(&flags.vm);
@@ -70,16 +70,17 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
 }
 
 fn build(
+    dirs: &Dirs,
+    copy: &Dirs,
     arch: &'static Arch,
     metadata: &Metadata,
-    sources: &sources::Copy,
     mutant: Option<&Mutant>,
 ) -> Result<Payload> {
-    sources.restore()?;
+    sources::restore(dirs, copy)?;
     if let Some(mutant) = mutant {
-        mutant.apply(&sources.dirs().project)?;
+        mutant.apply(&copy.project)?;
     }
-    Payload::build(sources.dirs(), arch, metadata, &Choice::default())
+    Payload::build(copy, arch, metadata, &Choice::default())
 }
 
 /// Of these tests, those that are meant to catch a mutant.

@@ -19,7 +19,9 @@ const SIZE: usize = 900 * 1024;
 
 /// The whole file.
 pub fn render(run: &RunReport) -> String {
-    let title = format!("## {} on {}: {}\n", code(&run.program), kernels_word(run), run.sum());
+    let count = run.kernels.len();
+    let kernels_word = if count == 1 { "kernel" } else { "kernels" };
+    let title = format!("## {} on {count} {kernels_word}: {}\n", code(&run.program), run.sum());
     let mut page = [title, kernels(run)].join("\n");
     let (facts, names) = (facts_table(run), TestNames::of(run));
     for kernel in run.kernels.iter().filter(|kernel| kernel.verdict != Verdict::Pass) {
@@ -31,13 +33,6 @@ pub fn render(run: &RunReport) -> String {
         page += &section;
     }
     page + &facts
-}
-
-fn kernels_word(run: &RunReport) -> String {
-    match run.kernels.len() {
-        1 => "1 kernel".into(),
-        count => format!("{count} kernels"),
-    }
 }
 
 fn kernels(run: &RunReport) -> String {

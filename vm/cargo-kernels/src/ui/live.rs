@@ -14,7 +14,7 @@ use crate::verdict::{KernelReport, Standing};
 
 const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
 const RUNNING: &str = "{spinner:.cyan} {prefix:.bold} {elapsed_s:>7} {wide_msg}";
-const FINISHED: &str = "{mark} {prefix:.bold} {wide_msg}";
+const FINISHED: &str = "{prefix} {wide_msg}";
 
 /// How often a live line moves, so that one sees that it is alive.
 const TICK: Duration = Duration::from_millis(120);
@@ -96,12 +96,8 @@ impl Bar {
             _ => style(words::mark(report)).red(),
         };
         self.progress.disable_steady_tick();
-        self.progress.set_style(line_style(FINISHED).with_key(
-            "mark",
-            move |_: &ProgressState, out: &mut dyn Write| {
-                let _ = write!(out, "{mark}");
-            },
-        ));
+        self.progress.set_style(line_style(FINISHED));
+        self.progress.set_prefix(format!("{mark} {}", style(self.progress.prefix()).bold()));
         self.progress.finish_with_message(super::verdict(report));
     }
 }
