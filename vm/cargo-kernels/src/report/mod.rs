@@ -106,21 +106,16 @@ fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<
     for (name, text) in FILES.iter().zip(texts) {
         write_file(dir, name, &text)?;
     }
-    match step_summary {
-        Some(path) => append(path, &summary)
-            .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())),
-        None => Ok(()),
-    }
+    let Some(path) = step_summary else { return Ok(()) };
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(summary.as_bytes()))
+        .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
 }
 
 /// Writes a file of a report.
 pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
     let path = dir.join(name);
     whole_file::write(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn append(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]
