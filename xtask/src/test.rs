@@ -65,7 +65,6 @@ const STEPS: &[Step] = &[
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
     Step { needs: |dirs| tools::find(dirs, Tool::Nix).map(drop),
         ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
-    Step { needs: |dirs| tools::find(dirs, Tool::Chromium).map(drop), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 
 /// How a step ended.

@@ -111,7 +111,10 @@ impl Bench<'_> {
         let mut series: Vec<Series> = self.backends.iter().map(|backend| Series::new(backend.name())).collect();
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
-            self.progress(target, round);
+            match round {
+                0 => eprintln!("{}: warming up", target.name()),
+                _ => eprintln!("{}: round {round} of {}", target.name(), self.flags.rounds),
+            }
             for (backend, series) in self.backends.iter().zip(&mut series) {
                 let time = self.verdict(&**backend, target)?;
                 if round > 0 {
@@ -123,14 +126,6 @@ impl Bench<'_> {
             }
         }
         Ok(Measured { kernel: target.name().to_owned(), accel: accel.name(), series })
-    }
-
-    fn progress(&self, target: &Target, round: u16) {
-        let what = match round {
-            0 => "warming up".to_owned(),
-            _ => format!("round {round} of {}", self.flags.rounds),
-        };
-        eprintln!("{}: {what}", target.name());
     }
 
     /// From the kernel's name to the verdict, everything built.

@@ -412,7 +412,7 @@ pub struct Load {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Write load.json, load.csv (veristat's), junit.xml, summary.md, load.html and the logs here
+    /// Write load.json, junit.xml, summary.md, load.html and the logs here
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
     /// Write what was seen to a file for --baseline

@@ -7,7 +7,6 @@ mod object;
 mod report;
 mod rows;
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -100,8 +99,7 @@ fn every_name_is_known(rows: &Rows, flags: &flags::Load) -> Result<()> {
     let named = flags.programs.iter().chain(&flags.autoload).chain(&flags.optional);
     match named.into_iter().find(|name| !rows.programs.contains(*name)) {
         Some(name) => {
-            let all: BTreeSet<&str> = rows.programs.iter().map(String::as_str).collect();
-            let all: Vec<&str> = all.into_iter().collect();
+            let all: Vec<&str> = rows.programs.iter().map(String::as_str).collect();
             Err(Exit::usage(format!("there is no program `{name}`; there are {}", all.join(", "))))
         }
         None => Ok(()),
@@ -117,7 +115,7 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
     // With `--json` the other words go to standard error.
     let mut words = String::new();
     for change in changes.iter().flatten() {
-        words += &format!("{change}\n");
+        words += &format!("{}\n", change.line);
     }
     if flags.minimum {
         words += &match rows.minimum() {

@@ -4,7 +4,6 @@
 mod mutants;
 mod sources;
 
-use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -22,22 +21,6 @@ use crate::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
 
-/// What came of one program on one kernel.
-struct Row {
-    mutant: String,
-    kernel: String,
-    outcome: String,
-    as_it_should_be: bool,
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mutant, kernel, outcome, as_it_should_be } = self;
-        let sign = if *as_it_should_be { "ok" } else { "NOT OK" };
-        write!(f, "{sign:6}  {mutant:20}  {kernel:6}  {outcome}")
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -49,17 +32,17 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let sources = sources::Copy::make(dirs)?;
+    let copy = sources::copy_of(dirs);
 
-    let mut rows = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
     let original = None;
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         let mut tests = Vec::new();
         for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let mut payload =
-                build(arch, &metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
+            let payload = build(dirs, &copy, arch, &metadata, mutant);
+            let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             payload.only = mutant.map(|mutant| meant(&tests, mutant));
             let options = Options::from(&flags.vm);
@@ -73,31 +56,31 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
                 if mutant.is_none() {
                     tests = report.tests.into_iter().map(|outcome| outcome.test).collect();
                 }
-                let row = Row { mutant: name.to_owned(), kernel: target.name().to_owned(), outcome, as_it_should_be };
-                println!("{row}");
-                rows.push(row);
+                *(if as_it_should_be { &mut passed } else { &mut failed }) += 1;
+                let sign = if as_it_should_be { "ok" } else { "NOT OK" };
+                println!("{sign:6}  {name:20}  {:6}  {outcome}", target.name());
             }
             if let Some(signal) = interrupt.signal() {
                 return Ok(exit::interrupted(signal));
             }
         }
     }
-    let failed = rows.iter().filter(|row| !row.as_it_should_be).count();
-    println!("\n{} passed, {failed} failed", rows.len() - failed);
+    println!("\n{passed} passed, {failed} failed");
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
 fn build(
+    dirs: &Dirs,
+    copy: &Dirs,
     arch: &'static Arch,
     metadata: &Metadata,
-    sources: &sources::Copy,
     mutant: Option<&Mutant>,
 ) -> Result<Payload> {
-    sources.restore()?;
+    sources::restore(dirs, copy)?;
     if let Some(mutant) = mutant {
-        mutant.apply(&sources.dirs().project)?;
+        mutant.apply(&copy.project)?;
     }
-    Payload::build(sources.dirs(), arch, metadata, &Choice::default())
+    Payload::build(copy, arch, metadata, &Choice::default())
 }
 
 /// Of these tests, those that are meant to catch a mutant.

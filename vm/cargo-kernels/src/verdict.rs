@@ -8,7 +8,7 @@ use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
 use crate::exit;
 
 /// The one-word answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Every test that was asked for ran and passed.
@@ -30,6 +30,7 @@ pub enum Verdict {
     /// No source had the kernel.
     Unavailable,
     /// A tool on the host is missing, crashed or was killed.
+    #[default]
     HostError,
 }
 
@@ -62,8 +63,8 @@ pub enum Standing {
     NotRun,
 }
 
-/// Everything known of one kernel's run.
-#[derive(Debug, Clone, Serialize)]
+/// Everything known of one kernel's run, and most of what report.json says of it.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct KernelReport {
     /// The pin's name, or the path that was given with `-k`.
     pub name: String,
@@ -80,6 +81,7 @@ pub struct KernelReport {
     /// `boot` or `snapshot`.
     pub backend: String,
     /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
+    #[serde(skip)]
     pub start_s: f64,
     /// Seconds spent getting the kernel; 0 when it was at hand.
     pub fetch_s: f64,
@@ -94,41 +96,24 @@ pub struct KernelReport {
     /// What the kernel says of the program.
     pub facts: Option<Facts>,
     /// The tests that ran, in order.
+    #[serde(skip)]
     pub tests: Vec<TestOutcome>,
     /// How many tests were asked for.
     pub expected_tests: usize,
     /// Those asked for that have no outcome: the guest died first, or never came up.
+    #[serde(skip)]
     pub missing: Vec<TestId>,
     /// The user said that this verdict shall not fail the run: `--allow-unavailable`, `--allow-kernel-warnings`.
     pub tolerated: bool,
     /// The guest's console, kept for the reader.
+    #[serde(skip)]
     pub console_log: Option<PathBuf>,
 }
 
 impl KernelReport {
     /// Nothing is known yet.
     pub fn unknown(name: &str, backend: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            release: None,
-            verdict: Verdict::HostError,
-            reason: String::new(),
-            excerpt: Vec::new(),
-            accel: None,
-            backend: backend.to_owned(),
-            start_s: 0.0,
-            fetch_s: 0.0,
-            boot_s: None,
-            test_s: None,
-            total_s: 0.0,
-            booted: false,
-            facts: None,
-            tests: Vec::new(),
-            expected_tests: 0,
-            missing: Vec::new(),
-            tolerated: false,
-            console_log: None,
-        }
+        Self { name: name.to_owned(), backend: backend.to_owned(), ..Self::default() }
     }
 
     /// These tests were asked for; those without an outcome are missing.

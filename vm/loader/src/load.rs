@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crate::legacy_maps;
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::btf::types::{DataSec, Var};
-use libbpf_rs::{AsRawLibbpf, Btf, ObjectBuilder, OpenObject, PrintLevel, set_print};
+use libbpf_rs::{AsRawLibbpf, Btf, MapType, ObjectBuilder, OpenObject, PrintLevel, set_print};
 use libbpf_sys as sys;
 use vmtest_loader::{Job, Line, Listed, Record, Stats};
 
@@ -76,7 +76,6 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
     said();
     let mut opened = open(path)?;
     set_variables(&opened, &job.set)?;
-    let raw = opened.as_libbpf_object().as_ptr();
     let mut log = vec![0u8; LOG_BYTES];
     let mut record = Record::default();
     let mut wanted = ptr::null_mut();
@@ -99,8 +98,11 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
     // SAFETY: the program and its object live in `opened`, the buffer until the end of this function.
     let (result, kind) = unsafe {
         sys::bpf_program__set_log_buf(wanted, log.as_mut_ptr().cast::<c_char>(), LOG_BYTES as u64);
-        prepare_maps(raw, wanted);
-        (sys::bpf_object__load(raw), sys::bpf_program__type(wanted))
+        let kind = sys::bpf_program__type(wanted);
+        prepare_maps(&mut opened, kind == sys::BPF_PROG_TYPE_STRUCT_OPS)?;
+        // Making a map of struct_ops loads its programs.
+        sys::bpf_program__set_autoload(wanted, true);
+        (sys::bpf_object__load(opened.as_libbpf_object().as_ptr()), kind)
     };
     record.said = said();
     let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_bytes();
@@ -114,7 +116,7 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
         record.kind = words(sys::libbpf_bpf_prog_type_str(kind));
         record.jited = if result == 0 { jited(sys::bpf_program__fd(wanted)) } else { 0 };
         if !record.loaded {
-            record.unsupported = unsupported(raw, kind, &record.kind);
+            record.unsupported = unsupported(&opened, kind, &record.kind);
         }
     }
     Ok(record)
@@ -133,61 +135,44 @@ unsafe fn words(name: *const c_char) -> String {
     unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }
 
-unsafe fn maps(object: *mut sys::bpf_object) -> impl Iterator<Item = *mut sys::bpf_map> {
-    // SAFETY: the caller's object is alive.
-    let next = move |map: *mut sys::bpf_map| unsafe { sys::bpf_object__next_map(object, map) };
-    std::iter::successors(Some(next(ptr::null_mut())), move |map| Some(next(*map))).take_while(|map| !map.is_null())
-}
-
 /// The bytes of a stack trace of the usual depth: `PERF_MAX_STACK_DEPTH` addresses (include/uapi/linux/perf_event.h).
 const STACK_TRACE_BYTES: u32 = 127 * 8;
 
 /// As veristat: maps whose size is set at run time get one, and only the `struct_ops` that the program belongs to are
 /// made. So do stack traces, whose depth tools take from their arguments.
-unsafe fn prepare_maps(object: *mut sys::bpf_object, program: *mut sys::bpf_program) {
-    // SAFETY: the caller's object is alive.
-    unsafe {
-        let is_struct_ops = sys::bpf_program__type(program) == sys::BPF_PROG_TYPE_STRUCT_OPS;
-        for map in maps(object) {
-            let kind = sys::bpf_map__type(map);
-            if kind == sys::BPF_MAP_TYPE_STACK_TRACE && sys::bpf_map__value_size(map) == 0 {
-                sys::bpf_map__set_value_size(map, STACK_TRACE_BYTES);
-            }
-            match kind {
-                sys::BPF_MAP_TYPE_SK_STORAGE
-                | sys::BPF_MAP_TYPE_TASK_STORAGE
-                | sys::BPF_MAP_TYPE_INODE_STORAGE
-                | sys::BPF_MAP_TYPE_CGRP_STORAGE
-                | sys::BPF_MAP_TYPE_CGROUP_STORAGE
-                | sys::BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE => {}
-                sys::BPF_MAP_TYPE_STRUCT_OPS => {
-                    sys::bpf_map__set_autocreate(map, is_struct_ops);
-                }
-                _ if sys::bpf_map__max_entries(map) == 0 => {
-                    sys::bpf_map__set_max_entries(map, 1);
-                }
-                _ => {}
-            }
+fn prepare_maps(object: &mut OpenObject, is_struct_ops: bool) -> Result<()> {
+    for mut map in object.maps_mut() {
+        let kind = map.map_type();
+        if kind == MapType::StackTrace && map.value_size() == 0 {
+            map.set_value_size(STACK_TRACE_BYTES)?;
         }
-        // Making a map of struct_ops loads its programs.
-        sys::bpf_program__set_autoload(program, true);
+        match kind {
+            MapType::SkStorage
+            | MapType::TaskStorage
+            | MapType::InodeStorage
+            | MapType::CGrpStorage
+            | MapType::CgroupStorage
+            | MapType::PercpuCgroupStorage => {}
+            MapType::StructOps => map.set_autocreate(is_struct_ops)?,
+            _ if map.max_entries() == 0 => map.set_max_entries(1)?,
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Asks the kernel for the types that the program needs; what cannot be asked is not said to be missing.
-unsafe fn unsupported(object: *mut sys::bpf_object, kind: u32, name: &str) -> Vec<String> {
-    // SAFETY: the caller's object is alive.
+unsafe fn unsupported(object: &OpenObject, kind: u32, name: &str) -> Vec<String> {
+    // SAFETY: the object and its maps are alive, and libbpf's names of types are static.
     unsafe {
         let mut missing = Vec::new();
         if sys::libbpf_probe_bpf_prog_type(kind, ptr::null()) == 0 {
             missing.push(format!("program type {name}"));
         }
-        for map in maps(object) {
-            let kind = sys::bpf_map__type(map);
-            let is_made = sys::bpf_map__autocreate(map);
-            // The probe of struct_ops fails on kernels that have some; libbpf itself says which is missing.
-            let is_told = kind != sys::BPF_MAP_TYPE_STRUCT_OPS;
-            if is_made && is_told && sys::libbpf_probe_bpf_map_type(kind, ptr::null()) == 0 {
+        // The probe of struct_ops fails on kernels that have some; libbpf itself says which is missing.
+        for map in object.maps().filter(|map| map.autocreate() && map.map_type() != MapType::StructOps) {
+            let kind = sys::bpf_map__type(map.as_libbpf_object().as_ptr());
+            if sys::libbpf_probe_bpf_map_type(kind, ptr::null()) == 0 {
                 missing.push(format!("map type {}", words(sys::libbpf_bpf_map_type_str(kind))));
             }
         }

@@ -1,6 +1,5 @@
 //! What was measured, as a table and as JSON.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::Cell;
@@ -56,36 +55,21 @@ impl Series {
         let (low, high) = (self.seconds.len().checked_sub(1)? / 2, self.seconds.len() / 2);
         Some((self.seconds[low] + self.seconds[high]) / 2.0)
     }
-
-    fn row(&self, baseline: Option<f64>) -> Vec<Cell> {
-        let number = |value: Option<&f64>| match value {
-            Some(value) => format!("{value:.2}"),
-            None => "-".into(),
-        };
-        let median = self.median();
-        let ratio = median.zip(baseline).map(|(median, baseline)| median / baseline);
-        vec![
-            Cell::new(self.name),
-            right(number(median.as_ref())),
-            right(number(self.seconds.first())),
-            right(number(self.seconds.last())),
-            right(number(ratio.as_ref())),
-            right(self.seconds.len().to_string()),
-        ]
-    }
 }
 
 impl Measured {
+    fn median(&self, name: &str) -> Option<f64> {
+        self.series.iter().find(|series| series.name == name)?.median()
+    }
+
     /// One object on one line.
     pub fn json(&self) -> String {
-        let medians: BTreeMap<_, _> = self.series.iter().map(|it| (it.name, it.median())).collect();
-        let median = |name| medians.get(name).copied().flatten();
         let json = Json {
             kernel: &self.kernel,
             accel: self.accel,
-            floor_s: median(BASELINE),
-            boot_s: median("boot"),
-            snapshot_s: median("snapshot"),
+            floor_s: self.median(BASELINE),
+            boot_s: self.median("boot"),
+            snapshot_s: self.median("snapshot"),
         };
         // It has nothing that JSON has not.
         serde_json::to_string(&json).unwrap_or_default()
@@ -93,10 +77,16 @@ impl Measured {
 
     /// For a person.
     pub fn text(&self) -> String {
-        let header = ["way", "median s", "least", "most", "x baseline", "runs"];
-        let mut table = grid::grid(&header, None);
-        let baseline = self.series.iter().find(|it| it.name == BASELINE).and_then(Series::median);
-        table.add_rows(self.series.iter().map(|series| series.row(baseline)));
+        let mut table = grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], None);
+        let baseline = self.median(BASELINE);
+        for series in &self.series {
+            let (median, seconds) = (series.median(), &series.seconds);
+            let ratio = median.zip(baseline).map(|(median, baseline)| median / baseline);
+            let numbers = [median, seconds.first().copied(), seconds.last().copied(), ratio];
+            let numbers = numbers.map(|number| number.map_or("-".into(), |number| format!("{number:.2}")));
+            let cells = numbers.map(right).into_iter().chain([right(seconds.len())]);
+            table.add_row([Cell::new(series.name)].into_iter().chain(cells));
+        }
         format!("{} ({})\n{}", self.kernel, self.accel, grid::text(table))
     }
 }

@@ -1,7 +1,5 @@
 //! What was seen once, kept in a file with one line for each object, program and kernel, and compared.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -25,28 +23,17 @@ struct Entry {
     class: Option<String>,
 }
 
-/// Object, program, kernel.
-type Key = (String, String, String);
-
 /// What a file says.
-#[derive(Debug, Default)]
-pub struct Baseline(BTreeMap<Key, Entry>);
+#[derive(Debug, Default, Deserialize)]
+pub struct Baseline(Vec<Entry>);
 
 /// Something that is not as it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
-    key: Key,
-    what: String,
+    /// A line for a person.
+    pub line: String,
     /// Whether it fails the command.
     pub worse: bool,
-}
-
-impl Display for Change {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (object, program, kernel) = &self.key;
-        let word = if self.worse { "worse" } else { "changed" };
-        write!(f, "{word}: {object} {program} on {kernel}: {}", self.what)
-    }
 }
 
 impl From<&Row> for Entry {
@@ -65,8 +52,14 @@ impl From<&Row> for Entry {
 }
 
 impl Entry {
-    fn key(&self) -> Key {
-        (self.object.clone(), self.program.clone(), self.kernel.clone())
+    fn key(&self) -> (&str, &str, &str) {
+        (&self.object, &self.program, &self.kernel)
+    }
+
+    fn change(&self, what: &str, worse: bool) -> Change {
+        let Self { object, program, kernel, .. } = self;
+        let word = if worse { "worse" } else { "changed" };
+        Change { line: format!("{word}: {object} {program} on {kernel}: {what}"), worse }
     }
 }
 
@@ -77,9 +70,7 @@ impl Entry {
 pub fn read(path: &Path) -> Result<Baseline> {
     let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let entries: Vec<Entry> =
-        serde_json::from_str(&text).map_err(|error| wrong(format!("{error}; --save writes one")))?;
-    Ok(Baseline(entries.into_iter().map(|entry| (entry.key(), entry)).collect()))
+    serde_json::from_str(&text).map_err(|error| wrong(format!("{error}; --save writes one")))
 }
 
 /// Writes what was seen, sorted, one row a line.
@@ -92,7 +83,7 @@ pub fn save(path: &Path, rows: &Rows) -> Result<()> {
 
 fn in_lines(rows: &Rows) -> Result<String> {
     let mut entries: Vec<Entry> = rows.all.iter().map(Entry::from).collect();
-    entries.sort_by_key(Entry::key);
+    entries.sort_by(|a, b| a.key().cmp(&b.key()));
     let lines = entries.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]\n", lines.join(",\n")))
 }
@@ -104,17 +95,16 @@ impl Baseline {
         for row in &rows.all {
             let now = Entry::from(row);
             let refused = row.verdict == Verdict::Refused;
-            let said = match self.0.get(&now.key()) {
+            let said = match self.0.iter().find(|then| then.key() == now.key()) {
                 None if now.loaded => Some(("new, and loads".into(), false)),
                 None => Some((format!("new, and refused: {}", sentence(row)), refused)),
                 Some(then) => differs(then, &now, row, max_growth),
             };
-            changes.extend(said.map(|(what, worse)| Change { key: now.key(), what, worse }));
+            changes.extend(said.map(|(what, worse)| now.change(&what, worse)));
         }
         // A program that is gone from an object that is still there, on a kernel that answered.
-        for (key, _) in self.0.iter().filter(|(key, _)| is_gone(key, rows)) {
-            changes.push(Change { key: key.clone(), what: "not there any more".into(), worse: false });
-        }
+        let gone = self.0.iter().filter(|then| is_gone(then, rows));
+        changes.extend(gone.map(|then| then.change("not there any more", false)));
         changes
     }
 }
@@ -144,11 +134,10 @@ fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(Str
     }
 }
 
-fn is_gone(key: &Key, rows: &Rows) -> bool {
-    let (object, program, kernel) = key;
-    let of_object = |row: &&Row| row.object == *object && row.kernel == *kernel;
+fn is_gone(then: &Entry, rows: &Rows) -> bool {
+    let of_object = |row: &&Row| row.object == then.object && row.kernel == then.kernel;
     let mut there = rows.all.iter().filter(of_object).peekable();
-    there.peek().is_some() && !rows.programs.contains(program) && there.all(|row| row.program != *program)
+    there.peek().is_some() && !rows.programs.contains(&then.program) && there.all(|row| row.program != then.program)
 }
 
 #[cfg(test)]
@@ -175,9 +164,9 @@ mod tests {
     fn a_new_refusal_is_worse_and_a_new_success_is_told() {
         let (good, bad) = (sample(&[("6.12", true)]), sample(&[("6.12", false)]));
         let worse = kept(&good).compare(&bad, 10.0);
-        assert!(worse[0].worse && worse[0].what.starts_with("refused now"), "{worse:?}");
+        assert!(worse[0].worse && worse[0].line.starts_with("worse: a.bpf.o p on 6.12: refused now"), "{worse:?}");
         let better = kept(&bad).compare(&good, 10.0);
-        assert!(!better[0].worse && better[0].what == "loads now", "{better:?}");
+        assert!(!better[0].worse && better[0].line.ends_with(": loads now"), "{better:?}");
     }
 
     #[test]

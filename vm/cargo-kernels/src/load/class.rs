@@ -5,27 +5,13 @@ use vmtest_loader::Record;
 
 use crate::text;
 
-/// What tells the class of a refusal.
-#[derive(Debug, Clone, Copy)]
-struct Rule {
-    class: &'static str,
-    /// Whether it is about the verifier's log, or about what libbpf said.
-    in_log: bool,
-    pattern: &'static str,
-    sentence: &'static str,
-}
-
 /// In a file of their own, which says how they are written.
 const RULES: &str = include_str!("rules.txt");
 
-fn rules() -> impl Iterator<Item = Rule> {
+/// What tells the class of a refusal: the class, `log` or `said`, a pattern, a sentence.
+fn rules() -> impl Iterator<Item = [&'static str; 4]> {
     let lines = RULES.lines().filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| {
-        let mut fields = line.splitn(4, " | ");
-        let (class, place) = (fields.next()?, fields.next()?);
-        let (pattern, sentence) = (fields.next()?, fields.next()?);
-        Some(Rule { class, in_log: place == "log", pattern, sentence })
-    })
+    lines.filter_map(|line| line.splitn(4, " | ").collect::<Vec<_>>().try_into().ok())
 }
 
 /// What an error number says where no rule fits and there is no log.
@@ -62,10 +48,7 @@ fn excerpt(text: &str, up_to: usize) -> Vec<String> {
 /// Why the program of this record was refused.
 pub fn of(record: &Record) -> Reason {
     let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
-    let reason = |class, sentence: String| {
-        let excerpt = excerpt(all, usize::MAX);
-        Reason { class, sentence, excerpt }
-    };
+    let reason = |class, sentence| Reason { class, sentence, excerpt: excerpt(all, usize::MAX) };
     if let Some(how) = &record.crashed {
         return reason("crash", how.clone());
     }
@@ -74,8 +57,8 @@ pub fn of(record: &Record) -> Reason {
     if !record.unsupported.is_empty() && !lacks_btf {
         return reason("type", format!("the kernel has no {}", record.unsupported.join(", no ")));
     }
-    for Rule { class, in_log, pattern, sentence } in rules() {
-        let text = if in_log { &record.log } else { &record.said };
+    for [class, place, pattern, sentence] in rules() {
+        let text = if place == "log" { &record.log } else { &record.said };
         let lines: Vec<&str> = text.lines().collect();
         // The program's source may hold any words. (An instruction may not; and what is wrong with it may follow it.)
         let mut lines = lines.iter().enumerate().rev().filter(|(_, line)| !line.starts_with(';'));
@@ -172,7 +155,7 @@ mod tests {
     fn the_documentation_explains_every_class() {
         let text = include_str!("../../../../docs/load.md");
         assert_eq!(rules().count(), RULES.lines().filter(|line| !line.starts_with('#')).count());
-        let rules = rules().map(|rule| rule.class);
+        let rules = rules().map(|[class, ..]| class);
         let errors = ERRORS.iter().map(|error| error.1);
         for class in rules.chain(errors).chain(["type", "crash", "unclassified"]) {
             assert!(text.contains(&format!("| `{class}` |")), "{class}");

@@ -15,8 +15,6 @@ pub const NO_PROGRAM: &str = "is a BPF object without a program";
 const LARGEST: u64 = 512 << 20;
 /// The largest object that is brought into a guest.
 const LARGEST_OBJECT: u64 = 32 << 20;
-/// More than any program embeds.
-const MOST_EMBEDDED: usize = 64;
 /// How an ELF file for a little-endian machine of 64 bits begins.
 const MAGIC: &[u8] = b"\x7fELF\x02\x01\x01";
 
@@ -67,7 +65,7 @@ fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     }
     let inside = memmem::find_iter(bytes, MAGIC).skip(1).map(|start| &bytes[start..]);
     let inside = inside.filter(|rest| is_bpf(rest)).filter_map(|rest| whole(rest).ok());
-    let objects: Vec<&[u8]> = inside.take(MOST_EMBEDDED).collect();
+    let objects: Vec<&[u8]> = inside.collect();
     if objects.is_empty() {
         return Err("is neither a BPF object nor embeds one".into());
     }

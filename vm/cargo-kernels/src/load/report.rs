@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use comfy_table::Cell;
+use minijinja::context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use super::rows::{Row, Rows, Verdict};
+use super::rows::{Row, Rows, Verdict, is_same};
+use crate::report::{page, write_file};
 use crate::ui::grid::{grid, right, text as print};
 
 /// All as JSON.
@@ -29,16 +31,16 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     let columns = ["program", "kernel", "verdict", "class", "insns", "states", "peak", "stack", "size", "jited", "µs"];
     let mut out = String::new();
     let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
-    for object in objects(rows) {
+    for of_object in rows.all.chunk_by(|a, b| a.object == b.object) {
         let mut table = grid(&columns, width);
-        for row in rows.all.iter().filter(|row| row.object == object) {
+        for row in of_object {
             let stats = row.stats.unwrap_or_default();
             let texts = [&row.program, &row.kernel, word(row), row.class.unwrap_or("")];
             let numbers =
                 [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
             table.add_row(texts.map(Cell::new).into_iter().chain(numbers.map(right)));
         }
-        let _ = writeln!(out, "{object}\n{}", print(table));
+        let _ = writeln!(out, "{}\n{}", of_object[0].object, print(table));
     }
     for row in rows.all.iter().filter(|row| row.verdict != Verdict::Loaded) {
         let _ = writeln!(out, "{}", paragraph(row));
@@ -63,38 +65,11 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     out + &format!("{loaded} loaded, {refused} refused{optional} in {seconds:.1} s\n")
 }
 
-fn objects(rows: &Rows) -> Vec<&str> {
-    let mut objects: Vec<&str> = rows.all.iter().map(|row| row.object.as_str()).collect();
-    objects.dedup();
-    objects
-}
-
 fn paragraph(row: &Row) -> String {
     let head = format!("{} {} on {}: {}", row.object, row.program, row.kernel, word(row));
     let class = row.class.unwrap_or_default();
     let source = row.source.as_ref().map(|line| format!("\n  at: {line}")).unwrap_or_default();
     format!("{head} ({class}): {}{source}", row.sentence.as_deref().unwrap_or_default())
-}
-
-/// In veristat's own form, with the kernel before its columns.
-fn csv(rows: &Rows) -> String {
-    let mut out = "kernel,file_name,prog_name,verdict,duration,total_insns,total_states,peak_states,stack_depth,prog_size,jited_size\n".to_owned();
-    for row in &rows.all {
-        let stats = row.stats.unwrap_or_default();
-        let verdict = if row.verdict == Verdict::Loaded { "success" } else { "failure" };
-        let texts = [&row.kernel, &row.object, &row.program, verdict].map(quoted).join(",");
-        let numbers = [stats.time_us, stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited];
-        let _ = writeln!(out, "{texts},{}", numbers.map(|number| number.to_string()).join(","));
-    }
-    out
-}
-
-/// A field that may hold anything, for RFC 4180.
-fn quoted(field: &str) -> String {
-    match field.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.to_owned(),
-    }
 }
 
 /// One suite for each kernel, one test for each program.
@@ -118,41 +93,26 @@ fn junit(rows: &Rows) -> Result<String> {
             case.set_classname(row.object.as_str());
             suite.add_test_case(case);
         }
-        add_not_run(&mut suite, rows, kernel);
         report.add_test_suite(suite);
     }
-    for (kernel, _) in rows.not_run.iter().filter(|(kernel, _)| !answered(rows, kernel)) {
-        let mut suite = TestSuite::new(kernel.as_str());
-        add_not_run(&mut suite, rows, kernel);
+    if !rows.not_run.is_empty() {
+        let mut suite = TestSuite::new("not run");
+        for (kernel, why) in &rows.not_run {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_message(why.as_str());
+            suite.add_test_case(TestCase::new(kernel.as_str(), status));
+        }
         report.add_test_suite(suite);
     }
     report.to_string().context("cannot write JUnit's XML")
 }
 
-fn answered(rows: &Rows, kernel: &str) -> bool {
-    rows.kernels.iter().any(|(other, _)| other == kernel)
-}
-
-fn add_not_run(suite: &mut TestSuite, rows: &Rows, kernel: &str) {
-    for (_, why) in rows.not_run.iter().filter(|(other, _)| other == kernel) {
-        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-        status.set_message(why.as_str());
-        suite.add_test_case(TestCase::new("not run", status));
-    }
-}
-
-/// The matrix of programs and kernels: what stands in each place, and the row behind it.
-fn matrix(rows: &Rows) -> Vec<(&Row, Vec<Option<&Row>>)> {
-    let mut lines: Vec<(&Row, Vec<Option<&Row>>)> = Vec::new();
-    for row in &rows.all {
-        let same = |it: &&Row| (&it.object, &it.program) == (&row.object, &row.program);
-        if lines.iter().any(|(first, _)| same(first)) {
-            continue;
-        }
-        let of = |kernel: &str| rows.all.iter().filter(same).find(|it| it.kernel == kernel);
-        lines.push((row, rows.kernels.iter().map(|(kernel, _)| of(kernel)).collect()));
-    }
-    lines
+/// The matrix of programs and kernels: a program's first row, and its row on each kernel.
+fn matrix(rows: &Rows) -> impl Iterator<Item = (&Row, Vec<Option<&Row>>)> {
+    rows.all.chunk_by(is_same).map(|of_program| {
+        let on = |kernel: &str| of_program.iter().find(|row| row.kernel == kernel);
+        (&of_program[0], rows.kernels.iter().map(|(kernel, _)| on(kernel)).collect())
+    })
 }
 
 fn cell(row: Option<&Row>) -> String {
@@ -185,33 +145,21 @@ fn markdown(rows: &Rows) -> String {
 }
 
 /// A page with the matrix; each refusal opens its log.
-const PAGE: &str = include_str!("load.html");
-
 fn html(rows: &Rows) -> Result<String> {
-    let lines: Vec<_> = matrix(rows)
-        .into_iter()
-        .map(|(first, cells)| {
-            let cells: Vec<_> = cells
-                .into_iter()
-                .map(|row| {
-                    let refused = row.filter(|row| row.verdict != Verdict::Loaded);
-                    minijinja::context! {
-                        text => cell(row),
-                        why => refused.map(paragraph),
-                        log => refused.map(|row| row.excerpt.join("\n")),
-                    }
-                })
-                .collect();
-            minijinja::context! { object => &first.object, program => &first.program, cells }
-        })
-        .collect();
-    let mut templates = minijinja::Environment::new();
-    // The name's end is what makes it escape.
-    templates.add_template("load.html", PAGE)?;
-    let kernels = &rows.kernels;
-    let not_run = &rows.not_run;
-    let page = templates.get_template("load.html")?;
-    Ok(page.render(minijinja::context! { kernels, lines, not_run })?)
+    let cell = |row: Option<&Row>| {
+        let refused = row.filter(|row| row.verdict != Verdict::Loaded);
+        context! {
+            text => cell(row),
+            why => refused.map(paragraph),
+            log => refused.map(|row| row.excerpt.join("\n")),
+        }
+    };
+    let lines = matrix(rows).map(|(first, cells)| {
+        let cells: Vec<_> = cells.into_iter().map(cell).collect();
+        context! { object => &first.object, program => &first.program, cells }
+    });
+    let lines: Vec<_> = lines.collect();
+    page(include_str!("load.html"), context! { kernels => &rows.kernels, not_run => &rows.not_run, lines })
 }
 
 /// Writes every format, and each program's log.
@@ -219,20 +167,15 @@ fn html(rows: &Rows) -> Result<String> {
 /// # Errors
 /// When a file cannot be written.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
-    let logs = dir.join("logs");
-    std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    let write = |path: &Path, text: &str| {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    write(&dir.join("load.json"), &json(rows)?)?;
-    write(&dir.join("load.csv"), &csv(rows))?;
-    write(&dir.join("junit.xml"), &junit(rows)?)?;
-    write(&dir.join("summary.md"), &markdown(rows))?;
-    write(&dir.join("load.html"), &html(rows)?)?;
+    write_file(dir, "load.json", &json(rows)?)?;
+    write_file(dir, "junit.xml", &junit(rows)?)?;
+    write_file(dir, "summary.md", &markdown(rows))?;
+    write_file(dir, "load.html", &html(rows)?)?;
     for row in &rows.all {
         let name = format!("{} {} {}.log", row.kernel, row.object, row.program);
         // Names are the guest's and the object's words.
-        write(&logs.join(name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_")), &row.log)?;
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
+        write_file(dir, &format!("logs/{name}"), &row.log)?;
     }
     Ok(())
 }
@@ -254,9 +197,7 @@ mod tests {
 
     #[test]
     fn every_format_tells_the_refusal_and_escapes_names() {
-        let (csv, markdown) = (csv(&rows()), markdown(&rows()));
-        assert!(csv.contains("5.4,a.bpf.o,\"a<b>|,\"\"\",failure,"), "{csv}");
-        assert!(csv.contains(",success,0,100,0,"), "{csv}");
+        let markdown = markdown(&rows());
         assert!(markdown.contains("| a.bpf.o a&lt;b>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
         for text in [html(&rows()).unwrap(), junit(&rows()).unwrap()] {
             assert!(text.contains("there since 5.15") && text.contains("a&lt;b"), "{text}");

@@ -94,11 +94,10 @@ impl Rows {
             }
         }
         let place = |name: &str| objects.iter().position(|object| object.name == name);
-        let first = |row: &Row| rows.all.iter().position(|it| is_same(it, row));
-        let mut order: Vec<_> = rows.all.iter().map(|row| (place(&row.object), first(row), row.clone())).collect();
+        let program = |row: &Row| (row.object.clone(), row.program.clone());
+        let order: Vec<_> = rows.all.iter().map(program).collect();
         // Stable: kernels stay in the order in which they were asked for.
-        order.sort_by_key(|(object, program, _)| (*object, *program));
-        rows.all = order.into_iter().map(|(.., row)| row).collect();
+        rows.all.sort_by_cached_key(|row| (place(&row.object), order.iter().position(|it| *it == program(row))));
         rows
     }
 
@@ -141,7 +140,8 @@ impl Rows {
     }
 }
 
-fn is_same(a: &Row, b: &Row) -> bool {
+/// Whether two rows are of the same program.
+pub fn is_same(a: &Row, b: &Row) -> bool {
     (&a.object, &a.program) == (&b.object, &b.program)
 }
 

@@ -1,46 +1,26 @@
 //! What kernels say of the program, side by side: the rows of every table of facts.
 
-use serde::Serialize;
 use vmtest_agent::{Facts, ProgramFacts};
 
 use super::RunReport;
 use crate::text;
 use crate::verdict::KernelReport;
 
-/// A column of a table of facts.
-#[derive(Serialize)]
-pub struct Column {
-    /// Its head.
-    pub name: &'static str,
-    /// What it is, in a few words.
-    pub meaning: &'static str,
-    /// Whether its cells are numbers, which stand at the right.
-    pub number: bool,
-}
-
-const fn word(name: &'static str, meaning: &'static str) -> Column {
-    Column { name, meaning, number: false }
-}
-
-const fn number(name: &'static str, meaning: &'static str) -> Column {
-    Column { name, meaning, number: true }
-}
-
 /// How many there are.
 const COUNT: usize = 10;
 
-/// The columns, in the order of [`rows`].
-pub const COLUMNS: [Column; COUNT] = [
-    word("kernel", "the pin's name"),
-    word("program", "the BPF program's name in the kernel"),
-    word("BTF", "the kernel carries its own type information"),
-    word("JIT", "BPF programs are compiled to machine code"),
-    number("insns", "instructions that the verifier processed (since 5.16)"),
-    number("xlated", "size after the verifier rewrote it, in bytes"),
-    number("jited", "size of the machine code, in bytes"),
-    number("load", "from starting the program to its ready line"),
-    number("event", "mean cost of one event, by the kernel's own statistics"),
-    word("attach", "through a bpf_link, or by an ioctl of perf"),
+/// The columns: head, meaning, and whether the cells are numbers, which stand at the right.
+pub const COLUMNS: [(&str, &str, bool); COUNT] = [
+    ("kernel", "the pin's name", false),
+    ("program", "the BPF program's name in the kernel", false),
+    ("BTF", "the kernel carries its own type information", false),
+    ("JIT", "BPF programs are compiled to machine code", false),
+    ("insns", "instructions that the verifier processed (since 5.16)", true),
+    ("xlated", "size after the verifier rewrote it, in bytes", true),
+    ("jited", "size of the machine code, in bytes", true),
+    ("load", "from starting the program to its ready line", true),
+    ("event", "mean cost of one event, by the kernel's own statistics", true),
+    ("attach", "through a bpf_link, or by an ioctl of perf", false),
 ];
 
 /// A table's line.

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
+use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::logs::LogPath;
 use super::{RunReport, words};
-use crate::verdict::{KernelReport, Standing, Verdict};
+use crate::verdict::{KernelReport, Standing};
 
 /// The format's version: it grows when a reader of the older one would go wrong. New keys are no such break.
 const VERSION: u32 = 2;
@@ -29,31 +29,18 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct Kernel<'a> {
-    name: &'a str,
-    release: Option<&'a str>,
-    verdict: Verdict,
-    reason: &'a str,
-    excerpt: &'a [String],
+    #[serde(flatten)]
+    report: &'a KernelReport,
     exit_code: u8,
-    tolerated: bool,
-    accel: Option<&'a str>,
-    backend: &'a str,
-    booted: bool,
     started: String,
-    fetch_s: f64,
-    boot_s: Option<f64>,
-    test_s: Option<f64>,
-    total_s: f64,
     console_log: Option<&'a str>,
-    facts: Option<&'a Facts>,
-    expected_tests: usize,
     tests: Vec<Test<'a>>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Test<'a> {
-    name: &'a str,
-    binary: &'a str,
+    #[serde(flatten)]
+    test: &'a TestId,
     result: &'static str,
     attempts: u32,
     seconds: Option<f64>,
@@ -84,24 +71,10 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
 
 fn kernel<'a>(run: &RunReport, kernel: &'a KernelReport, log: Option<&'a str>) -> Kernel<'a> {
     Kernel {
-        name: &kernel.name,
-        release: kernel.release.as_deref(),
-        verdict: kernel.verdict,
-        reason: &kernel.reason,
-        excerpt: &kernel.excerpt,
+        report: kernel,
         exit_code: kernel.exit_code(),
-        tolerated: kernel.tolerated,
-        accel: kernel.accel.as_deref(),
-        backend: &kernel.backend,
-        booted: kernel.booted,
         started: timestamp(run.started, kernel.start_s),
-        fetch_s: kernel.fetch_s,
-        boot_s: kernel.boot_s,
-        test_s: kernel.test_s,
-        total_s: kernel.total_s,
         console_log: log,
-        facts: kernel.facts.as_ref(),
-        expected_tests: kernel.expected_tests,
         tests: kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect(),
     }
 }
@@ -125,7 +98,17 @@ fn test(outcome: &TestOutcome) -> Test<'_> {
 }
 
 fn not_run(test: &TestId) -> Test<'_> {
-    Test { name: &test.name, binary: &test.binary, result: words::NOT_RUN, ..Test::default() }
+    Test {
+        test,
+        result: words::NOT_RUN,
+        attempts: 0,
+        seconds: None,
+        exit_code: None,
+        signal: None,
+        reason: None,
+        output: "",
+        dropped_bytes: 0,
+    }
 }
 
 /// RFC 3339, in UTC, to the millisecond.
@@ -153,9 +136,8 @@ mod tests {
         let logs = tempfile::tempdir().unwrap();
         let mut run = sample::run(logs.path());
         run.kernels.retain(|kernel| kernel.name == "6.1");
-        run.kernels[0].tests.drain(..5);
-        let last = run.kernels[0].tests.pop().unwrap();
-        run.kernels[0].missing.push(last.test);
+        run.kernels[0].tests.drain(..2);
+        run.kernels[0].missing.push(TestId { binary: "trace".into(), name: "last".into() });
         run.kernels[0].expected_tests = 3;
         let text = render(&run, &[Some("console/6.1.log".into())]).unwrap();
         let page = include_str!("../../../../docs/report.md");
@@ -191,8 +173,8 @@ mod tests {
         let run = sample::hostile(logs.path());
         let json: Value = serde_json::from_str(&render(&run, &[None]).unwrap()).unwrap();
         let tests = &json["kernels"][0]["tests"];
-        assert_eq!(tests[8]["output"].as_str().unwrap(), run.kernels[0].tests[8].output);
-        assert_eq!(tests[8]["name"], sample::MARKUP);
+        assert_eq!(tests[0]["output"].as_str().unwrap(), run.kernels[0].tests[0].output);
+        assert_eq!(tests[0]["name"], sample::MARKUP);
         assert_eq!(json["kernels"][0]["verdict"], "fail");
     }
 }

@@ -1,11 +1,13 @@
 //! The guests' consoles, beside the reports that refer to them.
 
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use vm_kernels::whole_file;
 
 use super::RunReport;
-use super::files::Staged;
 
 /// The longest file name made of a kernel's name; the rest of a path is cut from its beginning.
 const NAME_LENGTH: usize = 80;
@@ -13,8 +15,8 @@ const NAME_LENGTH: usize = 80;
 /// Where a kernel's console is, relative to the report's directory: `console/6.12.log`; `None` without a log.
 pub type LogPath = Option<String>;
 
-/// Copies every kernel's console log, and says where each will be.
-pub fn stage(run: &RunReport, staged: &mut Staged<'_>) -> Result<Vec<LogPath>> {
+/// Copies every kernel's console log, of which the host keeps 16 MiB at the most, and says where each is.
+pub fn keep(run: &RunReport, dir: &Path) -> Result<Vec<LogPath>> {
     let mut taken = HashSet::new();
     let mut paths = Vec::new();
     for kernel in &run.kernels {
@@ -23,7 +25,9 @@ pub fn stage(run: &RunReport, staged: &mut Staged<'_>) -> Result<Vec<LogPath>> {
             continue;
         };
         let path = unique(&file_name(&kernel.name), &mut taken);
-        staged.copy(log, &path).with_context(|| format!("cannot keep the console log of {}", kernel.name))?;
+        fs::read(log)
+            .and_then(|text| whole_file::write(&dir.join(&path), &text))
+            .with_context(|| format!("cannot keep the console log of {}, {}", kernel.name, log.display()))?;
         paths.push(Some(path));
     }
     Ok(paths)

@@ -10,15 +10,11 @@ use super::RunReport;
 use crate::verdict::{KernelReport, Verdict};
 
 /// The tests that every kernel of [`run`] was asked for.
-pub const TESTS: [&str; 8] = [
+pub const TESTS: [&str; 4] = [
     "control_without_tracer_no_line",
-    "duration_ends_in_time",
     "follow_prints_the_line",
-    "no_line_after_sigterm",
-    "one_execve_one_line_under_its_pid",
     "one_line_for_each_of_50_execves",
     "two_tracers_two_lines",
-    "unprivileged_user_is_told_what_to_do",
 ];
 
 /// What [`hostile`]'s tests print and are named.
@@ -35,15 +31,13 @@ pub fn assert_golden(text: &str, path: &str) {
     assert!(text == golden, "{} is not what came out:\n{text}", path.display());
 }
 
-/// Eight kernels: six came up, of which one failed a test, one panicked and one complained; one hung before
-/// the agent, one could not be had. `logs` is where the console logs are written.
+/// Each kind of verdict once: four kernels came up, of which one failed a test, one panicked and one complained; one hung
+/// before the agent, one could not be had. `logs` is where the console logs are written.
 pub fn run(logs: &Path) -> RunReport {
     let kernels = vec![
         unavailable("5.4"),
         passing("5.10", "5.10.0-32-amd64", 0.4),
-        passing("5.15", "5.15.135", 3.9),
         failing("6.1", "6.1.0-47-amd64", 7.1),
-        passing("6.6", "6.6.80", 8.0),
         with_splat("6.12", "6.12.117+deb13-amd64", 12.6),
         silent("6.18", 13.2),
         panicking("7.3", "7.3.4+deb13-amd64", 19.5),
@@ -57,20 +51,16 @@ pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
     run.kernels.iter().map(path).collect()
 }
 
-/// One kernel whose tests try to break every format, and whose console does too.
+/// One kernel with a test that tries to break every format, and a console that does too.
 pub fn hostile(logs: &Path) -> RunReport {
-    let mut kernel = failing("6.1", "6.1.0<img src=x>", 0.0);
+    let mut kernel = passing("6.1", "6.1.0<img src=x>", 0.0);
+    kernel.verdict = Verdict::Fail;
     kernel.reason = format!("`{MARKUP}` failed | \x1b[2J\u{202e}dessap 8\n8 passed, 0 failed");
     kernel.excerpt = vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
-    kernel.tests.push(TestOutcome {
-        test: TestId { binary: "trace".into(), name: MARKUP.into() },
-        attempts: 1,
-        result: TestResult::NotStarted { reason: "no such file\x1b[1A\x1b[2K: \"&<>".into() },
-        seconds: 0.0,
-        output: format!("{MARKUP}\n```\n# forged\n\x1b[32mtest result: ok\x1b[0m \u{fffd}\0 ]]></system-out>\r\n"),
-        dropped_bytes: 199_934_464,
-    });
-    kernel.expected_tests += 1;
+    let reason = "no such file\x1b[1A\x1b[2K: \"&<>".into();
+    let output = format!("{MARKUP}\n```\n# forged\n\x1b[32mtest result: ok\x1b[0m \u{fffd}\0 ]]></system-out>\r\n");
+    kernel.tests[0] =
+        TestOutcome { dropped_bytes: 199_934_464, ..outcome(MARKUP, TestResult::NotStarted { reason }, &output) };
     with_logs(report(vec![kernel], 9.9), logs)
 }
 
@@ -84,15 +74,10 @@ pub fn report(kernels: Vec<KernelReport>, total_s: f64) -> RunReport {
 /// All tests passed.
 pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
     KernelReport {
-        name: name.into(),
         release: Some(release.into()),
         verdict: Verdict::Pass,
-        reason: String::new(),
-        excerpt: vec![],
         accel: Some("tcg".into()),
-        backend: "boot".into(),
         start_s,
-        fetch_s: 0.0,
         boot_s: Some(2.1),
         test_s: Some(1.125),
         total_s: 3.4,
@@ -100,9 +85,7 @@ pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
         facts: Some(facts(release)),
         tests: TESTS.iter().map(|name| outcome(name, TestResult::Passed, "")).collect(),
         expected_tests: TESTS.len(),
-        missing: vec![],
-        tolerated: false,
-        console_log: None,
+        ..KernelReport::unknown(name, "boot")
     }
 }
 
@@ -110,9 +93,9 @@ pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
 pub fn failing(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
     kernel.verdict = Verdict::Fail;
-    kernel.reason = "2 of 8 tests did not pass: one_line_for_each_of_50_execves, two_tracers_two_lines".into();
-    kernel.tests[5] = outcome(TESTS[5], TestResult::Failed { code: 101 }, FAILED_OUTPUT);
-    kernel.tests[6] = outcome(TESTS[6], TestResult::Killed { signal: 11 }, "");
+    kernel.reason = "2 of 4 tests did not pass: one_line_for_each_of_50_execves, two_tracers_two_lines".into();
+    kernel.tests[2] = outcome(TESTS[2], TestResult::Failed { code: 101 }, FAILED_OUTPUT);
+    kernel.tests[3] = outcome(TESTS[3], TestResult::Killed { signal: 11 }, "");
     kernel.fetch_s = 4.2;
     kernel.total_s = 7.9;
     kernel
@@ -138,7 +121,7 @@ pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
     kernel
 }
 
-/// The kernel panicked during the third test.
+/// The kernel panicked during the second test.
 pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
     let mut kernel = passing(name, release, start_s);
     kernel.verdict = Verdict::Panic;
@@ -146,11 +129,9 @@ pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
     kernel.excerpt = vec![
         "Kernel panic - not syncing: sysrq triggered crash".into(),
         "CPU: 0 UID: 0 PID: 91 Comm: trace Not tainted 7.3.4+deb13-amd64 #1".into(),
-        "Call Trace:".into(),
-        " sysrq_handle_crash+0x1a/0x20".into(),
     ];
-    kernel.tests.truncate(2);
-    kernel.missing = TESTS[2..].iter().map(|name| test_id(name)).collect();
+    kernel.tests.truncate(1);
+    kernel.missing = TESTS[1..].iter().map(|name| test_id(name)).collect();
     kernel.fetch_s = 5.5;
     kernel.test_s = None;
     kernel.total_s = 8.8;
@@ -174,19 +155,13 @@ pub fn silent(name: &str, start_s: f64) -> KernelReport {
 /// No source had the kernel, and the user allowed for that.
 pub fn unavailable(name: &str) -> KernelReport {
     KernelReport {
-        release: None,
         verdict: Verdict::Unavailable,
-        reason: "no source has this kernel: nix: not in a Nix shell; debian: this host's mirror and the permanent archive do not answer".into(),
-        accel: None,
-        boot_s: None,
-        test_s: None,
+        reason: "no source has this kernel: nix: not in a Nix shell; debian: this host's mirror does not answer".into(),
         total_s: 0.3,
-        booted: false,
-        facts: None,
-        tests: vec![],
+        expected_tests: TESTS.len(),
         missing: TESTS.iter().map(|name| test_id(name)).collect(),
         tolerated: true,
-        ..passing(name, "", 0.0)
+        ..KernelReport::unknown(name, "boot")
     }
 }
 
@@ -200,15 +175,15 @@ fn test_id(name: &str) -> TestId {
 }
 
 fn facts(release: &str) -> Facts {
-    let old = release.starts_with("5.");
+    let old = release.starts_with("5.10");
     let program = ProgramFacts {
         name: "bpf_prog".into(),
-        verified_insns: (!release.starts_with("5.10")).then_some(17),
-        xlated_bytes: Some(if old { 144 } else { 136 }),
-        jited_bytes: Some(if old { 103 } else { 96 }),
-        event_ns: Some(if old { 2841.7 } else { 1904.2 }),
+        verified_insns: (!old).then_some(17),
+        xlated_bytes: Some(136),
+        jited_bytes: Some(96),
+        event_ns: Some(1904.2),
         events: Some(64),
-        attached: Some(if release.starts_with("5.10") { "ioctl" } else { "link" }.into()),
+        attached: Some(if old { "ioctl" } else { "link" }.into()),
     };
     Facts { btf: Some(true), jit: Some(true), load_s: Some(0.0312), programs: vec![program], ..Facts::default() }
 }

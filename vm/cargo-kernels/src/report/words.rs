@@ -123,14 +123,6 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_shown_also_after_a_test_that_failed() {
-        let mut kernel = sample::panicking("7.3", "7.3.4", 0.0);
-        kernel.tests[0].result = TestResult::TimedOut;
-        assert_eq!(excerpt(&kernel)[0], "Kernel panic - not syncing: sysrq triggered crash");
-        assert!(excerpt(&sample::failing("6.1", "6.1.0", 0.0)).is_empty());
-    }
-
-    #[test]
     fn a_test_is_named_with_its_binary_only_where_there_are_several() {
         let mut run = sample::report(vec![sample::passing("6.1", "6.1.0", 0.0)], 1.0);
         let first = run.kernels[0].tests[0].test.clone();

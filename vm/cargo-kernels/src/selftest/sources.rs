@@ -1,7 +1,7 @@
 //! A copy of the workspace's sources, in which mutants are made and compiled.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -10,45 +10,24 @@ use crate::dirs::Dirs;
 /// What is never part of the sources.
 const LEFT_OUT: &[&str] = &["target", ".git", "result"];
 
-/// The copy. It is kept between runs, so that cargo compiles only what a mutant changes.
-pub struct Copy {
-    of: PathBuf,
-    dirs: Dirs,
+/// Where the copy is, and where cargo puts what it builds of it. Both are kept between runs, so that cargo compiles only
+/// what a mutant changes.
+pub fn copy_of(dirs: &Dirs) -> Dirs {
+    let dir = dirs.target.join("vmtest/selftest");
+    Dirs {
+        project: dir.join("workspace"),
+        // Not the project's own: a run of the real program beside this one must not find a mutant.
+        target: dir.join("target"),
+        cache: dirs.cache.clone(),
+    }
 }
 
-impl Copy {
-    /// Makes the copy, or brings an old one up to date.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
-    pub fn make(dirs: &Dirs) -> Result<Self> {
-        let dir = dirs.target.join("vmtest/selftest");
-        let copy = Self {
-            of: dirs.project.clone(),
-            dirs: Dirs {
-                project: dir.join("workspace"),
-                // Not the project's own: a run of the real program beside this one must not find a mutant.
-                target: dir.join("target"),
-                cache: dirs.cache.clone(),
-            },
-        };
-        copy.restore()?;
-        Ok(copy)
-    }
-
-    /// The copy's root, and where cargo puts what it builds of it.
-    pub fn dirs(&self) -> &Dirs {
-        &self.dirs
-    }
-
-    /// Undoes every change. Files that are as they should be are left alone, since cargo looks at
-    /// their times.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
-    pub fn restore(&self) -> Result<()> {
-        mirror(&self.of, &self.dirs.project, LEFT_OUT)
-    }
+/// Makes the copy as the sources are. Files that are as they should be are left alone, since cargo looks at their times.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn restore(of: &Dirs, copy: &Dirs) -> Result<()> {
+    mirror(&of.project, &copy.project, LEFT_OUT)
 }
 
 fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {

@@ -7,17 +7,14 @@ use std::time::Duration;
 use console::{Alignment, pad_str, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::{RunEvent, phrase};
+use super::RunEvent;
 use crate::report::words;
 use crate::text;
 use crate::verdict::{KernelReport, Standing};
 
 const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
 const RUNNING: &str = "{spinner:.cyan} {prefix:.bold} {elapsed_s:>7} {wide_msg}";
-const FINISHED: &str = "{mark} {prefix:.bold} {wide_msg}";
-/// All of them, for a test that they are well-formed.
-#[cfg(test)]
-pub const TEMPLATES: [&str; 3] = [WAITING, RUNNING, FINISHED];
+const FINISHED: &str = "{prefix} {wide_msg}";
 
 /// How often a live line moves, so that one sees that it is alive.
 const TICK: Duration = Duration::from_millis(120);
@@ -50,10 +47,10 @@ impl Live {
         match event {
             RunEvent::Note(_) => {
                 // An error here is a terminal that went away; the run goes on without it.
-                let _ = self.lines.println(format!("{}: {}", bar.name, phrase::progress(&event)));
+                let _ = self.lines.println(format!("{}: {}", bar.name, event));
             }
             RunEvent::Finished(report) => bar.finish(&report),
-            _ => bar.show(phrase::progress(&event)),
+            _ => bar.show(event.to_string()),
         }
     }
 }
@@ -98,13 +95,9 @@ impl Bar {
             _ => style(words::mark(report)).red(),
         };
         self.progress.disable_steady_tick();
-        self.progress.set_style(line_style(FINISHED).with_key(
-            "mark",
-            move |_: &ProgressState, out: &mut dyn Write| {
-                let _ = write!(out, "{mark}");
-            },
-        ));
-        self.progress.finish_with_message(phrase::verdict(report));
+        self.progress.set_style(line_style(FINISHED));
+        self.progress.set_prefix(format!("{mark} {}", style(self.progress.prefix()).bold()));
+        self.progress.finish_with_message(super::verdict(report));
     }
 }
 

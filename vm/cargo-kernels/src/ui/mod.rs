@@ -5,20 +5,22 @@
 
 pub mod grid;
 mod live;
-mod phrase;
 mod plain;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use indicatif::BinaryBytes;
 
-use crate::verdict::KernelReport;
+use crate::report::words;
+use crate::text;
+use crate::verdict::{KernelReport, Verdict};
 use live::Live;
 pub use live::running_line;
-pub use phrase::progress;
 use plain::Plain;
 pub use table::table;
 
@@ -58,6 +60,40 @@ pub enum RunEvent {
     Finished(Box<KernelReport>),
 }
 
+/// What is happening, in words that are the same on a terminal and in a log.
+impl Display for RunEvent {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetching { done, total: Some(total) } => {
+                write!(f, "fetching {} of {}", BinaryBytes(*done), BinaryBytes(*total))
+            }
+            Self::Fetching { done, total: None } => write!(f, "fetching {}", BinaryBytes(*done)),
+            Self::Note(note) => f.write_str(&text::line(note)),
+            Self::Preparing => f.write_str("preparing"),
+            Self::Booting => f.write_str("booting"),
+            Self::Restoring => f.write_str("restored"),
+            Self::Testing { done, total, current } => {
+                write!(f, "testing {done}/{total}")?;
+                current.iter().try_for_each(|name| write!(f, " {}", text::line(name)))
+            }
+            Self::Finished(report) => f.write_str(&verdict(report)),
+        }
+    }
+}
+
+/// How it ended, in one line.
+fn verdict(report: &KernelReport) -> String {
+    let mut line = report.verdict.word().to_owned();
+    if !report.tests.is_empty() {
+        line += &format!(" {}", words::passed_of(report));
+    }
+    line += &format!(" in {:.1} s", report.total_s);
+    if report.verdict != Verdict::Pass {
+        line += &format!(": {}", text::line(&report.reason));
+    }
+    line
+}
+
 /// Prints what a command has to say in the end.
 ///
 /// # Errors
@@ -73,10 +109,10 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Where [`RunEvent`]s are shown: live lines on a terminal, else plain ones. Shared by the threads of a run.
-pub struct Screen(Kind);
-
-enum Kind {
+pub enum Screen {
+    /// On a terminal that can move its cursor.
     Live(Live),
+    /// Anywhere else.
     Plain(Plain),
 }
 
@@ -86,9 +122,9 @@ impl Screen {
         // Without a terminal that can move its cursor, indicatif shows nothing at all.
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stdout().is_terminal() && !dumb {
-            Self(Kind::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout())))
+            Self::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout()))
         } else {
-            Self(Kind::Plain(Plain::new(names, Box::new(io::stdout()))))
+            Self::Plain(Plain::new(names, Box::new(io::stdout())))
         }
     }
 
@@ -98,9 +134,9 @@ impl Screen {
     ///
     /// There are not that many names.
     pub fn event(&self, index: usize, event: RunEvent) {
-        match &self.0 {
-            Kind::Live(live) => live.event(index, event),
-            Kind::Plain(plain) => plain.event(index, event),
+        match self {
+            Self::Live(live) => live.event(index, event),
+            Self::Plain(plain) => plain.event(index, event),
         }
     }
 }

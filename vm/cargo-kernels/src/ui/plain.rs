@@ -4,7 +4,7 @@ use std::io::Write;
 use std::mem::{Discriminant, discriminant};
 use std::sync::{Mutex, PoisonError};
 
-use super::{RunEvent, phrase};
+use super::RunEvent;
 use crate::text;
 
 /// Lines to a writer, in the order in which things happen; no escape sequences.
@@ -35,7 +35,7 @@ impl Plain {
             state.shown[index] = Some(kind);
         }
         // A reader that went away (`| head`) is no reason to stop testing.
-        let _ = writeln!(state.out, "{}: {}", self.names[index], phrase::phase(&event));
+        let _ = writeln!(state.out, "{}: {event}", self.names[index]);
         let _ = state.out.flush();
     }
 }

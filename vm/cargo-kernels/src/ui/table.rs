@@ -78,9 +78,9 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
     if rows.is_empty() {
         return "No kernel said anything of the program.\n".into();
     }
-    let mut table = borderless(&facts::COLUMNS.map(|column| column.name), looks);
+    let mut table = borderless(&facts::COLUMNS.map(|(name, ..)| name), looks);
     for row in rows {
-        table.add_row(row.into_iter().zip(facts::COLUMNS).map(|(cell, column)| match column.number {
+        table.add_row(row.into_iter().zip(facts::COLUMNS).map(|(cell, (.., number))| match number {
             true => right(cell),
             false => Cell::new(cell),
         }));

@@ -5,7 +5,6 @@
 struct task_struct {
 	int pid;
 	long state; /* called __state since 5.14 */
-	int no_such_field;
 };
 #pragma clang attribute pop
 
@@ -23,15 +22,6 @@ static long read_state(void)
 }
 
 SEC("tracepoint/syscalls/sys_enter_execve") int field(void *ctx) { return read_state() == 7; }
-
-SEC("tracepoint/syscalls/sys_enter_execve") int guarded(void *ctx)
-{
-	struct task_struct *task = bpf_get_current_task();
-
-	if (__builtin_preserve_field_info(task->no_such_field, 2 /* exists */))
-		return task->no_such_field;
-	return 0;
-}
 
 SEC("fentry/no_such_function") int no_target(void *ctx) { return 0; }
 

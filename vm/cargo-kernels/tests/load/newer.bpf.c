@@ -7,9 +7,6 @@ static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 /* `folio`s are of 5.16. */
 SEC("fentry/folio_mark_dirty") int target(void *ctx) { return 0; }
 
-/* An iterator has been allowed to sleep since 5.18. */
-SEC("iter.s/task") int sleeps(void *ctx) { return 0; }
-
 /* In programs for tracing since 5.12. */
 SEC("fentry/tcp_sendmsg") int cookie(u64 *ctx)
 {

@@ -23,7 +23,7 @@ impl Line {
 
 impl Progress for Line {
     fn bytes(&self, done: u64, total: Option<u64>) {
-        self.bar.set_message(ui::progress(&RunEvent::Fetching { done, total }));
+        self.bar.set_message(RunEvent::Fetching { done, total }.to_string());
     }
 
     fn note(&self, text: &str) {
