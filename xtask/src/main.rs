@@ -3,7 +3,6 @@
 mod flags;
 mod inspect;
 mod local;
-mod minimum_rust;
 mod test;
 
 use std::process::ExitCode;

@@ -13,7 +13,6 @@ pub mod cross;
 pub mod dirs;
 pub mod doctor;
 pub mod engine;
-pub mod environment;
 pub mod exec;
 pub mod exit;
 pub mod flags;

@@ -12,10 +12,11 @@ use vmtest_agent::{TestId, TestResult};
 
 use crate::backends;
 use crate::dirs::Dirs;
-use crate::engine::{Engine, Host, Options};
+use crate::engine::Engine;
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Arch};
+use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::{Choice, Payload};
 use crate::verdict::{KernelReport, Verdict};
@@ -46,7 +47,7 @@ impl fmt::Display for Row {
 pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
     let mutants = mutants::load(dirs)?;
-    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?);
+    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let sources = sources::Copy::make(dirs)?;
@@ -62,7 +63,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
                 build(arch, &metadata, &sources, mutant).with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             payload.only = mutant.map(|mutant| meant(&tests, mutant));
-            let options = Options::from(&flags.vm);
+            let options = flags::Vmtest { vm: flags.vm.clone(), ..Default::default() };
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
                 let report = engine.run(target, &|_| {});
