@@ -63,7 +63,7 @@ fn library(line: &str) -> Option<PathBuf> {
 }
 
 /// The loader that an ELF program asks for (`PT_INTERP`); nothing for one that is static, or a script.
-fn loader(path: &Path) -> Result<Option<PathBuf>> {
+pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
     let failed = || format!("cannot read {}", path.display());
     let bytes = fs::read(path).with_context(failed)?;
     if !bytes.starts_with(&elf::ELFMAG) {

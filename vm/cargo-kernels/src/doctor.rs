@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
-use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
 
@@ -71,7 +70,7 @@ impl Diagnosis {
             Need::Test => false,
         });
         let mut checks: Vec<Check> = shown.map(|spec| tool(dirs, spec)).collect();
-        checks.extend([cache(dirs), kvm(dirs), bpf_here()]);
+        checks.extend([cache(dirs), kvm(dirs), tracefs()]);
         let ok = checks.iter().all(|check| check.ok || !check.needed);
         Self { version: 1, ok, checks }
     }
@@ -171,58 +170,16 @@ fn try_kvm(dirs: &Dirs) -> Result<Option<String>> {
     error
 }
 
-/// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.
-fn bpf_here() -> Check {
-    let check = Check::new("BPF, tracefs", "run the program on this machine", false);
-    if !has_bpf() {
-        return check.failed("the kernel that runs here was built without BPF", None);
-    }
+/// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here (proc_pid_mounts(5)).
+fn tracefs() -> Check {
+    let check = Check::new("tracefs", "run the program on this machine", false);
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    match tracefs(&mounts) {
-        Some(path) => Check { path: Some(path), ..check },
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    match mounts.find(|fields| fields.get(2) == Some(&"tracefs")) {
+        Some(fields) => Check { path: Some(fields[1].into()), ..check },
         None => {
             let mount = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
             check.failed("tracefs is not mounted here", Some(mount.into()))
-        }
-    }
-}
-
-/// bpf(2): a kernel that has it answers a command that it does not know with another error.
-fn has_bpf() -> bool {
-    const NO_SUCH_COMMAND: libc::c_long = -1;
-    // SAFETY: no memory is passed.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, NO_SUCH_COMMAND, std::ptr::null::<u8>(), 0) };
-    Errno::result(result) != Err(Errno::ENOSYS)
-}
-
-/// Where tracefs is mounted, of the lines of `/proc/mounts` (proc_pid_mounts(5)).
-fn tracefs(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (directory, kind) = (fields.nth(1)?, fields.next()?);
-        (kind == "tracefs").then(|| directory.into())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tracefs_is_found_among_the_mounts() {
-        let mounts = "proc /proc proc rw 0 0\ntracefs /sys/kernel/tracing tracefs rw 0 0\n";
-        assert_eq!(tracefs(mounts), Some("/sys/kernel/tracing".into()));
-        assert_eq!(tracefs("tracefs /mnt ext4 rw 0 0\n\ngarbage\n"), None);
-    }
-
-    #[test]
-    fn only_what_is_needed_counts_and_every_problem_is_shown_with_its_remedy() {
-        let missing = Check::new("thing", "", true).failed("it is not here", Some("get it".into()));
-        let without = Check::new("nicety", "", false).failed("it is nowhere", None);
-        let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
-        let text = diagnosis.for_people(Path::new("/"));
-        for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"] {
-            assert!(text.contains(part), "{text}");
         }
     }
 }

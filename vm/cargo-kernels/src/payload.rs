@@ -67,7 +67,7 @@ impl Payload {
     pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, choice: &Choice<'_>) -> Result<Self> {
         let is_static = metadata.is_static;
         if is_static {
-            tools::require(dirs, &[Need::Build])?;
+            tools::require(dirs, Need::Build)?;
         }
         let linked = is_static || !arch.is_host() && !choice.cargo.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
