@@ -71,13 +71,6 @@ const STEPS: &[Step] = &[
     Step { needs: |dirs| tools::find(dirs, Tool::Chromium).map(drop), ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 
-/// How a step ended.
-enum End {
-    Passed,
-    Failed,
-    NotRun,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -101,40 +94,31 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
         println!("\n== {}", step.name);
         let begun = Instant::now();
         let end = step.run(dirs, &xtask.clone().into(), flags);
-        println!("== {} after {:.0} s", end.word(), begun.elapsed().as_secs_f64());
+        println!("== {end} after {:.0} s", begun.elapsed().as_secs_f64());
         ends.push(end);
     }
-    let count = |word: &str| ends.iter().filter(|end| end.word() == word).count();
+    let count = |word: &str| ends.iter().filter(|end| **end == word).count();
     println!();
     for (step, end) in STEPS.iter().zip(&ends) {
-        println!("{:8}  {}", end.word(), step.name);
+        println!("{end:8}  {}", step.name);
     }
     let (passed, failed, not_run) = (count("passed"), count("failed"), count("not run"));
     println!("\n{passed} passed, {failed} failed, {not_run} skipped");
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
-impl End {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::NotRun => "not run",
-        }
-    }
-}
-
 impl Step {
-    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> End {
+    /// Says how it ended.
+    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> &'static str {
         if let Err(missing) = (self.needs)(dirs) {
             println!("{missing:#}");
-            return End::NotRun;
+            return "not run";
         }
         match self.succeed(dirs, xtask, flags).and_then(|()| (self.then)(dirs)) {
-            Ok(()) => End::Passed,
+            Ok(()) => "passed",
             Err(error) => {
                 eprintln!("error: {}: {error:#}", self.name);
-                End::Failed
+                "failed"
             }
         }
     }

@@ -6,7 +6,7 @@ pub mod backends;
 pub mod bench;
 pub mod build;
 pub mod cargo;
-mod closure;
+pub mod closure;
 pub mod command;
 pub mod completions;
 pub mod cross;
