@@ -12,15 +12,13 @@ use cargo_kernels::payload::{Choice, Payload};
 use cargo_kernels::tools::{self, Tool};
 use cargo_kernels::{build, exit};
 
-use crate::flags;
-
 /// Builds the program and becomes it, as root: from here on signals and the exit code are the program's.
 ///
 /// # Errors
 /// When it does not compile or cannot be started.
-pub fn program(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
+pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
     let executable = build::executable(dirs)?;
-    let error = as_root(dirs)?.arg(&executable).args(&flags.args).exec();
+    let error = as_root(dirs)?.arg(&executable).args(args).exec();
     Err(error).with_context(|| format!("cannot run {} as root", executable.display()))
 }
 

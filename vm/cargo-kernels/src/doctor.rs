@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::flags;
 use crate::kernels::{self, Silent};
 use crate::tools::{self, Need, Spec, TOOLS, Tool};
 use crate::ui::grid;
@@ -21,9 +20,9 @@ use vm_guest::accel;
 ///
 /// # Errors
 /// None that is about the host: what is wrong with it is what this command shows.
-pub fn run(dirs: &Dirs, flags: &flags::Doctor) -> Result<u8> {
+pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
     let diagnosis = Diagnosis::make(dirs);
-    let text = match flags.json {
+    let text = match json {
         true => serde_json::to_string_pretty(&diagnosis)? + "\n",
         false => diagnosis.for_people(&dirs.project),
     };

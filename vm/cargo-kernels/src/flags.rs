@@ -23,9 +23,20 @@ Environment:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Install what the host needs (Debian, Ubuntu), or list it
-    Setup(Setup),
+    Setup {
+        /// Install, too, what kernels of another architecture need
+        #[arg(long, value_name = "ARCH", value_parser = architecture)]
+        arch: Option<&'static Arch>,
+        /// Only say what would be installed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what the host needs, whether it works, and what to do
-    Doctor(Doctor),
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// An interactive shell in a kernel
     Shell(Shell),
     /// One command in a kernel
@@ -39,7 +50,10 @@ pub enum Command {
     /// Print the pins as a CI matrix (JSON)
     Matrix,
     /// Print a shell's completions
-    Completions(Completions),
+    Completions {
+        /// bash, zsh, fish, ...
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Which kernels.
@@ -155,25 +169,6 @@ fn positive_seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if seconds > 0.0 && seconds <= LONGEST_S => Ok(seconds),
         _ => Err(format!("expected a number of seconds above 0 and up to {LONGEST_S}")),
     }
-}
-
-/// `cargo xtask setup`
-#[derive(Debug, Clone, Args)]
-pub struct Setup {
-    /// Install, too, what kernels of another architecture need
-    #[arg(long, value_name = "ARCH", value_parser = architecture)]
-    pub arch: Option<&'static Arch>,
-    /// Only say what would be installed
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// `cargo xtask doctor`
-#[derive(Debug, Clone, Args)]
-pub struct Doctor {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `cargo xtask kernels`
@@ -311,13 +306,6 @@ pub struct Bench {
     /// Print one JSON object a kernel
     #[arg(long)]
     pub json: bool,
-}
-
-/// `cargo xtask completions`
-#[derive(Debug, Clone, Args)]
-pub struct Completions {
-    /// bash, zsh, fish, ...
-    pub shell: clap_complete::Shell,
 }
 
 /// `cargo xtask selftest`

@@ -11,11 +11,10 @@ use anyhow::{Context, Result, bail};
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::flags;
 use crate::tools::{self, Need, Tool, Unusable};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
-use vm_kernels::lock;
+use vm_kernels::{Arch, lock};
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -27,11 +26,11 @@ const ALWAYS: [Need; 4] = [Need::Boot, Need::Build, Need::Inspect, Need::Source]
 ///
 /// # Errors
 /// When something that is needed could not be installed, or must be installed by hand.
-pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
-    if let Some(arch) = flags.arch.filter(|arch| !arch.is_host()) {
-        cross::set_up(dirs, arch, flags.dry_run)?;
+pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8> {
+    if let Some(arch) = arch.filter(|arch| !arch.is_host()) {
+        cross::set_up(dirs, arch, dry_run)?;
     }
-    if !flags.dry_run {
+    if !dry_run {
         ensure(dirs, &[])?;
         println!("Everything that is needed is here.");
         return Ok(exit::OK);
