@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::{self, Silent};
-use crate::tools::{self, Need, Spec, TOOLS, Tool};
+use crate::tools::{self, Found, Need, Spec, TOOLS, Tool};
 use crate::ui::grid;
 use vm_guest::accel;
 
@@ -42,7 +42,7 @@ struct Diagnosis {
 }
 
 /// One thing.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
     /// Completes "needed to …".
@@ -69,7 +69,9 @@ impl Diagnosis {
             Need::Test => false,
         });
         let mut checks: Vec<Check> = shown.map(|spec| tool(dirs, spec)).collect();
-        checks.extend([cache(dirs), kvm(dirs), tracefs()]);
+        checks.push(Check::new("cache", "keep kernels", true, cache(dirs)));
+        checks.push(Check::new("KVM", "run kernels at full speed", false, kvm(dirs)));
+        checks.push(Check::new("tracefs", "run the program on this machine", false, tracefs()));
         let ok = checks.iter().all(|check| check.ok || !check.needed);
         Self { version: 1, ok, checks }
     }
@@ -96,12 +98,14 @@ impl Diagnosis {
 }
 
 impl Check {
-    fn new(name: &'static str, purpose: &'static str, needed: bool) -> Self {
-        Self { name, purpose, needed, ok: true, ..Self::default() }
-    }
-
-    fn failed(self, problem: impl Into<String>, remedy: Option<String>) -> Self {
-        Self { ok: false, problem: Some(problem.into()), remedy, ..self }
+    fn new(name: &'static str, purpose: &'static str, needed: bool, answer: Answer) -> Self {
+        let ok = answer.is_ok();
+        let (found, problem, remedy) = match answer {
+            Ok(found) => (Some(found), None, None),
+            Err((problem, remedy)) => (None, Some(problem), remedy),
+        };
+        let (version, path) = found.map_or((None, None), |found| (found.version, Some(found.path)));
+        Self { name, purpose, needed, ok, version, path, problem, remedy }
     }
 
     fn word(&self) -> Cell {
@@ -124,36 +128,35 @@ impl Check {
     }
 }
 
+/// Where something is, or what is wrong with it and what to do about that.
+type Answer = Result<Found, (String, Option<String>)>;
+
+fn at(path: impl Into<PathBuf>) -> Answer {
+    Ok(Found { path: path.into(), version: None })
+}
+
 fn tool(dirs: &Dirs, spec: &Spec) -> Check {
     let needed = !matches!(spec.need, Need::Local | Need::Inspect | Need::Source);
-    let check = Check::new(spec.name, spec.purpose, needed);
-    match tools::check(dirs, spec.tool) {
-        Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
-        Err(unusable) => check.failed(&unusable.what, Some(unusable.remedy())),
-    }
+    let answer = tools::check(dirs, spec.tool).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
+    Check::new(spec.name, spec.purpose, needed, answer)
 }
 
-fn cache(dirs: &Dirs) -> Check {
-    let check = Check::new("cache", "keep kernels", true);
-    let remedy = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
-    let dir = dirs.cache.clone();
+fn cache(dirs: &Dirs) -> Answer {
+    let dir = &dirs.cache;
     // It is made when it is needed, so what counts is the nearest directory that exists.
-    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(&dir);
-    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Check { path: Some(dir), ..check },
-        Err(error) => {
-            let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Check { path: Some(dir), ..check }.failed(problem, remedy)
-        }
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
+    if let Err(error) = access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
+        let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
+        return Err((problem, Some("set VMTEST_CACHE_DIR to a directory that you can write to".into())));
     }
+    at(dir)
 }
 
-fn kvm(dirs: &Dirs) -> Check {
-    let check = Check::new("KVM", "run kernels at full speed", false);
+fn kvm(dirs: &Dirs) -> Answer {
     match try_kvm(dirs) {
-        Ok(None) => Check { path: Some("/dev/kvm".into()), ..check },
-        Ok(Some(error)) => check.failed(error, None),
-        Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
+        Ok(None) => at("/dev/kvm"),
+        Ok(Some(error)) => Err((error, None)),
+        Err(error) => Err((format!("it could not be tried: {error:#}"), None)),
     }
 }
 
@@ -170,15 +173,14 @@ fn try_kvm(dirs: &Dirs) -> Result<Option<String>> {
 }
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here (proc_pid_mounts(5)).
-fn tracefs() -> Check {
-    let check = Check::new("tracefs", "run the program on this machine", false);
+fn tracefs() -> Answer {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     match mounts.find(|fields| fields.get(2) == Some(&"tracefs")) {
-        Some(fields) => Check { path: Some(fields[1].into()), ..check },
+        Some(fields) => at(fields[1]),
         None => {
-            let mount = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
-            check.failed("tracefs is not mounted here", Some(mount.into()))
+            let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
+            Err(("tracefs is not mounted here".into(), Some(remedy.into())))
         }
     }
 }

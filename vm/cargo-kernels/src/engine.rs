@@ -198,7 +198,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
     move |progress| {
         let current = match progress {
             Progress::Listed(count) => {
-                total = count;
+                (done, total) = (0, count);
                 None
             }
             Progress::Started(test) => Some(text::test_name(test)),

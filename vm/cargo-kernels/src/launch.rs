@@ -147,17 +147,17 @@ impl Launch<'_> {
 
     /// What was wrong with a guest that is in doubt.
     fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
-        let damaged = self.damaged(host_root).unwrap_or_else(|error| {
+        match self.damaged(host_root) {
+            Ok(Some(why)) => return Some(why),
+            Ok(None) => {}
             // That is no reason to lose what was seen.
-            (self.note)(format!("cannot tell whether the guest was sound: {error:#}"));
-            None
-        });
+            Err(error) => (self.note)(format!("cannot tell whether the guest was sound: {error:#}")),
+        }
         // QEMU 7.2's emulation now and then leaves rubbish in the flags register of a guest that goes on: the kernel
         // panics within milliseconds. What the program does, or the kernel, it does in the second guest as well.
         let is_early = seen.listed.is_none() && self.backend.name() == "snapshot" && self.accel == Accel::Tcg;
-        damaged.or_else(|| {
-            Some(format!("the kernel panicked at once: {}", seen.console.panic.as_ref()?)).filter(|_| is_early)
-        })
+        let panic = seen.console.panic.as_ref().filter(|_| is_early);
+        panic.map(|words| format!("the kernel panicked at once: {words}"))
     }
 
     fn damaged(&self, host_root: bool) -> Result<Option<String>> {
