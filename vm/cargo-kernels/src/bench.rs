@@ -18,7 +18,7 @@ use crate::flags;
 use crate::kernels::{self, Arch, Silent, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
 use table::{Measured, Series};
@@ -52,7 +52,7 @@ fn of_arch(
     let metadata = Metadata::load(dirs)?;
     let host = Host::open(dirs, interrupt, Instant::now())?;
     let restore = backends::open(dirs, arch, true, interrupt)?;
-    let mut payload = Payload::build(dirs, arch, &metadata, &Choice::default())?;
+    let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
     payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, targets)?]);
     let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
     let bench = Bench {

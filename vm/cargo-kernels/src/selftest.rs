@@ -18,7 +18,7 @@ use crate::flags;
 use crate::kernels::{self, Arch};
 use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
@@ -98,7 +98,7 @@ fn build(
     if let Some(mutant) = mutant {
         mutant.apply(&sources.dirs().project)?;
     }
-    Payload::build(sources.dirs(), arch, metadata, &Choice::default())
+    Payload::build(sources.dirs(), arch, metadata, &flags::Vmtest::default())
 }
 
 /// Of these tests, those that are meant to catch a mutant.

@@ -17,7 +17,7 @@ use crate::kernels::{self, Arch, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::parallel;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::report::words::all_tests;
 use crate::report::{self, RunReport};
 use crate::setup;
@@ -71,16 +71,6 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn build(&self, arch: &'static Arch) -> Result<Payload> {
-        let flags = self.flags;
-        let choice = Choice {
-            cargo: flags.selection.arguments(),
-            tests: &flags.test_args,
-            env: flags.env.iter().cloned().collect(),
-        };
-        Payload::build(self.dirs, arch, &self.metadata, &choice)
-    }
-
     /// What the tests are of: the program, or the directory of the project.
     fn program(&self) -> String {
         let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
@@ -92,7 +82,7 @@ impl Session<'_> {
         let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
             return Ok(exit::OK);
         };
-        let payload = self.build(arch)?;
+        let payload = Payload::build(self.dirs, arch, &self.metadata, self.flags)?;
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
         let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags.clone());
         let report = engine.list(target, &|_| {});
@@ -111,7 +101,11 @@ impl Session<'_> {
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payloads = self.backends.iter().map(|(arch, _)| self.build(arch)).collect::<Result<Vec<_>>>()?;
+        let payloads = self
+            .backends
+            .iter()
+            .map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, self.flags))
+            .collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
         let mut engines = Vec::new();
         for ((arch, backend), payload) in self.backends.iter().zip(&payloads) {
