@@ -36,9 +36,17 @@ Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something c
     /// Build the program as one static executable and print its path
     Build,
     /// Build the program and run it here, through sudo
-    Run(Run),
+    Run {
+        /// Passed to the program
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Show sections, symbols and bytecode of the BPF object
-    Inspect(Inspect),
+    Inspect {
+        /// A BPF object file [default: the one the build made]
+        #[arg(value_name = "OBJECT")]
+        object: Option<PathBuf>,
+    },
     /// What `cargo kernels` does, too.
     #[command(flatten)]
     Common(flags::Command),
@@ -56,20 +64,4 @@ pub struct Test {
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
-}
-
-/// `cargo xtask run`
-#[derive(Debug, Clone, Args)]
-pub struct Run {
-    /// Passed to the program
-    #[arg(last = true, value_name = "ARGS")]
-    pub args: Vec<String>,
-}
-
-/// `cargo xtask inspect`
-#[derive(Debug, Clone, Args)]
-pub struct Inspect {
-    /// A BPF object file [default: the one the build made]
-    #[arg(value_name = "OBJECT")]
-    pub object: Option<PathBuf>,
 }

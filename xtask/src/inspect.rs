@@ -1,7 +1,7 @@
 //! `cargo xtask inspect`: what the compiler made of a BPF program, as LLVM's tools show it.
 
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -10,15 +10,13 @@ use cargo_kernels::dirs::Dirs;
 use cargo_kernels::tools::{self, Tool};
 use cargo_kernels::{build, exit};
 
-use crate::flags;
-
 /// Runs the command.
 ///
 /// # Errors
 /// When a tool is missing, or refuses the file; it has said why.
-pub fn run(dirs: &Dirs, flags: &flags::Inspect) -> Result<u8> {
-    let objects = match &flags.object {
-        Some(object) => vec![object.clone()],
+pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
+    let objects = match object {
+        Some(object) => vec![object],
         None => build::bpf_objects(dirs)?,
     };
     for object in objects {

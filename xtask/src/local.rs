@@ -6,21 +6,20 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use cargo_kernels::dirs::Dirs;
+use cargo_kernels::flags::Vmtest;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::metadata::Metadata;
-use cargo_kernels::payload::{Choice, Payload};
+use cargo_kernels::payload::Payload;
 use cargo_kernels::tools::{self, Tool};
 use cargo_kernels::{build, exit};
-
-use crate::flags;
 
 /// Builds the program and becomes it, as root: from here on signals and the exit code are the program's.
 ///
 /// # Errors
 /// When it does not compile or cannot be started.
-pub fn program(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
+pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
     let executable = build::executable(dirs)?;
-    let error = as_root(dirs)?.arg(&executable).args(&flags.args).exec();
+    let error = as_root(dirs)?.arg(&executable).args(args).exec();
     Err(error).with_context(|| format!("cannot run {} as root", executable.display()))
 }
 
@@ -29,7 +28,7 @@ pub fn program(dirs: &Dirs, flags: &flags::Run) -> Result<u8> {
 /// # Errors
 /// When they do not compile or cannot be started.
 pub fn tests(dirs: &Dirs) -> Result<u8> {
-    let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Choice::default())?;
+    let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Vmtest::default())?;
     let mut code = exit::OK;
     for (id, binary) in &payload.binaries {
         let mut command = as_root(dirs)?;

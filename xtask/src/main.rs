@@ -3,7 +3,6 @@
 mod flags;
 mod inspect;
 mod local;
-mod minimum_rust;
 mod test;
 
 use std::process::ExitCode;
@@ -18,8 +17,8 @@ fn main() -> ExitCode {
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => test::run(&dirs, &flags),
         Command::Build => build::run(&dirs),
-        Command::Run(flags) => local::program(&dirs, &flags),
-        Command::Inspect(flags) => inspect::run(&dirs, &flags),
+        Command::Run { args } => local::program(&dirs, &args),
+        Command::Inspect { object } => inspect::run(&dirs, object),
         Command::Vmtest(flags) => vmtest::run(&dirs, &flags),
         Command::Kernels(flags) => kernels::command::run(&dirs, &flags),
         Command::Common(command) => command::run(&dirs, &command, Xtask::command()),

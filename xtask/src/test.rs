@@ -4,18 +4,21 @@ use std::ffi::OsString;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need, Tool};
 use cargo_kernels::{cargo, cross, exit, setup};
 
-use crate::{flags, local, minimum_rust};
+use crate::{flags, local};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
+
+/// The oldest Rust that Cargo.toml promises to build with.
+const MINIMUM_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// Where the reports of the two matrices go, below the workspace.
 const REPORT: &str = "target/vmtest/report";
@@ -34,7 +37,7 @@ struct Step {
 #[derive(Clone, Copy)]
 enum Run {
     Cargo(&'static str),
-    /// The cargo of the oldest Rust that Cargo.toml promises.
+    /// The cargo of [`MINIMUM_RUST`], of rustup's, with a target directory of its own.
     MinimumCargo(&'static str),
     /// This program, with the options that say how VMs run.
     Xtask(&'static str),
@@ -67,13 +70,6 @@ const STEPS: &[Step] = &[
         ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
 ];
 
-/// How a step ended.
-enum End {
-    Passed,
-    Failed,
-    NotRun,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -81,7 +77,11 @@ enum End {
 pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
-        minimum_rust::install(dirs)?;
+        if tools::program_on_path("rustup").is_some() {
+            let install = ["toolchain", "install", MINIMUM_RUST, "--profile", "minimal", "--component", "rustfmt"];
+            let status = Command::new("rustup").args(install).arg("--no-self-update").status();
+            ensure!(status.context("cannot run rustup")?.success(), "Rust {MINIMUM_RUST} could not be installed");
+        }
     }
     if flags.local {
         return local::tests(dirs);
@@ -93,40 +93,31 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
         println!("\n== {}", step.name);
         let begun = Instant::now();
         let end = step.run(dirs, &xtask.clone().into(), flags);
-        println!("== {} after {:.0} s", end.word(), begun.elapsed().as_secs_f64());
+        println!("== {end} after {:.0} s", begun.elapsed().as_secs_f64());
         ends.push(end);
     }
-    let count = |word: &str| ends.iter().filter(|end| end.word() == word).count();
+    let count = |word: &str| ends.iter().filter(|end| **end == word).count();
     println!();
     for (step, end) in STEPS.iter().zip(&ends) {
-        println!("{:8}  {}", end.word(), step.name);
+        println!("{end:8}  {}", step.name);
     }
     let (passed, failed, not_run) = (count("passed"), count("failed"), count("not run"));
     println!("\n{passed} passed, {failed} failed, {not_run} skipped");
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
-impl End {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::NotRun => "not run",
-        }
-    }
-}
-
 impl Step {
-    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> End {
+    /// Says how it ended.
+    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> &'static str {
         if let Err(missing) = (self.needs)(dirs) {
             println!("{missing:#}");
-            return End::NotRun;
+            return "not run";
         }
         match self.succeed(dirs, xtask, flags).and_then(|()| (self.then)(dirs)) {
-            Ok(()) => End::Passed,
+            Ok(()) => "passed",
             Err(error) => {
                 eprintln!("error: {}: {error:#}", self.name);
-                End::Failed
+                "failed"
             }
         }
     }
@@ -136,9 +127,14 @@ impl Step {
         // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
         let threads = "--test-threads 4";
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut target = dirs.target.clone();
         let (program, arguments) = match self.run {
             Run::Cargo(line) => (cargo, words(line)),
-            Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
+            Run::MinimumCargo(line) => {
+                target.push("minimum-rust");
+                let cargo = ["run", MINIMUM_RUST, "cargo"].map(str::to_owned);
+                ("rustup".into(), [&cargo[..], &words(line)].concat())
+            }
             Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored {threads}"))),
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
@@ -149,7 +145,7 @@ impl Step {
         };
         let mut command = Command::new(&program);
         command.current_dir(&dirs.project).args(arguments);
-        command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &dirs.target)?);
+        command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &target)?);
         let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
         if !status.success() {
             bail!("{status}");

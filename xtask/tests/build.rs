@@ -6,9 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
-use object::LittleEndian;
-use object::elf::{self, FileHeader64};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use cargo_kernels::closure;
 
 /// What the README promises.
 const MOST_BYTES: u64 = 2_000_000;
@@ -22,12 +20,5 @@ fn the_executable_is_static_and_small() {
 
     let bytes = fs::metadata(executable).unwrap().len();
     assert!(bytes <= MOST_BYTES, "{} has {bytes} bytes", executable.display());
-    assert!(!asks_for_a_dynamic_linker(executable), "{} is not static", executable.display());
-}
-
-fn asks_for_a_dynamic_linker(executable: &Path) -> bool {
-    let bytes = fs::read(executable).unwrap();
-    let header = FileHeader64::<LittleEndian>::parse(&*bytes).unwrap();
-    let segments = header.program_headers(LittleEndian, &*bytes).unwrap();
-    segments.iter().any(|segment| segment.p_type(LittleEndian) == elf::PT_INTERP)
+    assert_eq!(closure::loader(executable).unwrap(), None, "{} is not static", executable.display());
 }

@@ -7,17 +7,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
-
-/// A page, as far as it is looked at.
-#[derive(Default)]
-struct Page {
-    /// What a reader may type: lines of a shell's blocks, and code in a sentence.
-    code: Vec<String>,
-    links: Vec<String>,
-    /// The headings as links name them: GitHub's rules.
-    anchors: BTreeSet<String>,
-}
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap().canonicalize().unwrap()
@@ -31,43 +20,16 @@ fn pages() -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
-fn read(path: &Path) -> Page {
-    let text = fs::read_to_string(path).unwrap();
-    let mut page = Page::default();
-    let (mut block, mut heading) = (None, None::<String>);
-    for event in Parser::new(&text) {
-        match event {
-            Event::Start(Tag::CodeBlock(kind)) => block = Some(kind),
-            Event::End(TagEnd::CodeBlock) => block = None,
-            Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
-            Event::End(TagEnd::Heading(_)) => page.anchors.extend(heading.take().map(anchor)),
-            Event::Start(Tag::Link { dest_url, .. }) => page.links.push(dest_url.into_string()),
-            Event::Text(text) | Event::Code(text) if heading.is_some() => {
-                heading.as_mut().unwrap().push_str(&text);
-            }
-            Event::Code(code) => page.code.push(code.into_string()),
-            Event::Text(text) => match &block {
-                Some(CodeBlockKind::Fenced(language)) if &**language == "console" => {
-                    page.code.extend(text.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned));
-                }
-                Some(CodeBlockKind::Fenced(language)) if &**language != "sh" => {}
-                Some(_) => page.code.extend(text.lines().map(str::to_owned)),
-                None => {}
-            },
-            _ => {}
-        }
-    }
-    page
-}
-
-fn anchor(heading: String) -> String {
-    let kept = heading.to_lowercase().replace(' ', "-");
-    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+/// The headings of a page as links name them: GitHub's rules.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let kept = headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"));
+    kept.map(|line| line.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()).collect()
 }
 
 /// The `cargo xtask …` of a line, without what a shell sees in the rest.
 fn command(line: &str) -> Option<&str> {
-    let command = line[line.find("cargo xtask")?..].strip_prefix("cargo xtask")?;
+    let command = line[line.find("cargo xtask ")?..].strip_prefix("cargo xtask")?;
     let ends = [" #", " |", " >", " &&", ";", "`", "…"];
     let end = ends.iter().filter_map(|end| command.find(end)).min();
     Some(command[..end.unwrap_or(command.len())].trim())
@@ -82,8 +44,8 @@ fn accepts(command: &str) -> bool {
 
 #[test]
 fn every_command_is_accepted() {
-    let lines: Vec<String> = pages().into_iter().flat_map(|path| read(&path).code).collect();
-    let commands: BTreeSet<&str> = lines.iter().filter_map(|line| command(line)).collect();
+    let pages: Vec<String> = pages().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let commands: BTreeSet<&str> = pages.iter().flat_map(|page| page.lines()).filter_map(command).collect();
     assert!(commands.len() > 20, "only {} commands were found", commands.len());
     let refused: Vec<&&str> = commands.iter().filter(|command| !accepts(command)).collect();
     assert!(refused.is_empty(), "{refused:?}");
@@ -96,12 +58,14 @@ fn every_command_is_accepted() {
 fn every_link_leads_to_a_file_and_a_heading() {
     let mut broken = Vec::new();
     for path in pages() {
-        let page = read(&path);
-        for link in page.links.iter().filter(|link| !link.contains("://")) {
+        let page = fs::read_to_string(&path).unwrap();
+        let links = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
             let there = target.canonicalize().is_ok_and(|there| there.starts_with(workspace()));
-            if !there || (!heading.is_empty() && !read(&target).anchors.contains(heading)) {
+            let has_heading = || anchors(&fs::read_to_string(&target).unwrap()).contains(heading);
+            if !there || !heading.is_empty() && !has_heading() {
                 broken.push(format!("{}: {link}", path.display()));
             }
         }

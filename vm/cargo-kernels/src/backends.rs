@@ -26,7 +26,7 @@ pub fn open<'a>(
 ) -> Result<Box<dyn Backend + 'a>> {
     let qemu = cross::qemu(dirs, arch)?;
     if !warm {
-        tools::require(dirs, &[Need::Boot])?;
+        tools::require(dirs, Need::Boot)?;
     }
     let programs = cross::programs(dirs, arch)?;
     RunDir::clear_abandoned(&dirs.runs());

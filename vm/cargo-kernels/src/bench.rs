@@ -12,12 +12,13 @@ use anyhow::{Context, Result, bail};
 use crate::backends;
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::engine::{Engine, Host, Options};
+use crate::engine::Engine;
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Arch, Silent, Target};
+use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::ui::RunEvent;
 use crate::verdict::Standing;
 use table::{Measured, Series};
@@ -32,7 +33,7 @@ use vmtest_agent::TestId;
 /// On wrong usage, when a tool is missing, and when a run that is to be timed fails. How long
 /// anything took is never an error.
 pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
-    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?;
+    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
     let mut code = exit::OK;
     for (arch, targets) in kernels::by_arch(targets) {
@@ -51,7 +52,7 @@ fn of_arch(
     let metadata = Metadata::load(dirs)?;
     let host = Host::open(dirs, interrupt, Instant::now())?;
     let restore = backends::open(dirs, arch, true, interrupt)?;
-    let mut payload = Payload::build(dirs, arch, &metadata, &Choice::default())?;
+    let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
     payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, targets)?]);
     let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
     let bench = Bench {
@@ -87,7 +88,7 @@ fn first_test(
     targets: &[Target],
 ) -> Result<TestId> {
     let target = targets.first().context("no kernel was named")?;
-    let engine = Engine::new(host, backend, metadata, payload, Options::default());
+    let engine = Engine::new(host, backend, metadata, payload, flags::Vmtest::default());
     let report = engine.list(target, &|_| {});
     let first = report.missing.into_iter().next();
     first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))
@@ -130,7 +131,7 @@ impl Bench<'_> {
 
     /// From the kernel's name to the verdict, everything built.
     fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
-        let options = Options { allow_kernel_warnings: true, ..Options::from(&self.flags.vm) };
+        let options = flags::Vmtest { allow_kernel_warnings: true, vm: self.flags.vm.clone(), ..Default::default() };
         let engine = Engine::new(self.host, backend, &self.metadata, &self.payload, options);
         let begun = Instant::now();
         let report = engine.run(target, &|_: RunEvent| {});

@@ -63,7 +63,10 @@ fn library(line: &str) -> Option<PathBuf> {
 }
 
 /// The loader that an ELF program asks for (`PT_INTERP`); nothing for one that is static, or a script.
-fn loader(path: &Path) -> Result<Option<PathBuf>> {
+///
+/// # Errors
+/// When the program cannot be read.
+pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
     let failed = || format!("cannot read {}", path.display());
     let bytes = fs::read(path).with_context(failed)?;
     if !bytes.starts_with(&elf::ELFMAG) {
@@ -148,25 +151,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn program(path: &str) -> Program {
-        Program { argv: vec![path.into()], cwd: "/".into(), env: BTreeMap::new() }
-    }
-
     #[test]
-    fn a_dynamic_program_comes_with_its_loader_and_libraries() {
+    fn a_dynamic_program_comes_with_its_loader_and_libraries_and_a_script_alone() {
+        let of = |path: &Path| {
+            of_program(&Program { argv: vec![path.display().to_string()], cwd: "/".into(), ..Program::default() })
+        };
         let own = std::env::current_exe().unwrap();
-        let files = of_program(&program(own.to_str().unwrap())).unwrap();
+        let files = of(&own).unwrap();
         let has = |part: &str| files.iter().any(|file| file.to_string_lossy().contains(part));
         assert!(files.contains(&own) && has("libc.so") && has("ld-linux"), "{files:?}");
-        assert!(files.iter().all(|file| file.is_file()), "{files:?}");
-    }
-
-    #[test]
-    fn a_script_comes_alone_and_a_program_that_does_not_exist_is_an_error() {
         let script = tempfile::NamedTempFile::new().unwrap();
         fs::write(script.path(), "#!/bin/sh\n").unwrap();
-        assert_eq!(of_program(&program(script.path().to_str().unwrap())).unwrap().len(), 1);
-        assert!(of_program(&program("/nonexistent")).is_err());
+        assert_eq!(of(script.path()).unwrap().len(), 1);
     }
 
     #[test]

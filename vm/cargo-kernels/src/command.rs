@@ -12,15 +12,15 @@ use crate::{bench, completions, doctor, exec, load, matrix, selftest, setup, she
 /// Those of the command.
 pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8> {
     match command {
-        Command::Setup(flags) => setup::run(dirs, flags),
-        Command::Doctor(flags) => doctor::run(dirs, flags),
+        Command::Setup { arch, dry_run } => setup::run(dirs, *arch, *dry_run),
+        Command::Doctor { json } => doctor::run(dirs, *json),
         Command::Shell(flags) => shell::run(dirs, flags),
         Command::Exec(flags) => exec::exec(dirs, flags),
         Command::Load(flags) => load::run(dirs, flags),
         Command::Bench(flags) => bench::run(dirs, flags),
         Command::Selftest(flags) => selftest::run(dirs, flags),
         Command::Matrix => matrix::run(dirs),
-        Command::Completions(flags) => completions::run(flags, program),
+        Command::Completions { shell } => completions::run(*shell, program),
     }
 }
 

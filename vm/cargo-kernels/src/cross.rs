@@ -136,11 +136,7 @@ impl Missing {
         match self {
             Self::Program(_, packages) => format!("install Debian packages: {}", packages.join(" ")),
             Self::Rust => format!("run: rustup target add {}", arch.target),
-            Self::Sysroot => {
-                let names = arch.sysroot.iter().filter_map(|[path, ..]| path.rsplit('/').next());
-                let names = names.map(|name| name.split('_').next().unwrap_or(name)).collect::<Vec<_>>();
-                format!("unpack in the cache, and not install, Debian's {} for {}", names.join(", "), arch.debian)
-            }
+            Self::Sysroot => format!("unpack Debian's for {} in the cache, and not install them", arch.debian),
         }
     }
 
@@ -180,9 +176,6 @@ pub fn set_up(dirs: &Dirs, arch: &'static Arch, dry_run: bool) -> Result<()> {
     }
     for missing in &missing {
         println!("for {arch}, {}: {}", missing.name(arch), missing.remedy(arch));
-    }
-    if missing.iter().any(|missing| matches!(missing, Missing::Program(name, _) if name == arch.qemu)) {
-        println!("Debian upgrades all of QEMU with that; guests that were saved with an older one are saved again.");
     }
     missing.iter().filter(|_| !dry_run).try_for_each(|missing| missing.get(dirs, arch))
 }

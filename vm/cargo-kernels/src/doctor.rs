@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
-use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
 
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::flags;
 use crate::kernels::{self, Silent};
-use crate::tools::{self, Need, Spec, TOOLS, Tool};
+use crate::tools::{self, Found, Need, Spec, TOOLS, Tool};
 use crate::ui::grid;
 use vm_guest::accel;
 
@@ -22,9 +20,9 @@ use vm_guest::accel;
 ///
 /// # Errors
 /// None that is about the host: what is wrong with it is what this command shows.
-pub fn run(dirs: &Dirs, flags: &flags::Doctor) -> Result<u8> {
+pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
     let diagnosis = Diagnosis::make(dirs);
-    let text = match flags.json {
+    let text = match json {
         true => serde_json::to_string_pretty(&diagnosis)? + "\n",
         false => diagnosis.for_people(&dirs.project),
     };
@@ -44,7 +42,7 @@ struct Diagnosis {
 }
 
 /// One thing.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
     /// Completes "needed to …".
@@ -71,7 +69,9 @@ impl Diagnosis {
             Need::Test => false,
         });
         let mut checks: Vec<Check> = shown.map(|spec| tool(dirs, spec)).collect();
-        checks.extend([cache(dirs), kvm(dirs), bpf_here()]);
+        checks.push(Check::new("cache", "keep kernels", true, cache(dirs)));
+        checks.push(Check::new("KVM", "run kernels at full speed", false, kvm(dirs)));
+        checks.push(Check::new("tracefs", "run the program on this machine", false, tracefs()));
         let ok = checks.iter().all(|check| check.ok || !check.needed);
         Self { version: 1, ok, checks }
     }
@@ -98,12 +98,14 @@ impl Diagnosis {
 }
 
 impl Check {
-    fn new(name: &'static str, purpose: &'static str, needed: bool) -> Self {
-        Self { name, purpose, needed, ok: true, ..Self::default() }
-    }
-
-    fn failed(self, problem: impl Into<String>, remedy: Option<String>) -> Self {
-        Self { ok: false, problem: Some(problem.into()), remedy, ..self }
+    fn new(name: &'static str, purpose: &'static str, needed: bool, answer: Answer) -> Self {
+        let ok = answer.is_ok();
+        let (found, problem, remedy) = match answer {
+            Ok(found) => (Some(found), None, None),
+            Err((problem, remedy)) => (None, Some(problem), remedy),
+        };
+        let (version, path) = found.map_or((None, None), |found| (found.version, Some(found.path)));
+        Self { name, purpose, needed, ok, version, path, problem, remedy }
     }
 
     fn word(&self) -> Cell {
@@ -126,36 +128,35 @@ impl Check {
     }
 }
 
+/// Where something is, or what is wrong with it and what to do about that.
+type Answer = Result<Found, (String, Option<String>)>;
+
+fn at(path: impl Into<PathBuf>) -> Answer {
+    Ok(Found { path: path.into(), version: None })
+}
+
 fn tool(dirs: &Dirs, spec: &Spec) -> Check {
     let needed = !matches!(spec.need, Need::Local | Need::Inspect | Need::Source);
-    let check = Check::new(spec.name, spec.purpose, needed);
-    match tools::check(dirs, spec.tool) {
-        Ok(found) => Check { version: found.version, path: Some(found.path), ..check },
-        Err(unusable) => check.failed(&unusable.what, Some(unusable.remedy())),
-    }
+    let answer = tools::check(dirs, spec.tool).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
+    Check::new(spec.name, spec.purpose, needed, answer)
 }
 
-fn cache(dirs: &Dirs) -> Check {
-    let check = Check::new("cache", "keep kernels", true);
-    let remedy = Some("set VMTEST_CACHE_DIR to a directory that you can write to".to_owned());
-    let dir = dirs.cache.clone();
+fn cache(dirs: &Dirs) -> Answer {
+    let dir = &dirs.cache;
     // It is made when it is needed, so what counts is the nearest directory that exists.
-    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(&dir);
-    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Check { path: Some(dir), ..check },
-        Err(error) => {
-            let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Check { path: Some(dir), ..check }.failed(problem, remedy)
-        }
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
+    if let Err(error) = access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
+        let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
+        return Err((problem, Some("set VMTEST_CACHE_DIR to a directory that you can write to".into())));
     }
+    at(dir)
 }
 
-fn kvm(dirs: &Dirs) -> Check {
-    let check = Check::new("KVM", "run kernels at full speed", false);
+fn kvm(dirs: &Dirs) -> Answer {
     match try_kvm(dirs) {
-        Ok(None) => Check { path: Some("/dev/kvm".into()), ..check },
-        Ok(Some(error)) => check.failed(error, None),
-        Err(error) => check.failed(format!("it could not be tried: {error:#}"), None),
+        Ok(None) => at("/dev/kvm"),
+        Ok(Some(error)) => Err((error, None)),
+        Err(error) => Err((format!("it could not be tried: {error:#}"), None)),
     }
 }
 
@@ -171,58 +172,15 @@ fn try_kvm(dirs: &Dirs) -> Result<Option<String>> {
     error
 }
 
-/// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here.
-fn bpf_here() -> Check {
-    let check = Check::new("BPF, tracefs", "run the program on this machine", false);
-    if !has_bpf() {
-        return check.failed("the kernel that runs here was built without BPF", None);
-    }
+/// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here (proc_pid_mounts(5)).
+fn tracefs() -> Answer {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    match tracefs(&mounts) {
-        Some(path) => Check { path: Some(path), ..check },
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    match mounts.find(|fields| fields.get(2) == Some(&"tracefs")) {
+        Some(fields) => at(fields[1]),
         None => {
-            let mount = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
-            check.failed("tracefs is not mounted here", Some(mount.into()))
-        }
-    }
-}
-
-/// bpf(2): a kernel that has it answers a command that it does not know with another error.
-fn has_bpf() -> bool {
-    const NO_SUCH_COMMAND: libc::c_long = -1;
-    // SAFETY: no memory is passed.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, NO_SUCH_COMMAND, std::ptr::null::<u8>(), 0) };
-    Errno::result(result) != Err(Errno::ENOSYS)
-}
-
-/// Where tracefs is mounted, of the lines of `/proc/mounts` (proc_pid_mounts(5)).
-fn tracefs(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (directory, kind) = (fields.nth(1)?, fields.next()?);
-        (kind == "tracefs").then(|| directory.into())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tracefs_is_found_among_the_mounts() {
-        let mounts = "proc /proc proc rw 0 0\ntracefs /sys/kernel/tracing tracefs rw 0 0\n";
-        assert_eq!(tracefs(mounts), Some("/sys/kernel/tracing".into()));
-        assert_eq!(tracefs("tracefs /mnt ext4 rw 0 0\n\ngarbage\n"), None);
-    }
-
-    #[test]
-    fn only_what_is_needed_counts_and_every_problem_is_shown_with_its_remedy() {
-        let missing = Check::new("thing", "", true).failed("it is not here", Some("get it".into()));
-        let without = Check::new("nicety", "", false).failed("it is nowhere", None);
-        let diagnosis = Diagnosis { version: 1, ok: false, checks: vec![missing, without] };
-        let text = diagnosis.for_people(Path::new("/"));
-        for part in ["NEEDED", "it is not here: get it", "without", "it is nowhere", "1 thing that"] {
-            assert!(text.contains(part), "{text}");
+            let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
+            Err(("tracefs is not mounted here".into(), Some(remedy.into())))
         }
     }
 }

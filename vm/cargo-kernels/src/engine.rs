@@ -3,116 +3,24 @@
 mod isolate;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use vmtest_agent::{FactsRequest, Program, Task, TestId, Tests};
 
-use crate::dirs::Dirs;
-use crate::flags::VmArgs;
+use crate::flags;
 use crate::kernels::{self, Kernel, Target};
-use crate::launch::{Launch, Work};
-use crate::log_dir::LogDir;
+use crate::launch::{Host, Launch};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
 use crate::text;
-use crate::tools::{self, Tool};
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use vm_guest::Backend;
-use vm_guest::accel::AccelChoice;
-use vm_guest::accel::{self, Accel};
-use vm_guest::interrupt::Interrupt;
 use vm_guest::supervise::{Observed, Progress};
 use vm_kernels::kconfig::{self, Checked};
-
-/// What all engines of a run have in common: this machine, and when the run began.
-pub struct Host<'a> {
-    dirs: &'a Dirs,
-    /// For finding out whether KVM works.
-    qemu: PathBuf,
-    /// Where console logs are kept.
-    logs: LogDir,
-    started: Instant,
-    interrupt: &'a Interrupt,
-    /// Whether it was said why KVM is not used.
-    accel_note: Once,
-}
-
-impl<'a> Host<'a> {
-    /// Makes a directory for the console logs of a run that began at `started`.
-    ///
-    /// # Errors
-    /// When QEMU is missing, or the directory cannot be made.
-    pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
-        let qemu = tools::find(dirs, Tool::Qemu)?;
-        let logs = LogDir::create(&dirs.logs())?;
-        Ok(Self { dirs, qemu, logs, started, interrupt, accel_note: Once::new() })
-    }
-}
-
-impl Host<'_> {
-    /// KVM or TCG; why not KVM is said to `note`, once.
-    ///
-    /// # Errors
-    /// When what was asked for does not work.
-    pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
-        let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
-        if let Some(why) = chosen.note {
-            // The same for all kernels of a run, so said once.
-            self.accel_note.call_once(|| note(why));
-        }
-        Ok(chosen.accel)
-    }
-}
-
-/// Where the console of a kernel's guest is kept.
-pub fn log_of(host: &Host<'_>, kernel: &str) -> PathBuf {
-    with_suffix(&host.logs.path().join(file_name(kernel)), "log")
-}
-
-/// What the user may choose.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// `--accel`.
-    pub accel: AccelChoice,
-    /// `--timeout`, in seconds.
-    pub timeout_s: Option<f64>,
-    /// Whether to ask the kernel about the program after the tests.
-    pub facts: bool,
-    /// Whether each test gets a guest of its own.
-    pub isolate: bool,
-    /// How often a test that fails is run again.
-    pub retries: u32,
-    /// Whether no test is run any more once one has failed.
-    pub fail_fast: bool,
-    /// A directory of each guest's that is copied out.
-    pub copy_out: Option<String>,
-    /// Whether a kernel's warnings are accepted.
-    pub allow_kernel_warnings: bool,
-    /// Whether an unavailable kernel is accepted.
-    pub allow_unavailable: bool,
-}
-
-impl From<&VmArgs> for Options {
-    fn from(vm: &VmArgs) -> Self {
-        Self { accel: vm.accel, timeout_s: vm.timeout, ..Self::default() }
-    }
-}
-
-/// Which tests are run in one guest.
-#[derive(Debug, Clone, Copy)]
-enum Which<'a> {
-    /// All that the payload has.
-    All,
-    /// These.
-    Only(&'a [TestId]),
-    /// None: they are only listed.
-    Listed,
-}
 
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
@@ -123,31 +31,23 @@ pub struct Engine<'a> {
     metadata: &'a Metadata,
     /// The program and its tests.
     payload: &'a Payload,
-    options: Options,
+    options: flags::Vmtest,
 }
 
 /// Where a run's events go.
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 
 /// Why there is no guest to judge.
-struct Stopped {
-    verdict: Verdict,
-    reason: String,
-    excerpt: Vec<String>,
+fn stopped(verdict: Verdict, reason: String) -> Outcome {
+    Outcome { verdict, reason, excerpt: Vec::new() }
 }
 
-impl Stopped {
-    fn because(verdict: Verdict, reason: String) -> Self {
-        Self { verdict, reason, excerpt: Vec::new() }
-    }
-
-    fn host(error: &anyhow::Error) -> Self {
-        let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
-            Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
-            None => String::new(),
-        };
-        Self::because(Verdict::HostError, format!("{error:#}{hint}"))
-    }
+fn host_error(error: &anyhow::Error) -> Outcome {
+    let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
+        Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
+        None => String::new(),
+    };
+    stopped(Verdict::HostError, format!("{error:#}{hint}"))
 }
 
 impl<'a> Engine<'a> {
@@ -157,44 +57,34 @@ impl<'a> Engine<'a> {
         backend: &'a dyn Backend,
         metadata: &'a Metadata,
         payload: &'a Payload,
-        options: Options,
+        options: flags::Vmtest,
     ) -> Self {
         Self { host, backend, metadata, payload, options }
     }
 
-    /// How long the whole run has taken until now.
-    pub fn elapsed(&self) -> Duration {
-        self.host.started.elapsed()
-    }
-
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        let log = self.host.logs.path().join(file_name(target.name()));
         if self.options.isolate {
-            return isolate::run(self, target, &log, on);
+            return isolate::run(self, target, on);
         }
-        self.run_tests(target, Which::All, with_suffix(&log, "log"), on)
+        self.run_tests(target, None, &self.host.log(&[target.name()]), on)
     }
 
     /// Lists the payload's tests in a guest; they are those that are missing in the report.
     pub fn list(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        let log = self.host.logs.path().join(file_name(target.name()));
-        self.run_tests(target, Which::Listed, with_suffix(&log, "list.log"), on)
+        self.run_tests(target, Some(&[]), &self.host.log(&[target.name(), "list"]), on)
     }
 
-    /// Runs some of the payload's tests in one guest.
-    fn run_tests(&self, target: &Target, which: Which<'_>, log: PathBuf, on: OnEvent<'_>) -> KernelReport {
+    /// Runs tests in one guest: those of the payload if nothing is said, else these; none means that they are listed.
+    fn run_tests(&self, target: &Target, tests: Option<&[TestId]>, log: &Path, on: OnEvent<'_>) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.backend.name());
-        report.start_s = self.elapsed().as_secs_f64();
-        if let Which::Only(tests) = which {
-            report.expect(tests);
-        }
-        if let Err(stopped) = self.attempt(target, which, log, &mut report, on) {
-            report.verdict = stopped.verdict;
-            report.reason = stopped.reason;
-            report.excerpt = stopped.excerpt;
-        }
+        report.start_s = self.host.started.elapsed().as_secs_f64();
+        report.expect(tests.unwrap_or_default());
+        let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|stopped| stopped);
+        report.verdict = outcome.verdict;
+        report.reason = outcome.reason;
+        report.excerpt = outcome.excerpt;
         report.tolerated = match report.verdict {
             Verdict::Unavailable => self.options.allow_unavailable,
             Verdict::KernelSplat => self.options.allow_kernel_warnings,
@@ -207,13 +97,13 @@ impl<'a> Engine<'a> {
     fn attempt(
         &self,
         target: &Target,
-        which: Which<'_>,
-        log: PathBuf,
+        tests: Option<&[TestId]>,
+        log: &Path,
         report: &mut KernelReport,
         on: OnEvent<'_>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Outcome, Outcome> {
         let begun = Instant::now();
-        let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Stopped {
+        let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Outcome {
             verdict: Verdict::Unavailable,
             reason: unavailable.reason,
             excerpt: unavailable.attempts,
@@ -222,104 +112,54 @@ impl<'a> Engine<'a> {
         report.release.clone_from(&kernel.release);
         self.check_config(&kernel, on)?;
         if self.host.interrupt.signal().is_some() {
-            return Err(Stopped::because(Verdict::HostError, "interrupted".into()));
+            return Err(stopped(Verdict::HostError, "interrupted".into()));
         }
         on(RunEvent::Preparing);
-        let accel = self
-            .host
-            .accel(self.options.accel, &kernel, &|note| on(RunEvent::Note(note)))
-            .map_err(|error| Stopped::host(&error))?;
+        let note = |text| on(RunEvent::Note(text));
+        let accel = self.host.accel(self.options.vm.accel, &kernel, &note).map_err(|error| host_error(&error))?;
         report.accel = Some(accel.name().into());
-        report.console_log = Some(log.clone());
-        let (outcome, seen) =
-            self.classified(&kernel, accel, which, &log, on).map_err(|error| Stopped::host(&error))?;
-        record(report, outcome, seen);
-        Ok(())
-    }
-
-    /// Runs the tests in a guest, and in another one if the first turns out to have been unsound: that one has the whole
-    /// time again, since the first one's does not count.
-    fn classified(
-        &self,
-        kernel: &Kernel,
-        accel: Accel,
-        which: Which<'_>,
-        log: &Path,
-        on: OnEvent<'_>,
-    ) -> Result<(Outcome, Observed)> {
+        report.console_log = Some(log.to_owned());
+        let case = Case { kernel: &kernel, tests, metadata: self.metadata };
+        let timeout_s = self.options.vm.timeout;
+        let by_default = || accel.default_timeout() + Duration::from_secs_f64(self.metadata.test_timeout_s);
         let launch = Launch {
-            dirs: self.host.dirs,
-            interrupt: self.host.interrupt,
+            host: self.host,
             backend: self.backend,
-            kernel,
+            kernel: &kernel,
             accel,
             metadata: self.metadata,
-            root: self.metadata.root,
             keep: &self.payload.keep,
-            limit: Some(self.options.timeout_s.map_or(
-                accel.default_timeout() + Duration::from_secs_f64(self.metadata.test_timeout_s),
-                Duration::from_secs_f64,
-            )),
-            each_test: match self.options.timeout_s {
-                Some(_) => Duration::ZERO,
-                None => accel.for_each_test(),
-            },
+            limit: Some(timeout_s.map_or_else(by_default, Duration::from_secs_f64)),
+            each_test: if timeout_s.is_some() { Duration::ZERO } else { accel.for_each_test() },
             log,
-            copy_out: self.options.copy_out.as_deref(),
-        };
-        let case = Case {
-            kernel,
-            tests: match which {
-                Which::Only(tests) => Some(tests),
-                Which::Listed => Some(&[]),
-                Which::All => None,
-            },
-            memory_mib: self.metadata.memory_mib,
-            kernel_args: &self.metadata.kernel_args,
-        };
-        let work = Work {
-            task: &|host_root| Task::Tests(self.tests(which, host_root)),
+            copy_out: self.options.guest.keep.as_deref(),
+            task: &|host_root| Task::Tests(self.tests(tests, host_root)),
             files: &|| self.payload.brought_along().cloned(),
             stdin: &|| None,
-            note: &|text| on(RunEvent::Note(text)),
+            is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,
+            note: &note,
             started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
         };
-        let seen = launch.run(&work, reporting(on))?;
-        let outcome = case.classify(&seen.observed);
-        if outcome.verdict == Verdict::Pass || self.host.interrupt.signal().is_some() {
-            return Ok((outcome, seen.observed));
-        }
-        let why = launch.verify_snapshot(seen.host_root, &work).unwrap_or_else(|error| {
-            // That is no reason to lose what was seen.
-            on(RunEvent::Note(format!("cannot tell whether the guest was sound: {error:#}")));
-            None
-        });
-        // QEMU 7.2's emulation now and then leaves rubbish in the flags register of a guest that goes on: the kernel
-        // panics within milliseconds. What the program does, or the kernel, it does in the second guest as well.
-        let is_early = outcome.verdict == Verdict::Panic && seen.observed.listed.is_none();
-        let early =
-            (is_early && self.backend.name() == "snapshot" && accel == Accel::Tcg).then(|| outcome.reason.clone());
-        let Some(why) = why.or(early) else { return Ok((outcome, seen.observed)) };
-        on(RunEvent::Note(format!("{why}: what came of it does not count, running again")));
-        let seen = launch.run(&work, reporting(on))?.observed;
-        Ok((case.classify(&seen), seen))
+        let seen = launch.run(reporting(on)).map_err(|error| host_error(&error))?;
+        let outcome = case.classify(&seen);
+        record(report, seen);
+        Ok(outcome)
     }
 
-    fn tests(&self, which: Which<'_>, host_root: bool) -> Tests {
+    fn tests(&self, tests: Option<&[TestId]>, host_root: bool) -> Tests {
+        let list = tests.is_some_and(<[_]>::is_empty);
         let binaries = self.payload.binaries.iter();
-        let facts = self.payload.facts.clone().filter(|_| self.options.facts);
-        let only = match which {
-            Which::Only(tests) => Some(tests.to_vec()),
-            Which::All | Which::Listed => self.payload.only.clone(),
-        };
+        let wants_facts = !list && (self.options.facts || self.options.report.is_some());
+        let facts = self.payload.facts.clone().filter(|_| wants_facts);
+        let only = tests.filter(|_| !list).map(<[_]>::to_vec);
         let in_root = |program: &Program| match host_root {
             true => program.clone(),
             false => Payload::minimal(program),
         };
         Tests {
             binaries: binaries.map(|(id, program)| (id.clone(), in_root(program))).collect(),
-            only,
-            list: matches!(which, Which::Listed),
+            only: only.or_else(|| self.payload.only.clone()),
+            list,
             timeout_s: self.metadata.test_timeout_s,
             retries: self.options.retries,
             fail_fast: self.options.fail_fast,
@@ -327,12 +167,12 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Stopped> {
+    fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Outcome> {
         let dirs = self.host.dirs;
         let own = self.metadata.kconfig_paths(dirs);
-        let mut needs = kernels::needs(dirs, &own).map_err(|error| Stopped::host(&error))?;
+        let mut needs = kernels::needs(dirs, &own).map_err(|error| host_error(&error))?;
         for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.backend.kconfig()) {
-            needs.extend(kconfig::needs(text, name).map_err(|error| Stopped::host(&error))?);
+            needs.extend(kconfig::needs(text, name).map_err(|error| host_error(&error))?);
         }
         match kconfig::check(kernel, needs) {
             Checked::Complete => Ok(()),
@@ -342,7 +182,7 @@ impl<'a> Engine<'a> {
             }
             Checked::Missing(missing) => {
                 let options: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                Err(Stopped {
+                Err(Outcome {
                     verdict: Verdict::Unsupported,
                     reason: "the kernel was built without options that are needed".into(),
                     excerpt: options,
@@ -358,7 +198,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
     move |progress| {
         let current = match progress {
             Progress::Listed(count) => {
-                total = count;
+                (done, total) = (0, count);
                 None
             }
             Progress::Started(test) => Some(text::test_name(test)),
@@ -375,11 +215,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
     }
 }
 
-fn record(report: &mut KernelReport, outcome: Outcome, seen: Observed) {
-    let Outcome { verdict, reason, excerpt } = outcome;
-    report.verdict = verdict;
-    report.reason = reason;
-    report.excerpt = excerpt;
+fn record(report: &mut KernelReport, seen: Observed) {
     report.booted = seen.ready.is_some();
     if let Some(ready) = seen.ready {
         report.release = Some(ready.release);
@@ -404,106 +240,5 @@ impl kernels::Progress for Fetch<'_> {
 
     fn note(&self, text: &str) {
         (self.on)(RunEvent::Note(text.to_owned()));
-    }
-}
-
-/// A path with an extension added to whatever dots its name has.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    name.into()
-}
-
-/// A kernel's name as part of a file's: a path becomes one word.
-fn file_name(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    name.trim_matches('/').chars().map(|c| if plain(c) { c } else { '_' }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::os::unix::net::UnixStream;
-    use std::sync::Mutex;
-
-    use command_fds::{CommandFdExt, FdMapping};
-
-    use super::*;
-    use crate::kernels::Expected;
-    use vm_guest::process::{Supervised, SupervisedCommand};
-    use vm_guest::{Link, Spec, Vm};
-
-    /// Its guests say nothing, and nobody can tell whether they were sound.
-    struct Unsound(Mutex<u32>);
-
-    impl Backend for Unsound {
-        fn name(&self) -> &'static str {
-            "unsound"
-        }
-
-        fn start(&self, _spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {
-            *self.0.lock().unwrap() += 1;
-            let (guest, host) = UnixStream::pair()?;
-            let mut command = SupervisedCommand::new("sleep")?;
-            command.arg("1000");
-            command.fd_mappings(vec![FdMapping { parent_fd: guest.into(), child_fd: 3 }])?;
-            Ok(Vm {
-                process: Supervised::spawn(command)?,
-                console: vec![],
-                channel: Link::Connected(host),
-                qmp: None,
-                payload: vmtest_agent::Payload::Memory { bytes: 0 },
-                root: vmtest_agent::Root::Minimal { keep: vec![] },
-                ready: None,
-            })
-        }
-
-        fn verify_snapshot(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
-            anyhow::bail!("its memory was changed")
-        }
-    }
-
-    #[test]
-    fn a_verdict_stands_when_its_guest_cannot_be_looked_at() {
-        let logs = tempfile::tempdir().unwrap();
-        let backend = Unsound(Mutex::new(0));
-        let dirs = Dirs { target: logs.path().join("target"), cache: logs.path().to_owned(), ..Dirs::find().unwrap() };
-        let (metadata, payload) = (Metadata::load(&dirs).unwrap(), Payload::default());
-        let interrupt = Interrupt::default();
-        let host = Host {
-            dirs: &dirs,
-            qemu: "qemu".into(),
-            logs: LogDir::create(logs.path()).unwrap(),
-            started: Instant::now(),
-            interrupt: &interrupt,
-            accel_note: Once::new(),
-        };
-        let engine =
-            Engine::new(&host, &backend, &metadata, &payload, Options { timeout_s: Some(0.1), ..Options::default() });
-        let kernel = Kernel {
-            name: "k".into(),
-            arch: kernels::Arch::host(),
-            image: "/boot/k".into(),
-            sha256: None,
-            modules: None,
-            expected: Expected::Any,
-            release: None,
-            config: None,
-            source: "path".into(),
-        };
-        let notes = Mutex::new(Vec::new());
-        let on = |event| {
-            if let RunEvent::Note(note) = event {
-                notes.lock().unwrap().push(note);
-            }
-        };
-        let log = logs.path().join("log");
-        let (outcome, _) = engine.classified(&kernel, Accel::Tcg, Which::All, &log, &on).expect("the verdict is lost");
-        assert_eq!(outcome.verdict, Verdict::NoBoot, "{}", outcome.reason);
-        let expected = "cannot tell whether the guest was sound: its memory was changed";
-        assert_eq!(*notes.lock().unwrap(), [expected]);
-        assert_eq!(backend.0.into_inner().unwrap(), 1);
     }
 }

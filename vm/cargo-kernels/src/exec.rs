@@ -1,41 +1,38 @@
 //! One command in a kernel, with its input, its output and its exit code: `cargo kernels exec`, and `run`, which is made to
 //! be cargo's runner.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use vm_guest::console::Console;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Payload as Files;
 use vm_guest::supervise::{End, Observed, Progress, Stdin};
 use vmtest_agent::{Ended, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::engine::{Host, log_of};
 use crate::exit::{self, Exit};
-use crate::launch::{self, Launch, Work};
+use crate::launch::{self, Host, Launch};
 use crate::metadata::Metadata;
 use crate::payload::Payload;
-use crate::{backends, closure, environment, flags, kernels};
+use crate::{backends, closure, flags, kernels};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
 ///
 /// # Errors
 /// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
-    let mut env = utf8(vm_guest::environment::allowed());
-    env.extend(environment::asked(&flags.env)?);
     // A script reads what the command says, and nothing else.
     let note = |note: String| {
         if io::stderr().is_terminal() {
             eprintln!("{note}");
         }
     };
-    run(dirs, flags, flags.warm, env, &note)
+    run(dirs, flags, flags.warm, vm_guest::environment::allowed(), &note)
 }
 
 /// `run`: in a restored guest, with all that the command would have here.
@@ -43,15 +40,8 @@ pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
 /// # Errors
 /// As [`exec`].
 pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
-    let mut env = utf8(std::env::vars_os());
-    env.extend(environment::asked(&flags.env)?);
     // What is not the program's own would be mixed with what it prints.
-    run(dirs, flags, true, env, &|_| {})
-}
-
-/// What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-fn utf8(variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> BTreeMap<String, String> {
-    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    run(dirs, flags, true, std::env::vars_os(), &|_| {})
 }
 
 /// The exit code is the command's; a signal is 128 and its number, as in shells.
@@ -59,19 +49,17 @@ fn run(
     dirs: &Dirs,
     flags: &flags::Exec,
     warm: bool,
-    env: BTreeMap<String, String>,
+    env: impl Iterator<Item = (OsString, OsString)>,
     note: &dyn Fn(String),
 ) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
+    // What is not UTF-8 cannot travel as JSON, and nobody will miss it.
+    let env = env.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let env = env.chain(flags.one.env.iter().cloned()).collect();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
-    let name = match (&flags.kernel, &metadata.kernels[..]) {
-        (Some(name), _) => name,
-        (None, [name]) => name,
-        (None, _) => return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")),
-    };
-    let target = kernels::select_one(dirs, name, flags.arch)?;
+    let target = kernels::select_one(dirs, &flags.one, &metadata)?;
     let path = Path::new(&cwd).join(flags.command.first().map_or("", String::as_str));
     if path.is_file() {
         closure::check_architecture(&path, target.arch())?;
@@ -81,35 +69,38 @@ fn run(
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let name = target.name();
     let kernel = kernels::obtain(&target)?;
-    let accel = host.accel(flags.vm.accel, &kernel, note)?;
-    let log = log_of(&host, name);
+    let accel = host.accel(flags.one.vm.accel, &kernel, note)?;
+    let log = host.log(&[name]);
+    let has_input = !io::stdin().is_terminal();
+    let has_spoken = Cell::new(false);
     let launch = Launch {
-        dirs,
-        interrupt: &interrupt,
+        host: &host,
         backend: &*backend,
         kernel: &kernel,
         accel,
         metadata: &metadata,
-        root: metadata.root,
         keep: &keep(dirs, &program),
-        limit: flags.vm.timeout.map(Duration::from_secs_f64),
+        limit: flags.one.vm.timeout.map(Duration::from_secs_f64),
         each_test: Duration::ZERO,
         log: &log,
         copy_out: flags.guest.keep.as_deref(),
-    };
-    let work = Work {
         task: &|host_root| Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) }),
         files: &|| brought_along(dirs, &program),
-        stdin: &|| (!io::stdin().is_terminal()).then(|| Box::new(io::stdin()) as Stdin),
+        stdin: &|| has_input.then(|| Box::new(io::stdin()) as Stdin),
+        // What was read or written cannot be again.
+        is_in_doubt: &|seen| seen.ended.is_none() && !has_input && !has_spoken.get(),
         note: &|text| note(format!("{name}: {text}")),
         started: &|_| {},
     };
     let mut written = Ok(());
-    let seen = launch.run(&work, |progress| {
-        written = pass_on(progress);
+    let seen = launch.run(|progress| {
+        written = match progress {
+            Progress::Stdout(bytes) => write(io::stdout(), bytes, &has_spoken),
+            Progress::Stderr(bytes) => write(io::stderr(), bytes, &has_spoken),
+            _ => Ok(()),
+        };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    let seen = seen.observed;
     // That nobody reads it any more is no news.
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -144,20 +135,12 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(Files { files: closure::in_place(files) })
 }
 
-fn pass_on(progress: Progress<'_>) -> io::Result<()> {
-    match progress {
-        Progress::Stdout(bytes) => write(io::stdout(), bytes),
-        Progress::Stderr(bytes) => write(io::stderr(), bytes),
-        _ => Ok(()),
-    }
-}
-
-fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
+fn write(mut to: impl Write, bytes: &[u8], has_spoken: &Cell<bool>) -> io::Result<()> {
+    has_spoken.set(true);
     to.write_all(bytes).and_then(|()| to.flush())
 }
 
 fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
-    let tail = |console: &Console| console.tail.join("\n");
     let code = match (&seen.ended, &seen.end) {
         _ if seen.console.panic.is_some() => {
             let words = seen.console.panic.as_deref().unwrap_or_default();
@@ -184,7 +167,7 @@ fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
             )));
         }
         (None, end) => {
-            let tail = tail(&seen.console);
+            let tail = seen.console.tail.join("\n");
             return Err(Exit::not_run(format!(
                 "kernel {kernel}: no answer from the guest ({end:?}); its console's end:\n{tail}"
             )));

@@ -55,16 +55,3 @@ pub fn conclude(result: anyhow::Result<u8>) -> std::process::ExitCode {
         })
         .into()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_number_of_a_signal_has_an_exit_code() {
-        assert_eq!((interrupted(2), interrupted(127)), (130, 255));
-        for signal in [i32::MIN, -1, 128, i32::MAX] {
-            assert_eq!(interrupted(signal), NOT_RUN, "{signal}");
-        }
-    }
-}

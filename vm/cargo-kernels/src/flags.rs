@@ -23,9 +23,20 @@ Environment:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Install what the host needs (Debian, Ubuntu), or list it
-    Setup(Setup),
+    Setup {
+        /// Install, too, what kernels of another architecture need
+        #[arg(long, value_name = "ARCH", value_parser = architecture)]
+        arch: Option<&'static Arch>,
+        /// Only say what would be installed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what the host needs, whether it works, and what to do
-    Doctor(Doctor),
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// An interactive shell in a kernel
     Shell(Shell),
     /// One command in a kernel
@@ -39,7 +50,10 @@ pub enum Command {
     /// Print the pins as a CI matrix (JSON)
     Matrix,
     /// Print a shell's completions
-    Completions(Completions),
+    Completions {
+        /// bash, zsh, fish, ...
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Which kernels.
@@ -49,6 +63,14 @@ pub struct KernelArgs {
     /// repeatable, comma-separated [default: every pin that is not extra]
     #[arg(short, long = "kernel", value_name = "K", value_delimiter = ',')]
     pub kernels: Vec<String>,
+    /// What they are for.
+    #[command(flatten)]
+    pub of: ArchArgs,
+}
+
+/// What kernels are for.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ArchArgs {
     /// What they are for: x86_64, arm64; comma-separated [default: this machine's]
     #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
     pub arches: Vec<&'static Arch>,
@@ -59,7 +81,7 @@ fn architecture(name: &str) -> Result<&'static Arch, String> {
 }
 
 /// How VMs run.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct VmArgs {
     /// Hardware virtualization or emulation; auto tries whether KVM works
     #[arg(long, default_value = "auto", value_parser = accel_choice())]
@@ -78,7 +100,7 @@ fn accel_choice() -> impl TypedValueParser<Value = AccelChoice> {
 }
 
 /// `cargo xtask vmtest`
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Vmtest {
     /// Which kernels.
     #[command(flatten)]
@@ -108,17 +130,14 @@ pub struct Vmtest {
     #[arg(long)]
     pub no_fail_fast: bool,
     /// A variable for the tests, with its value here or this one; repeatable
-    #[arg(long = "env", value_name = "NAME[=VALUE]")]
-    pub env: Vec<EnvVar>,
+    #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = env_var)]
+    pub env: Vec<(String, String)>,
     /// Rerun when sources change
     #[arg(long)]
     pub watch: bool,
     /// How many kernels run at once [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
-    /// Run only the M-th of N shares of the kernels
-    #[arg(long, value_name = "M/N")]
-    pub partition: Option<Partition>,
     /// Write report.json, junit.xml, summary.md, report.html and the console logs here
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
@@ -142,27 +161,6 @@ pub struct Vmtest {
     pub test_args: Vec<String>,
 }
 
-/// `--partition M/N`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Partition {
-    /// Which share, from 1.
-    pub index: u32,
-    /// Of how many.
-    pub count: u32,
-}
-
-impl std::str::FromStr for Partition {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
-        match parsed {
-            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
-            _ => Err("expected M/N with 1 <= M <= N, such as 1/3".into()),
-        }
-    }
-}
-
 /// The longest time limit that can be asked for, in seconds: a day.
 pub const LONGEST_S: f64 = 86_400.0;
 
@@ -173,51 +171,32 @@ fn positive_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `cargo xtask setup`
-#[derive(Debug, Clone, Args)]
-pub struct Setup {
-    /// Install, too, what kernels of another architecture need
-    #[arg(long, value_name = "ARCH", value_parser = architecture)]
-    pub arch: Option<&'static Arch>,
-    /// Only say what would be installed
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// `cargo xtask doctor`
-#[derive(Debug, Clone, Args)]
-pub struct Doctor {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `cargo xtask kernels`
 #[derive(Debug, Clone, Subcommand)]
 pub enum Kernels {
     /// Show the pins and which are at hand
     List {
-        /// What they are for: x86_64, arm64; comma-separated [default: this machine's]
-        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
-        arches: Vec<&'static Arch>,
+        /// What they are for.
+        #[command(flatten)]
+        of: ArchArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Get kernels into the cache
     Fetch {
-        /// What they are for [default: this machine's architecture]
-        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
-        arches: Vec<&'static Arch>,
+        /// What they are for.
+        #[command(flatten)]
+        of: ArchArgs,
         /// Pins [default: all]
         #[arg(value_name = "K")]
         names: Vec<String>,
     },
     /// Hash again what is in the cache
     Verify {
-        /// What they are for [default: this machine's architecture]
-        #[arg(long = "arch", value_name = "ARCH", value_delimiter = ',', value_parser = architecture)]
-        arches: Vec<&'static Arch>,
+        /// What they are for.
+        #[command(flatten)]
+        of: ArchArgs,
         /// Pins [default: all]
         #[arg(value_name = "K")]
         names: Vec<String>,
@@ -238,43 +217,31 @@ pub enum Kernels {
     },
 }
 
-/// `--env NAME[=VALUE]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Letters, digits and underscores.
-    pub name: String,
-    /// `None`: the one that it has here.
-    pub value: Option<String>,
-}
-
-impl std::str::FromStr for EnvVar {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text, None),
-        };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
-            return Err("expected NAME or NAME=VALUE".into());
-        }
-        Ok(Self { name: name.to_owned(), value })
+/// `NAME=VALUE`, or the value that `NAME` has here.
+fn env_var(text: &str) -> Result<(String, String), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Ok(value.to_owned())),
+        None => (text, std::env::var(text)),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
+        return Err("expected NAME or NAME=VALUE".into());
     }
+    Ok((name.to_owned(), value.map_err(|error| error.to_string())?))
 }
 
-/// `cargo xtask shell`
+/// `cargo xtask shell`, and the part of `exec` that is the same: one kernel's guest.
 #[derive(Debug, Clone, Args)]
 pub struct Shell {
-    /// A pin's name, a kernel image, or a directory
+    /// A pin's name, a kernel image, or a directory [default: the one that metadata.kernels names]
     #[arg(short, long = "kernel", value_name = "K")]
-    pub kernel: String,
+    pub kernel: Option<String>,
     /// What it is for: x86_64, arm64 [default: this machine's]
     #[arg(long, value_name = "ARCH", value_parser = architecture)]
     pub arch: Option<&'static Arch>,
     /// A variable of the guest's environment, with its value here or this one; repeatable
-    #[arg(long = "env", value_name = "NAME[=VALUE]")]
-    pub env: Vec<EnvVar>,
+    #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = env_var)]
+    pub env: Vec<(String, String)>,
     /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
@@ -283,24 +250,15 @@ pub struct Shell {
 /// `cargo kernels exec`, `cargo kernels run`
 #[derive(Debug, Clone, Args)]
 pub struct Exec {
-    /// A pin's name, a kernel image, or a directory
-    #[arg(short, long = "kernel", value_name = "K")]
-    pub kernel: Option<String>,
-    /// What it is for: x86_64, arm64 [default: this machine's]
-    #[arg(long, value_name = "ARCH", value_parser = architecture)]
-    pub arch: Option<&'static Arch>,
-    /// How VMs run.
+    /// Where it runs.
     #[command(flatten)]
-    pub vm: VmArgs,
+    pub one: Shell,
     /// What the guest is like.
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Restore a saved guest instead of booting; the first run of a kernel saves it
     #[arg(long)]
     pub warm: bool,
-    /// A variable of the guest's environment, with its value here or this one; repeatable
-    #[arg(long = "env", value_name = "NAME[=VALUE]")]
-    pub env: Vec<EnvVar>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
@@ -348,13 +306,6 @@ pub struct Bench {
     /// Print one JSON object a kernel
     #[arg(long)]
     pub json: bool,
-}
-
-/// `cargo xtask completions`
-#[derive(Debug, Clone, Args)]
-pub struct Completions {
-    /// bash, zsh, fish, ...
-    pub shell: clap_complete::Shell,
 }
 
 /// `cargo xtask selftest`

@@ -1,13 +1,14 @@
-//! One job in one guest: which root directory it gets, how it is handed over, and what was seen.
+//! This machine, and one job in one guest of its: which root directory it gets, how it is handed over, and what was seen.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use vm_guest::accel::Accel;
+use vm_guest::accel::{self, Accel, AccelChoice};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Payload as Files;
 use vm_guest::rundir::RunDir;
@@ -18,29 +19,73 @@ use vm_kernels::kconfig::{self, Checked};
 use vmtest_agent::{Job, Task};
 
 use crate::dirs::Dirs;
+use crate::log_dir::LogDir;
 use crate::metadata::{Metadata, RootChoice};
+use crate::tools::{self, Tool};
 
 /// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
 /// [`vm_kernels::kconfig`].
 const HOST_ROOT: (&str, &str) = ("vm/kconfig.host-root", include_str!("../../kconfig.host-root"));
 
-/// A guest to be started.
-#[derive(Clone, Copy)]
-pub struct Launch<'a> {
+/// This machine, and when the run began: what all guests of a run have in common.
+pub struct Host<'a> {
     /// Where things are.
     pub dirs: &'a Dirs,
-    /// Ends it.
+    /// Ends all guests.
     pub interrupt: &'a Interrupt,
+    /// When the run began.
+    pub started: Instant,
+    /// For finding out whether KVM works.
+    qemu: PathBuf,
+    /// Where console logs are kept.
+    logs: LogDir,
+    /// Whether it was said why KVM is not used.
+    accel_note: Once,
+}
+
+impl<'a> Host<'a> {
+    /// Makes a directory for the console logs of a run that began at `started`.
+    ///
+    /// # Errors
+    /// When QEMU is missing, or the directory cannot be made.
+    pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
+        let qemu = tools::find(dirs, Tool::Qemu)?;
+        let logs = LogDir::create(&dirs.logs())?;
+        Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
+    }
+
+    /// KVM or TCG; why not KVM is said to `note`, once for all kernels of a run.
+    ///
+    /// # Errors
+    /// When what was asked for does not work.
+    pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
+        let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
+        if let Some(why) = chosen.note {
+            self.accel_note.call_once(|| note(why));
+        }
+        Ok(chosen.accel)
+    }
+
+    /// Where a guest's console is kept: its kernel's name, which may be a path, and what tells it from others.
+    pub fn log(&self, names: &[&str]) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
+        let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
+        self.logs.path().join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
+    }
+}
+
+/// A guest to be started, and what is to be done in it.
+pub struct Launch<'a> {
+    /// This machine.
+    pub host: &'a Host<'a>,
     /// How it comes to be.
     pub backend: &'a dyn Backend,
     /// Its kernel.
     pub kernel: &'a Kernel,
     /// KVM or TCG.
     pub accel: Accel,
-    /// Its memory, its processors, its further kernel parameters.
+    /// Its memory, its processors, its root directory, its further kernel parameters.
     pub metadata: &'a Metadata,
-    /// What its programs find as their root directory.
-    pub root: RootChoice,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
     /// How long it may take from its start to the end of the job; for ever if nothing.
@@ -51,6 +96,18 @@ pub struct Launch<'a> {
     pub log: &'a Path,
     /// A directory of the guest's that is copied out.
     pub copy_out: Option<&'a str>,
+    /// The task in a guest that has the host's root directory, or in one that has not.
+    pub task: &'a dyn Fn(bool) -> Task,
+    /// What is brought along into one that has not.
+    pub files: &'a dyn Fn() -> Result<Files>,
+    /// The standard input of a command.
+    pub stdin: &'a dyn Fn() -> Option<Stdin>,
+    /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one.
+    pub is_in_doubt: &'a dyn Fn(&Observed) -> bool,
+    /// What a person should know.
+    pub note: &'a dyn Fn(String),
+    /// The guest was started; whether it was restored.
+    pub started: &'a dyn Fn(bool),
 }
 
 /// For [`Launch::keep`]: those of the directories that there are, and where links lead; one that is in another comes with it.
@@ -62,51 +119,60 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
     all.iter().filter(outermost).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
 
-/// What is to be done in a guest.
-pub struct Work<'a> {
-    /// The task in a guest that has the host's root directory, or in one that has not.
-    pub task: &'a dyn Fn(bool) -> Task,
-    /// What is brought along into one that has not.
-    pub files: &'a dyn Fn() -> Result<Files>,
-    /// The standard input of a command.
-    pub stdin: &'a dyn Fn() -> Option<Stdin>,
-    /// What a person should know.
-    pub note: &'a dyn Fn(String),
-    /// The guest was started; whether it was restored.
-    pub started: &'a dyn Fn(bool),
-}
-
-/// What was seen of a guest, and whether its programs had the host's root directory.
-pub struct Seen {
-    /// What was seen.
-    pub observed: Observed,
-    /// Whether they had.
-    pub host_root: bool,
-}
-
 /// Longer than anybody waits.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
-    /// Starts the guest, hands over the job, and watches until it is over.
+    /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
+    /// does not count: another one has the whole time again.
     ///
     /// # Errors
     /// When the host cannot do it; nothing that the guest does is an error.
-    pub fn run(&self, work: &Work<'_>, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Seen> {
-        let host_root = self.wants_host_root(work.note)?;
-        let seen = self.once(host_root, work, &mut progress)?;
-        match (&seen.end, self.root) {
-            (End::NoHostRoot(why), RootChoice::Auto) => {
-                (work.note)(brought_along(why));
-                Ok(Seen { observed: self.once(false, work, &mut progress)?, host_root: false })
-            }
-            _ => Ok(Seen { observed: seen, host_root }),
+    pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
+        let deadline = || Instant::now() + self.limit.unwrap_or(FOR_EVER);
+        let (mut host_root, first) = (self.wants_host_root()?, deadline());
+        let mut seen = self.once(host_root, first, &mut progress)?;
+        if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.metadata.root) {
+            (self.note)(brought_along(why));
+            host_root = false;
+            seen = self.once(host_root, first, &mut progress)?;
         }
+        if self.host.interrupt.signal().is_some() || !(self.is_in_doubt)(&seen) {
+            return Ok(seen);
+        }
+        let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };
+        (self.note)(format!("{why}: what came of it does not count, running again"));
+        self.once(host_root, deadline(), &mut progress)
     }
 
-    fn wants_host_root(&self, note: &dyn Fn(String)) -> Result<bool> {
-        if self.root != RootChoice::Auto {
-            return Ok(self.root == RootChoice::Host);
+    /// What was wrong with a guest that is in doubt.
+    fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
+        match self.damaged(host_root) {
+            Ok(Some(why)) => return Some(why),
+            Ok(None) => {}
+            // That is no reason to lose what was seen.
+            Err(error) => (self.note)(format!("cannot tell whether the guest was sound: {error:#}")),
+        }
+        // QEMU 7.2's emulation now and then leaves rubbish in the flags register of a guest that goes on: the kernel
+        // panics within milliseconds. What the program does, or the kernel, it does in the second guest as well.
+        let is_early = seen.listed.is_none() && self.backend.name() == "snapshot" && self.accel == Accel::Tcg;
+        let panic = seen.console.panic.as_ref().filter(|_| is_early);
+        panic.map(|words| format!("the kernel panicked at once: {words}"))
+    }
+
+    fn damaged(&self, host_root: bool) -> Result<Option<String>> {
+        let files = self.files(host_root)?;
+        let run = RunDir::create(&self.host.dirs.runs())?;
+        self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
+    }
+
+    fn files(&self, host_root: bool) -> Result<Files> {
+        if host_root { Ok(Files::default()) } else { (self.files)() }
+    }
+
+    fn wants_host_root(&self) -> Result<bool> {
+        if self.metadata.root != RootChoice::Auto {
+            return Ok(self.metadata.root == RootChoice::Host);
         }
         if !self.kernel.arch.is_host() {
             // The programs there are for this machine.
@@ -116,7 +182,7 @@ impl Launch<'_> {
         match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
             Checked::Missing(missing) => {
                 let options: Vec<&str> = missing.iter().map(|missing| missing.need.option.as_str()).collect();
-                note(brought_along(&format!("the kernel has no {}", options.join(", no "))));
+                (self.note)(brought_along(&format!("the kernel has no {}", options.join(", no "))));
                 Ok(false)
             }
             // If it cannot, it says so.
@@ -127,27 +193,25 @@ impl Launch<'_> {
     fn once(
         &self,
         host_root: bool,
-        work: &Work<'_>,
+        deadline: Instant,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Observed> {
-        let files = if host_root { Files::default() } else { (work.files)()? };
-        let run = RunDir::create(&self.dirs.runs())?;
-        let given = self.limit.unwrap_or(FOR_EVER);
-        let deadline = Instant::now() + given;
-        let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), work.note)?;
-        (work.started)(started.ready.is_some());
-        let task = (work.task)(host_root);
-        let job = Job { copy_out: self.copy_out.map(str::to_owned), ..job(&started, task)? };
-        let limits = Limits { deadline, given, each_test: self.each_test };
+        let files = self.files(host_root)?;
+        let run = RunDir::create(&self.host.dirs.runs())?;
+        let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
+        (self.started)(started.ready.is_some());
+        let job = self.job(&started, host_root)?;
+        let limits = Limits { deadline, given: self.limit.unwrap_or(FOR_EVER), each_test: self.each_test };
         let mut archive = self.copy_out.map(|_| self.archive()).transpose()?;
         let keeping = |event: Progress<'_>| match (event, &mut archive) {
             (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
             (Progress::Archive(_), None) => ControlFlow::Break(()),
             (event, _) => progress(event),
         };
-        let seen = supervise::run(started, &job, limits, self.log, self.interrupt, (work.stdin)(), keeping)?;
+        let interrupt = self.host.interrupt;
+        let seen = supervise::run(started, &job, limits, self.log, interrupt, (self.stdin)(), keeping)?;
         if let Some(archive) = archive {
-            (work.note)(archive.finish()?);
+            (self.note)(archive.finish()?);
         }
         Ok(seen)
     }
@@ -161,22 +225,12 @@ impl Launch<'_> {
         Ok(Archive { path, file, bytes: 0, written: Ok(()) })
     }
 
-    /// Looks, when a guest did not pass, whether what it was made of is still sound; what was wrong, if it was not.
-    ///
-    /// # Errors
-    /// When it cannot look.
-    pub fn verify_snapshot(&self, host_root: bool, work: &Work<'_>) -> Result<Option<String>> {
-        let files = if host_root { Files::default() } else { (work.files)()? };
-        let run = RunDir::create(&self.dirs.runs())?;
-        self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
-    }
-
     fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
         Spec {
             kernel: self.kernel,
             payload,
             run,
-            cache: &self.dirs.cache,
+            cache: &self.host.dirs.cache,
             accel: self.accel,
             deadline,
             memory_mib: self.metadata.memory_mib,
@@ -185,6 +239,20 @@ impl Launch<'_> {
             keep: self.keep,
             kernel_args: &self.metadata.kernel_args,
         }
+    }
+
+    fn job(&self, started: &Vm, host_root: bool) -> Result<Job> {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Job {
+            protocol: vmtest_agent::PROTOCOL,
+            token: random_hex(16)?,
+            payload: started.payload.clone(),
+            clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
+            entropy: random_hex(64)?,
+            root: started.root.clone(),
+            task: (self.task)(host_root),
+            copy_out: self.copy_out.map(str::to_owned),
+        })
     }
 }
 
@@ -220,20 +288,6 @@ impl Archive {
         self.file.persist(&self.path).with_context(|| format!("cannot keep {path}"))?;
         Ok(format!("kept {} KiB in {path}", self.bytes.div_ceil(1024)))
     }
-}
-
-fn job(started: &Vm, task: Task) -> Result<Job> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Job {
-        protocol: vmtest_agent::PROTOCOL,
-        token: random_hex(16)?,
-        payload: started.payload.clone(),
-        clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
-        entropy: random_hex(64)?,
-        root: started.root.clone(),
-        task,
-        copy_out: None,
-    })
 }
 
 fn random_hex(bytes: usize) -> Result<String> {

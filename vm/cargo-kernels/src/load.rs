@@ -14,10 +14,10 @@ use vm_guest::interrupt::Interrupt;
 use vmtest_loader::Job;
 
 use crate::dirs::Dirs;
-use crate::engine::Host;
 use crate::exit::{self, Exit};
 use crate::kernels;
-use crate::metadata::Metadata;
+use crate::launch::Host;
+use crate::metadata::{Metadata, RootChoice};
 use crate::{backends, flags, parallel, ui};
 
 use guest::{Brought, Guests};
@@ -32,7 +32,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let started = Instant::now();
     let objects = read(flags)?;
     let before = flags.baseline.as_deref().map(baseline::read).transpose()?;
-    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?;
+    let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
     let job = Job {
         objects: Vec::new(),
@@ -41,12 +41,11 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
         set: flags.set.clone(),
         log: flags.log.unwrap_or(0).into(),
     };
-    let (host, metadata) = (Host::open(dirs, &interrupt, started)?, Metadata::load(dirs)?);
+    let host = Host::open(dirs, &interrupt, started)?;
+    let metadata = Metadata { root: RootChoice::Minimal, ..Metadata::load(dirs)? };
     let (mut names, mut answers) = (Vec::new(), Vec::new());
     for (arch, targets) in kernels::by_arch(targets) {
         let guests = Guests {
-            dirs,
-            interrupt: &interrupt,
             host: &host,
             backend: &*backends::open(dirs, arch, true, &interrupt)?,
             brought: &Brought::new(dirs, arch, &objects, job.clone())?,

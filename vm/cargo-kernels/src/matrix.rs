@@ -3,35 +3,19 @@
 use std::io::Write;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels;
 
-/// What `strategy.matrix` of a GitHub workflow takes: one job for each of `include`.
-#[derive(Debug, Serialize)]
-struct Matrix {
-    include: Vec<Job>,
-}
-
-/// One job of the matrix.
-#[derive(Debug, Serialize)]
-struct Job {
-    /// The pin's name, for `-k`.
-    kernel: String,
-    /// Changes whenever the pin's kernel may: the key under which a CI caches it.
-    cache_key: String,
-}
-
-/// Runs the command.
+/// Runs the command: what `strategy.matrix` of a GitHub workflow takes, one job for each of `include`.
 pub fn run(dirs: &Dirs) -> Result<u8> {
-    let include = kernels::pinned(dirs)?
-        .iter()
-        .filter(|pin| !pin.extra && pin.arch.is_host())
-        .map(|pin| Job { kernel: pin.name.clone(), cache_key: kernels::obtain::key(pin) })
-        .collect();
-    let matrix = serde_json::to_string(&Matrix { include })?;
+    let pins = kernels::pinned(dirs)?;
+    let jobs = pins.iter().filter(|pin| !pin.extra && pin.arch.is_host());
+    // The name is for `-k`; the key, under which a CI caches the kernel, changes whenever that may.
+    let jobs = jobs.map(|pin| json!({ "kernel": pin.name, "cache_key": kernels::obtain::key(pin) }));
+    let matrix = json!({ "include": jobs.collect::<Vec<_>>() });
     // Without a reader (`| head`) there is nothing to complain of.
     let _ = writeln!(std::io::stdout(), "{matrix}");
     Ok(exit::OK)

@@ -1,7 +1,7 @@
 //! `metadata.kernels` in Cargo.toml: what the harness may be told of a project.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -134,25 +134,13 @@ impl Metadata {
         let mut whole = toml::Table::new();
         for path in manifests.iter().filter(|path| path.is_file()) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            whole.extend(Self::tables(&text, path)?);
+            let wrong = |problem: String| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()));
+            // Each by itself first, so that what is wrong is named with its line.
+            let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+            manifest.sections().try_for_each(|metadata| metadata.check()).map_err(wrong)?;
+            whole.extend(toml::from_str::<Manifest<toml::Table>>(&text)?.sections().flatten());
         }
         whole.try_into().context("the metadata of two Cargo.toml do not fit together")
-    }
-
-    /// What a Cargo.toml says, after it was checked.
-    fn tables(text: &str, path: &Path) -> Result<toml::Table> {
-        let manifest: Manifest<Self> = toml::from_str(text)
-            .map_err(|error| Exit::usage(format!("{}: metadata.kernels: {error}", path.display())))?;
-        for metadata in manifest.sections() {
-            metadata
-                .check()
-                .map_err(|problem| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display())))?;
-        }
-        let manifest: Manifest<toml::Table> = toml::from_str(text)?;
-        Ok(manifest.sections().fold(toml::Table::new(), |mut all, section| {
-            all.extend(section);
-            all
-        }))
     }
 
     /// The program to be asked about, and the line that it prints when it is ready.

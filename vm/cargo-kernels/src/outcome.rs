@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
+use crate::metadata::Metadata;
 use crate::text::test_name;
 use crate::verdict::Verdict;
 use vm_guest::supervise::{End, Observed};
@@ -38,10 +39,8 @@ pub struct Case<'a> {
     pub kernel: &'a Kernel,
     /// The tests that were asked for; if none is named, all that the guest lists.
     pub tests: Option<&'a [TestId]>,
-    /// The guest's memory in MiB.
-    pub memory_mib: u32,
-    /// Further kernel parameters that it was given.
-    pub kernel_args: &'a [String],
+    /// What the guest was like.
+    pub metadata: &'a Metadata,
 }
 
 impl Case<'_> {
@@ -125,7 +124,7 @@ impl Case<'_> {
     }
 
     fn how_far(&self, seen: &Observed) -> String {
-        let memory = format!("the guest has {} MiB of memory", self.memory_mib);
+        let memory = format!("the guest has {} MiB of memory", self.metadata.memory_mib);
         match seen.console.tail.last() {
             Some(line) => format!("the kernel got as far as: {line} ({memory})"),
             None => format!("the kernel printed nothing at all ({memory})"),
@@ -154,7 +153,7 @@ impl Case<'_> {
         };
         let memory = match seen.console.tail.iter().any(|line| line.contains(OUT_OF_MEMORY)) {
             true => {
-                format!("; the guest's {} MiB of memory were used up (--memory)", self.memory_mib)
+                format!("; the guest's {} MiB of memory were used up (--memory)", self.metadata.memory_mib)
             }
             false => String::new(),
         };
@@ -179,7 +178,7 @@ impl Case<'_> {
             "debug" | "ignore_loglevel" => Some(10),
             other => other.strip_prefix("loglevel=")?.parse::<u32>().ok(),
         };
-        let last = self.kernel_args.iter().filter_map(|arg| Some((arg, level(arg)?))).next_back();
+        let last = self.metadata.kernel_args.iter().filter_map(|arg| Some((arg, level(arg)?))).next_back();
         let where_to = match last {
             Some((arg, ..5)) => format!("kernel parameter `{arg}` keeps warnings from the console"),
             _ => "no line of the console was recognized as it".to_owned(),
@@ -283,18 +282,12 @@ mod tests {
     /// A run in which both tests passed.
     fn passed() -> Observed {
         Observed {
-            ready: Some(Ready { protocol: PROTOCOL, release: "5.15.1".into(), uptime_s: 1.0 }),
-            boot: None,
-            test: None,
             outcomes: vec![outcome("a", TestResult::Passed), outcome("b", TestResult::Passed)],
             listed: Some(vec![id("a"), id("b")]),
-            ended: None,
-            running: None,
-            facts: None,
-            tainted: 0,
             limit: std::time::Duration::from_secs(60),
-            console: Console::default(),
             end: End::Finished,
+            ready: Some(Ready { protocol: PROTOCOL, release: "5.15.1".into(), uptime_s: 1.0 }),
+            ..Observed::default()
         }
     }
 
@@ -313,9 +306,7 @@ mod tests {
     }
 
     fn judge(seen: &Observed) -> Outcome {
-        let kernel = kernel();
-        let kernel_args = &[];
-        Case { kernel: &kernel, tests: None, memory_mib: 512, kernel_args }.classify(seen)
+        Case { kernel: &kernel(), tests: None, metadata: &Metadata::default() }.classify(seen)
     }
 
     #[track_caller]
@@ -325,33 +316,18 @@ mod tests {
         assert!(outcome.reason.contains(words), "{outcome:?}");
     }
 
+    fn ended(end: End) -> Observed {
+        Observed { end, running: Some(id("b")), ..passed() }
+    }
+
     #[test]
-    fn every_expected_test_passed() {
+    fn a_pass_is_every_expected_test_s_own_success() {
         check(&passed(), Verdict::Pass, "");
-    }
-
-    #[test]
-    fn a_test_that_was_killed_for_want_of_memory_is_told_so() {
-        let outcomes = vec![outcome("a", TestResult::Killed { signal: 9 }), outcome("b", TestResult::Passed)];
-        let console = console("[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n");
-        let words = "512 MiB of memory were used up (--memory)";
-        check(&Observed { outcomes, console, ..passed() }, Verdict::Fail, words);
-    }
-
-    #[test]
-    fn a_job_that_finished_without_one_of_its_tests_is_no_pass() {
-        let outcomes = vec![outcome("a", TestResult::Passed)];
-        check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
-    }
-
-    #[test]
-    fn the_same_test_twice_does_not_stand_for_another() {
-        let outcomes = vec![outcome("a", TestResult::Passed), outcome("a", TestResult::Passed)];
-        check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
-    }
-
-    #[test]
-    fn each_way_of_failing_is_told() {
+        let a = || outcome("a", TestResult::Passed);
+        // Of a job that finished; the same test twice does not stand for another.
+        for outcomes in [vec![a()], vec![a(), a()]] {
+            check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
+        }
         for (result, words) in [
             (TestResult::Failed { code: 101 }, "`a` failed"),
             (TestResult::Failed { code: 3 }, "exit status 3"),
@@ -359,23 +335,11 @@ mod tests {
             (TestResult::TimedOut, "still running after"),
             (TestResult::NotStarted { reason: "no such file".into() }, "no such file"),
         ] {
-            let outcomes = vec![outcome("a", result), outcome("b", TestResult::Passed)];
-            check(&Observed { outcomes, ..passed() }, Verdict::Fail, words);
+            let both = vec![outcome("a", result.clone()), outcome("b", TestResult::Passed)];
+            check(&Observed { outcomes: both, ..passed() }, Verdict::Fail, words);
+            let outcomes = vec![outcome("a", result)];
+            check(&Observed { outcomes, ..passed() }, Verdict::Fail, ", and 1 more of 2 tests");
         }
-    }
-
-    #[test]
-    fn of_several_failed_tests_the_first_is_named_and_the_others_are_counted() {
-        let outcomes = vec![outcome("a", TestResult::Failed { code: 101 })];
-        let outcome = judge(&Observed { outcomes, ..passed() });
-        assert!(outcome.reason.ends_with("and 1 more of 2 tests"), "{}", outcome.reason);
-    }
-
-    #[test]
-    fn a_panic_outweighs_everything_even_a_finished_job() {
-        let console = console("[ 1.0] Kernel panic - not syncing: sysrq triggered crash\n");
-        let seen = Observed { running: Some(id("b")), console, ..passed() };
-        check(&seen, Verdict::Panic, "while `b` ran: Kernel panic - not syncing: sysrq");
     }
 
     #[test]
@@ -386,102 +350,86 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_spoke_did_not_boot_and_its_last_line_is_told() {
-        let console = console("[ 0.1] tsc: Fast TSC calibration failed\n");
-        let silent = Observed { ready: None, outcomes: vec![], console, ..passed() };
-        let deadline = Observed { end: End::Deadline, ..silent };
-        check(&deadline, Verdict::NoBoot, "got as far as: tsc: Fast TSC calibration failed");
-        check(&deadline, Verdict::NoBoot, "512 MiB");
-        check(&Observed { end: End::GuestShutdown, ..deadline }, Verdict::NoBoot, "shut down before");
-    }
-
-    #[test]
-    fn a_guest_that_stopped_answering_hangs_in_the_test_that_ran() {
-        let seen = Observed { end: End::Deadline, running: Some(id("b")), ..passed() };
-        check(&seen, Verdict::Hang, "within 60 s: the guest hung while `b` ran");
-    }
-
-    #[test]
-    fn a_guest_that_shut_down_in_a_test_fails_it() {
-        let outcomes = vec![outcome("a", TestResult::Passed)];
-        let running = Some(id("b"));
-        let seen = Observed { end: End::GuestShutdown, outcomes, running, ..passed() };
-        check(&seen, Verdict::Fail, "while `b` ran");
-    }
-
-    #[test]
-    fn a_program_of_the_hosts_that_ended_is_named_with_its_end() {
-        for (status, qemu_ran, words) in [
-            (9, true, "vng was killed by SIGKILL while `b` ran"),
-            (0xff00, true, "QEMU died while `b` ran"),
-            (0x0100, false, "vng ended before QEMU was up: exit status: 1"),
+        for (end, words) in [
+            (End::Deadline, "got as far as: tsc: Fast TSC calibration failed"),
+            (End::Deadline, "512 MiB"),
+            (End::GuestShutdown, "shut down before"),
         ] {
-            let status = ExitStatus::from_raw(status);
-            let end = End::ProcessExited { program: "vng".into(), status, qemu_ran };
-            let seen = Observed { end, running: Some(id("b")), ..passed() };
-            check(&seen, Verdict::HostError, words);
+            let console = console("[ 0.1] tsc: Fast TSC calibration failed\n");
+            let silent = Observed { ready: None, outcomes: vec![], running: None, console, ..ended(end) };
+            check(&silent, Verdict::NoBoot, words);
         }
     }
 
+    /// Even when all tests passed.
     #[test]
-    fn a_stranger_on_the_channel_is_no_pass_even_when_all_tests_passed() {
-        let end = End::ProtocolError("a message without this run's token".into());
-        check(&Observed { end, ..passed() }, Verdict::Fail, "someone other than the agent");
+    fn a_guest_that_was_cut_short_is_no_pass_and_how_it_ended_is_told() {
+        let exited = |status, qemu_ran| {
+            let status = ExitStatus::from_raw(status);
+            End::ProcessExited { program: "vng".into(), status, qemu_ran }
+        };
+        for (end, verdict, words) in [
+            (End::Deadline, Verdict::Hang, "within 60 s: the guest hung while `b` ran"),
+            (End::GuestShutdown, Verdict::Fail, "while `b` ran"),
+            (End::ProtocolError("no token".into()), Verdict::Fail, "someone other than the agent"),
+            (exited(9, true), Verdict::HostError, "vng was killed by SIGKILL while `b` ran"),
+            (exited(0xff00, true), Verdict::HostError, "QEMU died while `b` ran"),
+            (exited(0x0100, false), Verdict::HostError, "vng ended before QEMU was up: exit status: 1"),
+        ] {
+            check(&ended(end), verdict, words);
+        }
+        let outcome = judge(&ended(End::AgentFailed("ä".repeat(100_000))));
+        assert_eq!(outcome.reason.chars().count(), REASON + 1, "a reason in the guest's words stays short");
     }
 
     #[test]
-    fn a_reason_in_the_guests_words_stays_short() {
-        let end = End::AgentFailed("ä".repeat(100_000));
-        let outcome = judge(&Observed { end, ..passed() });
-        assert_eq!(outcome.reason.chars().count(), REASON + 1);
-    }
-
-    #[test]
-    fn a_warning_spoils_a_pass() {
-        let console = console("[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n");
-        let seen = Observed { console, ..passed() };
-        check(&seen, Verdict::KernelSplat, "kernel/bpf/core.c:1");
+    fn what_the_kernel_printed_outweighs_a_pass_and_is_told_beside_what_outweighs_it() {
+        const OOPS: &str = "[ 1.0] Unable to handle kernel paging request at virtual address 1\n";
+        const PANIC: &str = "[ 1.1] Kernel panic - not syncing: sysrq triggered crash\n";
+        let killed = || Observed { outcomes: vec![outcome("a", TestResult::Killed { signal: 9 })], ..passed() };
+        let all = || ended(End::Finished);
+        for (seen, text, verdict, words) in [
+            (all(), PANIC, Verdict::Panic, "while `b` ran: Kernel panic - not syncing: sysrq"),
+            (all(), &format!("{OOPS}{PANIC}"), Verdict::Panic, "Unable to handle"),
+            (ended(End::Deadline), OOPS, Verdict::Hang, "the kernel printed: Unable to handle kernel paging"),
+            (killed(), OOPS, Verdict::Fail, "`a` was killed by SIGKILL"),
+            (killed(), OOPS, Verdict::Fail, "the kernel printed: Unable to handle kernel paging"),
+            (
+                killed(),
+                "[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n",
+                Verdict::Fail,
+                "512 MiB of memory were used up (--memory)",
+            ),
+            (
+                all(),
+                "[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n",
+                Verdict::KernelSplat,
+                "kernel/bpf/core.c:1",
+            ),
+        ] {
+            check(&Observed { console: console(text), ..seen }, verdict, words);
+        }
+        let excerpt = judge(&Observed { console: console(OOPS), ..passed() }).excerpt;
+        assert_eq!(excerpt, ["Unable to handle kernel paging request at virtual address 1"]);
     }
 
     #[test]
     fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
         const OUT_OF_TREE_MODULE: u64 = 1 << 12;
+        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
         let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
         check(&seen, Verdict::KernelSplat, "there was a warning (taint flag W)");
-        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
-    }
-
-    #[test]
-    fn a_failed_test_outweighs_a_warning_and_both_are_told() {
-        let console = console("[ 1.0] BUG: sleeping function called from invalid context\n");
-        let outcomes = vec![outcome("a", TestResult::TimedOut)];
-        let seen = Observed { console, outcomes, ..passed() };
-        check(&seen, Verdict::Fail, "`a` was still running");
-        check(&seen, Verdict::Fail, "the kernel printed: BUG: sleeping function");
-        let excerpt = judge(&seen).excerpt;
-        assert_eq!(excerpt, ["BUG: sleeping function called from invalid context"]);
-    }
-
-    #[test]
-    fn a_panic_and_a_hang_name_the_splat_before_them() {
-        let text = "[ 1.0] Unable to handle kernel paging request at virtual address 1\n";
-        let hung = Observed { end: End::Deadline, console: console(text), ..passed() };
-        check(&hung, Verdict::Hang, "the kernel printed: Unable to handle kernel paging");
-        let panicked = console(&format!("{text}[ 1.1] Kernel panic - not syncing: Oops\n"));
-        check(&Observed { console: panicked, ..passed() }, Verdict::Panic, "Unable to handle");
-    }
-
-    #[test]
-    fn a_parameter_that_hides_warnings_is_named() {
-        let case = |kernel_args: &[String]| {
-            let kernel = kernel();
-            let case = Case { kernel: &kernel, tests: None, memory_mib: 1, kernel_args };
-            case.only_tainted(1 << 9).unwrap()
-        };
-        assert!(case(&["quiet".into()]).contains("parameter `quiet` keeps warnings"));
-        assert!(case(&["loglevel=3".into()]).contains("`loglevel=3` keeps"));
-        for shown in [vec!["loglevel=7".into()], vec!["loglevel=10".into()], vec!["quiet".into(), "loglevel=7".into()]]
-        {
-            assert!(case(&shown).contains("no line of the console"), "{shown:?}");
+        for (kernel_args, words) in [
+            (&["quiet"][..], "parameter `quiet` keeps warnings"),
+            (&["loglevel=3"], "`loglevel=3` keeps"),
+            (&["loglevel=7"], "no line of the console"),
+            (&["loglevel=10"], "no line of the console"),
+            (&["quiet", "loglevel=7"], "no line of the console"),
+        ] {
+            let kernel_args = kernel_args.iter().map(ToString::to_string).collect();
+            let metadata = Metadata { kernel_args, ..Metadata::default() };
+            let outcome = Case { kernel: &kernel(), tests: None, metadata: &metadata }.classify(&seen);
+            assert!(outcome.reason.contains(words), "{:?}: {}", metadata.kernel_args, outcome.reason);
         }
     }
 }

@@ -13,6 +13,7 @@ use vmtest_agent::{FactsRequest, Program, TestId};
 
 use crate::closure;
 use crate::dirs::Dirs;
+use crate::flags;
 use crate::launch;
 use crate::metadata::Metadata;
 use crate::recorded::{self, Built};
@@ -42,17 +43,6 @@ pub struct Payload {
     brought_along: OnceLock<Result<Files, String>>,
 }
 
-/// What the user chose among a project's tests.
-#[derive(Debug, Default)]
-pub struct Choice<'a> {
-    /// Arguments of `cargo test`; those of the project's metadata if there are none.
-    pub cargo: Vec<OsString>,
-    /// Arguments of the test binaries.
-    pub tests: &'a [String],
-    /// Further variables.
-    pub env: BTreeMap<String, String>,
-}
-
 /// In a guest that has not the host's root directory these have other values.
 const MINIMAL_ENV: [(&str, &str); 3] =
     [("HOME", "/root"), ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("TMPDIR", "/tmp")];
@@ -64,14 +54,14 @@ impl Payload {
     /// # Errors
     /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when there are
     /// no tests.
-    pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, choice: &Choice<'_>) -> Result<Self> {
+    pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, chosen: &flags::Vmtest) -> Result<Self> {
         let is_static = metadata.is_static;
         if is_static {
-            tools::require(dirs, &[Need::Build])?;
+            tools::require(dirs, Need::Build)?;
         }
-        let linked = is_static || !arch.is_host() && !choice.cargo.iter().any(|arg| arg == "--target");
+        let mut args = chosen.selection.arguments();
+        let linked = is_static || !arch.is_host() && !args.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
-        let mut args = choice.cargo.clone();
         if args.is_empty() {
             args.extend(metadata.cargo_args.iter().map(OsString::from));
             // Another package need not have them.
@@ -79,9 +69,10 @@ impl Payload {
                 args.extend(["--features".into(), feature.into()]);
             }
         }
-        let Built { tests, programs, doc_tests } = recorded::build(dirs, &args, choice.tests, static_build.as_ref())?;
+        let Built { tests, programs, doc_tests } =
+            recorded::build(dirs, &args, &chosen.test_args, static_build.as_ref())?;
         let mut env = metadata.env.clone();
-        env.extend(choice.env.clone());
+        env.extend(chosen.env.iter().cloned());
         for (name, path) in &programs {
             env.insert(format!("CARGO_BIN_EXE_{name}"), path.to_string_lossy().into_owned());
         }

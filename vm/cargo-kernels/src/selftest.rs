@@ -11,12 +11,13 @@ use vmtest_agent::{TestId, TestResult};
 
 use crate::backends;
 use crate::dirs::Dirs;
-use crate::engine::{Engine, Host, Options};
+use crate::engine::Engine;
 use crate::exit;
 use crate::flags;
 use crate::kernels::{self, Arch};
+use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::verdict::{KernelReport, Verdict};
 use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
@@ -29,7 +30,7 @@ use vm_guest::interrupt::Interrupt;
 pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
     let mutants = mutants::load(dirs)?;
-    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.arches)?);
+    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let copy = sources::copy_of(dirs);
@@ -45,7 +46,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
             let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             payload.only = mutant.map(|mutant| meant(&tests, mutant));
-            let options = Options::from(&flags.vm);
+            let options = flags::Vmtest { vm: flags.vm.clone(), ..Default::default() };
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
                 let report = engine.run(target, &|_| {});
@@ -80,7 +81,7 @@ fn build(
     if let Some(mutant) = mutant {
         mutant.apply(&copy.project)?;
     }
-    Payload::build(copy, arch, metadata, &Choice::default())
+    Payload::build(copy, arch, metadata, &flags::Vmtest::default())
 }
 
 /// Of these tests, those that are meant to catch a mutant.

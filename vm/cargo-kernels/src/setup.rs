@@ -11,11 +11,10 @@ use anyhow::{Context, Result, bail};
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::flags;
 use crate::tools::{self, Need, Tool, Unusable};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
-use vm_kernels::lock;
+use vm_kernels::{Arch, lock};
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -27,26 +26,28 @@ const ALWAYS: [Need; 4] = [Need::Boot, Need::Build, Need::Inspect, Need::Source]
 ///
 /// # Errors
 /// When something that is needed could not be installed, or must be installed by hand.
-pub fn run(dirs: &Dirs, flags: &flags::Setup) -> Result<u8> {
-    if let Some(arch) = flags.arch.filter(|arch| !arch.is_host()) {
-        cross::set_up(dirs, arch, flags.dry_run)?;
+pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8> {
+    if let Some(arch) = arch.filter(|arch| !arch.is_host()) {
+        cross::set_up(dirs, arch, dry_run)?;
     }
-    if flags.dry_run {
-        let Plan { packages, environment, by_hand } = Plan::make(dirs, &[]);
-        if packages.is_empty() && !environment && by_hand.is_empty() {
-            println!("Nothing to do: everything that is needed is here.");
-        }
-        if !packages.is_empty() {
-            println!("would install Debian packages: {}", Vec::from_iter(packages).join(" "));
-        }
-        if environment {
-            println!("would install virtme-ng into {}", self::environment(dirs).display());
-        }
-        by_hand.iter().for_each(|missing| println!("cannot install here: {missing}"));
+    if !dry_run {
+        ensure(dirs, &[])?;
+        println!("Everything that is needed is here.");
         return Ok(exit::OK);
     }
-    ensure(dirs, &[])?;
-    println!("Everything that is needed is here.");
+    let missing = missing(dirs, &[]);
+    if missing.is_empty() {
+        println!("Nothing to do: everything that is needed is here.");
+    }
+    let packages = packages(&missing);
+    if !packages.is_empty() {
+        println!("would install Debian packages: {}", packages.join(" "));
+    }
+    if lacks_vng(&missing) {
+        println!("would install virtme-ng into {}", environment(dirs).display());
+    }
+    let by_hand = missing.iter().filter(|one| !one.can_be_installed() || one.spec.tool != Tool::Vng && !has_apt());
+    by_hand.for_each(|one| println!("cannot install here: {one}"));
     Ok(exit::OK)
 }
 
@@ -61,15 +62,18 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     }
     let _lock = lock(dirs)?;
     // Another setup may have done it meanwhile.
-    let plan = Plan::make(dirs, more);
-    if !plan.packages.is_empty() {
-        install(dirs, &Vec::from_iter(plan.packages))?;
+    let lacking = missing(dirs, more);
+    let packages = packages(&lacking);
+    if !packages.is_empty() {
+        install(dirs, &packages)?;
     }
     // Without Python there is no use in trying; the list at the end names it.
-    if plan.environment && python(dirs).is_ok() {
+    if lacks_vng(&lacking) && python(dirs).is_ok() {
         make_environment(dirs)?;
     }
-    tools::all_usable(missing(dirs, &[]).into_iter().filter(is_vital).collect())
+    // No kernel can be tested without these.
+    let vital = |one: &Unusable| matches!(one.spec.need, Need::Boot | Need::Build | Need::Install);
+    tools::all_usable(&missing(dirs, &[]).into_iter().filter(vital).collect::<Vec<_>>())
 }
 
 /// The `vng` of the environment in the cache, if that is complete and the pinned one.
@@ -84,45 +88,24 @@ pub fn has_apt() -> bool {
     ["apt-get", "dpkg"].iter().all(|name| tools::program_on_path(name).is_some())
 }
 
-/// What is to be done.
-#[derive(Debug, Default)]
-struct Plan {
-    /// Packages to install.
-    packages: BTreeSet<&'static str>,
-    /// Whether to make the environment with virtme-ng.
-    environment: bool,
-    /// What this program cannot install here.
-    by_hand: Vec<Unusable>,
-}
-
-impl Plan {
-    fn make(dirs: &Dirs, more: &[Need]) -> Self {
-        let mut plan = Self::default();
-        for unusable in missing(dirs, more) {
-            if unusable.spec.tool == Tool::Vng && unusable.can_be_installed() {
-                plan.environment = true;
-            } else if unusable.can_be_installed() && has_apt() {
-                plan.packages.extend(unusable.spec.packages);
-            } else if is_vital(&unusable) {
-                plan.by_hand.push(unusable);
-            }
-        }
-        plan
-    }
-}
-
 /// Everything that setup is there for and that is not here.
 fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
     let mut missing = tools::unusable(dirs, &[&ALWAYS, more].concat());
-    if missing.iter().any(|one| one.spec.tool == Tool::Vng && one.can_be_installed()) {
+    if lacks_vng(&missing) {
         missing.extend(python(dirs).err());
     }
     missing
 }
 
-/// Whether no kernel can be tested without it.
-fn is_vital(unusable: &Unusable) -> bool {
-    matches!(unusable.spec.need, Need::Boot | Need::Build | Need::Install)
+/// The packages to be installed.
+fn packages(missing: &[Unusable]) -> Vec<&'static str> {
+    let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
+    installable.flat_map(|one| one.spec.packages).copied().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whether the environment with virtme-ng is to be made.
+fn lacks_vng(missing: &[Unusable]) -> bool {
+    missing.iter().any(|one| one.spec.tool == Tool::Vng && one.can_be_installed())
 }
 
 /// A Python that can make environments: Debian has `venv` in Python itself, and what that needs in a package of its own.

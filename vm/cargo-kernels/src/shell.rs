@@ -1,6 +1,5 @@
 //! `cargo xtask shell`: a kernel to look around in.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +12,9 @@ use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
 use crate::dirs::Dirs;
-use crate::environment;
 use crate::exit::{self, Exit};
 use crate::flags;
+use crate::metadata::Metadata;
 use crate::tools::{self, Tool};
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
@@ -38,16 +37,15 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
-    let env = environment::asked(&flags.env)?;
-    let mut host = host_root(dirs, &kernels::select_one(dirs, &flags.kernel, flags.arch)?, &flags.vm)?;
+    let mut host = host_root(dirs, &kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?, &flags.vm)?;
     let shell = match &host.root {
         Some(root) => {
-            start_script(root, Path::new("/"), &env, Path::new("/bin/sh"))?;
+            start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"))?;
             format!("/{SCRIPT}")
         }
         None => {
             let cwd = std::env::current_dir().context("cannot find the working directory")?;
-            start_script(host.run.path(), &cwd, &env, &roots_shell())?
+            start_script(host.run.path(), &cwd, &flags.env, &roots_shell())?
         }
     };
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
@@ -75,7 +73,7 @@ fn roots_shell() -> PathBuf {
 /// Writes what virtme-ng is to take for root's shell, and gives its path: a script that starts the real one where it is
 /// wanted. On its way to the guest an argument passes through a shell and the kernel's command line, whose quoting
 /// differs; a file is read by one shell, once.
-fn start_script(dir: &Path, cwd: &Path, env: &BTreeMap<String, String>, shell: &Path) -> Result<String> {
+fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path) -> Result<String> {
     let path = dir.join(SCRIPT);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
     let name = path.to_str().filter(|path| path.chars().all(plain)).map(str::to_owned);
@@ -115,7 +113,7 @@ mod tests {
         let odd = "$(touch x) y'\"\n`touch x`";
         let cwd = dir.path().join(odd);
         fs::create_dir(&cwd).unwrap();
-        let env = BTreeMap::from([("ODD".to_owned(), odd.to_owned())]);
+        let env = [("ODD".to_owned(), odd.to_owned())];
         let script = start_script(dir.path(), &cwd, &env, &roots_shell()).unwrap();
         let said = dir.path().join("said");
         let run = Command::new("sh")

@@ -43,23 +43,18 @@ impl StaticBuild {
     pub fn detect(dirs: &Dirs, arch: &'static Arch) -> Result<Self> {
         cross::require(dirs, arch)?;
         let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
-        let mut libraries = listed_directories();
-        let libelf = match &sysroot {
-            Some(sysroot) => {
-                libraries = vec![sysroot.libraries()];
-                sysroot.libraries().join("libelf.a")
-            }
-            None => {
-                for archive in [Tool::LibC, Tool::LibElf, Tool::LibZ] {
-                    let directory = tools::find(dirs, archive)?.parent().unwrap_or(Path::new("/")).to_owned();
-                    if !libraries.contains(&directory) {
-                        libraries.push(directory);
-                    }
-                }
-                tools::find(dirs, Tool::LibElf)?
-            }
+        let archives = match &sysroot {
+            Some(sysroot) => vec![sysroot.libraries().join("libelf.a")],
+            None => [Tool::LibElf, Tool::LibC, Tool::LibZ]
+                .map(|archive| tools::find(dirs, archive))
+                .into_iter()
+                .collect::<Result<_>>()?,
         };
-        let text = std::fs::read(&libelf).map(|archive| linker_script(&archive));
+        let listed = if sysroot.is_some() { Vec::new() } else { listed_directories() };
+        let found = archives.iter().filter_map(|archive| archive.parent()).map(Path::to_owned);
+        let libraries = listed.into_iter().chain(found).collect();
+        let libelf = &archives[0];
+        let text = std::fs::read(libelf).map(|archive| linker_script(&archive));
         let text = text.with_context(|| format!("cannot read {}", libelf.display()))?;
         let script = dirs.target.join(format!("vmtest/{}libelf.ld", arch.tool_prefix()));
         // One that was not touched is nothing to link again for.

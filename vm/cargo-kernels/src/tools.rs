@@ -4,13 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
-use object::Endianness;
-use object::elf::{FileHeader64, PT_INTERP};
-use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::dirs::Dirs;
-use crate::setup;
-use crate::static_build;
+use crate::{closure, setup, static_build};
 
 /// A row of [`TOOLS`].
 #[allow(missing_docs)]
@@ -75,8 +71,6 @@ pub struct Spec {
     pub packages: &'static [&'static str],
     /// An environment variable that names the program, if it is set.
     env: &'static str,
-    /// Other names of the program.
-    also: &'static [&'static str],
     /// Whether there may be only a NAME-14 or the like, as Debian has of everything LLVM's.
     numbered: bool,
     /// Whether it must do without shared libraries.
@@ -92,7 +86,7 @@ const NUMBERS: std::ops::RangeInclusive<u32> = 10..=30;
 const fn spec(
     tool: Tool, need: Need, name: &'static str, purpose: &'static str, packages: &'static [&'static str],
 ) -> Spec {
-    Spec { tool, need, name, purpose, packages, env: "", also: &[], numbered: false, is_static: false, version: None }
+    Spec { tool, need, name, purpose, packages, env: "", numbered: false, is_static: false, version: None }
 }
 
 /// In the order of [`Tool`]. QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with
@@ -103,7 +97,7 @@ pub const TOOLS: [Spec; 23] = [
         ..spec(Tool::Qemu, Need::Boot, "qemu-system-x86_64", "run kernels", &["qemu-system-x86"]) },
     Spec { env: "VMTEST_VNG", version: Some(("virtme-ng ", "1.42")),
         ..spec(Tool::Vng, Need::Boot, "vng", "boot kernels through virtme-ng", &[]) },
-    Spec { env: "VMTEST_BUSYBOX", also: &["busybox-static", "busybox.static"], is_static: true,
+    Spec { env: "VMTEST_BUSYBOX", is_static: true,
         ..spec(Tool::Busybox, Need::Boot, "busybox", "give the guest its few commands, without shared libraries",
             &["busybox-static"]) },
     spec(Tool::File, Need::Boot, "file", "let virtme-ng read a kernel's version", &["file"]),
@@ -148,16 +142,16 @@ pub fn find(dirs: &Dirs, tool: Tool) -> Result<PathBuf> {
     Ok(check(dirs, tool)?.path)
 }
 
-/// Checks every program that is needed for one of these.
+/// Checks every program that is needed for this.
 ///
 /// Libraries are not looked for: that takes running the C compiler, and the build says which is missing.
 ///
 /// # Errors
 /// As [`all_usable`].
-pub fn require(dirs: &Dirs, needs: &[Need]) -> Result<()> {
-    let mut unusable = unusable(dirs, needs);
+pub fn require(dirs: &Dirs, need: Need) -> Result<()> {
+    let mut unusable = unusable(dirs, &[need]);
     unusable.retain(|one| !one.spec.is_archive());
-    all_usable(unusable)
+    all_usable(&unusable)
 }
 
 /// Everything that is needed for one of these, and is missing or of no use.
@@ -170,12 +164,12 @@ pub fn unusable(dirs: &Dirs, needs: &[Need]) -> Vec<Unusable> {
 ///
 /// # Errors
 /// One message that names each tool, what it is for, and how to get it; none if there is none.
-pub fn all_usable(mut unusable: Vec<Unusable>) -> Result<()> {
-    match unusable.len() {
-        0 => Ok(()),
-        1 => Err(unusable.remove(0).into()),
-        _ => {
-            let lines = unusable.iter().map(|one| format!("\n  {one}")).collect::<String>();
+pub fn all_usable(unusable: &[Unusable]) -> Result<()> {
+    match unusable {
+        [] => Ok(()),
+        [one] => bail!("{one}"),
+        all => {
+            let lines = all.iter().map(|one| format!("\n  {one}")).collect::<String>();
             bail!("tools are missing, or do not work:{lines}")
         }
     }
@@ -195,53 +189,36 @@ pub struct Found {
 /// # Errors
 /// Why the tool cannot be used.
 pub fn check(dirs: &Dirs, tool: Tool) -> Result<Found, Unusable> {
-    tool.spec().check(dirs)
+    let spec = tool.spec();
+    let path = spec.locate(dirs)?;
+    let at = path.display();
+    if spec.is_static && !matches!(closure::loader(&path), Ok(None)) {
+        return Err(spec.unusable(format!("{at} is not a static executable, and the guest has no shared libraries")));
+    }
+    let Some((before, minimum)) = spec.version else {
+        return Ok(Found { path, version: None });
+    };
+    let version = ask(&path, before).map_err(|why| spec.unusable(format!("{at} {why}")))?;
+    if !at_least(&version, minimum) {
+        return Err(spec.unusable(format!("{at} is version {version}, and {minimum} or newer is needed")));
+    }
+    Ok(Found { path, version: Some(version) })
 }
 
 impl Spec {
-    fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
-        let path = self.locate(dirs)?;
-        let Some((before, minimum)) = self.version else {
-            return Ok(Found { path, version: None });
-        };
-        let at = path.display();
-        let version = ask(&path, before).map_err(|why| self.unusable(format!("{at} {why}")))?;
-        if !at_least(&version, minimum) {
-            let what = format!("{at} is version {version}, and {minimum} or newer is needed");
-            return Err(self.unusable(what));
-        }
-        Ok(Found { path, version: Some(version) })
-    }
-
     fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
+        let missing = || self.unusable(format!("{} was not found", self.name));
         if self.is_archive() {
-            let path = static_build::find(self.name);
-            return path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| self.missing());
+            return static_build::find(self.name).and_then(|path| path.canonicalize().ok()).ok_or_else(missing);
         }
-        let candidates: Vec<PathBuf> = match self.named() {
-            Some(named) => {
-                let what = || format!("{} is set to {named}, which is no such program", self.env);
-                vec![program_on_path(&named).ok_or_else(|| self.unusable(what()))?]
-            }
-            None => {
-                let installed = (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
-                let numbers = NUMBERS.rev().filter(|_| self.numbered);
-                let numbered = numbers.map(|number| format!("{}-{number}", self.name));
-                let plain = [self.name].into_iter().chain(self.also.iter().copied());
-                let names = plain.map(str::to_owned).chain(numbered);
-                installed.into_iter().chain(names.flat_map(|name| on_path(&name))).collect()
-            }
-        };
-        match candidates.iter().find(|path| !self.is_static || is_static(path)) {
-            Some(path) => Ok(path.clone()),
-            None => Err(candidates.first().map_or_else(
-                || self.missing(),
-                |path| {
-                    let why = "is not a static executable, and the guest has no shared libraries";
-                    self.unusable(format!("{} {why}", path.display()))
-                },
-            )),
+        if let Some(named) = self.named() {
+            let what = || self.unusable(format!("{} is set to {named}, which is no such program", self.env));
+            return program_on_path(&named).ok_or_else(what);
         }
+        let installed = (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
+        let numbered = || NUMBERS.rev().filter(|_| self.numbered).map(|number| format!("{}-{number}", self.name));
+        let found = installed.or_else(|| program_on_path(self.name));
+        found.or_else(|| numbered().find_map(|name| program_on_path(&name))).ok_or_else(missing)
     }
 
     fn is_archive(&self) -> bool {
@@ -254,39 +231,18 @@ impl Spec {
         (!set.is_empty()).then(|| set.to_string_lossy().into_owned())
     }
 
-    fn missing(&'static self) -> Unusable {
-        self.unusable(format!("{} was not found", self.name))
-    }
-
     /// This tool, with what is wrong with it.
     pub fn unusable(&'static self, what: String) -> Unusable {
         Unusable { spec: self, what }
     }
 }
 
-/// A program that is on PATH, whatever it is.
+/// A program that is on PATH, whatever it is. Root's directories come last: modprobe and depmod are there, and they are not
+/// on everyone's PATH.
 pub fn program_on_path(name: &str) -> Option<PathBuf> {
-    on_path(name).into_iter().next()
-}
-
-/// Root's directories come last: modprobe and depmod are there, and they are not on everyone's PATH.
-fn on_path(name: &str) -> Vec<PathBuf> {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
-    let here = std::env::current_dir().unwrap_or_default();
-    which::which_in_all(name, Some(path), here).into_iter().flatten().collect()
-}
-
-/// Whether an ELF executable needs no interpreter, which is what loads shared libraries (elf(5), `PT_INTERP`).
-fn is_static(path: &Path) -> bool {
-    let read = || -> Option<bool> {
-        let bytes = std::fs::read(path).ok()?;
-        let header = FileHeader64::<Endianness>::parse(&*bytes).ok()?;
-        let endian = header.endian().ok()?;
-        let mut segments = header.program_headers(endian, &*bytes).ok()?.iter();
-        Some(segments.all(|segment| segment.p_type(endian) != PT_INTERP))
-    };
-    read().unwrap_or(false)
+    which::which_in(name, Some(path), std::env::current_dir().unwrap_or_default()).ok()
 }
 
 /// The program's version, such as `7.2.22`: the digits and points after `before`; else why not.

@@ -10,14 +10,14 @@ use anyhow::Result;
 
 use crate::backends;
 use crate::dirs::Dirs;
-use crate::engine::{Engine, Host, Options};
-use crate::environment;
+use crate::engine::Engine;
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::kernels::{self, Arch, Target};
+use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::parallel;
-use crate::payload::{Choice, Payload};
+use crate::payload::Payload;
 use crate::report::words::all_tests;
 use crate::report::{self, RunReport};
 use crate::setup;
@@ -39,10 +39,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
-    let targets = share(kernels::select(dirs, names, &flags.select.arches)?, flags.partition);
-    if targets.is_empty() {
-        eprintln!("this share of the kernels is empty: there is nothing to run");
-    }
+    let targets = kernels::select(dirs, names, &flags.select.of.arches)?;
     if let Some(dir) = &flags.report {
         report::prepare(dir)?;
     }
@@ -74,16 +71,6 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn build(&self, arch: &'static Arch) -> Result<Payload> {
-        let flags = self.flags;
-        let choice = Choice {
-            cargo: flags.selection.arguments(),
-            tests: &flags.test_args,
-            env: environment::asked(&flags.env)?,
-        };
-        Payload::build(self.dirs, arch, &self.metadata, &choice)
-    }
-
     /// What the tests are of: the program, or the directory of the project.
     fn program(&self) -> String {
         let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
@@ -95,10 +82,9 @@ impl Session<'_> {
         let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
             return Ok(exit::OK);
         };
-        let payload = self.build(arch)?;
+        let payload = Payload::build(self.dirs, arch, &self.metadata, self.flags)?;
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
-        let options = Options::from(&self.flags.vm);
-        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, options);
+        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags.clone());
         let report = engine.list(target, &|_| {});
         if report.verdict != Verdict::Pass {
             return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
@@ -115,21 +101,15 @@ impl Session<'_> {
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payloads = self.backends.iter().map(|(arch, _)| self.build(arch)).collect::<Result<Vec<_>>>()?;
+        let payloads = self
+            .backends
+            .iter()
+            .map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, self.flags))
+            .collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
-        let options = Options {
-            facts: flags.facts || flags.report.is_some(),
-            isolate: flags.isolate,
-            retries: flags.retries,
-            fail_fast: flags.fail_fast,
-            copy_out: flags.guest.keep.clone(),
-            allow_kernel_warnings: flags.allow_kernel_warnings,
-            allow_unavailable: flags.allow_unavailable,
-            ..Options::from(&flags.vm)
-        };
         let mut engines = Vec::new();
         for ((arch, backend), payload) in self.backends.iter().zip(&payloads) {
-            engines.push((*arch, Engine::new(&host, &**backend, &self.metadata, payload, options.clone())));
+            engines.push((*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags.clone())));
         }
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
@@ -181,11 +161,4 @@ fn name_missing(kernels: &mut [KernelReport]) {
     for kernel in kernels.iter_mut().filter(|kernel| kernel.expected_tests == 0) {
         kernel.expect(&known);
     }
-}
-
-/// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
-fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Target> {
-    let Some(partition) = partition else { return targets };
-    let (index, count) = (partition.index as usize - 1, partition.count as usize);
-    targets.into_iter().skip(index).step_by(count).collect()
 }

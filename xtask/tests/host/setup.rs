@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, ChildStdout, Output, Stdio};
 
 use crate::machine::{Machine, text};
 
@@ -55,13 +55,6 @@ fn environments(machine: &Machine) -> Vec<PathBuf> {
     paths.filter(|path| path.join("bin").exists()).collect()
 }
 
-/// The only one.
-#[track_caller]
-fn environment(machine: &Machine) -> PathBuf {
-    let [environment] = <[PathBuf; 1]>::try_from(environments(machine)).unwrap();
-    environment
-}
-
 #[track_caller]
 fn check_success(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", text(output));
@@ -79,15 +72,19 @@ fn a_complete_machine_is_left_alone() {
 }
 
 #[test]
-fn packages_are_installed_without_questions_and_announced() {
+fn packages_are_installed_without_questions_even_when_the_lists_are_stale() {
     let machine = Machine::debian_without("file");
-    machine.tool("apt-get", &apt_get("file"));
+    // Refuses to install until it has updated.
+    let code = "case \"$*\" in
+        *update*) echo > \"$0.updated\" ;;
+        *install*) [ -e \"$0.updated\" ] || exit 100 ;;
+    esac\n";
+    machine.tool("apt-get", &format!("{code}{}", apt_get("file")));
     let output = setup(&machine, &[]);
     check_success(&output);
-    let calls = machine.calls("apt-get");
-    let install = calls.last().unwrap();
+    let install = machine.calls("apt-get").pop().unwrap();
     let words = "install --yes --no-install-recommends file";
-    assert!(install.starts_with("noninteractive ") && install.ends_with(words), "{calls:?}");
+    assert!(install.starts_with("noninteractive ") && install.ends_with(words), "{install}");
     assert!(text(&output).contains(words), "{}", text(&output));
 }
 
@@ -104,20 +101,6 @@ fn a_dry_run_only_says_what_would_be_done() {
     }
     assert!(machine.calls("apt-get").is_empty());
     assert_eq!(environments(&machine), [] as [PathBuf; 0]);
-}
-
-#[test]
-fn when_the_package_lists_are_stale_they_are_updated() {
-    let machine = Machine::debian_without("file");
-    // Refuses to install until it has updated.
-    let code = "case \"$*\" in
-        *update*) echo > \"$0.updated\" ;;
-        *install*) [ -e \"$0.updated\" ] || exit 100 ;;
-    esac\n";
-    machine.tool("apt-get", &format!("{code}{}", apt_get("file")));
-    check_success(&setup(&machine, &[]));
-    let calls = machine.calls("apt-get").join("\n");
-    assert!(calls.contains("update") && calls.contains("install"), "{calls}");
 }
 
 #[test]
@@ -143,13 +126,14 @@ fn virtme_ng_is_installed_as_pinned_and_found() {
     for part in ["-m pip install", "--require-hashes", "--only-binary :all:"] {
         assert!(pip.contains(part), "{pip}");
     }
-    let vng = machine.doctor("vng");
-    assert_eq!(vng["path"], environment(&machine).join("bin/vng").to_str().unwrap());
+    let environments = environments(&machine);
+    assert_eq!(environments.len(), 1);
+    assert_eq!(machine.doctor("vng")["path"], environments[0].join("bin/vng").to_str().unwrap());
     // And again: nothing to do.
     check_success(&setup(&machine, &[]));
     assert_eq!(machine.calls("pip").len(), 1);
     // Other pins than these: made again.
-    std::fs::write(environment(&machine).join("vmtest-complete"), "1.41").unwrap();
+    std::fs::write(environments[0].join("vmtest-complete"), "1.41").unwrap();
     assert_eq!(machine.doctor("vng")["ok"], false);
     check_success(&setup(&machine, &[]));
     assert_eq!(machine.calls("pip").len(), 2);
@@ -162,71 +146,64 @@ fn an_environment_that_was_not_finished_does_not_count_and_is_made_again() {
     let output = setup(&machine, &[]);
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output).contains("installing virtme-ng failed"), "{}", text(&output));
-    assert!(environment(&machine).join("bin/vng").exists());
+    assert!(environments(&machine)[0].join("bin/vng").exists());
     assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
     std::fs::write(machine.path("bin/python3.pip"), PIP).unwrap();
     check_success(&setup(&machine, &[]));
 }
 
-/// A setup that was started, with its output to be read line by line.
-struct Running {
+/// A setup whose pip waits for the test before it does anything.
+struct Waiting {
+    machine: Machine,
     child: Child,
-    output: BufReader<std::process::ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
-impl Running {
-    fn start(machine: &Machine) -> Self {
-        let mut command = machine.xtask(&["setup"]);
-        command.env("PIP_CALLS", machine.path("bin/pip.calls")).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
-    }
-
-    /// Reads up to a line that begins so.
-    fn read_to(&mut self, beginning: &str) {
-        let mut line = String::new();
-        while !line.starts_with(beginning) {
-            line.clear();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "no line {beginning:?}");
-        }
+impl Waiting {
+    fn start() -> Self {
+        let machine = without_vng("");
+        let gate = machine.path("gate");
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let pip = format!("echo pip is here; read go < '{}'\n{PIP}", gate.display());
+        std::fs::write(machine.path("bin/python3.pip"), pip).unwrap();
+        let (child, output) = spawn(&machine);
+        let mut waiting = Self { machine, child, output };
+        read_to(&mut waiting.output, "pip is here");
+        waiting
     }
 }
 
-/// Its pip waits for the test before it does anything.
-fn with_waiting_pip() -> Machine {
-    let machine = without_vng("");
-    let gate = machine.path("gate");
-    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let pip = format!("echo pip is here; read go < '{}'\n{PIP}", gate.display());
-    std::fs::write(machine.path("bin/python3.pip"), pip).unwrap();
-    machine
+fn spawn(machine: &Machine) -> (Child, BufReader<ChildStdout>) {
+    let mut command = machine.xtask(&["setup"]);
+    let mut child = command.env("PIP_CALLS", machine.path("bin/pip.calls")).stdout(Stdio::piped()).spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    (child, output)
+}
+
+/// Reads up to a line that begins so.
+fn read_to(output: &mut impl BufRead, beginning: &str) {
+    output.lines().map(Result::unwrap).find(|line| line.starts_with(beginning)).unwrap();
 }
 
 #[test]
 fn two_setups_at_once_do_the_work_once() {
-    let machine = with_waiting_pip();
-    let mut first = Running::start(&machine);
-    first.read_to("pip is here");
-    let mut second = Running::start(&machine);
-    second.read_to("Waiting for another setup");
-    std::fs::write(machine.path("gate"), "go\n").unwrap();
-    for running in [&mut first, &mut second] {
-        running.read_to("Everything that is needed is here.");
-        assert!(running.child.wait().unwrap().success());
-    }
-    assert_eq!(machine.calls("pip").len(), 1);
+    let mut first = Waiting::start();
+    let (mut second, mut output) = spawn(&first.machine);
+    read_to(&mut output, "Waiting for another setup");
+    std::fs::write(first.machine.path("gate"), "go\n").unwrap();
+    read_to(&mut first.output, "Everything that is needed is here.");
+    read_to(&mut output, "Everything that is needed is here.");
+    assert!(first.child.wait().unwrap().success() && second.wait().unwrap().success());
+    assert_eq!(first.machine.calls("pip").len(), 1);
 }
 
 #[test]
 fn a_setup_that_is_killed_leaves_no_process_and_the_next_one_succeeds() {
-    let machine = with_waiting_pip();
-    let mut running = Running::start(&machine);
-    running.read_to("pip is here");
-    running.child.kill().unwrap();
-    running.child.wait().unwrap();
+    let Waiting { machine, mut child, mut output } = Waiting::start();
+    child.kill().unwrap();
+    child.wait().unwrap();
     // The pipe ends when the last process that holds it has ended.
-    running.output.read_to_string(&mut String::new()).unwrap();
+    output.read_to_string(&mut String::new()).unwrap();
     assert_eq!(machine.doctor("vng")["ok"], false);
     std::fs::write(machine.path("bin/python3.pip"), PIP).unwrap();
     check_success(&setup(&machine, &[]));

@@ -13,46 +13,36 @@ fn check_trouble(machine: &Machine, name: &str, problem: &[&str], remedy: &str) 
 }
 
 #[test]
-fn a_complete_machine_is_fine() {
+fn a_missing_tool_is_named_with_the_way_to_get_it() {
     let machine = Machine::complete();
-    let vng = machine.doctor("vng");
-    assert_eq!((&vng["ok"], &vng["version"]), (&true.into(), &"1.42".into()), "{vng}");
     let busybox = machine.doctor("busybox");
     assert_eq!(busybox["path"], machine.path("bin/busybox").to_str().unwrap());
     // Nothing is left to be installed with it.
     assert!(machine.doctor("python3").is_null());
-}
-
-#[test]
-fn a_missing_tool_is_named_with_the_way_to_get_it() {
     let tools = ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"];
-    for (name, remedy) in
-        tools.map(|name| (name, "install what Debian has")).into_iter().chain([("vng", "cargo xtask setup")])
-    {
-        let machine = Machine::complete();
-        machine.remove(name);
-        check_trouble(&machine, name, &[name, "was not found"], remedy);
-    }
-    let machine = Machine::complete();
+    tools.iter().chain(&["vng", "llvm-objdump"]).for_each(|name| machine.remove(name));
     std::fs::remove_file(machine.path("lib/libelf.a")).unwrap();
+    for name in tools {
+        check_trouble(&machine, name, &[name, "was not found"], "install what Debian has");
+    }
+    check_trouble(&machine, "vng", &["vng was not found"], "cargo xtask setup");
     check_trouble(&machine, "libelf.a", &["libelf.a was not found"], "libelf-dev");
-    let machine = Machine::debian_without("busybox");
-    machine.tool("apt-get", "");
-    check_trouble(&machine, "busybox", &["not found"], "apt-get install busybox-static");
-}
-
-#[test]
-fn a_numbered_llvm_will_do_and_none_is_only_missing_for_inspect() {
-    let machine = Machine::complete();
-    machine.remove("llvm-objdump");
+    // Only `inspect` is without it; a numbered one will do.
     let objdump = machine.doctor("llvm-objdump");
     assert_eq!((&objdump["ok"], &objdump["needed"]), (&false.into(), &false.into()), "{objdump}");
     machine.tool("llvm-objdump-14", "");
     assert_eq!(machine.doctor("llvm-objdump")["ok"], true);
+    let debian = Machine::debian_without("busybox");
+    debian.tool("apt-get", "");
+    check_trouble(&debian, "busybox", &["not found"], "apt-get install busybox-static");
+    // One with shared libraries is none.
+    debian.dynamic_executable("busybox");
+    check_trouble(&debian, "busybox", &["bin/busybox is not a static executable"], "busybox-static");
 }
 
 #[test]
 fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
+    let machine = Machine::complete();
     for (code, said) in [
         ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
         ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
@@ -61,31 +51,17 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
         ("echo 'virtme-ng 1.42'; exit 4", "virtme-ng 1.42"),
         ("kill -9 $$", "signal: 9"),
     ] {
-        let machine = Machine::complete();
         machine.tool("vng", code);
         let path = machine.path("bin/vng");
         check_trouble(&machine, "vng", &[path.to_str().unwrap(), said], "cargo xtask setup");
     }
     // Its Python is gone.
-    let machine = Machine::complete();
     machine.remove("vng");
     std::fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(machine.path("script"), mode).unwrap();
     std::os::unix::fs::symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
     check_trouble(&machine, "vng", &["does not work", "No such file"], "cargo xtask setup");
-}
-
-#[test]
-fn busybox_must_be_static() {
-    let machine = Machine::complete();
-    machine.remove("busybox");
-    machine.dynamic_executable("busybox");
-    let problem = ["bin/busybox is not a static executable"];
-    check_trouble(&machine, "busybox", &problem, "busybox-static");
-    // Another one that is will do.
-    machine.static_executable("busybox-static");
-    assert_eq!(machine.doctor("busybox")["ok"], true);
 }
 
 #[test]
@@ -104,36 +80,29 @@ fn an_environment_variable_comes_first_and_must_be_right() {
 }
 
 #[test]
-fn without_a_tool_vmtest_says_so_before_it_does_anything() {
-    for (name, purpose) in [("vng", "boot kernels through virtme-ng"), ("clang", "compile for BPF")] {
-        let machine = Machine::complete();
-        machine.remove(name);
+fn without_tools_vmtest_says_so_before_it_does_anything() {
+    let machine = Machine::complete();
+    machine.remove("clang");
+    let vmtest = || {
         let output = machine.xtask(&["vmtest", "-k", "6.12"]).output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-        let said = text(&output);
-        let beginning = format!("error: {name} was not found; it is needed to {purpose}");
-        assert!(said.starts_with(&beginning) && said.lines().count() == 1, "{said}");
-        let built = std::fs::read_dir(machine.path("target")).unwrap();
-        let built = built.map(|entry| entry.unwrap().file_name()).filter(|name| name != "vmtest");
-        assert_eq!(built.collect::<Vec<_>>(), [""; 0], "something was built");
-    }
-}
-
-#[test]
-fn several_missing_tools_are_one_message() {
-    let machine = Machine::complete();
+        text(&output)
+    };
+    let said = vmtest();
+    assert!(said.starts_with("error: clang was not found; it is needed to compile for BPF"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
     machine.remove("file");
-    machine.remove("busybox");
     machine.tool("vng", "echo 'virtme-ng 1.9'");
-    let output = machine.xtask(&["vmtest", "-k", "6.12"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
+    let said = vmtest();
     for part in [
         "error: tools are missing, or do not work:\n",
         "bin/vng is version 1.9, and 1.42 or newer is needed",
-        "\n  busybox was not found; it is needed to give",
         "\n  file was not found; it is needed to let",
-        ": install what Debian has in busybox-static, or",
+        ": install what Debian has in file, or",
     ] {
-        assert!(text(&output).contains(part), "{}", text(&output));
+        assert!(said.contains(part), "{said}");
     }
+    let built = std::fs::read_dir(machine.path("target")).unwrap();
+    let built = built.map(|entry| entry.unwrap().file_name()).filter(|name| name != "vmtest");
+    assert_eq!(built.collect::<Vec<_>>(), [""; 0], "something was built");
 }

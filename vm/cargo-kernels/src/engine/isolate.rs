@@ -1,17 +1,16 @@
 //! `--isolate`: a guest for each test, so that one that breaks the kernel cannot spoil the next.
 
-use std::path::Path;
 use std::time::Instant;
 
 use vmtest_agent::TestId;
 
-use super::{Engine, OnEvent, Which, file_name, with_suffix};
+use super::{Engine, OnEvent};
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use vm_kernels::Target;
 
 /// Runs every test of the payload, each in a guest of its own, and makes one report of them.
-pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) -> KernelReport {
+pub fn run(engine: &Engine<'_>, target: &Target, on: OnEvent<'_>) -> KernelReport {
     let begun = Instant::now();
     let listed = match &engine.payload.only {
         Some(only) => Ok(only.clone()),
@@ -25,10 +24,10 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
         Err(report) => return report,
     };
     let mut whole = KernelReport::unknown(target.name(), engine.backend.name());
-    whole.start_s = engine.elapsed().as_secs_f64();
+    whole.start_s = engine.host.started.elapsed().as_secs_f64();
     whole.verdict = Verdict::Pass;
     for (done, test) in tests.iter().enumerate() {
-        let log = with_suffix(log, &format!("{}.log", file_name(&test.name)));
+        let log = engine.host.log(&[target.name(), &test.name]);
         let shifted = |event| match event {
             RunEvent::Testing { current, .. } => {
                 on(RunEvent::Testing { done, total: tests.len(), current });
@@ -37,7 +36,7 @@ pub fn run(engine: &Engine<'_>, target: &Target, log: &Path, on: OnEvent<'_>) ->
             RunEvent::Preparing | RunEvent::Booting | RunEvent::Restoring if done > 0 => {}
             event => on(event),
         };
-        let part = engine.run_tests(target, Which::Only(std::slice::from_ref(test)), log, &shifted);
+        let part = engine.run_tests(target, Some(std::slice::from_ref(test)), &log, &shifted);
         let hopeless = !part.booted && part.verdict != Verdict::Pass;
         add(&mut whole, test, part);
         if hopeless {

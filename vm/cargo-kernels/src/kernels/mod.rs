@@ -10,6 +10,8 @@ use url::Url;
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
+use crate::flags;
+use crate::metadata::Metadata;
 
 pub use vm_kernels::{
     ARCHES, Arch, Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
@@ -107,13 +109,15 @@ pub fn by_arch(targets: Vec<Target>) -> Vec<(&'static Arch, Vec<Target>)> {
     all
 }
 
-/// The one kernel that is asked for.
+/// The one kernel that is asked for, or that the project names.
 ///
 /// # Errors
 ///
-/// As [`select`].
-pub fn select_one(dirs: &Dirs, name: &str, arch: Option<&'static Arch>) -> Result<Target> {
-    select(dirs, &[name.to_owned()], arch.as_slice())?.pop().context("no kernel was named")
+/// As [`select`], and when there is not one.
+pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Result<Target> {
+    let names = one.kernel.as_ref().map_or(&metadata.kernels[..], std::slice::from_ref);
+    let [_] = names else { return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")) };
+    select(dirs, names, one.arch.as_slice())?.pop().context("no kernel was named")
 }
 
 /// Gets a kernel, and tells on standard error how that goes.

@@ -1,6 +1,7 @@
 //! The loader in one kernel's guest: what it is given, and the lines that it answers.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use vm_guest::Backend;
 use vm_guest::agent::LOADER;
-use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Payload as Files;
 use vm_guest::supervise::{Observed, Progress};
 use vmtest_agent::{Ended, Program, Task};
@@ -18,12 +18,11 @@ use vmtest_loader::{Job, Line};
 use super::object::Object;
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::engine::{Host, log_of};
 use crate::exit::Exit;
 use crate::flags;
 use crate::kernels::{Arch, Kernel, Target};
-use crate::launch::{Launch, Work};
-use crate::metadata::{Metadata, RootChoice};
+use crate::launch::{Host, Launch};
+use crate::metadata::Metadata;
 use crate::static_build::StaticBuild;
 use crate::{kernels, text};
 
@@ -99,10 +98,6 @@ fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
 
 /// What all kernels have in common.
 pub struct Guests<'a> {
-    /// Where things are.
-    pub dirs: &'a Dirs,
-    /// Ends them.
-    pub interrupt: &'a Interrupt,
     /// This machine.
     pub host: &'a Host<'a>,
     /// How they come to be.
@@ -125,42 +120,41 @@ impl Guests<'_> {
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
         let note = |note: String| eprintln!("{name}: {note}");
         let accel = self.host.accel(self.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
-        let log = log_of(self.host, name);
+        let log = self.host.log(&[name]);
+        let files = self.with_config(&kernel)?;
+        let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
+        let program = Program { argv, cwd: "/".into(), ..Program::default() };
+        let has_answered = Cell::new(false);
         let launch = Launch {
-            dirs: self.dirs,
-            interrupt: self.interrupt,
+            host: self.host,
             backend: self.backend,
             kernel: &kernel,
             accel,
             metadata: self.metadata,
-            root: RootChoice::Minimal,
             keep: &[],
             limit: Some(self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64)),
             each_test: Duration::ZERO,
             log: &log,
             copy_out: None,
-        };
-        let files = self.with_config(&kernel)?;
-        let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
-        let program = Program { argv, cwd: "/".into(), ..Program::default() };
-        let work = Work {
             task: &|_| Task::Command(program.clone()),
             files: &|| Ok(files.clone()),
             stdin: &|| None,
+            is_in_doubt: &|seen| seen.ended.is_none() && !has_answered.get(),
             note: &note,
             started: &|_| {},
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let seen = launch.run(&work, |progress| {
+        let seen = launch.run(|progress| {
             let (to, bytes) = match progress {
                 Progress::Stdout(bytes) => (&mut out, bytes),
                 Progress::Stderr(bytes) => (&mut err, bytes),
                 _ => return ControlFlow::Continue(()),
             };
+            has_answered.set(true);
             to.extend_from_slice(bytes);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        answer(&seen.observed, &out, &String::from_utf8_lossy(&err), &log)
+        answer(&seen, &out, &String::from_utf8_lossy(&err), &log)
     }
 
     /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
