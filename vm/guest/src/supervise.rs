@@ -196,10 +196,10 @@ pub fn run(
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
-    // With the VM gone its streams close; what is still in them belongs to the story.
+    // With the VM gone its streams close; what is still in them belongs to the story, however long it takes to read.
     watch.subscription = None;
     let drained = Instant::now() + DRAIN;
-    while let Some(Ok(seen)) = left(drained).map(|left| seen.recv_timeout(left)) {
+    while let Ok(seen) = seen.recv_timeout(drained.saturating_duration_since(Instant::now())) {
         if let Seen::Console(stream, bytes) = seen {
             watch.hear(stream, &bytes);
         }
