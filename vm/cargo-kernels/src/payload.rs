@@ -59,7 +59,7 @@ impl Payload {
         if is_static {
             tools::require(dirs, Need::Build)?;
         }
-        let mut args = chosen.selection.arguments();
+        let mut args = chosen.selection.0.clone();
         let linked = is_static || !arch.is_host() && !args.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
         if args.is_empty() {

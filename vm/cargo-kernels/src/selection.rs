@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 
-/// The arguments of `cargo test` that choose packages, targets, features and a profile; they mean what they mean there.
+/// The arguments of `cargo test` that choose packages, targets, features and a profile; they mean what they mean there. Kept as
+/// arguments of cargo.
 #[derive(Debug, Clone, Default)]
-pub struct Selection(Vec<OsString>);
+pub struct Selection(pub Vec<OsString>);
 
 /// An option's name, its short name, its value's (a switch has none), and its help.
 const OPTIONS: [(&str, Option<char>, &str, &str); 19] = [
@@ -30,13 +31,6 @@ const OPTIONS: [(&str, Option<char>, &str, &str); 19] = [
     ("locked", None, "", "Cargo.lock must not change"),
     ("offline", None, "", "Do not access the network"),
 ];
-
-impl Selection {
-    /// As arguments of cargo.
-    pub fn arguments(&self) -> Vec<OsString> {
-        self.0.clone()
-    }
-}
 
 impl Args for Selection {
     fn augment_args(command: Command) -> Command {
