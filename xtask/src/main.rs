@@ -3,6 +3,7 @@
 mod flags;
 mod inspect;
 mod local;
+mod minimum_rust;
 mod test;
 
 use std::process::ExitCode;

@@ -4,21 +4,18 @@ use std::ffi::OsString;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need, Tool};
 use cargo_kernels::{cargo, cross, exit, setup};
 
-use crate::{flags, local};
+use crate::{flags, local, minimum_rust};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
-
-/// The oldest Rust that Cargo.toml promises to build with.
-const MINIMUM_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// Where the reports of the two matrices go, below the workspace.
 const REPORT: &str = "target/vmtest/report";
@@ -37,7 +34,7 @@ struct Step {
 #[derive(Clone, Copy)]
 enum Run {
     Cargo(&'static str),
-    /// The cargo of [`MINIMUM_RUST`], of rustup's, with a target directory of its own.
+    /// The cargo of the oldest Rust that Cargo.toml promises.
     MinimumCargo(&'static str),
     /// This program, with the options that say how VMs run.
     Xtask(&'static str),
@@ -68,6 +65,8 @@ const STEPS: &[Step] = &[
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
     Step { needs: |dirs| tools::find(dirs, Tool::Nix).map(drop),
         ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
+    Step { needs: |dirs| tools::find(dirs, Tool::Chromium).map(drop),
+        ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 
 /// Runs the command.
@@ -77,11 +76,7 @@ const STEPS: &[Step] = &[
 pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
-        if tools::program_on_path("rustup").is_some() {
-            let install = ["toolchain", "install", MINIMUM_RUST, "--profile", "minimal", "--component", "rustfmt"];
-            let status = Command::new("rustup").args(install).arg("--no-self-update").status();
-            ensure!(status.context("cannot run rustup")?.success(), "Rust {MINIMUM_RUST} could not be installed");
-        }
+        minimum_rust::install(dirs)?;
     }
     if flags.local {
         return local::tests(dirs);
@@ -127,14 +122,9 @@ impl Step {
         // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
         let threads = "--test-threads 4";
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let mut target = dirs.target.clone();
         let (program, arguments) = match self.run {
             Run::Cargo(line) => (cargo, words(line)),
-            Run::MinimumCargo(line) => {
-                target.push("minimum-rust");
-                let cargo = ["run", MINIMUM_RUST, "cargo"].map(str::to_owned);
-                ("rustup".into(), [&cargo[..], &words(line)].concat())
-            }
+            Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
             Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored {threads}"))),
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
@@ -145,7 +135,7 @@ impl Step {
         };
         let mut command = Command::new(&program);
         command.current_dir(&dirs.project).args(arguments);
-        command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &target)?);
+        command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &dirs.target)?);
         let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
         if !status.success() {
             bail!("{status}");

@@ -35,6 +35,7 @@ pub enum Tool {
     Pahole,
     Sudo,
     Nix,
+    Chromium,
 }
 
 /// What a tool is needed for.
@@ -92,7 +93,7 @@ const fn spec(
 /// In the order of [`Tool`]. QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with
 /// the Python that virtme-ng needs have 6.2 or newer. clang: older ones cannot describe a program's types (BTF).
 #[rustfmt::skip]
-pub const TOOLS: [Spec; 23] = [
+pub const TOOLS: [Spec; 24] = [
     Spec { env: "VMTEST_QEMU", version: Some(("QEMU emulator version ", "6.0")),
         ..spec(Tool::Qemu, Need::Boot, "qemu-system-x86_64", "run kernels", &["qemu-system-x86"]) },
     Spec { env: "VMTEST_VNG", version: Some(("virtme-ng ", "1.42")),
@@ -125,6 +126,7 @@ pub const TOOLS: [Spec; 23] = [
     spec(Tool::Pahole, Need::Source, "pahole", "describe a kernel's types (BTF)", &["pahole"]),
     spec(Tool::Sudo, Need::Local, "sudo", "run the program on this machine as root", &["sudo"]),
     spec(Tool::Nix, Need::Test, "nix", "check the flake", &["nix-bin"]),
+    spec(Tool::Chromium, Need::Test, "chromium", "check report.html", &["chromium"]),
 ];
 
 impl Tool {

@@ -39,7 +39,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
-    let targets = kernels::select(dirs, names, &flags.select.of.arches)?;
+    let targets = share(kernels::select(dirs, names, &flags.select.of.arches)?, flags.partition);
+    if targets.is_empty() {
+        eprintln!("this share of the kernels is empty: there is nothing to run");
+    }
     if let Some(dir) = &flags.report {
         report::prepare(dir)?;
     }
@@ -161,4 +164,11 @@ fn name_missing(kernels: &mut [KernelReport]) {
     for kernel in kernels.iter_mut().filter(|kernel| kernel.expected_tests == 0) {
         kernel.expect(&known);
     }
+}
+
+/// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
+fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Target> {
+    let Some(partition) = partition else { return targets };
+    let (index, count) = (partition.index as usize - 1, partition.count as usize);
+    targets.into_iter().skip(index).step_by(count).collect()
 }

@@ -9,6 +9,8 @@ mod summary;
 pub mod words;
 
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 pub mod sample;
 
 use std::fs::{self, OpenOptions};

@@ -1,0 +1,113 @@
+//! report.html as a reader sees it, in headless Chromium: on a desk and on a phone, by day and by night.
+//!
+//! The page is put into two frames, as wide as a desktop's window and as a phone; testdata/measure.js looks at both.
+//! `cargo xtask test` runs these where there is a Chromium, and names them where there is none.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{RunReport, html, sample};
+
+/// A desktop's window and a phone, in CSS pixels.
+const WIDTHS: [u32; 2] = [1280, 390];
+/// What WCAG 2 asks of text.
+const LEAST_CONTRAST: f64 = 4.5;
+
+#[derive(Debug, Deserialize)]
+struct Seen {
+    scroll_width: u32,
+    page_luminance: f64,
+    least_contrast: f64,
+    cells_without_a_mark: u32,
+    bars: u32,
+    bars_outside: u32,
+    output_visible_before: Option<bool>,
+    output_visible_after: Option<bool>,
+    scripts_and_resources: u32,
+    text: String,
+}
+
+#[test]
+#[ignore = "needs chromium: apt-get install chromium, then cargo test -p cargo-kernels in_chromium -- --ignored"]
+fn the_report_can_be_read_in_chromium_on_a_desk_and_on_a_phone() {
+    let logs = tempfile::tempdir().unwrap();
+    for dark in [false, true] {
+        for (seen, width) in look(&sample::run(logs.path()), dark).iter().zip(WIDTHS) {
+            assert!(seen.scroll_width <= width, "the page is wider than the screen: {seen:?}");
+            assert_eq!(seen.page_luminance < 0.1, dark, "{seen:?}");
+            assert!(seen.least_contrast >= LEAST_CONTRAST, "{seen:?}");
+            assert_eq!((seen.cells_without_a_mark, seen.bars_outside), (0, 0), "{seen:?}");
+            assert!(seen.bars > 0, "{seen:?}");
+            assert_eq!(
+                (seen.output_visible_before, seen.output_visible_after),
+                (Some(false), Some(true)),
+                "a click on a failed test's mark shows its output: {seen:?}"
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs chromium: apt-get install chromium, then cargo test -p cargo-kernels in_chromium -- --ignored"]
+fn nothing_a_guest_wrote_runs_in_chromium() {
+    let logs = tempfile::tempdir().unwrap();
+    for (seen, width) in look(&sample::hostile(logs.path()), false).iter().zip(WIDTHS) {
+        assert_eq!(seen.scripts_and_resources, 0, "{seen:?}");
+        assert!(seen.text.contains(sample::MARKUP), "{seen:?}");
+        assert!(seen.scroll_width <= width, "{seen:?}");
+    }
+}
+
+/// What is seen of a run's page at each of [`WIDTHS`].
+fn look(run: &RunReport, dark: bool) -> Vec<Seen> {
+    let dir = tempfile::tempdir().unwrap();
+    let (page, frames) = (dir.path().join("report.html"), dir.path().join("frames.html"));
+    fs::write(&page, html::render(run, &sample::log_paths(run)).unwrap()).unwrap();
+    fs::write(&frames, in_frames(&page, &WIDTHS, 800, include_str!("testdata/measure.js"))).unwrap();
+    // The budget gives measure.js's promises time to be kept.
+    let dom = chromium(dir.path(), &frames, dark, &["--virtual-time-budget=10000", "--dump-dom"]);
+    let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split('<').next());
+    let encoded = result.unwrap_or_else(|| panic!("measure.js did not get to its end:\n{dom}"));
+    let query = format!("https://result.invalid/?json={encoded}");
+    let url = url::Url::parse(&query).unwrap();
+    let json = url.query_pairs().next().unwrap().1.into_owned();
+    serde_json::from_str(&json).unwrap()
+}
+
+/// A page with the report in a frame of each of these widths.
+fn in_frames(page: &Path, widths: &[u32], height: u32, script: &str) -> String {
+    let address = page.display();
+    let frame = |width| format!("<iframe width={width} height={height} src=\"file://{address}\"></iframe>");
+    let frames: String = widths.iter().map(frame).collect();
+    let style = "<style>:root { color-scheme: light dark } body { margin: 0 } iframe { border: 0 }</style>";
+    format!("<!doctype html><meta charset=\"utf-8\">{style}<body>{frames}<script>{script}</script>")
+}
+
+/// What Chromium prints of a page.
+fn chromium(dir: &Path, page: &Path, dark: bool, args: &[&str]) -> String {
+    let output = assert_cmd::Command::new(program())
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .arg(format!("--user-data-dir={}", dir.join("profile").display()))
+        .arg(format!("--blink-settings=preferredColorScheme={}", if dark { 0 } else { 1 }))
+        // So that the outer page may look into its frames.
+        .arg("--allow-file-access-from-files")
+        .args(args)
+        .arg(format!("file://{}", page.display()))
+        .timeout(Duration::from_secs(120))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn program() -> PathBuf {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = names.into_iter().find_map(crate::tools::program_on_path);
+    found.expect("Chromium is on PATH: apt-get install chromium")
+}
