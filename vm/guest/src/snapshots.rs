@@ -101,7 +101,7 @@ impl Snapshots {
     }
 
     /// The saved guest of this key's material, made if need be, once, however many ask at the same
-    /// time: `make` leaves [`RAM`], [`STATE`] and [`CONSOLE`] in a directory, and returns what the agent said.
+    /// time: `make` leaves `RAM`, `STATE` and `CONSOLE` in a directory, and returns what the agent said.
     ///
     /// # Errors
     /// Those of `make`, when the cache cannot be written to, and when someone else makes it until `deadline`.
