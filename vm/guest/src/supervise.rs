@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -166,7 +166,9 @@ pub fn run(
 
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
-    watch_consoles(consoles, &sender);
+    let (unread, read) = mpsc::sync_channel(UNREAD);
+    watch_consoles(consoles, &sender, &unread);
+    drop(unread);
     watch_channel(channel, job.token.clone(), sender.clone());
     if let Some(qmp) = qmp {
         watch_qmp(qmp, sender.clone());
@@ -192,6 +194,7 @@ pub fn run(
         progress,
         recorder,
         consoles: heard,
+        read,
         observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
     let end = watch.until_over(&seen);
@@ -247,6 +250,8 @@ struct Watch<'a, P> {
     progress: P,
     recorder: Recorder,
     consoles: Vec<Console>,
+    /// Makes room for the next piece of a console.
+    read: Receiver<()>,
     observed: Observed,
 }
 
@@ -312,6 +317,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
     }
 
     fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
+        let _ = self.read.try_recv();
         self.recorder.write(bytes);
         let mut notices = Vec::new();
         self.consoles[stream].feed(bytes, |notice| notices.push(notice));
@@ -426,11 +432,17 @@ fn file_name(program: &str) -> String {
     name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>) {
+/// How many pieces of the consoles wait to be read at most: one that floods is held up, and is not kept in memory.
+const UNREAD: usize = 64;
+
+fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>, unread: &SyncSender<()>) {
     for (stream, from) in consoles.into_iter().enumerate() {
-        let sender = sender.clone();
+        let (sender, unread) = (sender.clone(), unread.clone());
         std::thread::spawn(move || {
-            console::pump(from, |bytes| drop(sender.send(Seen::Console(stream, bytes.to_vec()))));
+            console::pump(from, |bytes| {
+                let _ = unread.send(());
+                let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
+            });
         });
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::output::MEMORY;
 use crate::support::{Ended, Run, Scene, Verdict, target};
 
 /// A test that passes at once.
@@ -207,7 +208,9 @@ fn with_tool<'a>(scene: &'a Scene, variable: &str, script: &str) -> Ended<'a> {
     let mut command = scene.xtask();
     scene.vmtest_args(&mut command, &["--accel", "tcg"], QUICK);
     command.env(variable, scene.script("tool", script));
-    Run::whole(scene, command)
+    let (ended, peak) = Run::start(scene, command).end_with_peak();
+    assert!(peak < MEMORY, "it used {peak} bytes");
+    ended
 }
 
 #[test]

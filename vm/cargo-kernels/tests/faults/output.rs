@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::support::{Process, Run, Scene, Verdict};
 
 /// What `xtask` itself may use, in bytes.
-const MEMORY: u64 = 200 * 1000 * 1000;
+pub const MEMORY: u64 = 200 * 1000 * 1000;
 /// What of a test's output is kept, in bytes.
 const OUTPUT: usize = 64 * 1024;
 
