@@ -40,8 +40,12 @@ struct InfoAttr {
     info: u64,
 }
 
-/// As much of `struct bpf_prog_info` as is of use here, and as this kernel knows; it only grows at its end.
-struct ProgInfo([u8; 224], usize);
+/// What the kernel says of an open object, as much of the structure as it knows.
+struct Info(Vec<u8>);
+
+/// How much is asked for of `struct bpf_prog_info`, and of `struct bpf_link_info`, in bytes.
+const PROG_INFO: usize = 224;
+const LINK_INFO: usize = 12;
 
 /// Where a field is in `struct bpf_prog_info`, in bytes.
 mod at {
@@ -53,18 +57,33 @@ mod at {
     pub const RUN_CNT: usize = 200;
     /// Since 5.16.
     pub const VERIFIED_INSNS: usize = 216;
+    /// In `struct bpf_link_info`.
+    pub const LINK_PROG_ID: usize = 8;
 }
 
-impl ProgInfo {
-    fn of(program: &OwnedFd) -> io::Result<Self> {
-        let mut bytes = [0; 224];
-        let known = info(program, &mut bytes)?;
-        Ok(Self(bytes, known))
+impl Info {
+    /// Asks for the first `length` bytes.
+    fn of(object: &OwnedFd, length: usize) -> io::Result<Self> {
+        let mut info = vec![0; length];
+        let mut attr = InfoAttr {
+            bpf_fd: object.as_raw_fd().unsigned_abs(),
+            info_len: length as u32,
+            info: info.as_mut_ptr() as u64,
+        };
+        // SAFETY: the kernel writes at most `info_len` bytes to `info`, which has so many; it reads the
+        // pointers in it, which are null.
+        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+        Ok(Self::known(info, attr.info_len as usize))
+    }
+
+    fn known(mut info: Vec<u8>, bytes: usize) -> Self {
+        info.truncate(bytes);
+        Self(info)
     }
 
     /// A field, unless it lies beyond what the kernel knows.
     fn field<const SIZE: usize>(&self, start: usize) -> Option<[u8; SIZE]> {
-        self.0[..self.1.min(self.0.len())].get(start..start + SIZE)?.try_into().ok()
+        self.0.get(start..start + SIZE)?.try_into().ok()
     }
 
     fn u32(&self, start: usize) -> Option<u32> {
@@ -80,20 +99,20 @@ impl ProgInfo {
 pub struct Program {
     id: u32,
     fd: OwnedFd,
-    info: ProgInfo,
+    info: Info,
 }
 
 impl Program {
     /// Opens the program with this id.
     pub fn open(id: u32) -> io::Result<Self> {
         let fd = open(BPF_PROG_GET_FD_BY_ID, id)?;
-        let info = ProgInfo::of(&fd)?;
+        let info = Info::of(&fd, PROG_INFO)?;
         Ok(Self { id, fd, info })
     }
 
     /// Reads again what changes while the program is loaded.
     pub fn refresh(&mut self) -> io::Result<()> {
-        self.info = ProgInfo::of(&self.fd)?;
+        self.info = Info::of(&self.fd, PROG_INFO)?;
         Ok(())
     }
 
@@ -142,15 +161,8 @@ pub fn programs() -> io::Result<Vec<u32>> {
 /// The ids of the programs that links refer to; none on a kernel that cannot tell (before 5.8).
 pub fn linked_programs() -> Vec<u32> {
     let links = ids(BPF_LINK_GET_NEXT_ID).unwrap_or_default();
-    links.into_iter().filter_map(|id| linked_program(id).ok()).collect()
-}
-
-fn linked_program(link: u32) -> io::Result<u32> {
-    let fd = open(BPF_LINK_GET_FD_BY_ID, link)?;
-    // The start of `struct bpf_link_info`: type, id, prog_id.
-    let mut link = [0; 12];
-    info(&fd, &mut link)?;
-    Ok(u32::from_ne_bytes([link[8], link[9], link[10], link[11]]))
+    let linked = |id| Info::of(&open(BPF_LINK_GET_FD_BY_ID, id).ok()?, LINK_INFO).ok()?.u32(at::LINK_PROG_ID);
+    links.into_iter().filter_map(linked).collect()
 }
 
 fn ids(command: libc::c_int) -> io::Result<Vec<u32>> {
@@ -174,19 +186,6 @@ fn open(command: libc::c_int, id: u32) -> io::Result<OwnedFd> {
     unsafe { Ok(OwnedFd::from_raw_fd(bpf(command, &mut attr)?)) }
 }
 
-/// Fills a structure, and says how much of it the kernel knows.
-fn info(object: &OwnedFd, info: &mut [u8]) -> io::Result<usize> {
-    let mut attr = InfoAttr {
-        bpf_fd: object.as_raw_fd().unsigned_abs(),
-        info_len: info.len() as u32,
-        info: info.as_mut_ptr() as u64,
-    };
-    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which has so many; it reads the
-    // pointers in it, which are null.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
-    Ok(attr.info_len as usize)
-}
-
 /// # Safety
 /// `attr` must be what the command expects, and point to what it expects.
 unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<RawFd> {
@@ -201,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_field_that_the_kernel_does_not_know_is_absent() {
-        let known = |bytes| ProgInfo([1; 224], bytes).u32(at::VERIFIED_INSNS);
+        let known = |bytes| Info::known(vec![1; PROG_INFO], bytes).u32(at::VERIFIED_INSNS);
         assert_eq!(
             (known(216), known(219), known(220), known(300)),
             (None, None, Some(0x0101_0101), Some(0x0101_0101))

@@ -1,6 +1,5 @@
 //! `cargo xtask doctor`: each thing the host needs, whether it works, and what to do.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -26,8 +25,7 @@ pub fn run(dirs: &Dirs, json: bool) -> Result<u8> {
         true => serde_json::to_string_pretty(&diagnosis)? + "\n",
         false => diagnosis.for_people(&dirs.project),
     };
-    // Without a reader (`| head`) there is nothing to complain of.
-    let _ = write!(std::io::stdout(), "{text}");
+    kernels::command::show::print(&text);
     Ok(if diagnosis.ok { exit::OK } else { exit::NOT_RUN })
 }
 

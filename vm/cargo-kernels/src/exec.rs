@@ -1,7 +1,6 @@
 //! One command in a kernel, with its input, its output and its exit code: `cargo kernels exec`, and `run`, which is made to
 //! be cargo's runner.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -72,7 +71,6 @@ fn run(
     let accel = host.accel(flags.one.vm.accel, &kernel, note)?;
     let log = host.log(&[name]);
     let has_input = !io::stdin().is_terminal();
-    let has_spoken = Cell::new(false);
     let launch = Launch {
         host: &host,
         backend: &*backend,
@@ -87,16 +85,16 @@ fn run(
         task: &|host_root| Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) }),
         files: &|| brought_along(dirs, &program),
         stdin: &|| has_input.then(|| Box::new(io::stdin()) as Stdin),
-        // What was read or written cannot be again.
-        is_in_doubt: &|seen| seen.ended.is_none() && !has_input && !has_spoken.get(),
+        // What was read cannot be again.
+        is_in_doubt: &|seen| seen.ended.is_none() && !has_input,
         note: &|text| note(format!("{name}: {text}")),
         started: &|_| {},
     };
     let mut written = Ok(());
     let seen = launch.run(|progress| {
         written = match progress {
-            Progress::Stdout(bytes) => write(io::stdout(), bytes, &has_spoken),
-            Progress::Stderr(bytes) => write(io::stderr(), bytes, &has_spoken),
+            Progress::Stdout(bytes) => write(io::stdout(), bytes),
+            Progress::Stderr(bytes) => write(io::stderr(), bytes),
             _ => Ok(()),
         };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -135,8 +133,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(Files { files: closure::in_place(files) })
 }
 
-fn write(mut to: impl Write, bytes: &[u8], has_spoken: &Cell<bool>) -> io::Result<()> {
-    has_spoken.set(true);
+fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes).and_then(|()| to.flush())
 }
 

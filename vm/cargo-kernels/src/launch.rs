@@ -1,5 +1,6 @@
 //! This machine, and one job in one guest of its: which root directory it gets, how it is handed over, and what was seen.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -102,7 +103,8 @@ pub struct Launch<'a> {
     pub files: &'a dyn Fn() -> Result<Files>,
     /// The standard input of a command.
     pub stdin: &'a dyn Fn() -> Option<Stdin>,
-    /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one.
+    /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one. A command that
+    /// printed something is not done again, whatever this says.
     pub is_in_doubt: &'a dyn Fn(&Observed) -> bool,
     /// What a person should know.
     pub note: &'a dyn Fn(String),
@@ -129,6 +131,14 @@ impl Launch<'_> {
     /// # Errors
     /// When the host cannot do it; nothing that the guest does is an error.
     pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
+        // What was handed on cannot be taken back.
+        let has_printed = Cell::new(false);
+        let mut progress = |event: Progress<'_>| {
+            if matches!(event, Progress::Stdout(_) | Progress::Stderr(_)) {
+                has_printed.set(true);
+            }
+            progress(event)
+        };
         let deadline = || Instant::now() + self.limit.unwrap_or(FOR_EVER);
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
         let mut seen = self.once(host_root, first, &mut progress)?;
@@ -137,7 +147,7 @@ impl Launch<'_> {
             host_root = false;
             seen = self.once(host_root, first, &mut progress)?;
         }
-        if self.host.interrupt.signal().is_some() || !(self.is_in_doubt)(&seen) {
+        if self.host.interrupt.signal().is_some() || has_printed.get() || !(self.is_in_doubt)(&seen) {
             return Ok(seen);
         }
         let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };

@@ -1,7 +1,5 @@
 //! `cargo xtask matrix`: the pins as a CI matrix.
 
-use std::io::Write;
-
 use anyhow::Result;
 use serde_json::json;
 
@@ -16,7 +14,6 @@ pub fn run(dirs: &Dirs) -> Result<u8> {
     // The name is for `-k`; the key, under which a CI caches the kernel, changes whenever that may.
     let jobs = jobs.map(|pin| json!({ "kernel": pin.name, "cache_key": kernels::obtain::key(pin) }));
     let matrix = json!({ "include": jobs.collect::<Vec<_>>() });
-    // Without a reader (`| head`) there is nothing to complain of.
-    let _ = writeln!(std::io::stdout(), "{matrix}");
+    kernels::command::show::print(&format!("{matrix}\n"));
     Ok(exit::OK)
 }

@@ -1,7 +1,6 @@
 //! The loader in one kernel's guest: what it is given, and the lines that it answers.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
@@ -124,7 +123,6 @@ impl Guests<'_> {
         let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
         let program = Program { argv, cwd: "/".into(), ..Program::default() };
-        let has_answered = Cell::new(false);
         let launch = Launch {
             host: self.host,
             backend: self.backend,
@@ -139,7 +137,7 @@ impl Guests<'_> {
             task: &|_| Task::Command(program.clone()),
             files: &|| Ok(files.clone()),
             stdin: &|| None,
-            is_in_doubt: &|seen| seen.ended.is_none() && !has_answered.get(),
+            is_in_doubt: &|seen| seen.ended.is_none(),
             note: &note,
             started: &|_| {},
         };
@@ -150,7 +148,6 @@ impl Guests<'_> {
                 Progress::Stderr(bytes) => (&mut err, bytes),
                 _ => return ControlFlow::Continue(()),
             };
-            has_answered.set(true);
             to.extend_from_slice(bytes);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
