@@ -275,7 +275,7 @@ mod tests {
 
     fn console(text: &str) -> Console {
         let mut console = Console::default();
-        console.feed(text.as_bytes(), |_| {});
+        console.feed(text.as_bytes());
         console
     }
 

@@ -14,7 +14,7 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::guest_root::{self, Programs};
 use crate::rundir::RunDir;
-use crate::vng::{path_with, qemu_options, stage_kernel};
+use crate::vng::{path_with, stage_kernel};
 use vm_kernels::Kernel;
 
 /// virtme-ng, ready to be started.
@@ -59,13 +59,14 @@ impl HostRoot {
             .env("PATH", path_with(vng)?)
             .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu"])
             .args(["--user", "root", "--memory", "1G", "--cpus", "1"])
-            .args(["--force-9p", "--disable-microvm"])
-            .args(qemu_options(kernel.arch, accel, &[]));
+            .args(["--force-9p", "--disable-microvm"]);
+        let mut cpu = accel.cpu(kernel.arch);
         if accel == Accel::Tcg {
             // The host's programs may be compiled for more than the quick, plain CPU of the tests.
-            let [_, everything] = kernel.arch.emulated_cpu;
-            command.arg("--disable-kvm").arg(format!("--qemu-opts=-cpu {everything}"));
+            [_, cpu] = kernel.arch.emulated_cpu;
+            command.arg("--disable-kvm");
         }
+        command.arg(format!("--qemu-opts=-cpu {cpu}"));
         let root = programs.map(|_| dir.join("root"));
         if let (Some(root), Some(programs)) = (&root, programs) {
             guest_root::stage(root, programs, None)?;

@@ -47,8 +47,6 @@ pub struct Snapshot {
     pub dir: PathBuf,
     /// What its agent said when it became ready.
     pub ready: Ready,
-    /// The machine's devices.
-    pub state: Vec<u8>,
     /// What it had printed on its console.
     pub console: Vec<u8>,
     /// Whoever has this open keeps the guest from being removed.
@@ -97,7 +95,7 @@ impl Snapshots {
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
-        Ok(Some(Snapshot { dir, ready: manifest.ready, state, console, lock }))
+        Ok(Some(Snapshot { dir, ready: manifest.ready, console, lock }))
     }
 
     /// The saved guest of this key's material, made if need be, once, however many ask at the same
@@ -370,7 +368,7 @@ mod tests {
         let key_material = json!({ "kernel": "a", "cpu": 1 });
         assert!(!fixture.has(&key_material));
         let made = fixture.make(&key_material);
-        assert_eq!((&*made.state, &*made.console, &*made.ready.release), (&b"devices"[..], &b"words"[..], "6.12"));
+        assert_eq!((&*made.console, &*made.ready.release), (&b"words"[..], "6.12"));
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
         fixture.snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();

@@ -17,9 +17,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
 
-use crate::console::{self, Console, Notice, Recorder};
+use crate::console::{self, Console, Recorder};
 use crate::deadline::left;
-use crate::decode::{self, Lines, Malformed};
+use crate::decode::{self, Lines};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
 use crate::qmp::Qmp;
@@ -127,7 +127,7 @@ pub enum Progress<'a> {
 }
 
 enum Seen {
-    Channel(Result<Event, Malformed>),
+    Channel(Result<Event>),
     Connected(UnixStream),
     /// The stream of that index said this.
     Console(usize, Vec<u8>),
@@ -162,17 +162,14 @@ pub fn run(
         let sender = sender.clone();
         move || drop(sender.send(Seen::Interrupted))
     });
-    let _closers = [channel.closer(), qmp.as_ref().and_then(Link::closer)];
 
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
     let (unread, read) = mpsc::sync_channel(UNREAD);
     watch_consoles(consoles, &sender, &unread);
     drop(unread);
-    watch_channel(channel, job.token.clone(), sender.clone());
-    if let Some(qmp) = qmp {
-        watch_qmp(qmp, sender.clone());
-    }
+    watch_channel(Arc::clone(&channel), job.token.clone(), sender.clone());
+    watch_qmp(Arc::clone(&qmp), sender.clone());
     let process = Arc::new(process);
     watch_process(Arc::clone(&process), sender);
 
@@ -199,6 +196,8 @@ pub fn run(
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
+    channel.close();
+    qmp.close();
     // With the VM gone its streams close; what is still in them belongs to the story, however long it takes to read.
     watch.subscription = None;
     let drained = Instant::now() + DRAIN;
@@ -210,7 +209,7 @@ pub fn run(
     let mut observed = watch.observed;
     for mut stream in watch.consoles {
         // What all streams said, in their order: the kernel's own is the first.
-        stream.finish(|_| {});
+        stream.finish();
         observed.console.merge(stream);
     }
     observed.end = if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
@@ -229,7 +228,7 @@ fn encode(job: &Job) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-struct Watch<'a, P> {
+struct Watch<P> {
     /// The job as it is sent.
     encoded: Vec<u8>,
     stdin: Option<Stdin>,
@@ -246,7 +245,7 @@ struct Watch<'a, P> {
     exited: Option<ExitStatus>,
     program: String,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
-    subscription: Option<Subscription<'a>>,
+    subscription: Option<Subscription>,
     progress: P,
     recorder: Recorder,
     consoles: Vec<Console>,
@@ -255,7 +254,7 @@ struct Watch<'a, P> {
     observed: Observed,
 }
 
-impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
+impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
@@ -319,15 +318,14 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
     fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
         let _ = self.read.try_recv();
         self.recorder.write(bytes);
-        let mut notices = Vec::new();
-        self.consoles[stream].feed(bytes, |notice| notices.push(notice));
-        notices.into_iter().find_map(|notice| match notice {
-            Notice::Panic(_) => {
-                self.panicked = true;
-                self.not_after(PANIC_GRACE)
-            }
-            Notice::PanicEnd => self.panicked.then_some(End::Panicked),
-        })
+        let console = &mut self.consoles[stream];
+        console.feed(bytes);
+        let (panicked, ended) = (console.panic.is_some(), console.panic_ended);
+        if panicked && !self.panicked {
+            self.panicked = true;
+            self.not_after(PANIC_GRACE);
+        }
+        ended.then_some(End::Panicked)
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
@@ -447,7 +445,7 @@ fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>, un
     }
 }
 
-fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
+fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
     std::thread::spawn(move || -> io::Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::Connected(stream.try_clone()?));
@@ -460,14 +458,14 @@ fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
 }
 
 /// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
-fn watch_qmp(link: Link, sender: Sender<Seen>) {
+fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
     /// Longer than any guest: the monitor closes when QEMU ends.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     std::thread::spawn(move || -> Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::QemuUp);
         let mut qmp = Qmp::connect(stream, Instant::now() + FOR_EVER)?;
-        qmp.wait_for("stop", |it| it.event == "SHUTDOWN" && it.data["guest"] == true)?;
+        qmp.wait_for("stop", |it| it["event"] == "SHUTDOWN" && it["data"]["guest"] == true)?;
         let _ = sender.send(Seen::GuestShutdown);
         Ok(())
     });
@@ -513,14 +511,14 @@ mod tests {
     }
 
     /// What is seen of a virtual machine that does not end by itself.
-    fn watched(channel: UnixStream, qmp: Option<UnixStream>, job: &Job, total: Duration) -> Observed {
+    fn watched(channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Vm {
             process: Supervised::spawn(command).unwrap(),
             console: Vec::new(),
-            channel: Link::Connected(channel),
-            qmp: qmp.map(Link::Connected),
+            channel: Link::Connected(channel).into(),
+            qmp: Link::Connected(qmp).into(),
             payload: vmtest_agent::Payload::Memory { bytes: 0 },
             root: vmtest_agent::Root::Minimal { keep: vec![] },
             ready: None,
@@ -538,7 +536,7 @@ mod tests {
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
         let event = "{\"return\":{}}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\n";
         qemu.write_all(event.as_bytes()).unwrap();
-        let seen = watched(channel, Some(qmp), &job(), Duration::from_secs(1000));
+        let seen = watched(channel, qmp, &job(), Duration::from_secs(1000));
         assert_eq!(seen.end, End::GuestShutdown);
     }
 
@@ -547,7 +545,7 @@ mod tests {
         let (_guest, channel) = guest_that_is_up();
         // More than fits into the socket.
         let entropy = "x".repeat(8 << 20);
-        let seen = watched(channel, None, &Job { entropy, ..job() }, Duration::from_secs(3));
+        let seen = watched(channel, UnixStream::pair().unwrap().0, &Job { entropy, ..job() }, Duration::from_secs(3));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
     }
@@ -563,7 +561,7 @@ mod tests {
                     break;
                 }
             }
-            let seen = watched(channel, None, &job(), Duration::from_millis(500));
+            let seen = watched(channel, UnixStream::pair().unwrap().0, &job(), Duration::from_millis(500));
             assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last}");
         }
     }

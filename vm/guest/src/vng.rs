@@ -62,8 +62,8 @@ impl Backend for Vng {
         Ok(Vm {
             process,
             console: vec![Box::new(stderr), Box::new(stdout)],
-            channel: Link::Listening(channel),
-            qmp: Some(Link::Listening(qmp)),
+            channel: Link::Listening(channel).into(),
+            qmp: Link::Listening(qmp).into(),
             payload,
             root,
             ready: None,
@@ -124,13 +124,17 @@ impl Vng {
             command.args(["--arch", arch.debian]);
         }
         command.args(["--exec", &start_agent(arch)]);
-        // The guest's second serial port is the agent's line.
-        let port = arch.channel("vmtest-channel").join(" ");
-        let channel = ["-chardev socket,id=vmtest-channel,path=channel", &port];
-        let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
-        command.args(qemu_options(arch, spec.accel, &[&channel, QMP_OPTIONS, kernel]));
-        let share = qemu::host_share(SHARE);
-        command.args(share.map(|option| format!("--qemu-opts={}", option.join(" "))));
+        // Later ones override virtme-ng's own. The second serial port is the agent's line, and the monitor tells whether it
+        // was the guest that wanted to stop.
+        command.arg(format!(
+            "--qemu-opts=-cpu {} -chardev socket,id=vmtest-channel,path=channel {} \
+             -chardev socket,id=vmtest-qmp,path=qmp -mon chardev=vmtest-qmp,mode=control {}{}",
+            spec.accel.cpu(arch),
+            arch.channel("vmtest-channel").join(" "),
+            qemu::host_share(SHARE),
+            // The same kernel as virtme-ng was given.
+            if direct { format!(" -kernel {DIRECT_KERNEL}") } else { String::new() }
+        ));
         limit_files(&mut command);
         command
             // It opens its standard streams again by name, which truncates a regular file.
@@ -141,9 +145,8 @@ impl Vng {
     }
 }
 
-/// The same kernel as virtme-ng was given, which overrides that one in QEMU.
+/// The unpacked kernel, in the directory that QEMU runs in.
 const DIRECT_KERNEL: &str = "vmlinux";
-const DIRECT_OPTION: &str = "-kernel vmlinux";
 
 /// No kernel is larger than this, in bytes; what claims to be is not unpacked.
 const LARGEST_KERNEL: u64 = 512 << 20;
@@ -177,16 +180,6 @@ fn start_agent(arch: &Arch) -> String {
     let device = arch.channel_device;
     let (agent, copy) = (guest_root::AGENT, format!("/run{}", guest_root::AGENT));
     format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy} {device}")
-}
-
-/// QEMU's monitor tells whether it was the guest that wanted to stop.
-const QMP_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
-
-/// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
-pub(super) fn qemu_options(arch: &Arch, accel: Accel, further: &[&[&str]]) -> Vec<String> {
-    let cpu = format!("-cpu {}", accel.cpu(arch));
-    let further = further.concat().into_iter().map(str::to_owned);
-    std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
 }
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks modprobe what to
