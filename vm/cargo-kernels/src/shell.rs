@@ -57,12 +57,12 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
     let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(target)?;
-    let chosen = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
-    if let Some(note) = chosen.note {
-        eprintln!("{note}");
+    let (accel, why_not_kvm) = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
+    if let Some(why) = why_not_kvm {
+        eprintln!("{why}");
     }
     let programs = (!kernel.arch.is_host()).then(|| cross::programs(dirs, kernel.arch)).transpose()?;
-    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
+    HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
 }
 
 fn roots_shell() -> PathBuf {

@@ -41,9 +41,6 @@ impl<R: Read> Lines<R> {
 
     /// The next line without its end, `None` after the last. One that is too long is malformed as soon as it is, once,
     /// and what is left of it is not kept. One that breaks off is no line: QEMU has ended, and how is what matters.
-    ///
-    /// # Errors
-    /// When nothing can be read.
     pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8], Error>>> {
         if self.skipping {
             self.reader.skip_until(b'\n')?;
@@ -68,9 +65,7 @@ impl<R: Read> Lines<R> {
 }
 
 /// One message; `token` is the job's.
-///
-/// # Errors
-/// When it is none, has another token, or has values that nothing real has.
+/// It is an error when it is none, has another token, or has values that nothing real has.
 pub fn event(line: &[u8], token: &str) -> Result<Event, Error> {
     let frame: Frame = serde_json::from_slice(line).map_err(|_| malformed("not a message of the agent's", line))?;
     if frame.token != token && !matches!(frame.event, Event::Ready(_)) {
@@ -93,9 +88,6 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Error> {
 }
 
 /// The agent's first message, which says that it is ready.
-///
-/// # Errors
-/// When it says anything else.
 pub fn ready(line: &[u8]) -> Result<Ready, Error> {
     match event(line, "")? {
         Event::Ready(ready) => Ok(ready),
@@ -104,9 +96,6 @@ pub fn ready(line: &[u8]) -> Result<Ready, Error> {
 }
 
 /// Some bytes of a command's output.
-///
-/// # Errors
-/// When it is not packed as it must be, or more than the agent packs into one piece.
 pub fn bytes(piece: &str) -> Result<Vec<u8>, Error> {
     let malformed = || malformed("an impossible piece of output", piece.as_bytes());
     let packed = STANDARD.decode(piece).map_err(|_| malformed())?;

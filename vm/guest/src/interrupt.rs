@@ -33,9 +33,6 @@ impl Interrupt {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on. Where nobody runs a VM, during a build or a
     /// download, the program ends at once; so it does at a second signal, and when those who run one take
     /// longer than 10 s. The supervisors of its children see to the rest.
-    ///
-    /// # Errors
-    /// When the system refuses to register a handler.
     pub fn install() -> Result<Self> {
         let interrupt = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;

@@ -59,16 +59,10 @@ pub trait Backend: Sync {
 
     /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
     /// `note` is told of what a person should know.
-    ///
-    /// # Errors
-    /// When the host cannot do it: a tool missing, no space, no permission.
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm>;
 
     /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away
     /// what is not: then it says what was wrong, and the run is worth nothing.
-    ///
-    /// # Errors
-    /// When it cannot look.
     fn verify_snapshot(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
         Ok(None)
     }
@@ -130,9 +124,6 @@ pub enum Link {
 
 impl Link {
     /// Waits until QEMU is there.
-    ///
-    /// # Errors
-    /// When it never comes, as [`close`](Self::close) says.
     pub fn connect(&self) -> std::io::Result<UnixStream> {
         match self {
             Self::Connected(stream) => stream.try_clone(),

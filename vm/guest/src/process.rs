@@ -91,7 +91,8 @@ pub struct Supervised {
     pub stdout: Option<ChildStdout>,
     /// The pipe from the program, if its standard error was made one.
     pub stderr: Option<ChildStderr>,
-    program: String,
+    /// The program, as it was named when it was started.
+    pub program: String,
     supervisor_pid: Pid,
     supervisor_exit: OwnedFd,
     supervisor: Mutex<Child>,
@@ -133,11 +134,6 @@ impl Supervised {
                 bail!("{}: its supervisor ended first ({status})", failed())
             }
         }
-    }
-
-    /// The program, as it was named when it was started.
-    pub fn program(&self) -> &str {
-        &self.program
     }
 
     /// Waits until the program and all it started have ended; the status is the program's, and always the same.

@@ -29,9 +29,6 @@ impl Qmp {
     }
 
     /// Has a command executed.
-    ///
-    /// # Errors
-    /// When QEMU refuses, is gone, or does not answer in time.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
         match self.answer(command, arguments)?.get("error") {
             Some(error) => bail!("QEMU refuses {command}: {}", error["desc"].as_str().unwrap_or_default()),
@@ -55,9 +52,6 @@ impl Qmp {
     }
 
     /// Waits for the next event that `is_it` (qapi/*.json), also among those that came since the last wait.
-    ///
-    /// # Errors
-    /// When QEMU is gone, or the event does not come in time.
     pub fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
         loop {
             let event = match self.events.pop_front() {

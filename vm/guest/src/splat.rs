@@ -98,9 +98,9 @@ pub fn segments(line: &str) -> Vec<String> {
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
     const STAMP: &str = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|^\[\s*[TC]\d+\]|^<\d+>";
     const PROGRAM: &str = r"^[^\s\[\]]+\[\d+\]: ";
-    static SHAPES: LazyLock<Option<[Regex; 3]>> =
+    static REGEXES: LazyLock<Option<[Regex; 3]>> =
         LazyLock::new(|| Some([Regex::new(COLOUR).ok()?, Regex::new(STAMP).ok()?, Regex::new(PROGRAM).ok()?]));
-    let Some([colour, stamp, program]) = &*SHAPES else { return vec![line.trim().to_owned()] };
+    let Some([colour, stamp, program]) = &*REGEXES else { return vec![line.trim().to_owned()] };
     let line = colour.replace_all(line, "");
     let pieces = stamp.split(&line).map(|piece| piece.trim_matches(|c: char| c.is_control() || c.is_whitespace()));
     pieces.filter(|piece| !piece.is_empty() && !program.is_match(piece)).map(str::to_owned).collect()

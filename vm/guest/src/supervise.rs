@@ -141,9 +141,7 @@ enum Seen {
 pub type Stdin = Box<dyn Read + Send>;
 
 /// Runs a job in a guest that was just started, and ends the guest; sooner if `progress` breaks it off.
-///
-/// # Errors
-/// When the job is too long or the console's file cannot be created; nothing that the guest does is an error.
+/// Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
     job: &Job,
@@ -166,8 +164,9 @@ pub fn run(
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
     let (unread, read) = mpsc::sync_channel(UNREAD);
-    watch_consoles(consoles, &sender, &unread);
-    drop(unread);
+    for (stream, from) in consoles.into_iter().enumerate() {
+        watch_console(stream, from, sender.clone(), unread.clone());
+    }
     watch_channel(Arc::clone(&channel), job.token.clone(), sender.clone());
     watch_qmp(Arc::clone(&qmp), sender.clone());
     let process = Arc::new(process);
@@ -177,16 +176,14 @@ pub fn run(
         encoded,
         stdin,
         begun,
-        deadline: limits.deadline,
-        each_test: limits.each_test,
+        limits,
         stream: None,
         job_sent: None,
-        panicked: false,
         tested: false,
         qemu_up: false,
         guest_shutdown: false,
         exited: None,
-        program: file_name(process.program()),
+        process: Arc::clone(&process),
         subscription: Some(subscription),
         progress,
         recorder,
@@ -233,17 +230,15 @@ struct Watch<P> {
     encoded: Vec<u8>,
     stdin: Option<Stdin>,
     begun: Instant,
-    deadline: Instant,
-    each_test: Duration,
+    limits: Limits,
     stream: Option<UnixStream>,
     job_sent: Option<Instant>,
-    panicked: bool,
     /// Every test has been run; what may still come is facts.
     tested: bool,
     qemu_up: bool,
     guest_shutdown: bool,
     exited: Option<ExitStatus>,
-    program: String,
+    process: Arc<Supervised>,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription>,
     progress: P,
@@ -258,7 +253,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
-            let next = left(self.deadline).and_then(|left| seen.recv_timeout(left).ok());
+            let next = left(self.limits.deadline).and_then(|left| seen.recv_timeout(left).ok());
             let over = match next {
                 Some(seen) => self.take(seen),
                 None => Some(self.when_silent()),
@@ -271,11 +266,15 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     }
 
     fn when_silent(&mut self) -> End {
-        match self.exited.take() {
-            _ if self.panicked => End::Panicked,
+        let program = Path::new(&self.process.program).file_name().unwrap_or_default();
+        match self.exited {
+            _ if self.consoles.iter().any(|console| console.panic.is_some()) => End::Panicked,
             _ if self.tested => End::Finished,
             _ if self.guest_shutdown => End::GuestShutdown,
-            Some(status) => End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up },
+            Some(status) => {
+                let program = program.to_string_lossy().into_owned();
+                End::ProcessExited { program, status, qemu_ran: self.qemu_up }
+            }
             None => End::Deadline,
         }
     }
@@ -311,7 +310,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
 
     /// It is as good as over: what may still come is waited for no longer than this.
     fn not_after(&mut self, grace: Duration) -> Option<End> {
-        self.deadline = self.deadline.min(Instant::now() + grace);
+        self.limits.deadline = self.limits.deadline.min(Instant::now() + grace);
         None
     }
 
@@ -319,13 +318,12 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         let _ = self.read.try_recv();
         self.recorder.write(bytes);
         let console = &mut self.consoles[stream];
+        let had_panicked = console.panic.is_some();
         console.feed(bytes);
-        let (panicked, ended) = (console.panic.is_some(), console.panic_ended);
-        if panicked && !self.panicked {
-            self.panicked = true;
-            self.not_after(PANIC_GRACE);
+        if console.panic_ended {
+            return Some(End::Panicked);
         }
-        ended.then_some(End::Panicked)
+        if console.panic.is_some() && !had_panicked { self.not_after(PANIC_GRACE) } else { None }
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
@@ -338,8 +336,8 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
             Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let again = self.observed.listed.is_some();
-                let longer = self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
-                self.deadline = self.deadline.checked_add(longer).unwrap_or(self.deadline);
+                let longer = self.limits.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
+                self.limits.deadline = self.limits.deadline.checked_add(longer).unwrap_or(self.limits.deadline);
                 self.observed.limit += longer;
                 let told = self.tell(Progress::Listed(tests.len()));
                 self.observed.listed = Some(tests);
@@ -398,7 +396,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         let now = Instant::now();
         self.job_sent = Some(now);
         let told = self.tell(Progress::Testing);
-        let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+        let left = self.limits.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
@@ -425,24 +423,16 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     }
 }
 
-fn file_name(program: &str) -> String {
-    let name = Path::new(program).file_name();
-    name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
 /// How many pieces of the consoles wait to be read at most: one that floods is held up, and is not kept in memory.
 const UNREAD: usize = 64;
 
-fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>, unread: &SyncSender<()>) {
-    for (stream, from) in consoles.into_iter().enumerate() {
-        let (sender, unread) = (sender.clone(), unread.clone());
-        std::thread::spawn(move || {
-            console::pump(from, |bytes| {
-                let _ = unread.send(());
-                let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
-            });
+fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: Sender<Seen>, unread: SyncSender<()>) {
+    std::thread::spawn(move || {
+        console::pump(from, |bytes| {
+            let _ = unread.send(());
+            let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
         });
-    }
+    });
 }
 
 fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -52,8 +53,8 @@ impl Backend for Vng {
         let (payload, root) = self.stage(spec)?;
         // An image that we cannot unpack is left to the boot to complain of.
         let direct = unpack_kernel(spec).unwrap_or(false);
-        let channel = listen(&dir.join("channel"))?;
-        let qmp = listen(&dir.join("qmp"))?;
+        let channel = listen(dir, "channel")?;
+        let qmp = listen(dir, "qmp")?;
 
         let mut process = Supervised::spawn(self.command(spec, direct)?)?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
@@ -94,28 +95,14 @@ impl Vng {
     }
 
     fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
-        let dir = spec.run.path();
-        symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
         let mut command = SupervisedCommand::new(&self.vng)?;
+        configure(&mut command, &self.vng, &self.qemu, spec.run.path(), spec.accel)?;
         command
-            .current_dir(dir)
-            .env_clear()
-            .envs(environment::allowed())
-            // virtme-ng reads a configuration there, and that of the user must not matter.
-            .env("HOME", dir)
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
             // so the directory is called something plain. And a full /tmp must not matter either.
             .env("TMPDIR", "/proc/self/cwd")
-            .env("PATH", path_with(&self.vng)?)
-            .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
-            .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
-            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", &spec.cpus.to_string()])
-            // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
-            .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
-            .arg("--verbose");
-        if spec.accel == Accel::Tcg {
-            command.arg("--disable-kvm");
-        }
+            .args(["--root", "root", "--busybox", "root/bin/busybox", "--disable-monitor", "--verbose"])
+            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", &spec.cpus.to_string()]);
         let arch = spec.kernel.arch;
         for option in command_line::through_virtme_ng(arch, spec.accel).iter().chain(spec.kernel_args) {
             command.args(["--append", option]);
@@ -135,7 +122,10 @@ impl Vng {
             // The same kernel as virtme-ng was given.
             if direct { format!(" -kernel {DIRECT_KERNEL}") } else { String::new() }
         ));
-        limit_files(&mut command);
+        // SAFETY: one system call and no allocation between fork and exec.
+        unsafe {
+            command.pre_exec(|| setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into));
+        }
         command
             // It opens its standard streams again by name, which truncates a regular file.
             .stdin(Stdio::null())
@@ -143,6 +133,25 @@ impl Vng {
             .stderr(Stdio::piped());
         Ok(command)
     }
+}
+
+/// What every command of virtme-ng's is told, which runs in the directory `dir`.
+pub(super) fn configure(command: &mut Command, vng: &Path, qemu: &Path, dir: &Path, accel: Accel) -> Result<()> {
+    symlink(qemu, dir.join("qemu")).context("cannot link QEMU")?;
+    command
+        .current_dir(dir)
+        .env_clear()
+        .envs(environment::allowed())
+        // virtme-ng reads a configuration there, and that of the user must not matter.
+        .env("HOME", dir)
+        .env("PATH", path_with(vng)?)
+        .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu", "--user", "root"])
+        // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
+        .args(["--force-9p", "--disable-microvm"]);
+    if accel == Accel::Tcg {
+        command.arg("--disable-kvm");
+    }
+    Ok(())
 }
 
 /// The unpacked kernel, in the directory that QEMU runs in.
@@ -167,13 +176,6 @@ fn unpack_kernel(spec: &Spec<'_>) -> Result<bool> {
 /// The longest file that virtme-ng, or QEMU for the guest, may write, in bytes. Its initramfs is a few megabytes;
 /// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
 const LONGEST_FILE: u64 = 64 << 20;
-
-fn limit_files(command: &mut Command) {
-    // SAFETY: one system call and no allocation between fork and exec.
-    unsafe {
-        command.pre_exec(|| setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into));
-    }
-}
 
 /// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
 fn start_agent(arch: &Arch) -> String {
@@ -212,20 +214,16 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> Result<UnixListener> {
-    let failed = || format!("cannot listen on {}", path.display());
+fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    let failed = || format!("cannot listen on {}", dir.join(name).display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
-    let parent = path.parent().with_context(failed)?;
-    let dir = fs::File::open(parent).with_context(failed)?;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
-    let name = path.file_name().with_context(failed)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{fd}")).join(name);
-    UnixListener::bind(short).with_context(failed)
+    let dir = File::open(dir).with_context(failed)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).with_context(failed)
 }
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-pub(super) fn path_with(program: &Path) -> Result<OsString> {
+fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
