@@ -353,8 +353,11 @@ mod tests {
 
     #[test]
     fn a_signal_is_told_from_an_exit() {
-        let outcome = Binary::new("kill -SEGV $$").run(60);
-        assert_eq!(outcome.result, TestResult::Killed { signal: libc::SIGSEGV });
+        // One that has a name, and a real-time signal.
+        for signal in [libc::SIGSEGV, 40] {
+            let outcome = Binary::new(&format!("kill -{signal} $$")).run(10);
+            assert_eq!(outcome.result, TestResult::Killed { signal });
+        }
     }
 
     #[test]
