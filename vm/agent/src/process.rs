@@ -273,5 +273,6 @@ pub fn children() -> Vec<Pid> {
 #[cfg(test)]
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
