@@ -274,9 +274,10 @@ mod tests {
         assert_eq!(supervised.wait().unwrap().code(), Some(7));
         assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
         assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
-        for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV] {
-            let supervised = Supervised::spawn(sh(&format!("kill -{} $$", signal as i32))).unwrap();
-            assert_eq!(supervised.wait().unwrap().signal(), Some(signal as i32));
+        // One that has no name, too: a real-time signal.
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGSEGV, 40] {
+            let supervised = Supervised::spawn(sh(&format!("kill -{signal} $$"))).unwrap();
+            assert_eq!(supervised.wait().unwrap().signal(), Some(signal));
         }
     }
 
