@@ -84,7 +84,7 @@ fn matrix(run: &RunReport, names: &TestNames) -> Vec<Value> {
 fn cell(kernel_index: usize, kernel: &KernelReport, test: &TestId) -> Value {
     let outcome = kernel.tests.iter().enumerate().find(|(_, outcome)| outcome.test == *test);
     let (result, words) = match outcome {
-        Some((_, outcome)) => (words::result(&outcome.result), words::sentence(&outcome.result)),
+        Some((_, outcome)) => (words::result(&outcome.result), words::sentence(outcome)),
         None if kernel.missing.contains(test) => (words::NOT_RUN, "not run".into()),
         None => ("not-asked", "not asked for".into()),
     };
@@ -107,7 +107,7 @@ fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNa
         context! {
             id => failure_id(index, test),
             name => names.name(&outcome.test),
-            words => words::sentence(&outcome.result),
+            words => words::sentence(outcome),
             dropped_bytes => outcome.dropped_bytes,
             output => text::block(&text::ends(&outcome.output, OUTPUT)),
         }

@@ -179,7 +179,8 @@ pub fn outcome(name: &str, result: TestResult, output: &str) -> TestOutcome {
     TestOutcome { test: test_id(name), attempts: 1, result, seconds: 0.125, output: output.into(), dropped_bytes: 0 }
 }
 
-fn test_id(name: &str) -> TestId {
+/// The test of this name.
+pub fn test_id(name: &str) -> TestId {
     TestId { binary: "trace".into(), name: name.into() }
 }
 

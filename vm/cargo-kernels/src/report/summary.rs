@@ -85,7 +85,7 @@ fn error(kernel: &KernelReport, names: &TestNames) -> String {
 
 fn failure(outcome: &TestOutcome, names: &TestNames) -> String {
     let name = code(&names.name(&outcome.test));
-    let heading = format!("\n- {name} {}\n", prose(&words::sentence(&outcome.result)));
+    let heading = format!("\n- {name} {}\n", prose(&words::sentence(outcome)));
     let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
     if tail.is_empty() {
         return heading;
