@@ -133,13 +133,12 @@ mod tests {
 
     #[test]
     fn one_kernel_with_a_failure_is_the_documented_example() {
-        let logs = tempfile::tempdir().unwrap();
-        let mut run = sample::run(logs.path());
-        run.kernels.retain(|kernel| kernel.name == "6.1");
-        run.kernels[0].tests.drain(..2);
-        run.kernels[0].missing.push(TestId { binary: "trace".into(), name: "last".into() });
-        run.kernels[0].expected_tests = 3;
-        let text = render(&run, &[Some("console/6.1.log".into())]).unwrap();
+        let mut kernel = sample::failing("6.1");
+        kernel.tests.drain(..2);
+        kernel.tests.truncate(1);
+        kernel.expected_tests = 1;
+        kernel.reason = "`one_line_for_each_of_50_execves` failed".into();
+        let text = render(&sample::report([kernel]), &[Some("console/6.1.log".into())]).unwrap();
         let page = include_str!("../../../../docs/report.md");
         assert!(page.contains(&format!("```json\n{text}```")), "not in docs/report.md:\n{text}");
         let keys = text.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
@@ -149,32 +148,21 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_a_plain_string_for_every_way_a_test_ends() {
-        let results = [
-            TestResult::Passed,
-            TestResult::Failed { code: 101 },
-            TestResult::Killed { signal: 9 },
-            TestResult::TimedOut,
-            TestResult::NotStarted { reason: "no such file".into() },
-        ];
-        let mut kernel = sample::passing("6.1", "6.1.0", 0.0);
-        kernel.tests = results.into_iter().map(|result| sample::outcome("t", result, "")).collect();
-        kernel.missing = vec![kernel.tests[0].test.clone()];
-        let text = render(&sample::report(vec![kernel], 1.0), &[None]).unwrap();
-        let json: Value = serde_json::from_str(&text).unwrap();
-        let words: Vec<_> =
-            json["kernels"][0]["tests"].as_array().unwrap().iter().map(|test| &test["result"]).collect();
-        assert_eq!(words, ["passed", "failed", "killed", "timed-out", "not-started", "not-run"]);
-    }
-
-    #[test]
-    fn what_a_test_printed_comes_back_as_it_was() {
+    fn a_result_is_a_plain_string_for_every_way_a_test_ends_and_what_it_printed_comes_back_as_it_was() {
         let logs = tempfile::tempdir().unwrap();
-        let run = sample::hostile(logs.path());
+        let mut run = sample::hostile(logs.path());
+        let kernel = &mut run.kernels[0];
+        let output = kernel.tests[0].output.clone();
+        kernel.missing = vec![kernel.tests.remove(1).test];
+        let results = [TestResult::Failed { code: 101 }, TestResult::Killed { signal: 9 }, TestResult::TimedOut];
+        kernel.tests.extend(results.map(|result| sample::outcome("t", result, "")));
         let json: Value = serde_json::from_str(&render(&run, &[None]).unwrap()).unwrap();
-        let tests = &json["kernels"][0]["tests"];
-        assert_eq!(tests[0]["output"].as_str().unwrap(), run.kernels[0].tests[0].output);
-        assert_eq!(tests[0]["name"], sample::MARKUP);
         assert_eq!(json["kernels"][0]["verdict"], "fail");
+        let tests = json["kernels"][0]["tests"].as_array().unwrap();
+        assert_eq!((&tests[0]["output"], &tests[0]["name"]), (&output.into(), &sample::MARKUP.into()));
+        let words: Vec<_> = tests.iter().map(|test| &test["result"]).collect();
+        assert_eq!(words, ["not-started", "passed", "passed", "failed", "killed", "timed-out", "not-run"]);
+        let codes: Vec<_> = tests.iter().map(|test| test["exit_code"].as_i64()).collect();
+        assert_eq!(codes, [None, Some(0), Some(0), Some(101), None, None, None]);
     }
 }
