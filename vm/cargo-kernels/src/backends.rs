@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::tools::{self, Need, Tool};
+use crate::tools::{self, Need};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::restore::Restore;
@@ -33,6 +33,6 @@ pub fn open<'a>(
     Ok(if warm {
         Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {
-        Box::new(Vng { vng: tools::find(dirs, Tool::Vng)?, qemu, programs })
+        Box::new(Vng { vng: tools::find(dirs, "vng")?, qemu, programs })
     })
 }

@@ -19,7 +19,7 @@ use vm_kernels::{Arch, Progress, lock, whole_file};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::tools::{self, Tool};
+use crate::tools;
 use crate::{kernels, setup};
 
 /// The QEMU program for an architecture.
@@ -28,7 +28,7 @@ use crate::{kernels, setup};
 /// When it is missing.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
     if arch.is_host() {
-        return tools::find(dirs, Tool::Qemu);
+        return tools::find(dirs, "qemu-system-x86_64");
     }
     match tools::program_on_path(arch.qemu) {
         Some(qemu) => Ok(qemu),
@@ -42,7 +42,7 @@ pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
 /// When something is missing, or does not compile.
 pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
     if arch.is_host() {
-        let busybox = tools::find(dirs, Tool::Busybox)?;
+        let busybox = tools::find(dirs, "busybox")?;
         return Ok(Programs { agent: Cow::Borrowed(agent::PROGRAM), busybox, bash: None });
     }
     let sysroot = sysroot(dirs, arch)?;

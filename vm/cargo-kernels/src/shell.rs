@@ -15,7 +15,7 @@ use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::metadata::Metadata;
-use crate::tools::{self, Tool};
+use crate::tools;
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
 
@@ -55,7 +55,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 
 /// A guest with this machine's root directory, ready to be started.
 fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
+    let (vng, qemu) = (tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(target)?;
     let (accel, why_not_kvm) = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
     if let Some(why) = why_not_kvm {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::tools::{self, Tool};
+use crate::tools;
 use vm_kernels::{Arch, whole_file};
 
 pub use static_libraries::find;
@@ -45,7 +45,7 @@ impl StaticBuild {
         let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
         let archives = match &sysroot {
             Some(sysroot) => vec![sysroot.libraries().join("libelf.a")],
-            None => [Tool::LibElf, Tool::LibC, Tool::LibZ]
+            None => ["libelf.a", "libc.a", "libz.a"]
                 .map(|archive| tools::find(dirs, archive))
                 .into_iter()
                 .collect::<Result<_>>()?,
