@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_and_drop_end_everything_also_while_another_thread_waits() {
+    fn kill_ends_everything_also_while_another_thread_waits() {
         let (supervised, output) = start_ready(FAMILY);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| supervised.wait().unwrap());
@@ -316,20 +316,16 @@ mod tests {
             assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         });
         read_to_end(output);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_program_that_is_dropped_that_exits_or_whose_supervisor_is_killed() {
         let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
         read_to_end(output);
-    }
-
-    #[test]
-    fn what_the_program_leaves_behind_ends_with_it() {
         let (supervised, output) = start(sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3"));
         read_to_end(output);
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
-    }
-
-    #[test]
-    fn sigkill_of_the_supervisor_ends_the_program_and_its_session() {
         let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         kill(supervised.supervisor_pid, Signal::SIGKILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));

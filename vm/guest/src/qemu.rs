@@ -47,6 +47,8 @@ pub struct Machine<'a> {
     pub memory: Memory,
     /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
+    /// The initramfs, for one that boots.
+    pub initramfs: &'a [u8],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
     /// How many bytes [`PAYLOAD_FD`] has, a power of two; a guest that has this has [`SHARE_FD`], too.
@@ -75,8 +77,6 @@ pub struct Running {
     pub process: Supervised,
     /// The first serial port.
     pub console: UnixStream,
-    /// What has come from there already: the guest's own words before it was saved.
-    pub printed: Vec<u8>,
     /// The second serial port.
     pub channel: UnixStream,
     /// QEMU's monitor.
@@ -84,14 +84,12 @@ pub struct Running {
 }
 
 impl Machine<'_> {
-    /// Writes the initramfs that the machine is to boot.
-    pub fn write_initramfs(&self, bytes: &[u8]) -> Result<()> {
-        let path = self.dir.join(INITRAMFS);
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
-    }
-
     /// Starts QEMU.
     pub fn start(&self, handed: Fds) -> Result<Running> {
+        if self.memory != Memory::CopyOfFile {
+            let path = self.dir.join(INITRAMFS);
+            fs::write(&path, self.initramfs).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .current_dir(self.dir)
@@ -108,7 +106,7 @@ impl Machine<'_> {
         let mappings = streams.into_iter().chain(handed).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).context("two descriptors for QEMU have the same number")?;
         let process = Supervised::spawn(command)?;
-        Ok(Running { process, console, printed: Vec::new(), channel, monitor })
+        Ok(Running { process, console, channel, monitor })
     }
 
     /// The whole command line. It does not depend on this process or on this run. Every device costs time in QEMU, and
@@ -162,9 +160,10 @@ impl Machine<'_> {
 }
 
 impl Running {
-    /// For the one who watches it; the agent finds the payload there, and makes this root directory.
-    pub fn into_started(mut self, payload: vmtest_agent::Payload, root: Root) -> Vm {
-        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(self.printed).chain(self.console))];
+    /// For the one who watches it: the guest has `printed` this already, its agent finds the payload there, and makes this
+    /// root directory.
+    pub fn into_started(mut self, printed: Vec<u8>, payload: vmtest_agent::Payload, root: Root) -> Vm {
+        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }

@@ -144,8 +144,7 @@ impl<'a> Guest<'a> {
     /// A guest that was not saved, for a kernel that cannot be.
     fn booted(&self) -> Result<Vm> {
         let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
-        machine.write_initramfs(&self.initramfs)?;
-        Ok(machine.start(self.fds(&self.archive)?)?.into_started(self.payload.clone(), self.root.clone()))
+        Ok(self.started(machine.start(self.fds(&self.archive)?)?, Vec::new()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
@@ -156,21 +155,18 @@ impl<'a> Guest<'a> {
         let mut fds = self.fds(&self.archive)?;
         fds.push((qemu::LOCK_FD, saved.lock.into()));
         let mut running = machine.start(fds)?;
-        // What its boot said belongs to every run, as if this one had booted it.
-        running.printed = saved.console;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
         if let Err(error) = restore_devices(&running.monitor, limit) {
             return Err(error.context(running.last_words()));
         }
-        let started = running.into_started(self.payload.clone(), self.root.clone());
-        Ok(Vm { ready: Some(saved.ready), ..started })
+        // What its boot said belongs to every run, as if this one had booted it.
+        Ok(Vm { ready: Some(saved.ready), ..self.started(running, saved.console) })
     }
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
-        machine.write_initramfs(&self.initramfs)?;
-        let mut running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
+        let running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -179,8 +175,7 @@ impl<'a> Guest<'a> {
                 let _ = running.console.shutdown(Shutdown::Read);
                 let (printed, panicked) = printed.join().unwrap_or_default();
                 if panicked || left(self.spec.deadline).is_none() {
-                    running.printed = printed;
-                    *failed = Some(running.into_started(self.payload.clone(), self.root.clone()));
+                    *failed = Some(self.started(running, printed));
                 }
                 return Err(error);
             }
@@ -196,7 +191,12 @@ impl<'a> Guest<'a> {
     }
 
     fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
-        Machine { spec: self.spec, qemu: &self.warm.qemu, memory, kernel, dir, ivshmem: Some(self.ivshmem) }
+        let (spec, qemu, initramfs) = (self.spec, &self.warm.qemu, &self.initramfs);
+        Machine { spec, qemu, memory, kernel, initramfs, dir, ivshmem: Some(self.ivshmem) }
+    }
+
+    fn started(&self, running: Running, printed: Vec<u8>) -> Vm {
+        running.into_started(printed, self.payload.clone(), self.root.clone())
     }
 
     fn fds(&self, payload: &File) -> Result<Fds> {
