@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::obtain::{self, Unavailable};
+use super::obtain::{self, Progress, Store, Unavailable};
 use super::pins::Pin;
-use super::progress::Progress;
-use super::{Arch, Expected, Kernel, Store, image, tree};
+use super::{Arch, Expected, Kernel, image, tree};
 
 /// A kernel that was asked for, and where it is looked for.
 #[derive(Debug, Clone)]

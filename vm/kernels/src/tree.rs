@@ -4,6 +4,8 @@ use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use walkdir::WalkDir;
+
 /// What a directory holds of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
@@ -127,23 +129,15 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Everything of a kind below `dir`; links are not followed.
+/// Everything of a kind below `dir`, sorted; links are not followed.
 pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                dirs.push(entry.path());
-            }
-            if wanted(kind) {
-                found.push(entry.path());
-            }
+    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        if wanted(entry.file_type()) {
+            found.push(entry.into_path());
         }
     }
-    found.sort();
     Ok(found)
 }
 
