@@ -170,20 +170,9 @@ impl Tree<'_> {
         command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
         command.args(["KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_TIMESTAMP=1970-01-01"]);
         // What a cargo or a make above this program means for itself, and what a developer has set for other kernels.
-        for name in [
-            "MAKEFLAGS",
-            "MFLAGS",
-            "MAKELEVEL",
-            "KCFLAGS",
-            "KAFLAGS",
-            "KCPPFLAGS",
-            "O",
-            "KBUILD_OUTPUT",
-            "KCONFIG_CONFIG",
-            "KBUILD_EXTMOD",
-            "W",
-            "C",
-        ] {
+        let theirs =
+            "MAKEFLAGS MFLAGS MAKELEVEL KCFLAGS KAFLAGS KCPPFLAGS O KBUILD_OUTPUT KCONFIG_CONFIG KBUILD_EXTMOD W C";
+        for name in theirs.split(' ') {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C").env("TZ", "UTC");

@@ -30,10 +30,6 @@ enum Kind {
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
 /// looked for among those of these architectures, this machine's if there are none, or by its full name; a path is for
 /// what its image is for.
-///
-/// # Errors
-///
-/// For a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
     let target = |asked: &str, (kind, arch)| {
@@ -114,10 +110,6 @@ impl Target {
 
     /// Gets it: fetches, verifies, unpacks and caches what is not here. Several threads and processes may do so
     /// at once; what one fetches the others wait for and use.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] names each source that was tried and why it failed.
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
@@ -147,11 +139,7 @@ mod tests {
     use super::*;
     use crate::{ARCHES, Silent, fake, pins};
 
-    fn chosen(wanted: &[&str]) -> Result<Vec<Target>> {
-        chosen_for(wanted, &[])
-    }
-
-    fn chosen_for(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>> {
+    fn chosen(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>> {
         let cache = std::env::temp_dir().join("vm-kernels-no-such-cache");
         let store = Store { cache, project: "/".into(), nix: None, debian_archive: None };
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
@@ -164,7 +152,7 @@ mod tests {
         let image = dir.path().join("bzImage");
         std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
         std::fs::write(dir.path().join(".config"), "CONFIG_PCI=y\n").unwrap();
-        let at = |path: &Path| chosen(&[path.to_str().unwrap()]);
+        let at = |path: &Path| chosen(&[path.to_str().unwrap()], &[]);
         for path in [&image, &dir.path().to_owned()] {
             let target = at(path).unwrap().remove(0);
             assert!(target.at_hand());
@@ -196,31 +184,26 @@ mod tests {
             (&full(other), vec![], vec![full(other)]),
             (&full(host), vec![], vec!["6.1".to_owned()]),
         ] {
-            let targets = chosen_for(&[wanted], &arches).unwrap();
+            let targets = chosen(&[wanted], &arches).unwrap();
             assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), expected, "{wanted} {arches:?}");
         }
-        let targets = chosen_for(&[], &[other]).unwrap();
+        let twice = chosen(&["6.1", "5.4", "6.1"], &[]).unwrap();
+        assert_eq!(twice.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
+        let targets = chosen(&[], &[other]).unwrap();
         assert!(targets.len() > 4 && targets.iter().all(|target| target.arch() == other));
     }
 
     #[test]
     fn a_kernel_that_an_architecture_has_not_is_wrong_usage() {
         let arm64 = Arch::named("arm64").unwrap();
-        let error = chosen_for(&["5.4-cilium"], &[arm64]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"),
-            "{error}"
-        );
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("bzImage");
-        std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
-        let error = chosen_for(&[image.to_str().unwrap()], &[arm64]).unwrap_err().to_string();
-        assert!(error.ends_with("it is a kernel for x86_64, which was not asked for"), "{error}");
-    }
-
-    #[test]
-    fn a_kernel_asked_for_twice_is_one() {
-        let targets = chosen(&["6.1", "5.4", "6.1"]).unwrap();
-        assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(image.path(), fake::bzimage("6.9.0-mine", None)).unwrap();
+        for (wanted, said) in [
+            ("5.4-cilium", "kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"),
+            (image.path().to_str().unwrap(), ": it is a kernel for x86_64, which was not asked for"),
+        ] {
+            let error = chosen(&[wanted], &[arm64]).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 }
