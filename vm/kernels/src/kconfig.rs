@@ -133,24 +133,13 @@ fn parse_need(line: &str, fragment: &str) -> Option<Need> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::Expected;
     use super::*;
 
     const CONFIG: &str = "#\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_A=y\nCONFIG_B=m\n\
         # CONFIG_C is not set\nCONFIG_D=\"text # with = signs\"\n";
 
     fn kernel(config: Option<&str>, modules: Option<&str>) -> Kernel {
-        Kernel {
-            arch: crate::Arch::host(),
-            name: "test".into(),
-            image: "bzImage".into(),
-            sha256: None,
-            modules: modules.map(Into::into),
-            expected: Expected::Any,
-            release: None,
-            config: config.map(parse),
-            source: "path".into(),
-        }
+        Kernel { modules: modules.map(Into::into), config: config.map(parse), ..crate::fake::kernel() }
     }
 
     /// What is missing, in words.

@@ -147,7 +147,7 @@ fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::{Expected, fake};
+    use super::super::fake;
     use super::*;
 
     /// A module directory with these files.
@@ -158,17 +158,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
-        let kernel = Kernel {
-            arch: crate::Arch::host(),
-            name: "test".into(),
-            image: "bzImage".into(),
-            sha256: None,
-            modules: Some(dir.path().to_owned()),
-            expected: Expected::Any,
-            release: None,
-            config: None,
-            source: "path".into(),
-        };
+        let kernel = Kernel { modules: Some(dir.path().to_owned()), ..fake::kernel() };
         (dir, kernel)
     }
 

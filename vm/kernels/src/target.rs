@@ -14,7 +14,6 @@ use super::{Arch, Expected, Kernel, image, tree};
 pub struct Target {
     store: Store,
     kind: Kind,
-    arch: &'static Arch,
     /// What the user calls it; with the architecture, where that would not be known otherwise.
     name: String,
 }
@@ -23,8 +22,8 @@ pub struct Target {
 enum Kind {
     /// One of the list.
     Pin(Pin),
-    /// A kernel of the user's own, known to be one.
-    Path(tree::Tree),
+    /// A kernel of the user's own, known to be one, for this architecture.
+    Path(tree::Tree, &'static Arch),
 }
 
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
@@ -32,18 +31,18 @@ enum Kind {
 /// what its image is for.
 pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
-    let target = |asked: &str, (kind, arch)| {
+    let target = |asked: &str, kind| {
         let name = match &kind {
             Kind::Pin(pin) if of.len() > 1 => pin.full_name(),
             Kind::Pin(pin) => pin.label(),
-            Kind::Path(_) => asked.to_owned(),
+            Kind::Path(..) => asked.to_owned(),
         };
-        Target { store: store.clone(), kind, arch, name }
+        Target { store: store.clone(), kind, name }
     };
     let mut targets: Vec<Target> = Vec::new();
     for arch in of {
         let usual = pins.iter().filter(|pin| wanted.is_empty() && !pin.extra && pin.arch == *arch);
-        targets.extend(usual.map(|pin| target(&pin.name, (Kind::Pin(pin.clone()), pin.arch))));
+        targets.extend(usual.map(|pin| target(&pin.name, Kind::Pin(pin.clone()))));
         for name in wanted {
             let found = target(name, find(name, pins, arch, arches)?);
             if targets.iter().all(|target| target.name != found.name) {
@@ -54,10 +53,10 @@ pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static
     Ok(targets)
 }
 
-fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]) -> Result<(Kind, &'static Arch)> {
+fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]) -> Result<Kind> {
     let is_it = |pin: &&Pin| pin.arch == arch && pin.name == wanted || pin.full_name() == wanted;
     if let Some(pin) = pins.iter().find(is_it) {
-        return Ok((Kind::Pin(pin.clone()), pin.arch));
+        return Ok(Kind::Pin(pin.clone()));
     }
     let of_arch = pins.iter().filter(|pin| pin.arch == arch).map(|pin| pin.name.as_str());
     let known = of_arch.collect::<Vec<_>>().join(", ");
@@ -81,7 +80,7 @@ fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]
     let image = image::inspect(&tree.image).with_context(|| tree.image.display().to_string())?;
     let is_asked = asked.is_empty() || asked.contains(&image.arch);
     ensure!(is_asked, "{}: it is a kernel for {}, which was not asked for", tree.image.display(), image.arch);
-    Ok((Kind::Path(tree), image.arch))
+    Ok(Kind::Path(tree, image.arch))
 }
 
 impl Target {
@@ -92,14 +91,17 @@ impl Target {
 
     /// What it runs on.
     pub fn arch(&self) -> &'static Arch {
-        self.arch
+        match &self.kind {
+            Kind::Pin(pin) => pin.arch,
+            Kind::Path(_, arch) => arch,
+        }
     }
 
     /// The pin, if it is one.
     pub fn pin(&self) -> Option<&Pin> {
         match &self.kind {
             Kind::Pin(pin) => Some(pin),
-            Kind::Path(_) => None,
+            Kind::Path(..) => None,
         }
     }
 
@@ -113,7 +115,7 @@ impl Target {
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path(tree) => own(&self.name, tree).map_err(|error| Unavailable {
+            Kind::Path(tree, _) => own(&self.name, tree).map_err(|error| Unavailable {
                 reason: format!("kernel {} cannot be used: {error:#}", self.name),
                 attempts: Vec::new(),
             }),
