@@ -6,6 +6,23 @@ use std::io::Write;
 
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 
+use super::{Arch, Expected, Kernel};
+
+/// A kernel without modules and configuration, as if it had been given by its path.
+pub fn kernel() -> Kernel {
+    Kernel {
+        name: "test".into(),
+        arch: Arch::host(),
+        image: "bzImage".into(),
+        sha256: None,
+        modules: None,
+        expected: Expected::Any,
+        release: None,
+        config: None,
+        source: "path".into(),
+    }
+}
+
 /// An x86 image that calls itself `release`; with `config`, it is in there as `CONFIG_IKCONFIG` puts it.
 pub fn bzimage(release: &str, config: Option<&str>) -> Vec<u8> {
     bzimage_packed(release, config, gzip)
