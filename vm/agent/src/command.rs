@@ -59,20 +59,16 @@ fn follow(
         feed(stdin);
     }
     let mut sent = Ok(());
-    let mut forward = |number: usize, bytes: &[u8]| {
+    let ended = process.run(Instant::now() + FOR_EVER, |number, bytes| {
         let event = if number == 0 { Event::Stdout } else { Event::Stderr };
         let mut pieces = bytes.chunks(PIECE).map(|piece| event(Channel::pack(piece)));
         if sent.is_ok() {
             sent = pieces.try_for_each(&mut send);
         }
         if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    let followed = process.follow(Instant::now() + FOR_EVER, &mut forward);
-    let finished = process.finish(|number, bytes| {
-        let _ = forward(number, bytes);
     });
     sent?;
-    followed.and(finished).context("cannot watch the command").map(how_it_ended)
+    ended.context("cannot watch the command").map(|(_, status)| how_it_ended(status))
 }
 
 fn how_it_ended(status: Option<ExitStatus>) -> Ended {

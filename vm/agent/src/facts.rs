@@ -47,26 +47,22 @@ fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));
     process.signal(Signal::SIGTERM);
-    process.follow(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
-    process.finish(|_, _| {})?;
+    process.run(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
     facts.programs = programs?;
     Ok(())
 }
 
 /// Waits until the program prints a line with `needle` in it.
 fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::Result<()> {
-    let mut line = Vec::new();
+    let mut seen = Vec::new();
     let stop = process.follow(deadline, |_, bytes| {
-        let mut pieces = bytes.split_inclusive(|byte| *byte == b'\n');
-        let found = pieces.any(|piece| {
-            line.extend_from_slice(piece);
-            let found = String::from_utf8_lossy(&line).contains(needle);
-            if piece.ends_with(b"\n") {
-                line.clear();
-            }
-            found
-        });
-        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        seen.extend_from_slice(bytes);
+        if String::from_utf8_lossy(&seen).contains(needle) {
+            return ControlFlow::Break(());
+        }
+        // It may have come in part.
+        seen.drain(..seen.len().saturating_sub(needle.len()));
+        ControlFlow::Continue(())
     })?;
     match stop {
         Stop::Satisfied => Ok(()),

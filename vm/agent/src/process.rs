@@ -122,16 +122,17 @@ impl Watched {
         let _ = kill(self.group, signal);
     }
 
-    /// Ends the program and everything that it started, hands what they printed last to `look`, and
-    /// says how the program's process ended: nothing if it is stuck in the kernel.
-    pub fn finish(mut self, mut look: impl FnMut(usize, &[u8])) -> io::Result<Option<ExitStatus>> {
+    /// As [`Watched::follow`], and then ends the program and everything that it started, which may print some more. How
+    /// the program's process ended: nothing if it is stuck in the kernel.
+    pub fn run(
+        mut self,
+        deadline: Instant,
+        mut look: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<(Stop, Option<ExitStatus>)> {
+        let stop = self.follow(deadline, &mut look);
         let _ = killpg(self.group, Signal::SIGKILL);
-        let deadline = Instant::now() + PATIENCE;
-        while !reap_others(self.group) {
-            if !self.deaths.wait(deadline)? {
-                break;
-            }
-        }
+        let patience = Instant::now() + PATIENCE;
+        while !reap_others(self.group) && self.deaths.wait(patience)? {}
         // Nothing if it is still there.
         let status = self.child.try_wait()?;
         if status.is_some() {
@@ -142,10 +143,10 @@ impl Watched {
             let Some(output) = output else { continue };
             // Nobody is left to write, so this ends: with the pipe's end, or because it is empty.
             while let Ok(count @ 1..) = output.read(&mut buffer) {
-                look(number, &buffer[..count]);
+                let _ = look(number, &buffer[..count]);
             }
         }
-        Ok(status)
+        Ok((stop?, status))
     }
 
     /// Kills and reaps every other child of this process: as the first process of the guest, or as a

@@ -132,22 +132,18 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entr
 fn say(binary: &Program, further: &[&str], timeout: Duration) -> Option<String> {
     let mut command = process::command(binary).ok()?;
     command.args(further);
-    let mut process = Watched::start_with_two_outputs(command).ok()?;
+    let process = Watched::start_with_two_outputs(command).ok()?;
     let mut text = Vec::new();
-    let mut take = |number: usize, bytes: &[u8]| {
-        if number == 0 {
-            text.extend_from_slice(bytes);
-        }
-        if text.len() > LONGEST_LIST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let stop = process.follow(Instant::now() + timeout, &mut take).ok()?;
-    let status = process
-        .finish(|number, bytes| {
-            let _ = take(number, bytes);
+    let (stop, status) = process
+        .run(Instant::now() + timeout, |number, bytes| {
+            if number == 0 {
+                text.extend_from_slice(bytes);
+            }
+            if text.len() > LONGEST_LIST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
-        .ok()??;
+        .ok()?;
     let text = String::from_utf8(text).ok()?;
-    (stop == Stop::Ended && status.success()).then_some(text)
+    (stop == Stop::Ended && status?.success()).then_some(text)
 }
 
 fn entries(list: &str) -> Option<Vec<Entry>> {
@@ -168,12 +164,10 @@ fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Captu
         one.argv.truncate(1);
         one.argv.extend(arguments.map(str::to_owned));
     }
-    let mut process = Watched::start(process::command(&one)?)?;
-    let stop = process.follow(deadline, |_, bytes| {
+    let (stop, status) = Watched::start(process::command(&one)?)?.run(deadline, |_, bytes| {
         capture.push(bytes);
         ControlFlow::Continue(())
     })?;
-    let status = process.finish(|_, bytes| capture.push(bytes))?;
     Ok(status.filter(|_| stop == Stop::Ended))
 }
 
