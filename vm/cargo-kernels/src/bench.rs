@@ -106,7 +106,7 @@ impl Bench<'_> {
     /// Every way on one kernel, in turns.
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
-        let accel = self.host.accel(self.flags.vm.accel, &kernel, &|_| {})?;
+        let accel = self.host.accel(self.flags.select.vm.accel, &kernel, &|_| {})?;
         let mut ways: Vec<_> = self.backends.iter().map(|backend| (backend.name(), Vec::new())).collect();
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
@@ -128,7 +128,8 @@ impl Bench<'_> {
 
     /// From the kernel's name to the verdict, everything built.
     fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
-        let options = flags::Vmtest { allow_kernel_warnings: true, vm: self.flags.vm.clone(), ..Default::default() };
+        let select = self.flags.select.clone();
+        let options = flags::Vmtest { allow_kernel_warnings: true, select, ..Default::default() };
         let engine = Engine::new(self.host, backend, &self.metadata, &self.payload, options);
         let begun = Instant::now();
         let report = engine.run(target, &|_| {});

@@ -50,10 +50,10 @@ struct Mutants {
 ///
 /// # Errors
 /// When a mutant cannot be made or does not compile, and when a tool is missing. One that lives makes the exit code 1.
-pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
     let mutants = load(dirs)?;
-    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?);
+    let targets = kernels::by_arch(kernels::select(dirs, &flags.kernels, &flags.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
@@ -74,7 +74,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
             let meant =
                 |mutant: &Mutant| tests.iter().filter(|test| mutant.caught_by.contains(&test.name)).cloned().collect();
             payload.only = mutant.map(meant);
-            let options = flags::Vmtest { vm: flags.vm.clone(), ..Default::default() };
+            let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
                 let report = engine.run(target, &|_| {});
