@@ -46,7 +46,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
             host: &host,
             backend: &*backends::open(dirs, arch, true, &interrupt)?,
             brought: &Brought::new(dirs, arch, &objects, job.clone())?,
-            vm: &flags.vm,
+            vm: &flags.select.vm,
             metadata: &metadata,
         };
         answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
-use super::RunEvent;
 use super::live::Live;
-use super::plain::Plain;
 use super::table::{Looks, render};
+use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;
 
@@ -56,9 +55,9 @@ fn a_run() -> Vec<(usize, RunEvent)> {
 #[test]
 fn without_a_terminal_each_phase_is_one_plain_line() {
     let sink = Sink::default();
-    let plain = Plain::new(&names(), Box::new(sink.clone()));
+    let screen = Screen::plain(&names(), Box::new(sink.clone()));
     for (index, event) in a_run() {
-        plain.event(index, event);
+        screen.event(index, event);
     }
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
     assert_golden(&text, "ui/testdata/plain.txt");
