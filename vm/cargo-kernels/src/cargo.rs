@@ -19,9 +19,6 @@ use vm_guest::snapshots::sha256;
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
 
 /// The cargo that runs this program, in the workspace, with a subcommand such as `build`.
-///
-/// # Errors
-/// Those of [`plain_target`].
 pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -34,9 +31,7 @@ pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
 ///
 /// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory
 /// below such a path is given to cargo by way of a link in the cache.
-///
-/// # Errors
-/// When there is no such name: the path of the cache is of that kind too.
+/// There is none where the cache is below such a path, too.
 pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
     if is_plain(target.as_os_str()) {
         return Ok(target.to_owned());
@@ -66,10 +61,6 @@ fn is_plain(path: &OsStr) -> bool {
 }
 
 /// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
-///
-/// # Errors
-///
-/// When the build fails.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
     let mut cargo = SupervisedCommand::like(cargo)?;
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());

@@ -20,9 +20,6 @@ pub struct Dirs {
 impl Dirs {
     /// Asks cargo about the current directory. Outside of a cargo project, and without cargo, that directory is the
     /// project, and its target directory is below the cache.
-    ///
-    /// # Errors
-    /// When there is no place for a cache, and when cargo cannot read the project.
     pub fn find() -> Result<Self> {
         Self::around(std::env::current_dir().context("cannot find the working directory")?, cache()?)
     }

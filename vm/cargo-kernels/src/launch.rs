@@ -45,20 +45,14 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// Makes a directory for the console logs of a run that began at `started`.
-    ///
-    /// # Errors
-    /// When QEMU is missing, or the directory cannot be made.
+    /// For a run that began at `started`.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, "qemu-system-x86_64")?;
         let logs = LogDir::create(&dirs.logs())?;
         Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
     }
 
-    /// KVM or TCG; why not KVM is said to `note`, once for all kernels of a run.
-    ///
-    /// # Errors
-    /// When what was asked for does not work.
+    /// Why not KVM is said to `note`, once for all kernels of a run.
     pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
         let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
         if let Some(why) = chosen.note {
@@ -89,8 +83,8 @@ pub struct Launch<'a> {
     pub metadata: &'a Metadata,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
-    /// How long it may take from its start to the end of the job; for ever if nothing.
-    pub limit: Option<Duration>,
+    /// How long it may take from its start to the end of the job.
+    pub limit: Duration,
     /// How much longer for each test.
     pub each_test: Duration,
     /// Where its console is kept.
@@ -122,14 +116,12 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
 }
 
 /// Longer than anybody waits.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
     /// does not count: another one has the whole time again.
-    ///
-    /// # Errors
-    /// When the host cannot do it; nothing that the guest does is an error.
+    /// Nothing that the guest does is an error.
     pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
         let has_printed = Cell::new(false);
@@ -139,7 +131,7 @@ impl Launch<'_> {
             }
             progress(event)
         };
-        let deadline = || Instant::now() + self.limit.unwrap_or(FOR_EVER);
+        let deadline = || Instant::now() + self.limit;
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
         let mut seen = self.once(host_root, first, &mut progress)?;
         if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.metadata.root) {
@@ -157,7 +149,11 @@ impl Launch<'_> {
 
     /// What was wrong with a guest that is in doubt.
     fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
-        match self.damaged(host_root) {
+        let verify = || {
+            let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
+            self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
+        };
+        match verify() {
             Ok(Some(why)) => return Some(why),
             Ok(None) => {}
             // That is no reason to lose what was seen.
@@ -168,12 +164,6 @@ impl Launch<'_> {
         let is_early = seen.listed.is_none() && self.backend.name() == "snapshot" && self.accel == Accel::Tcg;
         let panic = seen.console.panic.as_ref().filter(|_| is_early);
         panic.map(|words| format!("the kernel panicked at once: {words}"))
-    }
-
-    fn damaged(&self, host_root: bool) -> Result<Option<String>> {
-        let files = self.files(host_root)?;
-        let run = RunDir::create(&self.host.dirs.runs())?;
-        self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
     }
 
     fn files(&self, host_root: bool) -> Result<Files> {
@@ -206,13 +196,12 @@ impl Launch<'_> {
         deadline: Instant,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Observed> {
-        let files = self.files(host_root)?;
-        let run = RunDir::create(&self.host.dirs.runs())?;
+        let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
         let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
         (self.started)(started.ready.is_some());
         let job = self.job(&started, host_root)?;
-        let limits = Limits { deadline, given: self.limit.unwrap_or(FOR_EVER), each_test: self.each_test };
-        let mut archive = self.copy_out.map(|_| self.archive()).transpose()?;
+        let limits = Limits { deadline, given: self.limit, each_test: self.each_test };
+        let mut archive = self.copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: Progress<'_>| match (event, &mut archive) {
             (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
             (Progress::Archive(_), None) => ControlFlow::Break(()),
@@ -224,15 +213,6 @@ impl Launch<'_> {
             (self.note)(archive.finish()?);
         }
         Ok(seen)
-    }
-
-    /// Beside the log.
-    fn archive(&self) -> Result<Archive> {
-        let path = self.log.with_extension("tar");
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(directory)
-            .with_context(|| format!("cannot write to {}", directory.display()))?;
-        Ok(Archive { path, file, bytes: 0, written: Ok(()) })
     }
 
     fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
@@ -282,6 +262,15 @@ struct Archive {
 const LONGEST_ARCHIVE: u64 = 1 << 30;
 
 impl Archive {
+    /// Beside the log.
+    fn create(log: &Path) -> Result<Self> {
+        let path = log.with_extension("tar");
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
+        Ok(Self { path, file, bytes: 0, written: Ok(()) })
+    }
+
     fn add(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         self.bytes += bytes.len() as u64;
         self.written = match self.bytes > LONGEST_ARCHIVE {

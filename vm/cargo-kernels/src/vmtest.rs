@@ -28,10 +28,7 @@ use vm_guest::interrupt::Interrupt;
 use vmtest_agent::TestId;
 
 /// Runs the command.
-///
-/// # Errors
-/// On wrong usage, when the program does not compile, and when a tool is missing. What happens to
-/// a kernel is not an error but a verdict.
+/// What happens to a kernel is not an error but a verdict.
 pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[])?;

@@ -219,7 +219,8 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> Result<UnixListener> {
+/// A socket that is there for QEMU to connect to.
+pub fn listen(path: &Path) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", path.display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let parent = path.parent().with_context(failed)?;
