@@ -1,6 +1,5 @@
 //! Runs cargo and reads what it reports about what it built, so that no path has to be guessed.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::BufReader;
 use std::os::unix::ffi::OsStrExt;
@@ -33,12 +32,12 @@ pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
 /// below such a path is given to cargo by way of a link in the cache.
 /// There is none where the cache is below such a path, too.
 pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
-    if is_plain(target.as_os_str()) {
+    if is_plain(target) {
         return Ok(target.to_owned());
     }
     let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes())[..16]);
     ensure!(
-        is_plain(link.as_os_str()),
+        is_plain(&link),
         "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
          with a plainer one",
         target.display()
@@ -55,9 +54,8 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
 }
 
 /// Whether neither make nor a shell sees more than a word in a path.
-fn is_plain(path: &OsStr) -> bool {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+@".contains(c);
-    path.to_str().is_some_and(|path| path.chars().all(plain))
+fn is_plain(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.chars().all(|c| c.is_alphanumeric() || "/._-+@".contains(c)))
 }
 
 /// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.

@@ -1,7 +1,7 @@
 //! What a program needs to run where there is nothing but what is brought along: its loader, its libraries, and the files
 //! of its package.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
+use vm_guest::payload::Payload as Files;
 use vm_kernels::Arch;
 use vmtest_agent::Program;
 use walkdir::{DirEntry, WalkDir};
@@ -124,10 +125,10 @@ pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> 
     Ok(files)
 }
 
-/// Files by their paths in a guest, which are those they have here.
-pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> BTreeMap<String, PathBuf> {
+/// Files that have the same paths in a guest as here.
+pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> Files {
     let name = |file: &Path| file.to_string_lossy().trim_start_matches('/').to_owned();
-    files.into_iter().map(|file| (name(&file), file)).collect()
+    Files { files: files.into_iter().map(|file| (name(&file), file)).collect() }
 }
 
 #[cfg(test)]

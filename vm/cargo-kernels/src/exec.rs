@@ -121,7 +121,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
         files.extend(closure::of_package(Path::new(package), &dirs.target)?);
     }
-    Ok(Files { files: closure::in_place(files) })
+    Ok(closure::in_place(files))
 }
 
 fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,11 @@ use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
 use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig::{self, Checked};
+use vm_kernels::lock::{self, How};
 use vmtest_agent::{Job, Task};
 
 use crate::dirs::Dirs;
-use crate::log_dir::LogDir;
+use crate::exit::Exit;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
@@ -38,8 +40,8 @@ pub struct Host<'a> {
     pub started: Instant,
     /// For finding out whether KVM works.
     qemu: PathBuf,
-    /// Where console logs are kept.
-    logs: LogDir,
+    /// Where console logs are kept, spared by other runs while this one lasts.
+    logs: (PathBuf, Option<File>),
     /// Whether it was said why KVM is not used.
     accel_note: Once,
 }
@@ -48,7 +50,7 @@ impl<'a> Host<'a> {
     /// For a run that began at `started`.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, "qemu-system-x86_64")?;
-        let logs = LogDir::create(&dirs.logs())?;
+        let logs = log_dir(&dirs.target.join("vmtest/logs"))?;
         Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
     }
 
@@ -65,8 +67,28 @@ impl<'a> Host<'a> {
     pub fn log(&self, names: &[&str]) -> PathBuf {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
-        self.logs.path().join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
+        self.logs.0.join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
     }
+}
+
+/// How many runs' logs are kept.
+const LOGS_KEPT: usize = 20;
+
+/// Makes a directory for a run's console logs, with a lock on it, and removes those of runs long past.
+fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
+    let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
+    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
+    let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    old.sort();
+    for dir in old.iter().take(old.len().saturating_sub(LOGS_KEPT)) {
+        if let Ok(Some(_lock)) = lock::existing(dir, How::NonBlockingLockExclusive) {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+    Ok((path, lock))
 }
 
 /// A guest to be started, and what is to be done in it.
@@ -293,4 +315,20 @@ fn random_hex(bytes: usize) -> Result<String> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random).context("the system gives no random numbers")?;
     Ok(hex::encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn logs_of_a_run_that_lasts_are_kept_however_many_come_after() {
+        let logs = tempfile::tempdir().unwrap();
+        let create = || log_dir(logs.path()).unwrap();
+        let (first, second) = (create(), create().0);
+        (0..LOGS_KEPT).for_each(|_| drop(create()));
+        assert!(first.0.is_dir() && !second.exists());
+        assert_eq!(std::fs::read_dir(logs.path()).unwrap().count(), LOGS_KEPT + 1);
+    }
 }

@@ -19,7 +19,6 @@ pub mod flags;
 pub mod kernels;
 pub mod launch;
 pub mod load;
-mod log_dir;
 pub mod matrix;
 pub mod metadata;
 mod outcome;

@@ -118,7 +118,7 @@ impl Payload {
                 files.extend(closure::of_package(Path::new(directory), &self.target)?);
             }
         }
-        Ok(Files { files: closure::in_place(files) })
+        Ok(closure::in_place(files))
     }
 
     /// How a binary is started in a guest that has not the host's root directory.
