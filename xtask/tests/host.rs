@@ -235,7 +235,7 @@ fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
     for _ in 0..2 {
         machine.sets_up();
         assert_eq!(machine.calls("pip").len(), 2);
-        assert_eq!(machine.environments(), [environment.clone()]);
+        assert_eq!(machine.environments(), std::slice::from_ref(&environment));
         assert_eq!(machine.doctor("vng")["path"], environment.join("bin/vng").to_str().unwrap());
     }
     // Other pins than these: made again.

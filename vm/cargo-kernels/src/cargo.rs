@@ -28,9 +28,8 @@ pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
 
 /// A name for a target directory that every build script can work with.
 ///
-/// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory
-/// below such a path is given to cargo by way of a link in the cache.
-/// There is none where the cache is below such a path, too.
+/// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory below such a
+/// path is given to cargo by way of a link in the cache, which must not be below one, too.
 pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
     if is_plain(target) {
         return Ok(target.to_owned());

@@ -123,8 +123,8 @@ fn has_rust(arch: &Arch) -> bool {
     found
 }
 
-/// Checks that all is here that an architecture needs beside what this machine's own does.
-/// The error is one sentence that says how to get it.
+/// Checks that all is here that an architecture needs beside what this machine's own does; else says in one sentence what
+/// is missing, and how to get it.
 pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
     if arch.is_host() {
         return Ok(());

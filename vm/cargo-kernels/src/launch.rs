@@ -26,10 +26,6 @@ use crate::exit::Exit;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
-/// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
-/// [`vm_kernels::kconfig`].
-const HOST_ROOT: (&str, &str) = ("vm/kconfig.host-root", include_str!("../../kconfig.host-root"));
-
 /// This machine, and when the run began: what all guests of a run have in common.
 pub struct Host<'a> {
     /// Where things are.
@@ -142,8 +138,7 @@ pub const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
-    /// does not count: another one has the whole time again.
-    /// Nothing that the guest does is an error.
+    /// does not count: another one has the whole time again. Nothing that the guest does is an error.
     pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
         let has_printed = Cell::new(false);
@@ -193,15 +188,12 @@ impl Launch<'_> {
     }
 
     fn wants_host_root(&self) -> Result<bool> {
-        if self.metadata.root != RootChoice::Auto {
+        // What is there is for this machine.
+        if self.metadata.root != RootChoice::Auto || !self.kernel.arch.is_host() {
             return Ok(self.metadata.root == RootChoice::Host);
         }
-        if !self.kernel.arch.is_host() {
-            // The programs there are for this machine.
-            return Ok(false);
-        }
-        let (name, text) = HOST_ROOT;
-        match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
+        let needs = kconfig::needs(include_str!("../../kconfig.host-root"), "vm/kconfig.host-root")?;
+        match kconfig::check(self.kernel, needs) {
             Checked::Missing(missing) => {
                 let options: Vec<&str> = missing.iter().map(|missing| missing.need.option.as_str()).collect();
                 (self.note)(brought_along(&format!("the kernel has no {}", options.join(", no "))));

@@ -92,8 +92,7 @@ pub fn named(name: &str) -> &'static Tool {
     TOOLS.iter().find(|tool| tool.name == name).unwrap_or_else(|| panic!("{name} is not in the table of tools"))
 }
 
-/// The path of a tool that works.
-/// The error is an [`Unusable`].
+/// The path of a tool that works; else an [`Unusable`].
 pub fn find(dirs: &Dirs, name: &str) -> Result<PathBuf> {
     Ok(named(name).check(dirs)?.path)
 }
