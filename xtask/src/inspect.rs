@@ -11,9 +11,6 @@ use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
 /// Runs the command.
-///
-/// # Errors
-/// When a tool is missing, or refuses the file; it has said why.
 pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
     let objects = match object {
         Some(object) => vec![object],

@@ -14,9 +14,6 @@ use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
 /// Builds the program and becomes it, as root: from here on signals and the exit code are the program's.
-///
-/// # Errors
-/// When it does not compile or cannot be started.
 pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
     let executable = build::executable(dirs)?;
     let error = as_root(dirs)?.arg(&executable).args(args).exec();
@@ -24,9 +21,6 @@ pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
 }
 
 /// Builds the tests and runs them as root.
-///
-/// # Errors
-/// When they do not compile or cannot be started.
 pub fn tests(dirs: &Dirs) -> Result<u8> {
     let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Vmtest::default())?;
     let mut code = exit::OK;

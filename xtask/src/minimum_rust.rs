@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use cargo_kernels::dirs::Dirs;
@@ -19,9 +19,6 @@ const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 const SUFFIXES: [&str; 2] = ["-web", ""];
 
 /// Runs cargo with exactly that Rust, into a target directory of its own.
-///
-/// # Errors
-/// When that Rust is not here, or what it builds fails.
 pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
     let bin = find(dirs).with_context(|| {
         format!(
@@ -39,39 +36,32 @@ pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
     command.env("PATH", path).env("RUSTC", bin.join("rustc")).env(cargo::TARGET_DIR, target);
     let status = with_libraries(dirs, &mut command).env_remove("CARGO").status();
     let status = status.with_context(|| format!("cannot run cargo in {}", bin.display()))?;
-    if !status.success() {
-        bail!("with Rust {VERSION}: {status}");
-    }
+    ensure!(status.success(), "with Rust {VERSION}: {status}");
     Ok(())
 }
 
 /// Gets that Rust, where Debian has it; elsewhere the step that needs it says what to do.
-///
-/// # Errors
-/// When it cannot be downloaded or unpacked.
 pub fn install(dirs: &Dirs) -> Result<()> {
     if find(dirs).is_some() || !setup::has_apt() {
         return Ok(());
     }
-    let Some(suffix) = SUFFIXES.into_iter().find(|suffix| debian_has(suffix)) else {
-        return Ok(());
-    };
+    let shell = Shell::new()?;
+    let debian_has =
+        |suffix: &&str| said(cmd!(shell, "apt-cache madison rustc{suffix}")).contains(&format!("| {VERSION}."));
+    let Some(suffix) = SUFFIXES.into_iter().find(debian_has) else { return Ok(()) };
     let (downloads, root) = (dirs.target.join("vmtest/debs"), unpacked(dirs));
     let new = root.with_extension("new");
-    for directory in [&downloads.join("partial"), &new] {
-        let failed = || format!("cannot make {}", directory.display());
-        fs::create_dir_all(directory).with_context(failed)?;
-    }
+    shell.create_dir(downloads.join("partial"))?;
+    shell.create_dir(&new)?;
     let archives = format!("Dir::Cache::Archives={}", downloads.display());
     // Debian may have newer ones as well, which it would take.
     let pin = downloads.join("preferences");
-    fs::write(&pin, format!("Package: *rust* cargo*\nPin: version {VERSION}.*\nPin-Priority: 1001\n"))?;
+    shell.write_file(&pin, format!("Package: *rust* cargo*\nPin: version {VERSION}.*\nPin-Priority: 1001\n"))?;
     let preferences = format!("Dir::Etc::preferences={}", pin.display());
     let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
     let mut arguments = vec!["--download-only", "-o", &archives, "-o", &preferences];
     arguments.extend(packages.iter().map(String::as_str));
     setup::install(dirs, &arguments)?;
-    let shell = Shell::new()?;
     for package in shell.read_dir(&downloads)? {
         if package.extension().is_some_and(|extension| extension == "deb") {
             cmd!(shell, "dpkg-deb -x {package} {new}").quiet().run()?;
@@ -85,12 +75,6 @@ pub fn install(dirs: &Dirs) -> Result<()> {
 /// What a program prints; nothing when it fails.
 fn said(command: xshell::Cmd<'_>) -> String {
     command.quiet().ignore_stderr().read().unwrap_or_default()
-}
-
-/// Whether the package lists have such a rustc of that version.
-fn debian_has(suffix: &str) -> bool {
-    let Ok(shell) = Shell::new() else { return false };
-    said(cmd!(shell, "apt-cache madison rustc{suffix}")).contains(&format!("| {VERSION}."))
 }
 
 /// The directory with `cargo` and `rustc` of exactly that version.

@@ -1,10 +1,10 @@
 //! `cargo xtask test`: everything that can be tested here, step by step, and a sum at the end.
 
-use std::ffi::OsString;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::kernels::Arch;
@@ -61,7 +61,7 @@ const STEPS: &[Step] = &[
         ..step("an arm64 kernel, restored", Run::Xtask("vmtest --warm --arch arm64 -k 6.12")) },
     step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
     step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
-    step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test baseline")),
+    step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test program")),
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
     Step { needs: |dirs| tools::find(dirs, "nix").map(drop),
         ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
@@ -70,9 +70,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// Runs the command.
-///
-/// # Errors
-/// When what the steps need cannot be installed. A failing step is no error: the others still run.
+/// A failing step is no error: the others still run.
 pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
@@ -87,7 +85,19 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
     for step in STEPS {
         println!("\n== {}", step.name);
         let begun = Instant::now();
-        let end = step.run(dirs, &xtask.clone().into(), flags);
+        let end = match (step.needs)(dirs) {
+            Ok(()) => match step.run(dirs, &xtask, flags).and_then(|()| (step.then)(dirs)) {
+                Ok(()) => "passed",
+                Err(error) => {
+                    eprintln!("error: {}: {error:#}", step.name);
+                    "failed"
+                }
+            },
+            Err(missing) => {
+                println!("{missing:#}");
+                "not run"
+            }
+        };
         println!("== {end} after {:.0} s", begun.elapsed().as_secs_f64());
         ends.push(end);
     }
@@ -102,22 +112,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
 }
 
 impl Step {
-    /// Says how it ended.
-    fn run(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> &'static str {
-        if let Err(missing) = (self.needs)(dirs) {
-            println!("{missing:#}");
-            return "not run";
-        }
-        match self.succeed(dirs, xtask, flags).and_then(|()| (self.then)(dirs)) {
-            Ok(()) => "passed",
-            Err(error) => {
-                eprintln!("error: {}: {error:#}", self.name);
-                "failed"
-            }
-        }
-    }
-
-    fn succeed(&self, dirs: &Dirs, xtask: &OsString, flags: &flags::Test) -> Result<()> {
+    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &flags::Test) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
         let threads = "--test-threads 4";
@@ -129,25 +124,18 @@ impl Step {
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
                 let mut arguments = words(line);
-                arguments.splice(1..1, vm_options(&flags.vm));
-                (xtask.clone(), arguments)
+                let timeout = flags.vm.timeout.map(|seconds| format!("--timeout={seconds}"));
+                arguments.splice(1..1, timeout.into_iter().chain([format!("--accel={}", flags.vm.accel.name())]));
+                (xtask.into(), arguments)
             }
         };
         let mut command = Command::new(&program);
         command.current_dir(&dirs.project).args(arguments);
         command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &dirs.target)?);
         let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
-        if !status.success() {
-            bail!("{status}");
-        }
+        ensure!(status.success(), "{status}");
         Ok(())
     }
-}
-
-fn vm_options(vm: &flags::VmArgs) -> Vec<String> {
-    let accel = ["--accel".to_owned(), vm.accel.name().to_owned()].into_iter();
-    let timeout = vm.timeout.into_iter().flat_map(|s| ["--timeout".to_owned(), s.to_string()]);
-    accel.chain(timeout).collect()
 }
 
 fn enough_kernels(dirs: &Dirs) -> Result<()> {
@@ -156,8 +144,9 @@ fn enough_kernels(dirs: &Dirs) -> Result<()> {
     let report: serde_json::Value = serde_json::from_slice(&text).context("report.json")?;
     let kernels = report["kernels"].as_array().map(Vec::as_slice).unwrap_or_default();
     let passed = kernels.iter().filter(|kernel| kernel["verdict"] == "pass").count();
-    if passed < FEWEST_KERNELS {
-        bail!("only {passed} kernels could be tested, and fewer than {FEWEST_KERNELS} prove too little");
-    }
+    ensure!(
+        passed >= FEWEST_KERNELS,
+        "only {passed} kernels could be tested, and fewer than {FEWEST_KERNELS} prove too little"
+    );
     Ok(())
 }

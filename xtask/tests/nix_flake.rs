@@ -20,30 +20,22 @@ fn workspace() -> &'static Path {
 }
 
 /// A copy of the workspace, to be changed at will, and a Nix that reaches nothing else.
-struct Bench {
-    dir: TempDir,
-}
+struct Bench(TempDir);
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self(tempfile::tempdir().unwrap());
         let copy = "mkdir $0/flake; tar -C $1 --exclude ./target --exclude ./.git -c . | tar -C $0/flake -x";
         let mut sh = Command::new("bash");
-        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.dir.path(), workspace()]).assert().success();
-        bench.write(
-            "nix.conf",
-            "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
-             build-users-group =\nsandbox = false\n",
-        );
+        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.0.path(), workspace()]).assert().success();
+        let config = "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
+                      build-users-group =\nsandbox = false\n";
+        fs::write(bench.path("nix.conf"), config).unwrap();
         bench
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
+        self.0.path().join(name)
     }
 
     fn url(&self, name: &str) -> String {
@@ -53,7 +45,7 @@ impl Bench {
     fn nix(&self, arguments: &[&str]) -> Command {
         let mut nix = Command::new("nix");
         nix.args(arguments)
-            .env("NIX_CONF_DIR", self.dir.path())
+            .env("NIX_CONF_DIR", self.0.path())
             .env("NIX_USER_CONF_FILES", "/dev/null")
             .env("NIX_STORE_DIR", self.path("store"))
             .env("NIX_STATE_DIR", self.path("state"))
@@ -80,7 +72,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Nix leaves its store read-only, and only root could remove that.
-        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.0.path()).status();
     }
 }
 
@@ -110,11 +102,10 @@ fn lock_that_disagrees_with_flake_is_refused() {
     let metadata = ["flake", "metadata", "--json", "--no-update-lock-file", &flake];
     bench.nix(&metadata).assert().success();
 
-    let text = fs::read_to_string(bench.path("flake/flake.nix")).unwrap();
-    bench.write(
-        "flake/flake.nix",
-        &text.replace("github:NixOS/nixpkgs/nixos-26.05", &bench.url("flake/tests/nix/mock-nixpkgs")),
-    );
+    let file = bench.path("flake/flake.nix");
+    let other = fs::read_to_string(&file).unwrap();
+    let other = other.replace("github:NixOS/nixpkgs/nixos-26.05", &bench.url("flake/tests/nix/mock-nixpkgs"));
+    fs::write(file, other).unwrap();
     bench.nix(&metadata).assert().failure().stderr(contains("requires lock file changes"));
 }
 
@@ -148,15 +139,13 @@ fn every_output_evaluates_on_every_system() {
 #[ignore = "needs nix: cargo xtask test runs it"]
 fn shell_has_every_tool_and_every_pinned_kernel() {
     let bench = Bench::new();
-    let path = |value: &Value| value.as_str().unwrap().to_owned();
-    let shell = bench.eval("devShells.x86_64-linux.default.nativeBuildInputs");
-    let tools: Vec<String> = shell.as_array().unwrap().iter().map(path).collect();
+    let strings = |output: &str| -> Vec<String> { serde_json::from_value(bench.eval(output)).unwrap() };
+    let tools = strings("devShells.x86_64-linux.default.nativeBuildInputs");
     for tool in ["cargo", "clang", "nixfmt", "deadnix", "qemu_kvm", "virtme-ng", "busybox-static", "kmod"] {
         assert!(tools.iter().any(|path| path.ends_with(&format!("-{tool}"))), "{tool} is not in {tools:?}");
     }
     let kernels = bench.eval("packages.x86_64-linux.kernels");
     assert_eq!(bench.eval("devShells.x86_64-linux.default.VMTEST_NIX_KERNELS"), kernels);
-    let names = bench.eval("packages.x86_64-linux.kernels.names");
-    let names: BTreeSet<String> = names.as_array().unwrap().iter().map(path).collect();
+    let names: BTreeSet<String> = strings("packages.x86_64-linux.kernels.names").into_iter().collect();
     assert_eq!(names, pins(false).into_iter().collect());
 }

@@ -1,6 +1,5 @@
 //! Runs cargo and reads what it reports about what it built, so that no path has to be guessed.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::BufReader;
 use std::os::unix::ffi::OsStrExt;
@@ -19,9 +18,6 @@ use vm_guest::snapshots::sha256;
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
 
 /// The cargo that runs this program, in the workspace, with a subcommand such as `build`.
-///
-/// # Errors
-/// Those of [`plain_target`].
 pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -32,18 +28,15 @@ pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
 
 /// A name for a target directory that every build script can work with.
 ///
-/// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory
-/// below such a path is given to cargo by way of a link in the cache.
-///
-/// # Errors
-/// When there is no such name: the path of the cache is of that kind too.
+/// libbpf is built by make, for which white space, and much else, in a path is the end of it. A directory below such a
+/// path is given to cargo by way of a link in the cache, which must not be below one, too.
 pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
-    if is_plain(target.as_os_str()) {
+    if is_plain(target) {
         return Ok(target.to_owned());
     }
     let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes())[..16]);
     ensure!(
-        is_plain(link.as_os_str()),
+        is_plain(&link),
         "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
          with a plainer one",
         target.display()
@@ -60,16 +53,11 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
 }
 
 /// Whether neither make nor a shell sees more than a word in a path.
-fn is_plain(path: &OsStr) -> bool {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+@".contains(c);
-    path.to_str().is_some_and(|path| path.chars().all(plain))
+fn is_plain(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.chars().all(|c| c.is_alphanumeric() || "/._-+@".contains(c)))
 }
 
 /// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
-///
-/// # Errors
-///
-/// When the build fails.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
     let mut cargo = SupervisedCommand::like(cargo)?;
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());

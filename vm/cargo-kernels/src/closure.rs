@@ -1,7 +1,7 @@
 //! What a program needs to run where there is nothing but what is brought along: its loader, its libraries, and the files
 //! of its package.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
+use vm_guest::payload::Payload as Files;
 use vm_kernels::Arch;
 use vmtest_agent::Program;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::exit::Exit;
 
@@ -19,9 +21,6 @@ use crate::exit::Exit;
 const LARGEST: u64 = 64 << 20;
 
 /// The program itself, its loader and the libraries that the loader finds for it, in the environment that it is started in.
-///
-/// # Errors
-/// When the program cannot be read, or a library is missing.
 pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
     let path = PathBuf::from(program.argv.first().context("there is no program")?);
     let mut files = BTreeSet::from([path.clone()]);
@@ -63,9 +62,6 @@ fn library(line: &str) -> Option<PathBuf> {
 }
 
 /// The loader that an ELF program asks for (`PT_INTERP`); nothing for one that is static, or a script.
-///
-/// # Errors
-/// When the program cannot be read.
 pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
     let failed = || format!("cannot read {}", path.display());
     let bytes = fs::read(path).with_context(failed)?;
@@ -86,9 +82,6 @@ pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Refuses a program that is for another processor than the guest's; scripts are for any.
-///
-/// # Errors
-/// When it is, or cannot be read.
 pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
     let mut start = Vec::new();
     fs::File::open(path)
@@ -108,27 +101,19 @@ pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
 }
 
 /// The files of a package: what lies in its directory, without what is hidden or built.
-///
-/// # Errors
-/// When a file cannot be read, or they are too many to be brought along.
 pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> {
     let (mut files, mut bytes) = (BTreeSet::new(), 0);
-    let mut left = vec![directory.to_owned()];
-    while let Some(directory) = left.pop() {
-        let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
-        for entry in entries.flatten() {
-            let (path, metadata) = (entry.path(), fs::metadata(entry.path()));
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            match metadata {
-                _ if hidden || path == target || entry.file_name() == "target" => {}
-                // Links to directories may lead in a circle.
-                Ok(metadata) if metadata.is_dir() && !path.is_symlink() => left.push(path),
-                Ok(metadata) if metadata.is_file() => {
-                    bytes += metadata.len();
-                    files.insert(path);
-                }
-                _ => {}
-            }
+    let is_own = |entry: &DirEntry| {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        entry.depth() == 0 || !(hidden || entry.file_name() == "target" || entry.path() == target)
+    };
+    for entry in WalkDir::new(directory).into_iter().filter_entry(is_own) {
+        let entry = entry?;
+        // Links to files count; those to directories may lead in a circle.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if metadata.is_file() {
+            bytes += metadata.len();
+            files.insert(entry.into_path());
         }
         ensure!(
             bytes <= LARGEST,
@@ -140,10 +125,10 @@ pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> 
     Ok(files)
 }
 
-/// Files by their paths in a guest, which are those they have here.
-pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> BTreeMap<String, PathBuf> {
+/// Files that have the same paths in a guest as here.
+pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> Files {
     let name = |file: &Path| file.to_string_lossy().trim_start_matches('/').to_owned();
-    files.into_iter().map(|file| (name(&file), file)).collect()
+    Files { files: files.into_iter().map(|file| (name(&file), file)).collect() }
 }
 
 #[cfg(test)]

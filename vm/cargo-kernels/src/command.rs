@@ -8,9 +8,6 @@ use crate::flags::Command;
 use crate::{bench, doctor, exec, exit, kernels, load, selftest, setup, shell, ui};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
-///
-/// # Errors
-/// Those of the command.
 pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8> {
     match command {
         Command::Setup { arch, dry_run } => setup::run(dirs, *arch, *dry_run),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
@@ -12,18 +13,16 @@ use vm_guest::guest_root::Programs;
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
 use vm_kernels::sysroot::Sysroot;
-use vm_kernels::{Arch, Progress, lock, whole_file};
+use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
+use crate::kernels::command::show::Line;
 use crate::static_build::guest_programs;
 use crate::tools;
 use crate::{kernels, setup};
 
 /// The QEMU program for an architecture.
-///
-/// # Errors
-/// When it is missing.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
     if arch.is_host() {
         return tools::find(dirs, "qemu-system-x86_64");
@@ -35,9 +34,6 @@ pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
 }
 
 /// What runs in guests of an architecture.
-///
-/// # Errors
-/// When something is missing, or does not compile.
 pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
     if arch.is_host() {
         let busybox = tools::find(dirs, "busybox")?;
@@ -52,9 +48,6 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
 }
 
 /// Where its libraries are.
-///
-/// # Errors
-/// When there is no place for a cache.
 pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
     Ok(Sysroot::of(&kernels::store(dirs)?, arch))
 }
@@ -72,45 +65,67 @@ pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
 }
 
 /// Something that another architecture needs and that is not here.
-enum Missing {
-    /// A program, of these packages.
-    Program(String, &'static [&'static str]),
-    /// Rust's standard library.
-    Rust,
-    /// What [`Sysroot`] is.
-    Sysroot,
+struct Missing<'a> {
+    name: String,
+    /// What setup does about it, for a person.
+    remedy: String,
+    get: Box<dyn Fn() -> Result<()> + 'a>,
 }
 
-fn missing(dirs: &Dirs, arch: &'static Arch) -> Result<Vec<Missing>> {
-    let programs =
-        [(arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package)), (arch.compiler(), arch.cross_packages)];
-    let absent = programs.into_iter().filter(|(name, _)| tools::program_on_path(name).is_none());
-    let mut missing: Vec<Missing> = absent.map(|(name, packages)| Missing::Program(name, packages)).collect();
-    missing.extend((!has_rust(arch)).then_some(Missing::Rust));
-    missing.extend((!sysroot(dirs, arch)?.exists()).then_some(Missing::Sysroot));
+fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> {
+    let mut missing = Vec::new();
+    let qemu = (arch.qemu.to_owned(), std::slice::from_ref(&arch.qemu_package));
+    for (name, packages) in [qemu, (arch.compiler(), arch.cross_packages)] {
+        if tools::program_on_path(&name).is_none() {
+            let remedy = format!("install Debian packages: {}", packages.join(" "));
+            missing.push(Missing { name, remedy, get: Box::new(|| setup::install(dirs, packages)) });
+        }
+    }
+    if !has_rust(arch) {
+        let line = ["rustup", "target", "add", arch.target];
+        let get = move || {
+            println!("$ {}", line.join(" "));
+            let status = Command::new(line[0]).args(&line[1..]).status().context("cannot run rustup")?;
+            ensure!(status.success(), "rustup failed ({status}): see its messages above");
+            Ok(())
+        };
+        let (name, remedy) = (format!("Rust's target {}", arch.target), format!("run: {}", line.join(" ")));
+        missing.push(Missing { name, remedy, get: Box::new(get) });
+    }
+    let sysroot = sysroot(dirs, arch)?;
+    if !sysroot.exists() {
+        let name = "the libraries and programs for its guests".to_owned();
+        let remedy = format!("unpack Debian's for {} in the cache, and not install them", arch.debian);
+        let get = move || Ok(sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"))?);
+        missing.push(Missing { name, remedy, get: Box::new(get) });
+    }
     Ok(missing)
 }
 
-/// Whether programs for it can be compiled: its standard library is an option of Rust's.
+/// Whether programs for it can be compiled: its standard library is an option of Rust's. Asking rustc takes longer than
+/// restoring a guest, so what is there is remembered.
 fn has_rust(arch: &Arch) -> bool {
+    static THERE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+    let mut there = THERE.lock().unwrap_or_else(PoisonError::into_inner);
+    if there.contains(&arch.target) {
+        return true;
+    }
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let asked = Command::new(rustc)
-        .args(["--print", "target-libdir", "--target", arch.target])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    asked.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+    let mut rustc = Command::new(rustc);
+    rustc.args(["--print", "target-libdir", "--target", arch.target]).stdin(Stdio::null()).stderr(Stdio::null());
+    let directory = rustc.output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let found = directory.is_ok_and(|directory| Path::new(&directory).is_dir());
+    there.extend(found.then_some(arch.target));
+    found
 }
 
-/// Checks that all is here that an architecture needs beside what this machine's own does.
-///
-/// # Errors
-/// One sentence that says what is missing, and how to get it.
+/// Checks that all is here that an architecture needs beside what this machine's own does; else says in one sentence what
+/// is missing, and how to get it.
 pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
     if arch.is_host() {
         return Ok(());
     }
-    let missing: Vec<String> = missing(dirs, arch)?.iter().map(|missing| missing.name(arch)).collect();
+    let missing: Vec<String> = missing(dirs, arch)?.into_iter().map(|missing| missing.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -118,62 +133,16 @@ pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
     Err(Exit::not_run(format!("kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "))))
 }
 
-impl Missing {
-    fn name(&self, arch: &Arch) -> String {
-        match self {
-            Self::Program(name, _) => name.clone(),
-            Self::Rust => format!("Rust's target {}", arch.target),
-            Self::Sysroot => "the libraries and programs for its guests".to_owned(),
-        }
-    }
-
-    /// What setup does about it, for a person.
-    fn remedy(&self, arch: &Arch) -> String {
-        match self {
-            Self::Program(_, packages) => format!("install Debian packages: {}", packages.join(" ")),
-            Self::Rust => format!("run: rustup target add {}", arch.target),
-            Self::Sysroot => format!("unpack Debian's for {} in the cache, and not install them", arch.debian),
-        }
-    }
-
-    fn get(&self, dirs: &Dirs, arch: &'static Arch) -> Result<()> {
-        match self {
-            Self::Program(_, packages) => setup::install(dirs, packages),
-            Self::Rust => {
-                let line = ["rustup", "target", "add", arch.target];
-                println!("$ {}", line.join(" "));
-                let status = Command::new(line[0]).args(&line[1..]).status().context("cannot run rustup")?;
-                ensure!(status.success(), "rustup failed ({status}): see its messages above");
-                Ok(())
-            }
-            Self::Sysroot => Ok(sysroot(dirs, arch)?.fetch(&kernels::store(dirs)?, &OnStdout)?),
-        }
-    }
-}
-
-struct OnStdout;
-
-impl Progress for OnStdout {
-    fn bytes(&self, _done: u64, _total: Option<u64>) {}
-
-    fn note(&self, text: &str) {
-        println!("{text}");
-    }
-}
-
 /// `setup --arch`: says what is to be done, and unless it is only to be said, does it.
-///
-/// # Errors
-/// When something cannot be installed.
 pub fn set_up(dirs: &Dirs, arch: &'static Arch, dry_run: bool) -> Result<()> {
     let missing = missing(dirs, arch)?;
     if missing.is_empty() {
         println!("Everything that is needed for {arch} is here.");
     }
-    for missing in &missing {
-        println!("for {arch}, {}: {}", missing.name(arch), missing.remedy(arch));
+    for Missing { name, remedy, .. } in &missing {
+        println!("for {arch}, {name}: {remedy}");
     }
-    missing.iter().filter(|_| !dry_run).try_for_each(|missing| missing.get(dirs, arch))
+    missing.iter().filter(|_| !dry_run).try_for_each(|missing| (missing.get)())
 }
 
 /// Where such programs are kept, and built.
@@ -186,9 +155,6 @@ pub const LOCK: &str = "build/lock";
 
 /// A static program for guests, `vmtest-NAME`, of the package `vm/NAME`, built with what `configure` adds. It is kept
 /// under the name of `native`, which is the same program for this machine, built together with this one.
-///
-/// # Errors
-/// When it does not compile, or what this program was built from is gone.
 pub fn program(
     dirs: &Dirs,
     arch: &'static Arch,
@@ -214,7 +180,6 @@ pub fn program(
         let gone = manifest.display();
         return Err(Exit::not_run(format!("{gone} is gone, from which this program was built: install it anew")));
     }
-    // Only now: asking rustc takes longer than restoring a guest.
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -20,9 +20,6 @@ pub struct Dirs {
 impl Dirs {
     /// Asks cargo about the current directory. Outside of a cargo project, and without cargo, that directory is the
     /// project, and its target directory is below the cache.
-    ///
-    /// # Errors
-    /// When there is no place for a cache, and when cargo cannot read the project.
     pub fn find() -> Result<Self> {
         Self::around(std::env::current_dir().context("cannot find the working directory")?, cache()?)
     }
@@ -34,27 +31,19 @@ impl Dirs {
             Ok(found) => {
                 Ok(Self { project: found.workspace_root.into(), target: found.target_directory.into(), cache })
             }
-            // Kernels can be fetched where there is no cargo.
-            Err(Error::Io(_)) => Ok(Self::without_project(here, cache)),
-            Err(_) if !here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) => {
-                Ok(Self::without_project(here, cache))
+            Err(error)
+                if !matches!(error, Error::Io(_)) && here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) =>
+            {
+                Err(error).context("cargo cannot read this project")
             }
-            Err(error) => Err(error).context("cargo cannot read this project"),
+            // Kernels can be fetched where there is no cargo.
+            Err(_) => Ok(Self { project: here, target: cache.join("no-project"), cache }),
         }
-    }
-
-    fn without_project(here: PathBuf, cache: PathBuf) -> Self {
-        Self { project: here, target: cache.join("no-project"), cache }
     }
 
     /// Where each VM run has its directory.
     pub fn runs(&self) -> PathBuf {
         self.target.join("vmtest/runs")
-    }
-
-    /// Where each run of a command has a directory for its console logs.
-    pub fn logs(&self) -> PathBuf {
-        self.target.join("vmtest/logs")
     }
 }
 

@@ -17,9 +17,6 @@ use crate::ui::grid;
 use vm_guest::accel;
 
 /// Runs the command.
-///
-/// # Errors
-/// None that is about the host: what is wrong with it is what this command shows.
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
     let missing = checks.iter().filter(|check| check.needed && !check.ok).count();

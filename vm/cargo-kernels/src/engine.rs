@@ -25,11 +25,8 @@ use vm_kernels::kconfig::{self, Checked};
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
     host: &'a Host<'a>,
-    /// How guests come to be.
     backend: &'a dyn Backend,
-    /// What the harness knows of the program.
     metadata: &'a Metadata,
-    /// The program and its tests.
     payload: &'a Payload,
     options: flags::Vmtest,
 }
@@ -103,7 +100,7 @@ impl<'a> Engine<'a> {
         on: OnEvent<'_>,
     ) -> Result<Outcome, Outcome> {
         let begun = Instant::now();
-        let kernel = target.obtain(&Fetch { on }).map_err(|unavailable| Outcome {
+        let kernel = target.obtain(&Fetch(on)).map_err(|unavailable| Outcome {
             verdict: Verdict::Unavailable,
             reason: unavailable.reason,
             excerpt: unavailable.attempts,
@@ -130,7 +127,7 @@ impl<'a> Engine<'a> {
             accel,
             metadata: self.metadata,
             keep: &self.payload.keep,
-            limit: Some(timeout_s.map_or_else(by_default, Duration::from_secs_f64)),
+            limit: timeout_s.map_or_else(by_default, Duration::from_secs_f64),
             each_test: if timeout_s.is_some() { Duration::ZERO } else { accel.for_each_test() },
             log,
             copy_out: self.options.guest.keep.as_deref(),
@@ -181,14 +178,11 @@ impl<'a> Engine<'a> {
                 on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
                 Ok(())
             }
-            Checked::Missing(missing) => {
-                let options: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                Err(Outcome {
-                    verdict: Verdict::Unsupported,
-                    reason: "the kernel was built without options that are needed".into(),
-                    excerpt: options,
-                })
-            }
+            Checked::Missing(missing) => Err(Outcome {
+                verdict: Verdict::Unsupported,
+                reason: "the kernel was built without options that are needed".into(),
+                excerpt: missing.iter().map(ToString::to_string).collect(),
+            }),
         }
     }
 }
@@ -207,9 +201,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
                 done += 1;
                 None
             }
-            _ => {
-                return ControlFlow::Continue(());
-            }
+            _ => return ControlFlow::Continue(()),
         };
         on(RunEvent::Testing { done, total, current });
         ControlFlow::Continue(())
@@ -230,16 +222,14 @@ fn record(report: &mut KernelReport, seen: Observed) {
     }
 }
 
-struct Fetch<'a> {
-    on: OnEvent<'a>,
-}
+struct Fetch<'a>(OnEvent<'a>);
 
 impl kernels::Progress for Fetch<'_> {
     fn bytes(&self, done: u64, total: Option<u64>) {
-        (self.on)(RunEvent::Fetching { done, total });
+        self.0(RunEvent::Fetching { done, total });
     }
 
     fn note(&self, text: &str) {
-        (self.on)(RunEvent::Note(text.to_owned()));
+        self.0(RunEvent::Note(text.to_owned()));
     }
 }

@@ -15,15 +15,12 @@ use vmtest_agent::{Ended, Program, Task};
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::launch::{self, Host, Launch};
+use crate::launch::{self, FOR_EVER, Host, Launch};
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::{backends, closure, flags, kernels};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
-///
-/// # Errors
-/// When the command could not be run: the kernel is unavailable, a tool is missing, the guest died.
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     // A script reads what the command says, and nothing else.
     let note = |note: String| {
@@ -35,9 +32,6 @@ pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
 }
 
 /// `run`: in a restored guest, with all that the command would have here.
-///
-/// # Errors
-/// As [`exec`].
 pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     // What is not the program's own would be mixed with what it prints.
     run(dirs, flags, true, std::env::vars_os(), &|_| {})
@@ -78,7 +72,7 @@ fn run(
         accel,
         metadata: &metadata,
         keep: &keep(dirs, &program),
-        limit: flags.one.vm.timeout.map(Duration::from_secs_f64),
+        limit: flags.one.vm.timeout.map_or(FOR_EVER, Duration::from_secs_f64),
         each_test: Duration::ZERO,
         log: &log,
         copy_out: flags.guest.keep.as_deref(),
@@ -100,11 +94,8 @@ fn run(
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     // That nobody reads it any more is no news.
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(error).context("cannot write the command's output");
-        }
-        _ => {}
+    if let Some(error) = written.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        return Err(error).context("cannot write the command's output");
     }
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
@@ -130,7 +121,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
         files.extend(closure::of_package(Path::new(package), &dirs.target)?);
     }
-    Ok(Files { files: closure::in_place(files) })
+    Ok(closure::in_place(files))
 }
 
 fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
@@ -138,11 +129,11 @@ fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
+    if let Some(words) = &seen.console.panic {
+        return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
+    }
+    let not_run = |why: String| Err(Exit::not_run(format!("kernel {kernel}: {why}")));
     let code = match (&seen.ended, &seen.end) {
-        _ if seen.console.panic.is_some() => {
-            let words = seen.console.panic.as_deref().unwrap_or_default();
-            return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
-        }
         (Some(Ended::NotStarted { reason }), _) => return Err(Exit::not_run(reason)),
         (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
         (Some(Ended::Killed { signal }), _) => {
@@ -151,23 +142,15 @@ fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
         }
         // Nobody reads what it prints, as in a pipe to head(1).
         (None, End::Interrupted) => return Ok(exit::interrupted(nix::libc::SIGPIPE)),
-        (None, End::Deadline) => {
-            let limit = seen.limit.as_secs_f64();
-            return Err(Exit::not_run(format!("kernel {kernel}: not finished within {limit} s")));
-        }
-        (None, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => {
-            return Err(Exit::not_run(format!("kernel {kernel}: {why}")));
-        }
+        (None, End::Deadline) => return not_run(format!("not finished within {} s", seen.limit.as_secs_f64())),
+        (None, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => return not_run(why.clone()),
         (None, End::GuestShutdown) if seen.ready.is_some() => {
-            return Err(Exit::failed(format!(
-                "kernel {kernel}: the guest shut down or rebooted before the command ended"
-            )));
+            let why = "the guest shut down or rebooted before the command ended";
+            return Err(Exit::failed(format!("kernel {kernel}: {why}")));
         }
         (None, end) => {
             let tail = seen.console.tail.join("\n");
-            return Err(Exit::not_run(format!(
-                "kernel {kernel}: no answer from the guest ({end:?}); its console's end:\n{tail}"
-            )));
+            return not_run(format!("no answer from the guest ({end:?}); its console's end:\n{tail}"));
         }
     };
     if let Some(splat) = seen.console.splats.first() {
@@ -189,10 +172,6 @@ mod tests {
         Observed { ended, end, ..seen }
     }
 
-    fn code(seen: Observed) -> u8 {
-        conclude("k", seen).unwrap_or_else(|error| exit::code_of(&error))
-    }
-
     #[test]
     fn the_exit_code_is_the_command_s_unless_the_kernel_complains() {
         let exited = |code| Some(Ended::Exited { code });
@@ -209,7 +188,8 @@ mod tests {
             (None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
             let words = format!("{ended:?} {end:?}");
-            assert_eq!(code(seen(ended, end, console)), expected, "{words}");
+            let concluded = conclude("k", seen(ended, end, console));
+            assert_eq!(concluded.unwrap_or_else(|error| exit::code_of(&error)), expected, "{words}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,16 +18,13 @@ use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
 use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig::{self, Checked};
+use vm_kernels::lock::{self, How};
 use vmtest_agent::{Job, Task};
 
 use crate::dirs::Dirs;
-use crate::log_dir::LogDir;
+use crate::exit::Exit;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
-
-/// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
-/// [`vm_kernels::kconfig`].
-const HOST_ROOT: (&str, &str) = ("vm/kconfig.host-root", include_str!("../../kconfig.host-root"));
 
 /// This machine, and when the run began: what all guests of a run have in common.
 pub struct Host<'a> {
@@ -38,27 +36,21 @@ pub struct Host<'a> {
     pub started: Instant,
     /// For finding out whether KVM works.
     qemu: PathBuf,
-    /// Where console logs are kept.
-    logs: LogDir,
+    /// Where console logs are kept, spared by other runs while this one lasts.
+    logs: (PathBuf, Option<File>),
     /// Whether it was said why KVM is not used.
     accel_note: Once,
 }
 
 impl<'a> Host<'a> {
-    /// Makes a directory for the console logs of a run that began at `started`.
-    ///
-    /// # Errors
-    /// When QEMU is missing, or the directory cannot be made.
+    /// For a run that began at `started`.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, "qemu-system-x86_64")?;
-        let logs = LogDir::create(&dirs.logs())?;
+        let logs = log_dir(&dirs.target.join("vmtest/logs"))?;
         Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
     }
 
-    /// KVM or TCG; why not KVM is said to `note`, once for all kernels of a run.
-    ///
-    /// # Errors
-    /// When what was asked for does not work.
+    /// Why not KVM is said to `note`, once for all kernels of a run.
     pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
         let (accel, why_not_kvm) = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
         if let Some(why) = why_not_kvm {
@@ -71,8 +63,28 @@ impl<'a> Host<'a> {
     pub fn log(&self, names: &[&str]) -> PathBuf {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
-        self.logs.path().join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
+        self.logs.0.join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
     }
+}
+
+/// How many runs' logs are kept.
+const LOGS_KEPT: usize = 20;
+
+/// Makes a directory for a run's console logs, with a lock on it, and removes those of runs long past.
+fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
+    let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
+    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
+    let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    old.sort();
+    for dir in old.iter().take(old.len().saturating_sub(LOGS_KEPT)) {
+        if let Ok(Some(_lock)) = lock::existing(dir, How::NonBlockingLockExclusive) {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+    Ok((path, lock))
 }
 
 /// A guest to be started, and what is to be done in it.
@@ -89,8 +101,8 @@ pub struct Launch<'a> {
     pub metadata: &'a Metadata,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
-    /// How long it may take from its start to the end of the job; for ever if nothing.
-    pub limit: Option<Duration>,
+    /// How long it may take from its start to the end of the job.
+    pub limit: Duration,
     /// How much longer for each test.
     pub each_test: Duration,
     /// Where its console is kept.
@@ -122,14 +134,11 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
 }
 
 /// Longer than anybody waits.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
-    /// does not count: another one has the whole time again.
-    ///
-    /// # Errors
-    /// When the host cannot do it; nothing that the guest does is an error.
+    /// does not count: another one has the whole time again. Nothing that the guest does is an error.
     pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
         let has_printed = Cell::new(false);
@@ -139,7 +148,7 @@ impl Launch<'_> {
             }
             progress(event)
         };
-        let deadline = || Instant::now() + self.limit.unwrap_or(FOR_EVER);
+        let deadline = || Instant::now() + self.limit;
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
         let mut seen = self.once(host_root, first, &mut progress)?;
         if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.metadata.root) {
@@ -157,7 +166,11 @@ impl Launch<'_> {
 
     /// What was wrong with a guest that is in doubt.
     fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
-        match self.damaged(host_root) {
+        let verify = || {
+            let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
+            self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
+        };
+        match verify() {
             Ok(Some(why)) => return Some(why),
             Ok(None) => {}
             // That is no reason to lose what was seen.
@@ -170,26 +183,17 @@ impl Launch<'_> {
         panic.map(|words| format!("the kernel panicked at once: {words}"))
     }
 
-    fn damaged(&self, host_root: bool) -> Result<Option<String>> {
-        let files = self.files(host_root)?;
-        let run = RunDir::create(&self.host.dirs.runs())?;
-        self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
-    }
-
     fn files(&self, host_root: bool) -> Result<Files> {
         if host_root { Ok(Files::default()) } else { (self.files)() }
     }
 
     fn wants_host_root(&self) -> Result<bool> {
-        if self.metadata.root != RootChoice::Auto {
+        // What is there is for this machine.
+        if self.metadata.root != RootChoice::Auto || !self.kernel.arch.is_host() {
             return Ok(self.metadata.root == RootChoice::Host);
         }
-        if !self.kernel.arch.is_host() {
-            // The programs there are for this machine.
-            return Ok(false);
-        }
-        let (name, text) = HOST_ROOT;
-        match kconfig::check(self.kernel, kconfig::needs(text, name)?) {
+        let needs = kconfig::needs(include_str!("../../kconfig.host-root"), "vm/kconfig.host-root")?;
+        match kconfig::check(self.kernel, needs) {
             Checked::Missing(missing) => {
                 let options: Vec<&str> = missing.iter().map(|missing| missing.need.option.as_str()).collect();
                 (self.note)(brought_along(&format!("the kernel has no {}", options.join(", no "))));
@@ -206,13 +210,12 @@ impl Launch<'_> {
         deadline: Instant,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Observed> {
-        let files = self.files(host_root)?;
-        let run = RunDir::create(&self.host.dirs.runs())?;
+        let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
         let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
         (self.started)(started.ready.is_some());
         let job = self.job(&started, host_root)?;
-        let limits = Limits { deadline, given: self.limit.unwrap_or(FOR_EVER), each_test: self.each_test };
-        let mut archive = self.copy_out.map(|_| self.archive()).transpose()?;
+        let limits = Limits { deadline, given: self.limit, each_test: self.each_test };
+        let mut archive = self.copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: Progress<'_>| match (event, &mut archive) {
             (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
             (Progress::Archive(_), None) => ControlFlow::Break(()),
@@ -224,15 +227,6 @@ impl Launch<'_> {
             (self.note)(archive.finish()?);
         }
         Ok(seen)
-    }
-
-    /// Beside the log.
-    fn archive(&self) -> Result<Archive> {
-        let path = self.log.with_extension("tar");
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(directory)
-            .with_context(|| format!("cannot write to {}", directory.display()))?;
-        Ok(Archive { path, file, bytes: 0, written: Ok(()) })
     }
 
     fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
@@ -282,6 +276,15 @@ struct Archive {
 const LONGEST_ARCHIVE: u64 = 1 << 30;
 
 impl Archive {
+    /// Beside the log.
+    fn create(log: &Path) -> Result<Self> {
+        let path = log.with_extension("tar");
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
+        Ok(Self { path, file, bytes: 0, written: Ok(()) })
+    }
+
     fn add(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         self.bytes += bytes.len() as u64;
         self.written = match self.bytes > LONGEST_ARCHIVE {
@@ -304,4 +307,20 @@ fn random_hex(bytes: usize) -> Result<String> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random).context("the system gives no random numbers")?;
     Ok(hex::encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn logs_of_a_run_that_lasts_are_kept_however_many_come_after() {
+        let logs = tempfile::tempdir().unwrap();
+        let create = || log_dir(logs.path()).unwrap();
+        let (first, second) = (create(), create().0);
+        (0..LOGS_KEPT).for_each(|_| drop(create()));
+        assert!(first.0.is_dir() && !second.exists());
+        assert_eq!(std::fs::read_dir(logs.path()).unwrap().count(), LOGS_KEPT + 1);
+    }
 }

@@ -18,7 +18,6 @@ pub mod flags;
 pub mod kernels;
 pub mod launch;
 pub mod load;
-mod log_dir;
 pub mod metadata;
 mod outcome;
 mod parallel;

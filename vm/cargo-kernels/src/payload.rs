@@ -50,10 +50,6 @@ const MINIMAL_ENV: [(&str, &str); 3] =
 impl Payload {
     /// Builds what is out of date, for guests of an architecture. For those of another than this machine's all is linked
     /// statically, unless a `--target` is chosen.
-    ///
-    /// # Errors
-    /// When a tool is missing, when something does not compile (the compiler's own words go to stderr), or when there are
-    /// no tests.
     pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, chosen: &flags::Vmtest) -> Result<Self> {
         let is_static = metadata.is_static;
         if is_static {
@@ -104,9 +100,6 @@ impl Payload {
     }
 
     /// What is brought along into a guest that has not the host's root directory, at the same paths as here.
-    ///
-    /// # Errors
-    /// When a file cannot be read or is missing.
     pub fn brought_along(&self) -> Result<&Files> {
         let files = self.brought_along.get_or_init(|| self.gather().map_err(|error| format!("{error:#}")));
         files.as_ref().map_err(|error| anyhow!("{error}"))
@@ -125,7 +118,7 @@ impl Payload {
                 files.extend(closure::of_package(Path::new(directory), &self.target)?);
             }
         }
-        Ok(Files { files: closure::in_place(files) })
+        Ok(closure::in_place(files))
     }
 
     /// How a binary is started in a guest that has not the host's root directory.

@@ -30,24 +30,10 @@ pub struct Built {
 }
 
 /// The arguments of `cargo test` that choose targets.
-const TARGETS: &[&str] = &[
-    "--all-targets",
-    "--bench",
-    "--benches",
-    "--bin",
-    "--bins",
-    "--example",
-    "--examples",
-    "--lib",
-    "--test",
-    "--tests",
-];
+const TARGETS: &str = "--all-targets --bench --benches --bin --bins --example --examples --lib --test --tests";
 
 /// Builds what `cargo test ARGS` tests, and finds out how it would start it with the arguments after `--`. What cargo says
 /// goes to stderr as usual.
-///
-/// # Errors
-/// When there is no project, something does not compile, or nothing is to be tested.
 pub fn build(
     dirs: &Dirs,
     args: &[OsString],
@@ -57,15 +43,16 @@ pub fn build(
     if !dirs.project.join("Cargo.toml").exists() {
         return Err(Exit::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
-    let chosen = |arg: &OsString| arg.to_str().is_some_and(|arg| TARGETS.contains(&name_of(arg)));
+    let chosen = |arg: &OsString| {
+        let name = arg.to_str().and_then(|arg| arg.split('=').next());
+        TARGETS.split(' ').any(|target| name == Some(target))
+    };
     // Documentation tests have no executables.
     let all: &[&str] = if args.iter().any(chosen) { &[] } else { &["--tests"] };
     let test = || -> Result<Command> {
         let mut command = cargo::command(dirs, "test")?;
         command.args(all).args(args);
-        if let Some(static_build) = static_build {
-            static_build.apply(&mut command);
-        }
+        static_build.map(|static_build| static_build.apply(&mut command));
         Ok(command)
     };
     let messages = cargo::messages(test()?.args(["--no-run"]))?;
@@ -90,10 +77,6 @@ pub fn build(
     record(&mut recording, ids.keys().next().map(PathBuf::as_path), directory.path())?;
     built.tests = read(directory.path(), &ids)?;
     Ok(built)
-}
-
-fn name_of(arg: &str) -> &str {
-    arg.split('=').next().unwrap_or(arg)
 }
 
 /// What was built: test binaries are kept by path, with their ids.

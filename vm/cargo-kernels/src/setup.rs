@@ -23,9 +23,6 @@ const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 const MARKER: &str = "vmtest-complete";
 
 /// Runs the command.
-///
-/// # Errors
-/// When something that is needed could not be installed, or must be installed by hand.
 pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8> {
     if let Some(arch) = arch.filter(|arch| !arch.is_host()) {
         cross::set_up(dirs, arch, dry_run)?;
@@ -53,9 +50,6 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
 
 /// Installs what is missing, and what these `more` take, where that can be installed; says what it is about to do, and is
 /// quick and quiet when nothing is missing.
-///
-/// # Errors
-/// As [`run`].
 pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     if missing(dirs, more).is_empty() {
         return Ok(());

@@ -1,13 +1,15 @@
 //! `cargo xtask shell`: a kernel to look around in.
 
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cross;
-use crate::kernels::{self, Target};
+use crate::kernels;
 use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
@@ -18,15 +20,17 @@ use crate::metadata::Metadata;
 use crate::tools;
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
+use vm_guest::vng::listen;
 
 /// The script's name.
 const SCRIPT: &str = "shell";
 
+/// How the end of the shell is told, whose exit code virtme-ng does not pass on: by the guest's second serial port.
+const CODE: &str = "vmtest-code";
+
 /// Runs the command: an interactive shell in a kernel, in the working directory, with the host's
-/// files read-only; for another architecture, in a root directory with little more than busybox. It ends with the shell.
-///
-/// # Errors
-/// When the kernel cannot be had, a tool is missing, or virtme-ng cannot be started.
+/// files read-only; for another architecture, in a root directory with little more than busybox. It ends with the shell,
+/// and with its exit code.
 pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
         return Err(Exit::usage(format!(
@@ -37,32 +41,43 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
-    let mut host = host_root(dirs, &kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?, &flags.vm)?;
+    let target = kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?;
+    let (arch, vng, qemu) = (target.arch(), tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
+    let kernel = kernels::obtain(&target)?;
+    let (accel, why_not_kvm) = accel::choose(flags.vm.accel, &qemu, &kernel, &dirs.cache)?;
+    if let Some(why) = why_not_kvm {
+        eprintln!("{why}");
+    }
+    let programs = (!arch.is_host()).then(|| cross::programs(dirs, arch)).transpose()?;
+    let mut host = HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())?;
     let shell = match &host.root {
         Some(root) => {
-            start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"))?;
+            start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"), arch.channel_device)?;
             format!("/{SCRIPT}")
         }
         None => {
             let cwd = std::env::current_dir().context("cannot find the working directory")?;
-            start_script(host.run.path(), &cwd, &flags.env, &roots_shell())?
+            start_script(host.run.path(), &cwd, &flags.env, &roots_shell(), arch.channel_device)?
         }
     };
+    let channel = listen(host.run.path(), CODE)?;
+    host.command.arg(format!("--qemu-opts=-chardev socket,id={CODE},path={CODE}"));
+    host.command.arg(format!("--qemu-opts={}", arch.channel(CODE).join(" ")));
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
     let status = host.command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
-    Ok(status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED)))
+    let of_virtme_ng = || status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED));
+    Ok(said(&channel).unwrap_or_else(of_virtme_ng))
 }
 
-/// A guest with this machine's root directory, ready to be started.
-fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
-    let kernel = kernels::obtain(target)?;
-    let (accel, why_not_kvm) = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
-    if let Some(why) = why_not_kvm {
-        eprintln!("{why}");
-    }
-    let programs = (!kernel.arch.is_host()).then(|| cross::programs(dirs, kernel.arch)).transpose()?;
-    HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
+/// The exit code that the guest, which has ended, wrote to its channel; nothing if the shell did not end by itself.
+fn said(channel: &UnixListener) -> Option<u8> {
+    // Nobody waits for a QEMU that never came.
+    channel.set_nonblocking(true).ok()?;
+    let (end, _) = channel.accept().ok()?;
+    end.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut code = String::new();
+    end.take(16).read_to_string(&mut code).ok()?;
+    code.trim().parse().ok()
 }
 
 fn roots_shell() -> PathBuf {
@@ -73,7 +88,7 @@ fn roots_shell() -> PathBuf {
 /// Writes what virtme-ng is to take for root's shell, and gives its path: a script that starts the real one where it is
 /// wanted. On its way to the guest an argument passes through a shell and the kernel's command line, whose quoting
 /// differs; a file is read by one shell, once.
-fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path) -> Result<String> {
+fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path, device: &str) -> Result<String> {
     let path = dir.join(SCRIPT);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
     let name = path.to_str().filter(|path| path.chars().all(plain)).map(str::to_owned);
@@ -90,8 +105,9 @@ fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path) 
     for (name, value) in env {
         script.extend_from_slice(format!("\nexport {name}={}", shlex::try_quote(value)?).as_bytes());
     }
-    let end = [b"\nexport SHELL=", &*shell, b"\nexec ", &*shell, b" \"$@\"\n"].concat();
-    script.extend(end);
+    // Ctrl-C is the shell's.
+    let end = format!(" \"$@\"\necho $? > {device}\n");
+    script.extend([b"\ntrap : INT\nexport SHELL=", &*shell, b"\n", &*shell, end.as_bytes()].concat());
     fs::write(&path, script)
         // It has what --env says, which may be a secret: only the owner, and root in the guest, read it.
         .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
@@ -114,10 +130,11 @@ mod tests {
         let cwd = dir.path().join(odd);
         fs::create_dir(&cwd).unwrap();
         let env = [("ODD".to_owned(), odd.to_owned())];
-        let script = start_script(dir.path(), &cwd, &env, &roots_shell()).unwrap();
+        let device = dir.path().join("code");
+        let script = start_script(dir.path(), &cwd, &env, &roots_shell(), device.to_str().unwrap()).unwrap();
         let said = dir.path().join("said");
         let run = Command::new("sh")
-            .args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\""])
+            .args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\"; exit 3"])
             .arg(&said)
             .current_dir(dir.path())
             .output()
@@ -126,7 +143,8 @@ mod tests {
         let expected = format!("{}\n{odd}", cwd.display());
         assert_eq!(fs::read_to_string(said).unwrap(), expected);
         assert!(!dir.path().join("x").exists() && !cwd.join("x").exists());
-        let error = start_script(&cwd, &cwd, &env, &roots_shell()).unwrap_err();
+        assert_eq!(fs::read_to_string(device).unwrap(), "3\n");
+        let error = start_script(&cwd, &cwd, &env, &roots_shell(), "").unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
     }
 }

@@ -24,34 +24,32 @@ use guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
 /// How to build static executables on this machine.
 #[derive(Debug)]
 pub struct StaticBuild {
-    arch: &'static Arch,
-    /// Directories with the archives; what the user listed stays in front.
-    libraries: Vec<PathBuf>,
+    target: &'static str,
+    /// What the linker has to be told of libelf.
     script: PathBuf,
-    /// What cargo has to know besides to compile for another architecture.
-    cross: Option<[(String, OsString); 3]>,
+    /// Where the archives are; for another architecture, its compiler, too.
+    env: Vec<(String, OsString)>,
 }
 
 impl StaticBuild {
     /// Finds the archives: this machine's, or those for another architecture.
-    ///
-    /// # Errors
-    /// When one is missing, or the compiler for it; the message says what to install.
     pub fn detect(dirs: &Dirs, arch: &'static Arch) -> Result<Self> {
-        cross::require(dirs, arch)?;
-        let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
-        let archives = match &sysroot {
-            Some(sysroot) => vec![sysroot.libraries().join("libelf.a")],
-            None => ["libelf.a", "libc.a", "libz.a"]
-                .map(|archive| tools::find(dirs, archive))
-                .into_iter()
-                .collect::<Result<_>>()?,
+        let (libelf, env) = if arch.is_host() {
+            let archives = ["libelf.a", "libc.a", "libz.a"].map(|archive| tools::find(dirs, archive));
+            let archives = archives.into_iter().collect::<Result<Vec<_>>>()?;
+            let directories = archives.iter().filter_map(|archive| archive.parent()).map(Path::to_owned);
+            // What the user listed stays in front.
+            let libraries = std::env::join_paths(listed_directories().into_iter().chain(directories))?;
+            (archives[0].clone(), vec![(LIBRARY_PATH.to_owned(), libraries)])
+        } else {
+            cross::require(dirs, arch)?;
+            let sysroot = cross::sysroot(dirs, arch)?;
+            let mut env = cross::environment(arch, &sysroot).to_vec();
+            let target = arch.target.replace('-', "_");
+            env.push((format!("{LIBRARY_PATH}_{target}"), sysroot.libraries().into()));
+            (sysroot.libraries().join("libelf.a"), env)
         };
-        let listed = if sysroot.is_some() { Vec::new() } else { listed_directories() };
-        let found = archives.iter().filter_map(|archive| archive.parent()).map(Path::to_owned);
-        let libraries = listed.into_iter().chain(found).collect();
-        let libelf = &archives[0];
-        let text = std::fs::read(libelf).map(|archive| linker_script(&archive));
+        let text = std::fs::read(&libelf).map(|archive| linker_script(&archive));
         let text = text.with_context(|| format!("cannot read {}", libelf.display()))?;
         let script = dirs.target.join(format!("vmtest/{}libelf.ld", arch.tool_prefix()));
         // One that was not touched is nothing to link again for.
@@ -59,7 +57,7 @@ impl StaticBuild {
             whole_file::write(&script, text.as_bytes())
                 .with_context(|| format!("cannot write {}", script.display()))?;
         }
-        Ok(Self { arch, libraries, script, cross: sysroot.map(|sysroot| cross::environment(arch, &sysroot)) })
+        Ok(Self { target: arch.target, script, env })
     }
 
     /// Makes `cargo build` or `cargo test` produce static executables: adds `--target` and the environment. The
@@ -72,7 +70,7 @@ impl StaticBuild {
             let words = set("RUSTFLAGS")?;
             Some(words.split_whitespace().collect::<Vec<_>>().join("\x1f"))
         });
-        self.link(cargo.args(["--target", self.arch.target]), theirs)
+        self.link(cargo.args(["--target", self.target]), theirs)
     }
 
     /// Only the environment, with these flags for rustc in front.
@@ -80,14 +78,7 @@ impl StaticBuild {
         // `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
         let own = format!("{STATIC}\x1f--cfg=vmtest\x1f-Clink-arg={}", self.script.display());
         let flags: Vec<&str> = flags.as_deref().into_iter().chain([&*own]).collect();
-        let of_target = self.cross.as_ref().map(|_| format!("_{}", self.arch.target.replace('-', "_")));
-        cargo
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .env(
-                format!("{LIBRARY_PATH}{}", of_target.unwrap_or_default()),
-                std::env::join_paths(&self.libraries).unwrap_or_default(),
-            )
-            .envs(self.cross.clone().into_iter().flatten())
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).envs(self.env.iter().cloned())
     }
 }
 

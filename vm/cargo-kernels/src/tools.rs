@@ -92,19 +92,13 @@ pub fn named(name: &str) -> &'static Tool {
     TOOLS.iter().find(|tool| tool.name == name).unwrap_or_else(|| panic!("{name} is not in the table of tools"))
 }
 
-/// The path of a tool that works.
-///
-/// # Errors
-/// [`Unusable`]: one message that names the tool, what it is for, and how to get it.
+/// The path of a tool that works; else an [`Unusable`].
 pub fn find(dirs: &Dirs, name: &str) -> Result<PathBuf> {
     Ok(named(name).check(dirs)?.path)
 }
 
 /// Checks every program that is needed for this. Libraries are not looked for: that takes running the C compiler, and the
 /// build says which is missing.
-///
-/// # Errors
-/// As [`all_usable`].
 pub fn require(dirs: &Dirs, need: Need) -> Result<()> {
     let mut unusable = unusable(dirs, &[need]);
     unusable.retain(|one| !one.tool.is_archive());
@@ -118,9 +112,6 @@ pub fn unusable(dirs: &Dirs, needs: &[Need]) -> Vec<Unusable> {
 }
 
 /// Makes one error of all.
-///
-/// # Errors
-/// One message that names each tool, what it is for, and how to get it; none if there is none.
 pub fn all_usable(unusable: &[Unusable]) -> Result<()> {
     match unusable {
         [] => Ok(()),
@@ -143,9 +134,6 @@ pub struct Found {
 
 impl Tool {
     /// Finds it, and says which version it is.
-    ///
-    /// # Errors
-    /// Why it cannot be used.
     pub fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
         let path = self.locate(dirs)?;
         let wrong = |what: String| self.unusable(format!("{} {what}", path.display()));

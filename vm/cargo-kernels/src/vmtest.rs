@@ -27,11 +27,7 @@ use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vmtest_agent::TestId;
 
-/// Runs the command.
-///
-/// # Errors
-/// On wrong usage, when the program does not compile, and when a tool is missing. What happens to
-/// a kernel is not an error but a verdict.
+/// Runs the command. What happens to a kernel is not an error but a verdict.
 pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[])?;
@@ -104,16 +100,13 @@ impl Session<'_> {
     fn round(&self) -> Result<RunReport> {
         let flags = self.flags;
         let started = Instant::now();
-        let payloads = self
-            .backends
-            .iter()
-            .map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, self.flags))
-            .collect::<Result<Vec<_>>>()?;
+        let payloads = self.backends.iter().map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, flags));
+        let payloads = payloads.collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
-        let mut engines = Vec::new();
-        for ((arch, backend), payload) in self.backends.iter().zip(&payloads) {
-            engines.push((*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags.clone())));
-        }
+        let engines = self.backends.iter().zip(&payloads).map(|((arch, backend), payload)| {
+            (*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags.clone()))
+        });
+        let engines: Vec<_> = engines.collect();
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
         let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
@@ -131,8 +124,8 @@ impl Session<'_> {
         let mut said = ui::table(&run, flags.facts);
         let packages: BTreeSet<&str> = payloads.iter().flat_map(|it| &it.doc_tests).map(String::as_str).collect();
         if !packages.is_empty() {
-            let packages: Vec<&str> = packages.into_iter().collect();
-            said += &format!("not run: documentation tests of {}\n", packages.join(", "));
+            let packages = packages.into_iter().collect::<Vec<_>>().join(", ");
+            said += &format!("not run: documentation tests of {packages}\n");
         }
         let printed = ui::print(&said);
         if let Some(dir) = &flags.report {

@@ -214,7 +214,8 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
     Ok(())
 }
 
-fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+/// A socket that is there for QEMU to connect to.
+pub fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", dir.join(name).display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let dir = File::open(dir).with_context(failed)?;

@@ -12,16 +12,12 @@ use vm_kernels::Target;
 /// Runs every test of the payload, each in a guest of its own, and makes one report of them.
 pub fn run(engine: &Engine<'_>, target: &Target, on: OnEvent<'_>) -> KernelReport {
     let begun = Instant::now();
-    let listed = match &engine.payload.only {
-        Some(only) => Ok(only.clone()),
-        None => {
-            let report = engine.list(target, on);
-            if report.verdict == Verdict::Pass { Ok(report.missing) } else { Err(report) }
-        }
-    };
-    let tests = match listed {
-        Ok(tests) => tests,
-        Err(report) => return report,
+    let tests = match &engine.payload.only {
+        Some(only) => only.clone(),
+        None => match engine.list(target, on) {
+            report if report.verdict == Verdict::Pass => report.missing,
+            report => return report,
+        },
     };
     let mut whole = KernelReport::unknown(target.name(), engine.backend.name());
     whole.start_s = engine.host.started.elapsed().as_secs_f64();
@@ -29,9 +25,7 @@ pub fn run(engine: &Engine<'_>, target: &Target, on: OnEvent<'_>) -> KernelRepor
     for (done, test) in tests.iter().enumerate() {
         let log = engine.host.log(&[target.name(), &test.name]);
         let shifted = |event| match event {
-            RunEvent::Testing { current, .. } => {
-                on(RunEvent::Testing { done, total: tests.len(), current });
-            }
+            RunEvent::Testing { current, .. } => on(RunEvent::Testing { done, total: tests.len(), current }),
             // Told once, for the first of many guests.
             RunEvent::Preparing | RunEvent::Booting | RunEvent::Restoring if done > 0 => {}
             event => on(event),
@@ -78,10 +72,7 @@ fn add(whole: &mut KernelReport, test: &TestId, part: KernelReport) {
 }
 
 fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a + b),
-        (a, b) => a.or(b),
-    }
+    a.zip(b).map(|(a, b)| a + b).or(a).or(b)
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ impl Guests<'_> {
             accel,
             metadata: self.metadata,
             keep: &[],
-            limit: Some(self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64)),
+            limit: self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64),
             each_test: Duration::ZERO,
             log: &log,
             copy_out: None,
