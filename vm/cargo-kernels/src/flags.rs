@@ -139,8 +139,8 @@ pub struct Vmtest {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
     /// Run only the M-th of N shares of the kernels
-    #[arg(long, value_name = "M/N")]
-    pub partition: Option<Partition>,
+    #[arg(long, value_name = "M/N", value_parser = partition)]
+    pub partition: Option<(usize, usize)>,
     /// Write report.json, junit.xml, summary.md, report.html and the console logs here
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
@@ -164,25 +164,10 @@ pub struct Vmtest {
     pub test_args: Vec<String>,
 }
 
-/// `--partition M/N`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Partition {
-    /// Which share, from 1.
-    pub index: u32,
-    /// Of how many.
-    pub count: u32,
-}
-
-impl std::str::FromStr for Partition {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
-        match parsed {
-            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
-            _ => Err("expected M/N with 1 <= M <= N, such as 1/3".into()),
-        }
-    }
+fn partition(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once('/').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+    let valid = parsed.filter(|(share, count)| (1..=*count).contains(share));
+    valid.ok_or("expected M/N with 1 <= M <= N, such as 1/3".into())
 }
 
 /// The longest time limit that can be asked for, in seconds: a day.

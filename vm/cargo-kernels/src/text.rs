@@ -29,19 +29,16 @@ pub fn line(raw: &str) -> String {
     lines.fold(first, |line, next| line + " " + next.trim())
 }
 
-/// The last `count` lines of what a guest wrote, without trailing blank ones, and how many lines were left out.
-pub fn tail(raw: &str, count: usize) -> (Vec<String>, usize) {
+/// The last `count` lines of what a guest wrote, without trailing blank ones, behind a line that says how many are left out.
+pub fn tail(raw: &str, count: usize) -> Vec<String> {
     let lines: Vec<&str> = raw.trim_end().lines().collect();
     let skipped = lines.len().saturating_sub(count);
-    (lines[skipped..].iter().map(|raw| line(raw)).collect(), skipped)
-}
-
-/// What stands for the lines that [`tail`] left out.
-pub fn left_out(lines: usize) -> String {
-    match lines {
-        1 => "… 1 line before".into(),
-        lines => format!("… {lines} lines before"),
-    }
+    let left_out = match skipped {
+        0 => None,
+        1 => Some("… 1 line before".to_owned()),
+        lines => Some(format!("… {lines} lines before")),
+    };
+    left_out.into_iter().chain(lines[skipped..].iter().map(|raw| line(raw))).collect()
 }
 
 /// The beginning and the end of a text, at most `limit` bytes of each, with a word on what is between them.
@@ -142,8 +139,8 @@ mod tests {
         assert_eq!((end("6.12", 9), end("/home/me/linux/bzImage", 9)), ("6.12".into(), "…/bzImage".into()));
         assert_eq!(ends("0123456789", 5), "0123456789");
         assert_eq!(ends("äöüäöü", 3), "ä\n[… 8 bytes are left out here …]\nü");
-        assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), (vec!["b".into(), "c".into()], 1));
-        assert_eq!(tail("", 2), (vec![], 0));
+        assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), ["… 1 line before", "b", "c"]);
+        assert!(tail("", 2).is_empty());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
-    let targets = share(kernels::select(dirs, names, &flags.select.of.arches)?, flags.partition);
+    let targets = share(kernels::select(dirs, names, &flags.select.of.arches)?, flags.partition.unwrap_or((1, 1)));
     if targets.is_empty() {
         eprintln!("this share of the kernels is empty: there is nothing to run");
     }
@@ -160,8 +160,6 @@ fn name_missing(kernels: &mut [KernelReport]) {
 }
 
 /// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
-fn share(targets: Vec<Target>, partition: Option<flags::Partition>) -> Vec<Target> {
-    let Some(partition) = partition else { return targets };
-    let (index, count) = (partition.index as usize - 1, partition.count as usize);
-    targets.into_iter().skip(index).step_by(count).collect()
+fn share(targets: Vec<Target>, (share, count): (usize, usize)) -> Vec<Target> {
+    targets.into_iter().skip(share - 1).step_by(count).collect()
 }

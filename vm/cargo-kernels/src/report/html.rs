@@ -1,11 +1,12 @@
 //! report.html: everything about a run in one file that needs no other, no network and no script.
 //!
-//! Here the page's data is made; report.html.j2 is its looks. Whatever the guest wrote goes through [`crate::text`]
-//! and then through the template engine's escaping, and the page's own policy forbids scripts and resources.
+//! Here the page's data is made; report.html.j2 is its looks. Every text goes through [`crate::text`] and the template
+//! engine's escaping ([`page`]), and the page's own policy forbids scripts and resources.
 
 use anyhow::{Context, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, escape_formatter};
 use vmtest_agent::{TestId, TestResult};
 
 use super::json::moment;
@@ -33,16 +34,12 @@ const MARKS: [(&str, &str, &str); 6] = [
 ];
 
 /// The whole file.
-///
-/// # Errors
-///
-/// A console log cannot be read.
 pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
     let names = TestNames::of(run);
     let kernels = run.kernels.iter().zip(logs).enumerate();
     let kernels = kernels.map(|(index, (report, log))| kernel(index, report, log.as_deref(), &names));
     let data = context! {
-        program => text::line(&run.program),
+        program => &run.program,
         sum => run.sum(),
         started => moment(run.started, 0.0).format("%Y-%m-%d %H:%M:%S UTC").to_string(),
         total => format!("{:.1} s", run.total_s),
@@ -57,10 +54,14 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
     page(include_str!("report.html.j2"), data).context("cannot make report.html")
 }
 
-/// A page of this template. Everything in it is escaped, and a name that is not there is an error.
+/// A page of this template. Whatever is put into it is made safe to show, and a name that is not there is an error.
 pub fn page(template: &str, data: Value) -> Result<String> {
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
+    templates.set_formatter(|out, state, value| match value.as_str().filter(|_| !value.is_safe()) {
+        Some(raw) => escape_formatter(out, state, &text::block(raw).into()),
+        None => escape_formatter(out, state, value),
+    });
     templates.set_undefined_behavior(UndefinedBehavior::Strict);
     templates.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     Ok(templates.render_str(template, data)?)
@@ -92,7 +93,7 @@ fn cell(kernel_index: usize, kernel: &KernelReport, test: &TestId) -> Value {
     context! {
         result,
         mark => MARKS.iter().find(|(word, ..)| *word == result).map_or("", |(_, mark, _)| mark),
-        words => format!("{words} on {}", text::line(&kernel.name)),
+        words => format!("{words} on {}", kernel.name),
         link => failed.map(|(index, _)| failure_id(kernel_index, index)),
     }
 }
@@ -109,30 +110,26 @@ fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNa
             name => names.name(&outcome.test),
             words => words::sentence(outcome),
             dropped_bytes => outcome.dropped_bytes,
-            output => text::block(&text::ends(&outcome.output, OUTPUT)),
+            output => text::ends(&outcome.output, OUTPUT),
         }
     });
     let console = kernel.console_log.as_ref().map(|file| {
         let log = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        anyhow::Ok(text::block(&text::ends(&String::from_utf8_lossy(&log), CONSOLE)))
+        anyhow::Ok(text::ends(&String::from_utf8_lossy(&log), CONSOLE).into_owned())
     });
     Ok(context! {
         id => format!("k{index}"),
-        name => text::line(&kernel.name),
         short_name => text::end(&text::line(&kernel.name), SHORT_NAME),
-        release => kernel.release.as_deref().map(text::line),
-        verdict => kernel.verdict.word(),
         standing => standing(kernel),
         mark => words::mark(kernel),
         words => summary(kernel),
-        reason => text::line(&kernel.reason),
-        excerpt => words::excerpt(kernel).join("\n"),
         failures => failures.collect::<Vec<_>>(),
         not_run => kernel.missing.iter().map(|test| names.name(test)).collect::<Vec<_>>(),
         start => kernel.start_s,
         phases => phases(kernel),
         log,
         console => console.transpose()?,
+        ..Value::from(Serde(kernel))
     })
 }
 
@@ -151,7 +148,7 @@ fn summary(kernel: &KernelReport) -> String {
     if !kernel.tests.is_empty() {
         words.insert(0, format!("{} tests", words::passed_of(kernel)));
     }
-    words.extend(kernel.accel.as_ref().map(|accel| text::line(&format!("{accel}, {}", kernel.backend))));
+    words.extend(kernel.accel.as_ref().map(|accel| format!("{accel}, {}", kernel.backend)));
     words.join(" · ")
 }
 

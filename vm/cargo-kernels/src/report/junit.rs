@@ -76,7 +76,7 @@ fn test_case(outcome: &TestOutcome) -> TestCase {
         _ => TestCaseStatus::non_success(NonSuccessKind::Failure),
     };
     if outcome.result != TestResult::Passed {
-        let (tail, _) = text::tail(&outcome.output, DESCRIPTION_LINES);
+        let tail = text::tail(&outcome.output, DESCRIPTION_LINES);
         status.set_type(words::result(&outcome.result)).set_message(words::sentence(outcome));
         if !tail.is_empty() {
             status.set_description(tail.join("\n"));

@@ -86,14 +86,11 @@ fn error(kernel: &KernelReport, names: &TestNames) -> String {
 fn failure(outcome: &TestOutcome, names: &TestNames) -> String {
     let name = code(&names.name(&outcome.test));
     let heading = format!("\n- {name} {}\n", prose(&words::sentence(outcome)));
-    let (tail, skipped) = text::tail(&outcome.output, OUTPUT_LINES);
+    let tail = text::tail(&outcome.output, OUTPUT_LINES);
     if tail.is_empty() {
         return heading;
     }
-    let mut lines: Vec<_> = tail.iter().map(|line| console::truncate_str(line, LINE_LENGTH, "…")).collect();
-    if skipped > 0 {
-        lines.insert(0, text::left_out(skipped).into());
-    }
+    let lines: Vec<_> = tail.iter().map(|line| console::truncate_str(line, LINE_LENGTH, "…")).collect();
     format!("{heading}\n<details><summary>output</summary>\n\n{}\n</details>\n", fenced(&lines.join("\n")))
 }
 

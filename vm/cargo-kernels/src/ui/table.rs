@@ -100,7 +100,8 @@ fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     for outcome in words::failures(kernel) {
         let what = format!("{}: {}", names.name(&outcome.test), after(outcome));
         lines.extend(wrap(INDENT, &what, looks));
-        lines.extend(output(outcome, looks));
+        let output = text::without_frames(text::without_summary(&outcome.output));
+        lines.extend(text::tail(&output, OUTPUT_LINES).iter().map(|line| quote(line, looks)));
     }
     let (missing, expected) = (kernel.missing.len(), kernel.expected_tests);
     if missing > 0 && !kernel.tests.is_empty() {
@@ -118,16 +119,6 @@ fn after(outcome: &TestOutcome) -> String {
         TestResult::NotStarted { .. } | TestResult::TimedOut => sentence,
         _ => format!("{sentence} after {:.1} s", outcome.seconds),
     }
-}
-
-fn output(outcome: &TestOutcome, looks: Looks) -> Vec<String> {
-    let (tail, skipped) = text::tail(&text::without_frames(text::without_summary(&outcome.output)), OUTPUT_LINES);
-    let mut lines = Vec::new();
-    if skipped > 0 {
-        lines.push(quote(&text::left_out(skipped), looks));
-    }
-    lines.extend(tail.iter().map(|line| quote(line, looks)));
-    lines
 }
 
 /// A guest's line behind a mark, cut where the terminal would wrap it.
