@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::cross;
 use crate::kernels::{self, Target};
@@ -17,7 +18,8 @@ use crate::flags;
 use crate::metadata::Metadata;
 use crate::tools::{self, Tool};
 use vm_guest::accel;
-use vm_guest::host_root::HostRoot;
+use vm_guest::rundir::RunDir;
+use vm_guest::vng;
 
 /// The script's name.
 const SCRIPT: &str = "shell";
@@ -37,32 +39,33 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
-    let mut host = host_root(dirs, &kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?, &flags.vm)?;
-    let shell = match &host.root {
+    let (run, mut command, root) =
+        host_root(dirs, &kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?, &flags.vm)?;
+    let shell = match &root {
         Some(root) => {
             start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"))?;
             format!("/{SCRIPT}")
         }
         None => {
             let cwd = std::env::current_dir().context("cannot find the working directory")?;
-            start_script(host.run.path(), &cwd, &flags.env, &roots_shell())?
+            start_script(run.path(), &cwd, &flags.env, &roots_shell())?
         }
     };
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
-    let status = host.command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
+    let status = command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
     Ok(status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED)))
 }
 
-/// A guest with this machine's root directory, ready to be started.
-fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
+/// What starts a guest with this machine's root directory, below the directory of this run; and the root, if it is its own.
+fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<(RunDir, Command, Option<PathBuf>)> {
+    let (program, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(target)?;
     let (accel, why_not_kvm) = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
     if let Some(why) = why_not_kvm {
         eprintln!("{why}");
     }
     let programs = (!kernel.arch.is_host()).then(|| cross::programs(dirs, kernel.arch)).transpose()?;
-    HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
+    vng::host_root(&kernel, accel, &program, &qemu, programs.as_ref(), &dirs.runs())
 }
 
 fn roots_shell() -> PathBuf {
@@ -102,8 +105,6 @@ fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path) 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use std::process::Command;
 
     use super::*;
 
