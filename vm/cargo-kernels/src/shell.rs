@@ -19,8 +19,7 @@ use crate::flags;
 use crate::metadata::Metadata;
 use crate::tools;
 use vm_guest::accel;
-use vm_guest::host_root::HostRoot;
-use vm_guest::vng::listen;
+use vm_guest::vng;
 
 /// The script's name.
 const SCRIPT: &str = "shell";
@@ -42,29 +41,29 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
     }
     let target = kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?;
-    let (arch, vng, qemu) = (target.arch(), tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
+    let (arch, program, qemu) = (target.arch(), tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(&target)?;
     let (accel, why_not_kvm) = accel::choose(flags.vm.accel, &qemu, &kernel, &dirs.cache)?;
     if let Some(why) = why_not_kvm {
         eprintln!("{why}");
     }
     let programs = (!arch.is_host()).then(|| cross::programs(dirs, arch)).transpose()?;
-    let mut host = HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())?;
-    let shell = match &host.root {
+    let (run, mut command, root) = vng::host_root(&kernel, accel, &program, &qemu, programs.as_ref(), &dirs.runs())?;
+    let shell = match &root {
         Some(root) => {
             start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"), arch.channel_device)?;
             format!("/{SCRIPT}")
         }
         None => {
             let cwd = std::env::current_dir().context("cannot find the working directory")?;
-            start_script(host.run.path(), &cwd, &flags.env, &roots_shell(), arch.channel_device)?
+            start_script(run.path(), &cwd, &flags.env, &roots_shell(), arch.channel_device)?
         }
     };
-    let channel = listen(host.run.path(), CODE)?;
-    host.command.arg(format!("--qemu-opts=-chardev socket,id={CODE},path={CODE}"));
-    host.command.arg(format!("--qemu-opts={}", arch.channel(CODE).join(" ")));
+    let channel = vng::listen(run.path(), CODE)?;
+    command.arg(format!("--qemu-opts=-chardev socket,id={CODE},path={CODE}"));
+    command.arg(format!("--qemu-opts={}", arch.channel(CODE).join(" ")));
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
-    let status = host.command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
+    let status = command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
     let of_virtme_ng = || status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED));
     Ok(said(&channel).unwrap_or_else(of_virtme_ng))
 }

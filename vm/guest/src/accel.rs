@@ -31,34 +31,22 @@ pub enum Accel {
 impl Accel {
     /// QEMU's name for it, as in `-accel kvm`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
+        if self == Self::Kvm { "kvm" } else { "tcg" }
     }
 
     /// QEMU's processor model (`-cpu`) to use with it.
     pub fn cpu(self, arch: &Arch) -> &'static str {
-        match self {
-            Self::Kvm => "host",
-            Self::Tcg => arch.emulated_cpu[0],
-        }
+        if self == Self::Kvm { "host" } else { arch.emulated_cpu[0] }
     }
 
     /// How much longer a guest may take for each test that it runs, unless the user says otherwise.
     pub fn for_each_test(self) -> Duration {
-        match self {
-            Self::Kvm => Duration::from_secs(5),
-            Self::Tcg => Duration::from_secs(15),
-        }
+        Duration::from_secs(if self == Self::Kvm { 5 } else { 15 })
     }
 
     /// How long a guest may take to come up and run one command.
     pub fn default_timeout(self) -> Duration {
-        match self {
-            Self::Kvm => Duration::from_secs(60),
-            Self::Tcg => Duration::from_secs(180),
-        }
+        Duration::from_secs(if self == Self::Kvm { 60 } else { 180 })
     }
 }
 
@@ -100,7 +88,11 @@ pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -
     if choice == AccelChoice::Tcg || arch != host {
         return Ok((Accel::Tcg, None));
     }
-    match Trial::new(qemu, cache).error(&kernel.image, insists)? {
+    let error = match device_error() {
+        None => Trial::new(qemu, cache).error(&kernel.image, insists)?,
+        error => error,
+    };
+    match error {
         None => Ok((Accel::Kvm, None)),
         Some(error) if insists => bail!("KVM does not work here: {error}"),
         Some(error) => Ok((Accel::Tcg, Some(format!("emulating, since KVM does not work here: {error}")))),
@@ -109,11 +101,25 @@ pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -
 
 /// Why KVM does not work, as part of a sentence; `None` when it does. A failure that is remembered does not count.
 pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Option<String>> {
-    let trial = Trial::new(qemu, cache);
     match kernel_image {
-        Some(image) => trial.error(image, true),
-        None => Ok(Some(trial.device().unwrap_or_else(|| "it could not be tried: no kernel is at hand".into()))),
+        Some(image) if device_error().is_none() => Trial::new(qemu, cache).error(image, true),
+        _ => Ok(device_error().or_else(|| Some("it could not be tried: no kernel is at hand".into()))),
     }
+}
+
+/// What is wrong with opening the device, and what can be done.
+fn device_error() -> Option<String> {
+    let error = OpenOptions::new().read(true).write(true).open(DEVICE).err()?;
+    Some(match error.kind() {
+        ErrorKind::NotFound => format!(
+            "there is no {DEVICE} (virtualization is off in the firmware, the module kvm is not loaded, or this \
+             machine is itself a guest without nested virtualization)"
+        ),
+        ErrorKind::PermissionDenied => {
+            format!("this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)")
+        }
+        _ => format!("{DEVICE} is there, but it cannot be opened: {error}"),
+    })
 }
 
 const DEVICE: &str = "/dev/kvm";
@@ -130,7 +136,6 @@ const SIGNS_OF_LIFE: &[&str] = &["NET: Registered", "VFS: ", "Kernel panic"];
 
 /// Everything a trial depends on.
 struct Trial<'a> {
-    device: PathBuf,
     qemu: &'a Path,
     /// Where the answer is remembered.
     memory: PathBuf,
@@ -139,14 +144,11 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn new(qemu: &'a Path, cache: &Path) -> Self {
-        Self { device: DEVICE.into(), qemu, memory: cache.join("kvm.json"), deadline: DEADLINE }
+        Self { qemu, memory: cache.join("kvm.json"), deadline: DEADLINE }
     }
 
     /// Why KVM does not work. Whoever insists on it may have changed something, so a remembered failure does not count.
     fn error(&self, kernel_image: &Path, insists: bool) -> Result<Option<String>> {
-        if let Some(error) = self.device() {
-            return Ok(Some(error));
-        }
         // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to,
         // each tries for itself.
         let _ = self.memory.parent().map(std::fs::create_dir_all);
@@ -159,21 +161,6 @@ impl<'a> Trial<'a> {
         // Only spares the next kernel a trial, so failing to write it is no error.
         let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &error))?);
         Ok(error)
-    }
-
-    /// What is wrong with opening the device, and what can be done.
-    fn device(&self) -> Option<String> {
-        let error = OpenOptions::new().read(true).write(true).open(&self.device).err()?;
-        Some(match error.kind() {
-            ErrorKind::NotFound => format!(
-                "there is no {DEVICE} (virtualization is off in the firmware, the module kvm is not loaded, or this \
-                 machine is itself a guest without nested virtualization)"
-            ),
-            ErrorKind::PermissionDenied => {
-                format!("this user may not open {DEVICE} (`sudo usermod -aG kvm $USER`, then log in again)")
-            }
-            _ => format!("{DEVICE} is there, but it cannot be opened: {error}"),
-        })
     }
 
     /// What an answer is valid for: this boot of the host, this QEMU.
@@ -266,7 +253,7 @@ mod tests {
             let qemu = self.path("qemu");
             // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
             let deadline = Duration::from_secs(3);
-            let trial = Trial { device: "/dev/null".into(), qemu: &qemu, memory: self.path("kvm.json"), deadline };
+            let trial = Trial { qemu: &qemu, memory: self.path("kvm.json"), deadline };
             trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
         }
 

@@ -47,10 +47,7 @@ impl Drop for Until {
 
 /// socket(7): a socket's own limit shows as EAGAIN.
 fn timed_out(error: io::Error) -> io::Error {
-    match error.kind() {
-        ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
-        _ => error,
-    }
+    if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error }
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
-use anyhow::{Error, anyhow};
+use anyhow::{Error, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::DeflateDecoder;
-use vmtest_agent::{Ended, Event, Facts, Frame, OUTPUT_LIMIT, PIECE, Ready, TestOutcome, TestResult};
+use vmtest_agent::{Ended, Event, Frame, OUTPUT_LIMIT, PIECE, Ready, TestOutcome, TestResult};
 
 /// The longest line, in bytes. A test's output with every byte of it escaped takes 400 KB; a list of tests may be longer.
 pub const EVENT_LIMIT: usize = 8 << 20;
@@ -41,7 +41,7 @@ impl<R: Read> Lines<R> {
 
     /// The next line without its end, `None` after the last. One that is too long is malformed as soon as it is, once,
     /// and what is left of it is not kept. One that breaks off is no line: QEMU has ended, and how is what matters.
-    pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8], Error>>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8]>>> {
         if self.skipping {
             self.reader.skip_until(b'\n')?;
             self.skipping = false;
@@ -53,24 +53,21 @@ impl<R: Read> Lines<R> {
             self.line.pop();
             return Ok(Some(Ok(&self.line)));
         }
-        Ok(match self.line.len() {
-            length if length > self.limit => {
-                self.skipping = true;
-                let what = format!("a line of more than {} bytes", self.limit);
-                Some(Err(malformed(what, &self.line)))
-            }
-            _ => None,
-        })
+        self.skipping = self.line.len() > self.limit;
+        let too_long = || Err(malformed(format!("a line of more than {} bytes", self.limit), &self.line));
+        Ok(self.skipping.then(too_long))
     }
 }
 
 /// One message; `token` is the job's.
 /// It is an error when it is none, has another token, or has values that nothing real has.
-pub fn event(line: &[u8], token: &str) -> Result<Event, Error> {
+pub fn event(line: &[u8], token: &str) -> Result<Event> {
     let frame: Frame = serde_json::from_slice(line).map_err(|_| malformed("not a message of the agent's", line))?;
     if frame.token != token && !matches!(frame.event, Event::Ready(_)) {
         return Err(malformed("a message without this run's token", line));
     }
+    // _NSIG in arch/x86/include/uapi/asm/signal.h
+    let is_a_signal = |number: i32| (1..=64).contains(&number);
     let impossible = |what: &str| malformed(format!("an impossible {what}"), line);
     match frame.event {
         Event::Ready(ready) if !is_a_time(ready.uptime_s) => Err(impossible("uptime")),
@@ -82,13 +79,20 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Error> {
         },
         Event::Ended(Ended::Exited { code }) if !(0..=255).contains(&code) => Err(impossible("exit status")),
         Event::Ended(Ended::Killed { signal }) if !is_a_signal(signal) => Err(impossible("signal")),
-        Event::Facts(facts) => Ok(Event::Facts(plausible(facts))),
+        Event::Facts(mut facts) => {
+            // They decide nothing, so what cannot be is left out and the rest is kept.
+            facts.load_s = facts.load_s.filter(|seconds| is_a_time(*seconds));
+            for program in &mut facts.programs {
+                program.event_ns = program.event_ns.filter(|ns| is_a_time(*ns));
+            }
+            Ok(Event::Facts(facts))
+        }
         other => Ok(other),
     }
 }
 
 /// The agent's first message, which says that it is ready.
-pub fn ready(line: &[u8]) -> Result<Ready, Error> {
+pub fn ready(line: &[u8]) -> Result<Ready> {
     match event(line, "")? {
         Event::Ready(ready) => Ok(ready),
         _ => Err(malformed("not the agent's first message", line)),
@@ -96,18 +100,13 @@ pub fn ready(line: &[u8]) -> Result<Ready, Error> {
 }
 
 /// Some bytes of a command's output.
-pub fn bytes(piece: &str) -> Result<Vec<u8>, Error> {
+pub fn bytes(piece: &str) -> Result<Vec<u8>> {
     let malformed = || malformed("an impossible piece of output", piece.as_bytes());
     let packed = STANDARD.decode(piece).map_err(|_| malformed())?;
     let mut bytes = Vec::new();
     let most = PIECE as u64 + 1;
     DeflateDecoder::new(&*packed).take(most).read_to_end(&mut bytes).map_err(|_| malformed())?;
     if bytes.len() > PIECE { Err(malformed()) } else { Ok(bytes) }
-}
-
-/// Whether Linux has a signal of that number (`_NSIG` in arch/x86/include/uapi/asm/signal.h).
-fn is_a_signal(number: i32) -> bool {
-    (1..=64).contains(&number)
 }
 
 /// What [`Duration`] can be made of is not negative, a number, and not too large for what reports do with it.
@@ -118,10 +117,7 @@ fn is_a_time(seconds: f64) -> bool {
 /// The agent keeps as many bytes, which as text may be more; what speaks in its name keeps to nothing.
 fn bounded(mut outcome: TestOutcome) -> TestOutcome {
     if outcome.output.len() > OUTPUT_LIMIT {
-        let mut end = OUTPUT_LIMIT;
-        while !outcome.output.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = (0..=OUTPUT_LIMIT).rfind(|end| outcome.output.is_char_boundary(*end)).unwrap_or(0);
         let cut = (outcome.output.len() - end) as u64;
         outcome.dropped_bytes = outcome.dropped_bytes.saturating_add(cut);
         outcome.output.truncate(end);
@@ -129,19 +125,11 @@ fn bounded(mut outcome: TestOutcome) -> TestOutcome {
     outcome
 }
 
-/// Facts decide nothing, so what cannot be is left out and the rest is kept.
-fn plausible(mut facts: Facts) -> Facts {
-    facts.load_s = facts.load_s.filter(|seconds| is_a_time(*seconds));
-    for program in &mut facts.programs {
-        // A time too, but in nanoseconds.
-        program.event_ns = program.event_ns.filter(|ns| is_a_time(*ns));
-    }
-    facts
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use vmtest_agent::Facts;
+
     use super::*;
 
     fn finished(result: &str, seconds: &str, output: &str, dropped: u64) -> String {
@@ -152,7 +140,7 @@ mod tests {
     }
 
     /// The event of a frame with the right token.
-    fn of(event: &str) -> Result<Event, Error> {
+    fn of(event: &str) -> Result<Event> {
         super::event(format!(r#"{{"token":"t","event":{event}}}"#).as_bytes(), "t")
     }
 

@@ -24,7 +24,6 @@ mod deadline;
 pub mod decode;
 pub mod environment;
 pub mod guest_root;
-pub mod host_root;
 mod initramfs;
 pub mod interrupt;
 pub mod module_share;
@@ -44,7 +43,7 @@ use payload::Payload;
 use process::Supervised;
 use rundir::RunDir;
 
-/// The kernel options that every guest needs: the list's name, and its text in the format of [`vm_kernels::kconfig`].
+/// The kernel options that every guest needs: the list's name, and its text.
 pub const KCONFIG: (&str, &str) = ("vm/kconfig", include_str!("../../kconfig"));
 
 /// A way of getting a guest in which the agent waits for a job.

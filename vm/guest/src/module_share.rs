@@ -25,18 +25,9 @@ pub fn first(arch: &Arch) -> Vec<&'static str> {
     [arch.virtio_modules, &["9pnet_virtio", "9p"]].concat()
 }
 
-/// Depmod's lists that busybox's modprobe reads, which go into every guest, and those that kmod's does besides.
-const LISTS: &[&str] = &[
-    "modules.dep",
-    "modules.alias",
-    "modules.builtin",
-    "modules.softdep",
-    "modules.alias.bin",
-    "modules.builtin.bin",
-    "modules.builtin.alias.bin",
-    "modules.dep.bin",
-    "modules.symbols.bin",
-];
+/// Depmod's lists `modules.*` that busybox's modprobe reads, which go into every guest, and those that kmod's does besides.
+const LISTS: &[&str] =
+    &["dep", "alias", "builtin", "softdep", "alias.bin", "builtin.bin", "builtin.alias.bin", "dep.bin", "symbols.bin"];
 
 /// A kernel's modules, and what a guest needs to find them.
 #[derive(Debug, Clone)]
@@ -146,10 +137,8 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
         }
     }
     depmod(scratch, RELEASE.as_ref())?;
-    for name in LISTS {
-        if tree.join(name).exists() {
-            fs::copy(tree.join(name), lists.join(name))?;
-        }
+    for name in LISTS.iter().map(|name| format!("modules.{name}")).filter(|name| tree.join(name).exists()) {
+        fs::copy(tree.join(&name), lists.join(&name))?;
     }
     for (number, module) in modules::resolve_present(kernel, &self::first(kernel.arch))?.iter().enumerate() {
         fs::write(first.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;

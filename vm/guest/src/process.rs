@@ -23,8 +23,8 @@ use vmtest_agent::proc::{self, pidfd_open};
 
 /// A command to be started with [`Supervised::spawn`].
 ///
-/// It dereferences to the [`Command`] that starts the supervisor, which hands everything on to the program: arguments,
-/// environment, directory, standard descriptors, and those below 256 that `command_fds` maps or preserves.
+/// The [`Command`] below it starts the supervisor, which hands everything on to the program: arguments, environment,
+/// directory, standard descriptors, and those below 256 that `command_fds` maps or preserves.
 #[derive(Debug)]
 pub struct SupervisedCommand {
     command: Command,
@@ -49,8 +49,7 @@ impl SupervisedCommand {
         Ok(Self { command, program: program.to_string_lossy().into_owned(), report: (reader, writer) })
     }
 
-    /// Runs what `command` runs, with its arguments, environment and directory; not with its standard descriptors, which
-    /// nobody can ask it for.
+    /// Runs what `command` runs, but with this process's standard descriptors: nobody can ask it for its own.
     pub fn like(command: &Command) -> Result<Self> {
         let mut supervised = Self::new(command.get_program())?;
         supervised.args(command.get_args());
@@ -109,14 +108,11 @@ impl Supervised {
         drop(command);
 
         let supervisor_pid = proc::pid_of(supervisor.id());
-        let supervisor_exit = match pidfd_open(supervisor_pid) {
-            Ok(fd) => fd,
-            Err(error) => {
-                let _ = kill(supervisor_pid, Signal::SIGTERM);
-                let _ = supervisor.wait();
-                return Err(error).with_context(failed);
-            }
-        };
+        let supervisor_exit = pidfd_open(supervisor_pid).inspect_err(|_| {
+            let _ = kill(supervisor_pid, Signal::SIGTERM);
+            let _ = supervisor.wait();
+        });
+        let supervisor_exit = supervisor_exit.with_context(failed)?;
         let supervised = Self {
             stdout: supervisor.stdout.take(),
             stderr: supervisor.stderr.take(),

@@ -26,7 +26,6 @@ const CHANNEL_FD: i32 = 11;
 const MONITOR_FD: i32 = 12;
 /// The memory that the guest sees as a device.
 pub const PAYLOAD_FD: i32 = 13;
-/// A lock on what the machine uses.
 pub const LOCK_FD: i32 = 14;
 /// The directory that the guest can mount.
 pub const SHARE_FD: i32 = 15;
@@ -36,20 +35,16 @@ pub const RAM: &str = "ram";
 /// The initramfs, likewise.
 pub const INITRAMFS: &str = "initramfs";
 
-/// A machine to be started.
 #[derive(Debug)]
 pub struct Machine<'a> {
     /// Its architecture, memory, processors and kernel parameters.
     pub spec: &'a Spec<'a>,
-    /// The QEMU program.
     pub qemu: &'a Path,
     /// What holds its memory, and with that whether it boots or waits to be told where a saved state is.
     pub memory: Memory,
     /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
-    /// The initramfs, for one that boots.
     pub initramfs: &'a [u8],
-    /// The directory that QEMU runs in.
     pub dir: &'a Path,
     /// How many bytes [`PAYLOAD_FD`] has, a power of two; a guest that has this has [`SHARE_FD`], too.
     pub ivshmem: Option<u64>,
@@ -58,33 +53,28 @@ pub struct Machine<'a> {
 /// What a machine is given to read from, and to keep open as long as it lives, and under which number.
 pub type Fds = Vec<(i32, OwnedFd)>;
 
-/// What holds a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     /// Memory of the host's; gone with the guest.
     Anonymous,
     /// The file [`RAM`], which the guest's memory is written to.
     File,
-    /// The file [`RAM`], of which the guest sees the content. What it changes stays its own, and
-    /// pages that it does not touch are never read.
+    /// The file [`RAM`], as it was: what the guest changes stays its own, and what it does not touch is never read.
     CopyOfFile,
 }
 
 /// A machine that was started, and the harness's ends of what leads to it.
 #[derive(Debug)]
 pub struct Running {
-    /// QEMU; dropping it ends it.
     pub process: Supervised,
     /// The first serial port.
     pub console: UnixStream,
     /// The second serial port.
     pub channel: UnixStream,
-    /// QEMU's monitor.
     pub monitor: UnixStream,
 }
 
 impl Machine<'_> {
-    /// Starts QEMU.
     pub fn start(&self, handed: Fds) -> Result<Running> {
         if self.memory != Memory::CopyOfFile {
             let path = self.dir.join(INITRAMFS);
@@ -199,7 +189,6 @@ pub fn host_share(path: &str) -> String {
     )
 }
 
-/// Memory with a descriptor, full of zeros.
 pub fn blank_memory(bytes: u64) -> Result<File> {
     let made = || -> std::io::Result<File> {
         let file = File::from(memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)?);

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::deadline::Until;
 
-/// A connection to the monitor.
 pub struct Qmp {
     /// Unbuffered, so that nothing is lost when someone else goes on reading.
     reader: BufReader<Until>,
@@ -28,7 +27,6 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has a command executed.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
         match self.answer(command, arguments)?.get("error") {
             Some(error) => bail!("QEMU refuses {command}: {}", error["desc"].as_str().unwrap_or_default()),

@@ -1,11 +1,10 @@
-//! The warm backend: each kernel is booted once, to the point where the agent waits for its job, and
-//! saved; every run restores that guest and hands it the payload.
+//! The warm backend: each kernel is booted once, to the point where the agent waits for its job, and saved; every run
+//! restores that guest and hands it the payload.
 //!
-//! A guest's memory is a file. It is written once, by the guest that is saved; the guests that are
-//! restored map it privately, so that what they never touch is never read, and what they change is
-//! theirs alone. Only the state of the devices goes through QEMU's migration stream (its capability
-//! `x-ignore-shared`), which is a few hundred kilobytes. The payload is in other memory, that of a
-//! device, which the guest had mapped, unread, when it was saved.
+//! A guest's memory is a file, which restored guests map privately: what they never touch is never read, and what they
+//! change is theirs alone. Only the devices' state, a few hundred kilobytes, goes through QEMU's migration stream (its
+//! capability `x-ignore-shared`). The payload is in other memory, that of a device, which the guest had mapped, unread,
+//! when it was saved.
 
 use std::fs::{self, File};
 use std::net::Shutdown;

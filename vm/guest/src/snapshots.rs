@@ -14,8 +14,8 @@
 //! `<key>` is a hash of everything that the guest depends on, so that a changed one is never found.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -97,9 +97,8 @@ impl Snapshots {
         Ok(Some(Snapshot { dir, ready: manifest.ready, console, lock }))
     }
 
-    /// The saved guest of this key's material, made if need be, once, however many ask at the same
-    /// time: `make` leaves `RAM`, `STATE` and `CONSOLE` in a directory, and returns what the agent said.
-    /// It is an error when someone else makes it until `deadline`.
+    /// The saved guest of this key's material, made if need be, once, however many ask at the same time, and an error if
+    /// someone else makes it until `deadline`: `make` leaves `RAM`, `STATE` and `CONSOLE` in a directory.
     pub fn make(
         &self,
         kernel: &str,
@@ -192,8 +191,8 @@ impl Snapshots {
     }
 }
 
-/// Whether the memory of the guest in `dir` is what was saved, to the last byte. That takes too long
-/// for every run; it is worth it when a guest behaves oddly.
+/// Whether the memory of the guest in `dir` is what was saved, to the last byte: too slow for every run, worth it when a
+/// guest behaves oddly.
 pub fn verify_ram(dir: &Path) -> Result<bool> {
     Ok(digest_ram(&dir.join(RAM))? == Manifest::read(dir)?.ram_sha256)
 }
@@ -255,22 +254,17 @@ fn lock(dir: &Path, how: How) -> Result<Option<File>> {
 
 /// The hash of a guest's memory: of its pages and where they are, except those, most of them, that are zero.
 fn digest_ram(path: &Path) -> Result<String> {
-    const PAGE: usize = 4096;
-    const ZEROS: [u8; PAGE] = [0; PAGE];
+    const ZEROS: [u8; 4096] = [0; 4096];
     let file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * PAGE];
-    let mut place = 0_u64;
     let length = file.metadata()?.len();
-    while place < length {
-        let count = usize::try_from(length - place)?.min(buffer.len());
-        file.read_exact_at(&mut buffer[..count], place)?;
-        for page in buffer[..count].chunks(PAGE) {
-            if page != &ZEROS[..page.len()] {
-                hash.update(place.to_le_bytes());
-                hash.update(page);
-            }
-            place += page.len() as u64;
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let (mut page, mut hash) = (ZEROS, Sha256::new());
+    for place in (0..length).step_by(page.len()) {
+        let count = usize::try_from(length - place)?.min(page.len());
+        file.read_exact(&mut page[..count])?;
+        if page[..count] != ZEROS[..count] {
+            hash.update(place.to_le_bytes());
+            hash.update(&page[..count]);
         }
     }
     Ok(hex::encode(hash.finalize()))
@@ -284,6 +278,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::FileExt;
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
@@ -325,8 +320,7 @@ mod tests {
         Ok(Ready { protocol: 1, release: "6.12".into(), uptime_s: 1.5 })
     }
 
-    /// A test beside this one that starts a process has every lock open for a moment, in that
-    /// process, before it executes its program.
+    /// A test beside this one that starts a process has every lock open there for a moment, until it executes its program.
     fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_so() {

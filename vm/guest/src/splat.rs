@@ -76,8 +76,8 @@ pub enum Kind {
 
 /// What a segment is.
 pub fn classify(segment: &str) -> Kind {
-    static SET: LazyLock<Option<RegexSet>> =
-        LazyLock::new(|| RegexSet::new(SHAPES.iter().map(|(_, shape)| shape)).ok());
+    static SET: LazyLock<RegexSet> =
+        LazyLock::new(|| RegexSet::new(SHAPES.iter().map(|(_, shape)| shape)).expect("they are regular expressions"));
     if segment.starts_with(PANIC) {
         return Kind::Panic;
     }
@@ -87,8 +87,7 @@ pub fn classify(segment: &str) -> Kind {
     if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) {
         return Kind::CutHere;
     }
-    let first = SET.as_ref().and_then(|set| set.matches(segment).iter().next());
-    first.map_or(Kind::Ordinary, |index| Kind::Splat(SHAPES[index].0))
+    SET.matches(segment).iter().next().map_or(Kind::Ordinary, |index| Kind::Splat(SHAPES[index].0))
 }
 
 /// Takes a console's line apart: colours and levels go, each timestamp begins a message of its own (two CPUs may write
@@ -98,9 +97,9 @@ pub fn segments(line: &str) -> Vec<String> {
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
     const STAMP: &str = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|^\[\s*[TC]\d+\]|^<\d+>";
     const PROGRAM: &str = r"^[^\s\[\]]+\[\d+\]: ";
-    static REGEXES: LazyLock<Option<[Regex; 3]>> =
-        LazyLock::new(|| Some([Regex::new(COLOUR).ok()?, Regex::new(STAMP).ok()?, Regex::new(PROGRAM).ok()?]));
-    let Some([colour, stamp, program]) = &*REGEXES else { return vec![line.trim().to_owned()] };
+    static PARTS: LazyLock<[Regex; 3]> =
+        LazyLock::new(|| [COLOUR, STAMP, PROGRAM].map(|part| Regex::new(part).expect("it is a regular expression")));
+    let [colour, stamp, program] = &*PARTS;
     let line = colour.replace_all(line, "");
     let pieces = stamp.split(&line).map(|piece| piece.trim_matches(|c: char| c.is_control() || c.is_whitespace()));
     pieces.filter(|piece| !piece.is_empty() && !program.is_match(piece)).map(str::to_owned).collect()

@@ -19,6 +19,7 @@ use crate::environment;
 use crate::guest_root::Programs;
 use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
+use crate::rundir::RunDir;
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
@@ -135,8 +136,42 @@ impl Vng {
     }
 }
 
+/// What starts a guest with the host's own root directory, for people, below a new directory in `runs`: an argument
+/// `--shell` may follow. The files are read-only there: virtme-ng puts what the guest writes into memory. With `programs`,
+/// for an architecture for which the host's are no use, it has a root directory of its own, which comes last.
+pub fn host_root(
+    kernel: &Kernel,
+    accel: Accel,
+    vng: &Path,
+    qemu: &Path,
+    programs: Option<&Programs>,
+    runs: &Path,
+) -> Result<(RunDir, Command, Option<PathBuf>)> {
+    RunDir::clear_abandoned(runs);
+    let run = RunDir::create(runs)?;
+    let dir = run.path();
+    // Unlike a guest for tests, one for people may want any module.
+    stage_kernel(kernel, &dir.join("kernel"), |modules, own| {
+        for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
+            let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
+            symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
+        }
+        Ok(())
+    })?;
+    let mut command = Command::new(vng);
+    configure(&mut command, vng, qemu, dir, accel)?;
+    // The host's programs may be compiled for more than the quick, plain CPU of the tests.
+    let cpu = if accel == Accel::Tcg { kernel.arch.emulated_cpu[1] } else { accel.cpu(kernel.arch) };
+    command.env("TMPDIR", dir).args(["--memory", "1G", "--cpus", "1"]).arg(format!("--qemu-opts=-cpu {cpu}"));
+    let Some(programs) = programs else { return Ok((run, command, None)) };
+    let root = dir.join("root");
+    guest_root::stage(&root, programs, None)?;
+    command.args(["--root", "root", "--busybox", "root/bin/busybox", "--arch", kernel.arch.debian]);
+    Ok((run, command, Some(root)))
+}
+
 /// What every command of virtme-ng's is told, which runs in the directory `dir`.
-pub(super) fn configure(command: &mut Command, vng: &Path, qemu: &Path, dir: &Path, accel: Accel) -> Result<()> {
+fn configure(command: &mut Command, vng: &Path, qemu: &Path, dir: &Path, accel: Accel) -> Result<()> {
     symlink(qemu, dir.join("qemu")).context("cannot link QEMU")?;
     command
         .current_dir(dir)
@@ -186,7 +221,7 @@ fn start_agent(arch: &Arch) -> String {
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks modprobe what to
 /// load. `fill` puts them there, from the kernel's own directory.
-pub(super) fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
+fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     symlink(&kernel.image, dir.join("vmlinuz")).with_context(|| format!("cannot link {}", kernel.image.display()))?;
     let Some(modules) = &kernel.modules else { return Ok(()) };

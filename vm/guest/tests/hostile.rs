@@ -67,7 +67,7 @@ fn event() -> impl Strategy<Value = Value> {
         json!("finished"),
     ];
     let events = finished.chain(others).collect::<Vec<_>>();
-    (select(events), vec(number(), 9), vec(text(), 3)).prop_map(|(mut event, mut numbers, mut texts)| {
+    (select(events), vec(number(), 9), vec(text(), 4)).prop_map(|(mut event, mut numbers, mut texts)| {
         fill(&mut event, &mut numbers, &mut texts);
         event
     })
