@@ -34,10 +34,7 @@ fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
 fn list_shows_what_is_at_hand() {
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
     let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
-    let list = || -> Value {
-        let output = sandbox.kernels(&["list", "--json"]).output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
+    let list = || sandbox.json(&["list", "--json"]);
     let before = &list()[0];
     assert_eq!(before["at_hand"], false);
     assert_eq!(before["expected"], "6.1.x");
@@ -180,11 +177,7 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
 #[test]
 fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
     let sandbox = Sandbox::new();
-    let matrix = || -> Value {
-        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
-        sandbox.environment(command.arg("matrix"));
-        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
-    };
+    let matrix = || sandbox.json(&["matrix"]);
     sandbox.pins(&pin(&url_source("https://localhost/a", b"a")));
     let first = matrix();
     assert_eq!(first["include"][0]["kernel"], "6.1");
