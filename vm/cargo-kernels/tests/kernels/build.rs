@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
 
-use crate::sandbox::{Sandbox, pin, sha256};
+use crate::sandbox::{Sandbox, pin};
 use crate::server::Server;
 use crate::transfer::wait_until;
 

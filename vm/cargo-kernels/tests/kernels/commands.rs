@@ -6,8 +6,9 @@ use std::process::Stdio;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, pin, sha256, url_source};
-use crate::server::{Answer, Server};
+use crate::sandbox::{Sandbox, pin, url_source};
+use crate::server::Answer;
+use vm_kernels::digest::sha256;
 use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
@@ -52,10 +53,8 @@ fn list_shows_what_is_at_hand() {
 
 #[test]
 fn add_pins_an_address_and_keeps_what_is_written() {
-    let server = Server::https();
     let image = fake::bzimage("6.14.2-mine", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.pins(COMMENTED);
     let url = server.url("/bzImage");
     let said = sandbox.run(&["add", "6.14", &url], 0);
@@ -79,10 +78,9 @@ fn add_pins_an_address_and_keeps_what_is_written() {
 
 #[test]
 fn add_keeps_what_others_write_while_it_fetches() {
-    let server = Server::https();
+    let (server, sandbox) = Sandbox::serving("/bzImage", b"");
     let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
-    let sandbox = Sandbox::new().trusting(&server);
     sandbox.pins(COMMENTED);
     let adding = |name| {
         let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
@@ -119,9 +117,7 @@ fn add_pins_a_file_by_its_hash() {
 
 #[test]
 fn add_refuses_what_makes_no_pin() {
-    let server = Server::https();
-    server.at("/page", Answer::File(b"<html>".to_vec()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/page", b"<html>");
     sandbox.pins(COMMENTED);
     let page = server.url("/page");
     let dir = sandbox.path("bin");

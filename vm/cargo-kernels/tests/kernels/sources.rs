@@ -127,10 +127,8 @@ fn file_that_is_not_the_kernel_is_refused() {
 
 #[test]
 fn a_pin_is_of_the_architecture_that_its_source_says() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     let source = url_source(&server.url("/bzImage"), &image);
     sandbox.pins(&pin(&format!("{source}\narch = \"arm64\"")));
     let said = sandbox.run(&["fetch", "6.1", "--arch", "x86_64"], 2);

@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use crate::sandbox::{Sandbox, sha256};
+use crate::sandbox::Sandbox;
 use crate::server::{Answer, Server};
+use vm_kernels::digest::sha256;
 use vm_kernels::fake;
 
 /// A server with one image at `/bzImage`, and a sandbox that pins it.
