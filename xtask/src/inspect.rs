@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
 /// Runs the command.
@@ -32,7 +32,7 @@ pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
 
 /// Sections, symbols, and the instructions with numbers in hexadecimal, as in the verifier's log.
 fn describe(dirs: &Dirs, object: &Path) -> Result<String> {
-    let (readelf, objdump) = (tools::find(dirs, Tool::Readelf)?, tools::find(dirs, Tool::Objdump)?);
+    let (readelf, objdump) = (tools::find(dirs, "llvm-readelf")?, tools::find(dirs, "llvm-objdump")?);
     let shell = Shell::new()?;
     // First, since readelf only warns of a file that is none of its kind.
     let code = cmd!(shell, "{objdump} --disassemble --reloc --print-imm-hex {object}").quiet().read()?;

@@ -10,7 +10,7 @@ use cargo_kernels::flags::Vmtest;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::metadata::Metadata;
 use cargo_kernels::payload::Payload;
-use cargo_kernels::tools::{self, Tool};
+use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
 /// Builds the program and becomes it, as root: from here on signals and the exit code are the program's.
@@ -49,7 +49,7 @@ fn as_root(dirs: &Dirs) -> Result<Command> {
     if nix::unistd::geteuid().is_root() {
         return Ok(Command::new("env"));
     }
-    let mut sudo = Command::new(tools::find(dirs, Tool::Sudo)?);
+    let mut sudo = Command::new(tools::find(dirs, "sudo")?);
     sudo.args(["--", "env"]);
     Ok(sudo)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::kernels::Arch;
-use cargo_kernels::tools::{self, Need, Tool};
+use cargo_kernels::tools::{self, Need};
 use cargo_kernels::{cargo, cross, exit, setup};
 
 use crate::{flags, local, minimum_rust};
@@ -63,9 +63,9 @@ const STEPS: &[Step] = &[
     step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
     step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test baseline")),
     step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
-    Step { needs: |dirs| tools::find(dirs, Tool::Nix).map(drop),
+    Step { needs: |dirs| tools::find(dirs, "nix").map(drop),
         ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
-    Step { needs: |dirs| tools::find(dirs, Tool::Chromium).map(drop),
+    Step { needs: |dirs| tools::find(dirs, "chromium").map(drop),
         ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
 ];
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::tools::{self, Need, Tool};
+use crate::tools::{self, Need};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::restore::Restore;
@@ -15,9 +15,6 @@ use vm_kernels::Arch;
 
 /// The backend that restores snapshots (`warm`), or the one that boots, for an architecture's guests; first clears up after
 /// runs that were killed.
-///
-/// # Errors
-/// When a tool that it needs is missing.
 pub fn open<'a>(
     dirs: &Dirs,
     arch: &'static Arch,
@@ -33,6 +30,6 @@ pub fn open<'a>(
     Ok(if warm {
         Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {
-        Box::new(Vng { vng: tools::find(dirs, Tool::Vng)?, qemu, programs })
+        Box::new(Vng { vng: tools::find(dirs, "vng")?, qemu, programs })
     })
 }

@@ -1,9 +1,6 @@
 //! Guests of another architecture than this machine's: what is needed for them, which setup installs when it is asked to,
 //! and the programs in them, which are built when they are first wanted. Nobody else pays for any of it.
 
-#[path = "../../guest_cargo.rs"]
-mod guest_cargo;
-
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,7 +16,8 @@ use vm_kernels::{Arch, Progress, lock, whole_file};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::tools::{self, Tool};
+use crate::static_build::guest_programs;
+use crate::tools;
 use crate::{kernels, setup};
 
 /// The QEMU program for an architecture.
@@ -28,7 +26,7 @@ use crate::{kernels, setup};
 /// When it is missing.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
     if arch.is_host() {
-        return tools::find(dirs, Tool::Qemu);
+        return tools::find(dirs, "qemu-system-x86_64");
     }
     match tools::program_on_path(arch.qemu) {
         Some(qemu) => Ok(qemu),
@@ -42,16 +40,14 @@ pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
 /// When something is missing, or does not compile.
 pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
     if arch.is_host() {
-        let busybox = tools::find(dirs, Tool::Busybox)?;
+        let busybox = tools::find(dirs, "busybox")?;
         return Ok(Programs { agent: Cow::Borrowed(agent::PROGRAM), busybox, bash: None });
     }
     let sysroot = sysroot(dirs, arch)?;
     if !sysroot.exists() {
         require(dirs, arch)?;
     }
-    let agent = program(dirs, arch, "agent", agent::PROGRAM, |cargo| {
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    })?;
+    let agent = program(dirs, arch, "agent", agent::PROGRAM, |_| ())?;
     Ok(Programs { agent: Cow::Owned(agent), busybox: sysroot.busybox(), bash: Some(sysroot.bash()) })
 }
 
@@ -222,7 +218,7 @@ pub fn program(
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let (mut command, built) = guest_cargo::command(&cargo, name, &manifest, arch.target, &build);
+    let (mut command, built) = guest_programs::command(&cargo, name, &manifest, arch.target, &build);
     command.envs(environment(arch, &sysroot(dirs, arch)?));
     configure(&mut command);
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;

@@ -22,7 +22,7 @@ use vmtest_agent::{Job, Task};
 use crate::dirs::Dirs;
 use crate::log_dir::LogDir;
 use crate::metadata::{Metadata, RootChoice};
-use crate::tools::{self, Tool};
+use crate::tools;
 
 /// What a guest needs of a kernel for its programs to have the host's root directory, in the format of
 /// [`vm_kernels::kconfig`].
@@ -50,7 +50,7 @@ impl<'a> Host<'a> {
     /// # Errors
     /// When QEMU is missing, or the directory cannot be made.
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
-        let qemu = tools::find(dirs, Tool::Qemu)?;
+        let qemu = tools::find(dirs, "qemu-system-x86_64")?;
         let logs = LogDir::create(&dirs.logs())?;
         Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
     }
@@ -60,11 +60,11 @@ impl<'a> Host<'a> {
     /// # Errors
     /// When what was asked for does not work.
     pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
-        let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
-        if let Some(why) = chosen.note {
+        let (accel, why_not_kvm) = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
+        if let Some(why) = why_not_kvm {
             self.accel_note.call_once(|| note(why));
         }
-        Ok(chosen.accel)
+        Ok(accel)
     }
 
     /// Where a guest's console is kept: its kernel's name, which may be a path, and what tells it from others.

@@ -21,9 +21,6 @@ impl LogDir {
     const KEPT: usize = 20;
 
     /// Makes one, and removes those of runs long past.
-    ///
-    /// # Errors
-    /// When it cannot be created.
     pub fn create(logs: &Path) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));

@@ -2,16 +2,16 @@
 //! pinned virtme-ng, into an environment of its own in the cache.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
-use crate::tools::{self, Need, Tool, Unusable};
+use crate::tools::{self, Need, Unusable};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
 use vm_kernels::{Arch, lock};
@@ -19,8 +19,8 @@ use vm_kernels::{Arch, lock};
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 
-/// What is installed for everyone.
-const ALWAYS: [Need; 4] = [Need::Boot, Need::Build, Need::Inspect, Need::Source];
+/// Written last, with the requirements in it: an environment without it was interrupted, or is of older pins.
+const MARKER: &str = "vmtest-complete";
 
 /// Runs the command.
 ///
@@ -46,7 +46,7 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
     if lacks_vng(&missing) {
         println!("would install virtme-ng into {}", environment(dirs).display());
     }
-    let by_hand = missing.iter().filter(|one| !one.can_be_installed() || one.spec.tool != Tool::Vng && !has_apt());
+    let by_hand = missing.iter().filter(|one| !one.can_be_installed() || one.tool.name != "vng" && !has_apt());
     by_hand.for_each(|one| println!("cannot install here: {one}"));
     Ok(exit::OK)
 }
@@ -60,7 +60,11 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     if missing(dirs, more).is_empty() {
         return Ok(());
     }
-    let _lock = lock(dirs)?;
+    // One setup at a time with this cache; apt-get sees to its own.
+    let path = dirs.cache.join("setup.lock");
+    let failed = || format!("cannot lock {}", path.display());
+    fs::create_dir_all(&dirs.cache).with_context(failed)?;
+    let _lock = lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)?;
     // Another setup may have done it meanwhile.
     let lacking = missing(dirs, more);
     let packages = packages(&lacking);
@@ -72,7 +76,7 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
         make_environment(dirs)?;
     }
     // No kernel can be tested without these.
-    let vital = |one: &Unusable| matches!(one.spec.need, Need::Boot | Need::Build | Need::Install);
+    let vital = |one: &Unusable| matches!(one.tool.need, Need::Boot | Need::Build | Need::Install);
     tools::all_usable(&missing(dirs, &[]).into_iter().filter(vital).collect::<Vec<_>>())
 }
 
@@ -90,7 +94,7 @@ pub fn has_apt() -> bool {
 
 /// Everything that setup is there for and that is not here.
 fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
-    let mut missing = tools::unusable(dirs, &[&ALWAYS, more].concat());
+    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Inspect, Need::Source], more].concat());
     if lacks_vng(&missing) {
         missing.extend(python(dirs).err());
     }
@@ -100,31 +104,24 @@ fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
 /// The packages to be installed.
 fn packages(missing: &[Unusable]) -> Vec<&'static str> {
     let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
-    installable.flat_map(|one| one.spec.packages).copied().collect::<BTreeSet<_>>().into_iter().collect()
+    let packages: BTreeSet<&str> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
+    packages.into_iter().collect()
 }
 
 /// Whether the environment with virtme-ng is to be made.
 fn lacks_vng(missing: &[Unusable]) -> bool {
-    missing.iter().any(|one| one.spec.tool == Tool::Vng && one.can_be_installed())
+    missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed())
 }
 
 /// A Python that can make environments: Debian has `venv` in Python itself, and what that needs in a package of its own.
 fn python(dirs: &Dirs) -> Result<PathBuf, Unusable> {
-    let python = tools::check(dirs, Tool::Python)?.path;
-    let mut command = Command::new(&python);
-    command.args(["-c", "import venv, ensurepip"]).stderr(std::process::Stdio::null());
-    match command.status().is_ok_and(|status| status.success()) {
+    let tool = tools::named("python3");
+    let python = tool.check(dirs)?.path;
+    let tried = Command::new(&python).args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
+    match tried.is_ok_and(|status| status.success()) {
         true => Ok(python),
-        false => Err(Tool::Python.spec().unusable(format!("{} has no venv", python.display()))),
+        false => Err(tool.unusable(format!("{} has no venv", python.display()))),
     }
-}
-
-/// One setup at a time with this cache; apt-get sees to its own.
-fn lock(dirs: &Dirs) -> Result<File> {
-    let path = dirs.cache.join("setup.lock");
-    let failed = || format!("cannot lock {}", path.display());
-    fs::create_dir_all(&dirs.cache).with_context(failed)?;
-    lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)
 }
 
 /// `apt-get install` with these packages, or options and packages.
@@ -134,9 +131,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
         // There are no lists yet, or they name versions that the mirror has dropped.
         for arguments in [&["update"][..], &install] {
             let status = apt_get(dirs, arguments)?;
-            if !status.success() {
-                bail!("`apt-get {}` failed ({status}): see its messages above", arguments[0]);
-            }
+            ensure!(status.success(), "`apt-get {}` failed ({status}): see its messages above", arguments[0]);
         }
     }
     Ok(())
@@ -148,7 +143,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
-        if tools::find(dirs, Tool::Sudo).is_err() {
+        if tools::find(dirs, "sudo").is_err() {
             bail!(
                 "installing packages needs root, and there is no sudo: run `{}` as root, or see what it would install \
                  with --dry-run",
@@ -163,51 +158,37 @@ fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     status.with_context(|| format!("cannot run {}", line[0]))
 }
 
-/// Written last, with the requirements in it: an environment without it was interrupted, or is of older pins.
-const MARKER: &str = "vmtest-complete";
-
 /// In the cache, for every project of this user's; programs of other pins have another one.
 fn environment(dirs: &Dirs) -> PathBuf {
-    let pins = sha256(REQUIREMENTS.as_bytes());
-    dirs.cache.join(format!("venv-{}", &pins[..16]))
+    dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes())[..16]))
 }
 
 fn make_environment(dirs: &Dirs) -> Result<()> {
     let environment = environment(dirs);
-    let python = python(dirs)?;
-    let requirements = environment.join("requirements.txt");
+    let (requirements, marker) = (environment.join("requirements.txt"), environment.join(MARKER));
     println!("Installing virtme-ng into {}", environment.display());
     // A directory that something is wrong with is cleared; the marker goes first.
-    if let Err(error) = fs::remove_file(environment.join(MARKER)) {
+    if let Err(error) = fs::remove_file(&marker) {
         if error.kind() != std::io::ErrorKind::NotFound {
             return Err(error).context("cannot replace the environment of virtme-ng");
         }
     }
-    run_python(&python, |command| {
-        command.args(["-m", "venv", "--clear"]).arg(&environment);
-    })?;
+    run_python(&python(dirs)?, "-m venv --clear", &environment)?;
     fs::write(&requirements, REQUIREMENTS).with_context(|| format!("cannot write {}", requirements.display()))?;
-    run_python(&environment.join("bin/python3"), |command| {
-        command
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-            .args(["--progress-bar", "off", "--only-binary", ":all:", "--require-hashes", "-r"])
-            .arg(&requirements);
-    })?;
-    let marker = environment.join(MARKER);
+    let pip = "-m pip install --quiet --disable-pip-version-check --no-input --progress-bar off --only-binary :all: \
+               --require-hashes -r";
+    run_python(&environment.join("bin/python3"), pip, &requirements)?;
     fs::rename(&requirements, &marker).with_context(|| format!("cannot write {}", marker.display()))
 }
 
 /// The user's settings for pip (a mirror, certificates) count, those that would change what is installed where do not.
-fn run_python(python: &Path, arguments: impl FnOnce(&mut Command)) -> Result<()> {
+fn run_python(python: &Path, arguments: &str, path: &Path) -> Result<()> {
     let mut command = SupervisedCommand::new(python)?;
-    command.env("PIP_USER", "0");
+    command.args(arguments.split(' ')).arg(path).env("PIP_USER", "0");
     for variable in ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"] {
         command.env_remove(variable);
     }
-    arguments(&mut command);
     let status = Supervised::spawn(command)?.wait()?;
-    if !status.success() {
-        bail!("installing virtme-ng failed ({status}): see the messages above");
-    }
+    ensure!(status.success(), "installing virtme-ng failed ({status}): see the messages above");
     Ok(())
 }

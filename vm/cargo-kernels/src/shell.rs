@@ -15,7 +15,7 @@ use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::flags;
 use crate::metadata::Metadata;
-use crate::tools::{self, Tool};
+use crate::tools;
 use vm_guest::accel;
 use vm_guest::host_root::HostRoot;
 
@@ -55,14 +55,14 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 
 /// A guest with this machine's root directory, ready to be started.
 fn host_root(dirs: &Dirs, target: &Target, vm: &flags::VmArgs) -> Result<HostRoot> {
-    let (vng, qemu) = (tools::find(dirs, Tool::Vng)?, cross::qemu(dirs, target.arch())?);
+    let (vng, qemu) = (tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(target)?;
-    let chosen = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
-    if let Some(note) = chosen.note {
-        eprintln!("{note}");
+    let (accel, why_not_kvm) = accel::choose(vm.accel, &qemu, &kernel, &dirs.cache)?;
+    if let Some(why) = why_not_kvm {
+        eprintln!("{why}");
     }
     let programs = (!kernel.arch.is_host()).then(|| cross::programs(dirs, kernel.arch)).transpose()?;
-    HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
+    HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())
 }
 
 fn roots_shell() -> PathBuf {

@@ -4,8 +4,8 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
-#[path = "../../static_libraries.rs"]
-mod static_libraries;
+#[path = "../../guest_programs.rs"]
+pub(crate) mod guest_programs;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,11 @@ use anyhow::{Context, Result};
 
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::tools::{self, Tool};
+use crate::tools;
 use vm_kernels::{Arch, whole_file};
 
-pub use static_libraries::find;
-use static_libraries::{LIBRARY_PATH, linker_script, listed_directories};
-
-/// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
-const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
+pub use guest_programs::find;
+use guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
 
 /// How to build static executables on this machine.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ impl StaticBuild {
         let sysroot = (!arch.is_host()).then(|| cross::sysroot(dirs, arch)).transpose()?;
         let archives = match &sysroot {
             Some(sysroot) => vec![sysroot.libraries().join("libelf.a")],
-            None => [Tool::LibElf, Tool::LibC, Tool::LibZ]
+            None => ["libelf.a", "libc.a", "libz.a"]
                 .map(|archive| tools::find(dirs, archive))
                 .into_iter()
                 .collect::<Result<_>>()?,
@@ -80,8 +77,9 @@ impl StaticBuild {
 
     /// Only the environment, with these flags for rustc in front.
     pub fn link<'a>(&self, cargo: &'a mut Command, flags: Option<String>) -> &'a mut Command {
-        let script = format!("link-arg={}", self.script.display());
-        let flags: Vec<&str> = flags.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
+        // `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
+        let own = format!("{STATIC}\x1f--cfg=vmtest\x1f-Clink-arg={}", self.script.display());
+        let flags: Vec<&str> = flags.as_deref().into_iter().chain([&*own]).collect();
         let of_target = self.cross.as_ref().map(|_| format!("_{}", self.arch.target.replace('-', "_")));
         cargo
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))

@@ -8,36 +8,6 @@ use anyhow::{Result, bail};
 use crate::dirs::Dirs;
 use crate::{closure, setup, static_build};
 
-/// A row of [`TOOLS`].
-#[allow(missing_docs)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
-    Qemu,
-    Vng,
-    Busybox,
-    File,
-    Modprobe,
-    Depmod,
-    Cc,
-    Make,
-    PkgConfig,
-    Clang,
-    LibC,
-    LibElf,
-    LibZ,
-    Python,
-    Objdump,
-    Readelf,
-    Flex,
-    Bison,
-    Bc,
-    Perl,
-    Pahole,
-    Sudo,
-    Nix,
-    Chromium,
-}
-
 /// What a tool is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -58,18 +28,16 @@ pub enum Need {
 }
 
 /// A tool, where it is looked for, and what brings it.
-#[derive(Debug, Clone, Copy)]
-pub struct Spec {
-    /// Which.
-    pub tool: Tool,
-    /// When it is needed.
-    pub need: Need,
+#[derive(Debug)]
+pub struct Tool {
     /// The program, or the file of a static library.
     pub name: &'static str,
+    /// When it is needed.
+    pub need: Need,
     /// Completes "needed to …".
     pub purpose: &'static str,
-    /// The packages of Debian and Ubuntu that bring it.
-    pub packages: &'static [&'static str],
+    /// The packages of Debian and Ubuntu that bring it, blanks between them.
+    pub packages: &'static str,
     /// An environment variable that names the program, if it is set.
     env: &'static str,
     /// Whether there may be only a NAME-14 or the like, as Debian has of everything LLVM's.
@@ -80,86 +48,73 @@ pub struct Spec {
     version: Option<(&'static str, &'static str)>,
 }
 
-/// The numbers to try of what is [`Spec::numbered`], newest first.
-const NUMBERS: std::ops::RangeInclusive<u32> = 10..=30;
-
-#[rustfmt::skip]
-const fn spec(
-    tool: Tool, need: Need, name: &'static str, purpose: &'static str, packages: &'static [&'static str],
-) -> Spec {
-    Spec { tool, need, name, purpose, packages, env: "", numbered: false, is_static: false, version: None }
+const fn tool(name: &'static str, need: Need, purpose: &'static str, packages: &'static str) -> Tool {
+    Tool { name, need, purpose, packages, env: "", numbered: false, is_static: false, version: None }
 }
 
-/// In the order of [`Tool`]. QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with
-/// the Python that virtme-ng needs have 6.2 or newer. clang: older ones cannot describe a program's types (BTF).
+/// QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with the Python that virtme-ng
+/// needs have 6.2 or newer. clang: older ones cannot describe a program's types (BTF).
 #[rustfmt::skip]
-pub const TOOLS: [Spec; 24] = [
-    Spec { env: "VMTEST_QEMU", version: Some(("QEMU emulator version ", "6.0")),
-        ..spec(Tool::Qemu, Need::Boot, "qemu-system-x86_64", "run kernels", &["qemu-system-x86"]) },
-    Spec { env: "VMTEST_VNG", version: Some(("virtme-ng ", "1.42")),
-        ..spec(Tool::Vng, Need::Boot, "vng", "boot kernels through virtme-ng", &[]) },
-    Spec { env: "VMTEST_BUSYBOX", is_static: true,
-        ..spec(Tool::Busybox, Need::Boot, "busybox", "give the guest its few commands, without shared libraries",
-            &["busybox-static"]) },
-    spec(Tool::File, Need::Boot, "file", "let virtme-ng read a kernel's version", &["file"]),
-    spec(Tool::Modprobe, Need::Boot, "modprobe", "let virtme-ng find the modules that a kernel needs", &["kmod"]),
-    spec(Tool::Depmod, Need::Boot, "depmod", "index a kernel's modules", &["kmod"]),
-    spec(Tool::Cc, Need::Build, "cc", "compile libbpf and link", &["gcc", "libc6-dev"]),
-    spec(Tool::Make, Need::Build, "make", "build libbpf", &["make"]),
-    Spec { env: "PKG_CONFIG",
-        ..spec(Tool::PkgConfig, Need::Build, "pkg-config", "build libbpf", &["pkg-config"]) },
-    Spec { env: "CLANG", numbered: true, version: Some(("clang version ", "10")),
-        ..spec(Tool::Clang, Need::Build, "clang", "compile for BPF", &["clang"]) },
-    spec(Tool::LibC, Need::Build, "libc.a", "link statically for the guest", &["libc6-dev"]),
-    spec(Tool::LibElf, Need::Build, "libelf.a", "link libbpf statically for the guest", &["libelf-dev"]),
-    spec(Tool::LibZ, Need::Build, "libz.a", "link libbpf statically for the guest", &["zlib1g-dev"]),
-    Spec { version: Some(("Python ", "3.10")),
-        ..spec(Tool::Python, Need::Install, "python3", "install virtme-ng", &["python3", "python3-venv"]) },
-    Spec { numbered: true,
-        ..spec(Tool::Objdump, Need::Inspect, "llvm-objdump", "show a BPF program's instructions", &["llvm"]) },
-    Spec { numbered: true,
-        ..spec(Tool::Readelf, Need::Inspect, "llvm-readelf", "show a BPF object's sections", &["llvm"]) },
-    spec(Tool::Flex, Need::Source, "flex", "build a kernel", &["flex"]),
-    spec(Tool::Bison, Need::Source, "bison", "build a kernel", &["bison"]),
-    spec(Tool::Bc, Need::Source, "bc", "build a kernel", &["bc"]),
-    spec(Tool::Perl, Need::Source, "perl", "build a kernel", &["perl"]),
-    spec(Tool::Pahole, Need::Source, "pahole", "describe a kernel's types (BTF)", &["pahole"]),
-    spec(Tool::Sudo, Need::Local, "sudo", "run the program on this machine as root", &["sudo"]),
-    spec(Tool::Nix, Need::Test, "nix", "check the flake", &["nix-bin"]),
-    spec(Tool::Chromium, Need::Test, "chromium", "check report.html", &["chromium"]),
+pub static TOOLS: [Tool; 24] = [
+    Tool { env: "VMTEST_QEMU", version: Some(("QEMU emulator version ", "6.0")),
+        ..tool("qemu-system-x86_64", Need::Boot, "run kernels", "qemu-system-x86") },
+    Tool { env: "VMTEST_VNG", version: Some(("virtme-ng ", "1.42")),
+        ..tool("vng", Need::Boot, "boot kernels through virtme-ng", "") },
+    Tool { env: "VMTEST_BUSYBOX", is_static: true,
+        ..tool("busybox", Need::Boot, "give the guest its few commands, without shared libraries", "busybox-static") },
+    tool("file", Need::Boot, "let virtme-ng read a kernel's version", "file"),
+    tool("modprobe", Need::Boot, "let virtme-ng find the modules that a kernel needs", "kmod"),
+    tool("depmod", Need::Boot, "index a kernel's modules", "kmod"),
+    tool("cc", Need::Build, "compile libbpf and link", "gcc libc6-dev"),
+    tool("make", Need::Build, "build libbpf", "make"),
+    Tool { env: "PKG_CONFIG", ..tool("pkg-config", Need::Build, "build libbpf", "pkg-config") },
+    Tool { env: "CLANG", numbered: true, version: Some(("clang version ", "10")),
+        ..tool("clang", Need::Build, "compile for BPF", "clang") },
+    tool("libc.a", Need::Build, "link statically for the guest", "libc6-dev"),
+    tool("libelf.a", Need::Build, "link libbpf statically for the guest", "libelf-dev"),
+    tool("libz.a", Need::Build, "link libbpf statically for the guest", "zlib1g-dev"),
+    Tool { version: Some(("Python ", "3.10")),
+        ..tool("python3", Need::Install, "install virtme-ng", "python3 python3-venv") },
+    Tool { numbered: true, ..tool("llvm-objdump", Need::Inspect, "show a BPF program's instructions", "llvm") },
+    Tool { numbered: true, ..tool("llvm-readelf", Need::Inspect, "show a BPF object's sections", "llvm") },
+    tool("flex", Need::Source, "build a kernel", "flex"),
+    tool("bison", Need::Source, "build a kernel", "bison"),
+    tool("bc", Need::Source, "build a kernel", "bc"),
+    tool("perl", Need::Source, "build a kernel", "perl"),
+    tool("pahole", Need::Source, "describe a kernel's types (BTF)", "pahole"),
+    tool("sudo", Need::Local, "run the program on this machine as root", "sudo"),
+    tool("nix", Need::Test, "check the flake", "nix-bin"),
+    tool("chromium", Need::Test, "check report.html", "chromium"),
 ];
 
-impl Tool {
-    /// Its row of the table.
-    pub fn spec(self) -> &'static Spec {
-        &TOOLS[self as usize]
-    }
+/// A row of the table.
+pub fn named(name: &str) -> &'static Tool {
+    TOOLS.iter().find(|tool| tool.name == name).unwrap_or_else(|| panic!("{name} is not in the table of tools"))
 }
 
-/// Finds a tool that works.
+/// The path of a tool that works.
 ///
 /// # Errors
 /// [`Unusable`]: one message that names the tool, what it is for, and how to get it.
-pub fn find(dirs: &Dirs, tool: Tool) -> Result<PathBuf> {
-    Ok(check(dirs, tool)?.path)
+pub fn find(dirs: &Dirs, name: &str) -> Result<PathBuf> {
+    Ok(named(name).check(dirs)?.path)
 }
 
-/// Checks every program that is needed for this.
-///
-/// Libraries are not looked for: that takes running the C compiler, and the build says which is missing.
+/// Checks every program that is needed for this. Libraries are not looked for: that takes running the C compiler, and the
+/// build says which is missing.
 ///
 /// # Errors
 /// As [`all_usable`].
 pub fn require(dirs: &Dirs, need: Need) -> Result<()> {
     let mut unusable = unusable(dirs, &[need]);
-    unusable.retain(|one| !one.spec.is_archive());
+    unusable.retain(|one| !one.tool.is_archive());
     all_usable(&unusable)
 }
 
 /// Everything that is needed for one of these, and is missing or of no use.
 pub fn unusable(dirs: &Dirs, needs: &[Need]) -> Vec<Unusable> {
-    let needed = TOOLS.iter().filter(|spec| needs.contains(&spec.need));
-    needed.filter_map(|spec| check(dirs, spec.tool).err()).collect()
+    let needed = TOOLS.iter().filter(|tool| needs.contains(&tool.need));
+    needed.filter_map(|tool| tool.check(dirs).err()).collect()
 }
 
 /// Makes one error of all.
@@ -178,7 +133,7 @@ pub fn all_usable(unusable: &[Unusable]) -> Result<()> {
 }
 
 /// A tool that works.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Found {
     /// Where it is; absolute.
     pub path: PathBuf,
@@ -186,28 +141,25 @@ pub struct Found {
     pub version: Option<String>,
 }
 
-/// As [`find`], and says which version it is.
-///
-/// # Errors
-/// Why the tool cannot be used.
-pub fn check(dirs: &Dirs, tool: Tool) -> Result<Found, Unusable> {
-    let spec = tool.spec();
-    let path = spec.locate(dirs)?;
-    let at = path.display();
-    if spec.is_static && !matches!(closure::loader(&path), Ok(None)) {
-        return Err(spec.unusable(format!("{at} is not a static executable, and the guest has no shared libraries")));
+impl Tool {
+    /// Finds it, and says which version it is.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
+        let path = self.locate(dirs)?;
+        let wrong = |what: String| self.unusable(format!("{} {what}", path.display()));
+        if self.is_static && !matches!(closure::loader(&path), Ok(None)) {
+            return Err(wrong("is not a static executable, and the guest has no shared libraries".into()));
+        }
+        let Some((before, minimum)) = self.version else { return Ok(Found { path, version: None }) };
+        let version = ask(&path, before).map_err(wrong)?;
+        if !at_least(&version, minimum) {
+            return Err(wrong(format!("is version {version}, and {minimum} or newer is needed")));
+        }
+        Ok(Found { path, version: Some(version) })
     }
-    let Some((before, minimum)) = spec.version else {
-        return Ok(Found { path, version: None });
-    };
-    let version = ask(&path, before).map_err(|why| spec.unusable(format!("{at} {why}")))?;
-    if !at_least(&version, minimum) {
-        return Err(spec.unusable(format!("{at} is version {version}, and {minimum} or newer is needed")));
-    }
-    Ok(Found { path, version: Some(version) })
-}
 
-impl Spec {
     fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
         let missing = || self.unusable(format!("{} was not found", self.name));
         if self.is_archive() {
@@ -217,8 +169,9 @@ impl Spec {
             let what = || self.unusable(format!("{} is set to {named}, which is no such program", self.env));
             return program_on_path(&named).ok_or_else(what);
         }
-        let installed = (self.tool == Tool::Vng).then(|| setup::installed_vng(dirs)).flatten();
-        let numbered = || NUMBERS.rev().filter(|_| self.numbered).map(|number| format!("{}-{number}", self.name));
+        let installed = (self.name == "vng").then(|| setup::installed_vng(dirs)).flatten();
+        // The newest that there is.
+        let numbered = || (10..=30).rev().filter(|_| self.numbered).map(|number| format!("{}-{number}", self.name));
         let found = installed.or_else(|| program_on_path(self.name));
         found.or_else(|| numbered().find_map(|name| program_on_path(&name))).ok_or_else(missing)
     }
@@ -235,7 +188,7 @@ impl Spec {
 
     /// This tool, with what is wrong with it.
     pub fn unusable(&'static self, what: String) -> Unusable {
-        Unusable { spec: self, what }
+        Unusable { tool: self, what }
     }
 }
 
@@ -253,20 +206,16 @@ fn ask(path: &Path, before: &str) -> Result<String, String> {
     let output = output.map_err(|error| format!("does not work: {error}"))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    let version = said.split_once(before).map(|(_, after)| {
-        let end = after.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(after.len());
-        after[..end].trim_matches('.')
-    });
-    match version {
-        Some(version) if output.status.success() && !version.is_empty() => Ok(version.to_owned()),
-        _ => {
-            // A Python traceback ends with the error.
-            let mut lines = said.lines().filter(|line| !line.trim().is_empty());
-            let line = if output.status.success() { lines.next() } else { lines.next_back() };
-            let line: String = line.unwrap_or_default().trim().chars().take(100).collect();
-            Err(format!("does not work: asked for its version it printed {line:?} ({})", output.status))
-        }
+    let after = said.split_once(before).map_or("", |(_, after)| after);
+    let version = after.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default().trim_matches('.');
+    if output.status.success() && !version.is_empty() {
+        return Ok(version.to_owned());
     }
+    // A Python traceback ends with the error.
+    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+    let line = if output.status.success() { lines.next() } else { lines.next_back() };
+    let line: String = line.unwrap_or_default().trim().chars().take(100).collect();
+    Err(format!("does not work: asked for its version it printed {line:?} ({})", output.status))
 }
 
 /// Whether a version is not below another; numbers are compared as numbers.
@@ -277,10 +226,10 @@ fn at_least(version: &str, minimum: &str) -> bool {
 
 /// A tool that is missing, or of no use; its text says everything that a person needs.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{what}; it is needed to {}: {}", .spec.purpose, self.remedy())]
+#[error("{what}; it is needed to {}: {}", .tool.purpose, self.remedy())]
 pub struct Unusable {
     /// Which.
-    pub spec: &'static Spec,
+    pub tool: &'static Tool,
     /// What is wrong, without what to do.
     pub what: String,
 }
@@ -288,19 +237,19 @@ pub struct Unusable {
 impl Unusable {
     /// Whether it would be used once it is installed; not so if an environment variable names another.
     pub fn can_be_installed(&self) -> bool {
-        self.spec.named().is_none()
+        self.tool.named().is_none()
     }
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        let (packages, setup) = (self.spec.packages.join(" "), crate::command::hint("setup"));
+        let (packages, setup) = (self.tool.packages, crate::command::hint("setup"));
         if !self.can_be_installed() {
-            format!("correct {}, or unset it", self.spec.env)
+            format!("correct {}, or unset it", self.tool.env)
         } else if packages.is_empty() {
             format!("run `{setup}`, which installs it in the cache")
         } else if !setup::has_apt() {
             format!("install what Debian has in {packages}, or work inside `nix develop`")
-        } else if matches!(self.spec.need, Need::Local | Need::Test) {
+        } else if matches!(self.tool.need, Need::Local | Need::Test) {
             format!("run `apt-get install {packages}` as root")
         } else {
             format!("run `{setup}`, or `sudo apt-get install {packages}`")
@@ -313,17 +262,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_tool_is_at_its_own_place_in_the_table() {
-        for (index, spec) in TOOLS.iter().enumerate() {
-            assert_eq!(spec.tool as usize, index, "{}", spec.name);
-        }
-    }
-
-    #[test]
     fn versions_are_compared_as_numbers() {
-        for (version, minimum) in [("1.42", "1.42"), ("1.100", "1.42"), ("2", "1.42")] {
-            assert!(at_least(version, minimum), "{version}");
+        for (version, minimum, enough) in [
+            ("1.42", "1.42", true),
+            ("1.100", "1.42", true),
+            ("2", "1.42", true),
+            ("1.9", "1.42", false),
+            ("1", "1.42", false),
+        ] {
+            assert_eq!(at_least(version, minimum), enough, "{version}");
         }
-        assert!(!at_least("1.9", "1.42") && !at_least("1", "1.42"));
     }
 }

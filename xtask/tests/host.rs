@@ -1,0 +1,373 @@
+//! What the harness needs of the host, on machines of the tests' own making: every tool is a fake on a PATH of its own.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Its programs, its target directory and its cache.
+struct Machine(TempDir);
+
+/// Tools that only have to be there.
+const THERE: &str = "file modprobe depmod make pkg-config llvm-objdump llvm-readelf flex bison bc perl pahole";
+/// What the other working tools do, as shell code.
+const WORKING: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "echo 'QEMU emulator version 7.2.22 (Fake)'"),
+    ("vng", "echo 'virtme-ng 1.42'"),
+    ("python3", "echo 'Python 3.11.2'"),
+    ("clang", "echo 'Fake clang version 14.0.6'"),
+    ("cc", "echo \"$LIBRARIES/${1#-print-file-name=}\""),
+    ("sudo", "exec \"$@\""),
+    // `env NAME=VALUE… PROGRAM ARGS…`
+    ("env", "while case $1 in *=*) ;; *) false ;; esac; do export \"$1\"; shift; done; exec \"$@\""),
+];
+/// Makes an environment, and in it a vng that works once pip is through; `python3.pip` is what its pip does.
+const PYTHON: &str = r#"
+case "$*" in
+    --version) echo 'Python 3.11.2' ;;
+    "-m venv --clear "*)
+        PATH=$REAL_PATH
+        rm -rf "$4" && mkdir -p "$4/bin"
+        ln -s "$(readlink "$0")" "$4/bin/python3"
+        cp "$0.pip" "$4/bin/python3.sh"
+        ;;
+esac
+"#;
+const PIP: &str = r#"
+echo "$*" >> "$CALLS/pip.calls"
+PATH=$REAL_PATH
+ln -s "$(readlink "$0")" "${0%/*}/vng"
+echo 'echo virtme-ng 1.42' > "${0%/*}/vng.sh"
+"#;
+
+impl Machine {
+    /// With everything that is needed, but for these tools.
+    fn without(names: &[&str]) -> Self {
+        let machine = Self(tempfile::tempdir().unwrap());
+        ["bin", "lib", "target", "cache"].iter().for_each(|name| fs::create_dir(machine.path(name)).unwrap());
+        ["lib/libc.a", "lib/libelf.a", "lib/libz.a"].iter().for_each(|name| fs::write(machine.path(name), "").unwrap());
+        let there = THERE.split(' ').map(|name| (name, ""));
+        there.chain(WORKING.iter().copied()).for_each(|(name, code)| machine.tool(name, code));
+        // An ELF executable without a program header, and so without an interpreter: magic, 64 bits, little-endian,
+        // version 1 (elf(5)).
+        let mut header = vec![0; 64];
+        header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        fs::write(machine.path("bin/busybox"), &header).unwrap();
+        fs::set_permissions(machine.path("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+        names.iter().for_each(|name| machine.remove(name));
+        machine
+    }
+
+    /// A Debian, whose apt-get notes how it was called, as root would see it, does this, and brings `file`.
+    fn debian(apt_get: &str, without: &[&str]) -> Self {
+        let machine = Self::without(without);
+        machine.tool("dpkg", "");
+        let brings = "case \"$*\" in *install*) PATH=$REAL_PATH; ln -sf \"$(readlink \"${0%/*}/make\")\" \"${0%/*}/file\";; esac";
+        let notes = "echo \"$DEBIAN_FRONTEND $*\" >> \"$CALLS/apt-get.calls\"";
+        machine.tool("apt-get", &format!("{notes}\n{apt_get}\n{brings}"));
+        machine
+    }
+
+    /// One without vng, and with a Python that can make environments.
+    fn without_vng(pip: &str) -> Self {
+        let machine = Self::without(&["vng"]);
+        machine.tool("python3", PYTHON);
+        machine.pip(pip);
+        machine
+    }
+
+    fn pip(&self, code: &str) {
+        fs::write(self.path("bin/python3.pip"), code).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A program on its PATH, as shell code.
+    fn tool(&self, name: &str, code: &str) {
+        let path = self.path("bin").join(name);
+        fs::write(path.with_file_name(format!("{name}.sh")), code).unwrap();
+        let _ = fs::remove_file(&path);
+        symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../vm/guest/tests/fake-tool"), path).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path("bin").join(name)).unwrap();
+    }
+
+    fn xtask(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .env("PATH", self.path("bin"))
+            // For what the fakes themselves need.
+            .env("REAL_PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LIBRARIES", self.path("lib"))
+            .env("CALLS", self.path(""))
+            .env("CARGO_TARGET_DIR", self.path("target"))
+            .env("VMTEST_CACHE_DIR", self.path("cache"));
+        for name in ["VMTEST_QEMU", "VMTEST_VNG", "VMTEST_BUSYBOX", "PKG_CONFIG", "CLANG", "LIBBPF_SYS_LIBRARY_PATH"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// What it prints, after checking its exit code.
+    #[track_caller]
+    fn says(&self, args: &[&str], code: i32) -> String {
+        let Output { status, stdout, stderr } = self.xtask(args).output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert_eq!(status.code(), Some(code), "{said}");
+        said
+    }
+
+    #[track_caller]
+    fn sets_up(&self) {
+        let said = self.says(&["setup"], 0);
+        assert!(said.ends_with("Everything that is needed is here.\n"), "{said}");
+    }
+
+    /// What `doctor --json` says of a thing.
+    fn doctor(&self, name: &str) -> Value {
+        diagnosis(&mut self.xtask(&["doctor", "--json"]), name)
+    }
+
+    #[track_caller]
+    fn has_trouble(&self, name: &str, problem: &[&str], remedy: &str) {
+        let check = self.doctor(name);
+        assert_eq!((&check["ok"], &check["needed"]), (&false.into(), &true.into()), "{check}");
+        let said = check["problem"].as_str().unwrap();
+        assert!(problem.iter().all(|part| said.contains(part)), "{said}");
+        assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check}");
+    }
+
+    /// How a tool was called.
+    fn calls(&self, name: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.path(&format!("{name}.calls"))).unwrap_or_default();
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    /// The environments of virtme-ng in the cache.
+    fn environments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path("cache")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("bin").exists()).collect()
+    }
+
+    /// A setup that has begun, and what it prints.
+    fn begin(&self) -> (Child, BufReader<ChildStdout>) {
+        let mut child = self.xtask(&["setup"]).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        (child, output)
+    }
+
+    /// One whose setup has come to a pip that waits for a line in `gate`.
+    fn with_waiting_setup() -> (Self, Child, BufReader<ChildStdout>) {
+        let machine = Self::without_vng("");
+        let gate = machine.path("gate");
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        machine.pip(&format!("echo pip is here; read go < '{}'\n{PIP}", gate.display()));
+        let (child, mut output) = machine.begin();
+        read_to(&mut output, "pip is here");
+        (machine, child, output)
+    }
+}
+
+/// What a doctor says of a thing, after checking that its exit code agrees.
+fn diagnosis(doctor: &mut Command, name: &str) -> Value {
+    let output = doctor.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let fine = checks.iter().all(|check| check["ok"] == true || check["needed"] == false);
+    assert_eq!(report["ok"], fine, "{report}");
+    assert_eq!(output.status.code(), Some(if fine { 0 } else { 3 }), "{report}");
+    checks.iter().find(|check| check["name"] == name).unwrap_or(&Value::Null).clone()
+}
+
+/// Reads up to a line that begins so.
+fn read_to(output: &mut impl BufRead, beginning: &str) {
+    output.lines().map(Result::unwrap).find(|line| line.starts_with(beginning)).unwrap();
+}
+
+#[test]
+fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
+    let stale = "case \"$*\" in
+        *update*) echo > \"$0.updated\" ;;
+        *install*) [ -e \"$0.updated\" ] || exit 100 ;;
+    esac";
+    let install = "noninteractive -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends file";
+    let dry = &["--dry-run"][..];
+    for (machine, args, code, parts, last_call) in [
+        (Machine::debian("", &[]), &[][..], 0, &["Everything that is needed is here.\n"][..], None),
+        (Machine::debian("", &[]), dry, 0, &["Nothing to do"], None),
+        // Refuses to install until it has updated.
+        (Machine::debian(stale, &["file"]), &[], 0, &["no-install-recommends file", "is here.\n"], Some(install)),
+        (
+            Machine::debian("", &["file", "vng", "python3"]),
+            dry,
+            0,
+            &["packages: file python3 python3-venv", "install virtme-ng into", "cache/venv-"],
+            None,
+        ),
+        (
+            Machine::debian("exit 100", &["file"]),
+            &[],
+            3,
+            &["`apt-get update` failed"],
+            Some("noninteractive -o DPkg::Lock::Timeout=600 update"),
+        ),
+        (
+            Machine::without(&["file", "clang"]),
+            &[],
+            3,
+            &["are missing", "\n  file was not found", "\n  clang was not found", "nix develop"],
+            None,
+        ),
+    ] {
+        let said = machine.says(&[&["setup"], args].concat(), code);
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!(machine.calls("apt-get").last().map(String::as_str), last_call, "{said}");
+        assert_eq!(machine.environments(), [] as [PathBuf; 0]);
+    }
+}
+
+#[test]
+fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
+    // Its vng is there already, and then something goes wrong.
+    let machine = Machine::without_vng(&format!("{PIP} exit 1"));
+    let said = machine.says(&["setup"], 3);
+    assert!(said.contains("installing virtme-ng failed"), "{said}");
+    let environment = machine.environments().pop().unwrap();
+    assert!(environment.join("bin/vng").exists());
+    assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
+    machine.pip(PIP);
+    // The second time there is nothing to do.
+    for _ in 0..2 {
+        machine.sets_up();
+        assert_eq!(machine.calls("pip").len(), 2);
+        assert_eq!(machine.environments(), [environment.clone()]);
+        assert_eq!(machine.doctor("vng")["path"], environment.join("bin/vng").to_str().unwrap());
+    }
+    // Other pins than these: made again.
+    fs::write(environment.join("vmtest-complete"), "1.41").unwrap();
+    assert_eq!(machine.doctor("vng")["ok"], false);
+    machine.sets_up();
+    let pip = machine.calls("pip");
+    assert_eq!(pip.len(), 3);
+    for part in ["-m pip install", "--require-hashes", "--only-binary :all:"] {
+        assert!(pip.iter().all(|call| call.contains(part)), "{pip:?}");
+    }
+}
+
+#[test]
+fn two_setups_at_once_do_the_work_once() {
+    let (machine, mut first, mut first_output) = Machine::with_waiting_setup();
+    let (mut second, mut output) = machine.begin();
+    read_to(&mut output, "Waiting for another setup");
+    fs::write(machine.path("gate"), "go\n").unwrap();
+    read_to(&mut first_output, "Everything that is needed is here.");
+    read_to(&mut output, "Everything that is needed is here.");
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    assert_eq!(machine.calls("pip").len(), 1);
+}
+
+#[test]
+fn a_setup_that_is_killed_leaves_no_process_and_the_next_one_succeeds() {
+    let (machine, mut child, mut output) = Machine::with_waiting_setup();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The pipe ends when the last process that holds it has ended.
+    output.read_to_string(&mut String::new()).unwrap();
+    assert_eq!(machine.doctor("vng")["ok"], false);
+    machine.pip(PIP);
+    machine.sets_up();
+}
+
+#[test]
+fn a_missing_tool_is_named_with_the_way_to_get_it() {
+    let machine = Machine::without(&[]);
+    assert_eq!(machine.doctor("busybox")["path"], machine.path("bin/busybox").to_str().unwrap());
+    // Nothing is left to be installed with it.
+    assert!(machine.doctor("python3").is_null());
+    let tools = ["qemu-system-x86_64", "busybox", "file", "clang", "make", "pkg-config"];
+    tools.iter().chain(&["vng", "llvm-objdump"]).for_each(|name| machine.remove(name));
+    fs::remove_file(machine.path("lib/libelf.a")).unwrap();
+    for name in tools {
+        machine.has_trouble(name, &[name, "was not found"], "install what Debian has");
+    }
+    machine.has_trouble("vng", &["vng was not found"], "cargo xtask setup");
+    machine.has_trouble("libelf.a", &["libelf.a was not found"], "libelf-dev");
+    // Only `inspect` is without it; a numbered one will do.
+    let objdump = machine.doctor("llvm-objdump");
+    assert_eq!((&objdump["ok"], &objdump["needed"]), (&false.into(), &false.into()), "{objdump}");
+    machine.tool("llvm-objdump-14", "");
+    assert_eq!(machine.doctor("llvm-objdump")["ok"], true);
+    let debian = Machine::debian("", &["busybox"]);
+    debian.has_trouble("busybox", &["not found"], "apt-get install busybox-static");
+    // One with shared libraries is none.
+    symlink(std::env::current_exe().unwrap(), debian.path("bin/busybox")).unwrap();
+    debian.has_trouble("busybox", &["bin/busybox is not a static executable"], "busybox-static");
+}
+
+#[test]
+fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
+    let machine = Machine::without(&[]);
+    for (code, said) in [
+        ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
+        ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
+        ("printf '\\033[31mred\\n'", "printed \"\\u{1b}[31mred\""),
+        ("echo Traceback >&2; echo 'ImportError: no virtme' >&2; exit 1", "ImportError: no virtme"),
+        ("echo 'virtme-ng 1.42'; exit 4", "virtme-ng 1.42"),
+        ("kill -9 $$", "signal: 9"),
+    ] {
+        machine.tool("vng", code);
+        let path = machine.path("bin/vng");
+        machine.has_trouble("vng", &[path.to_str().unwrap(), said], "cargo xtask setup");
+    }
+    // Its Python is gone.
+    machine.remove("vng");
+    fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
+    fs::set_permissions(machine.path("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
+    machine.has_trouble("vng", &["does not work", "No such file"], "cargo xtask setup");
+}
+
+#[test]
+fn an_environment_variable_comes_first_and_must_be_right() {
+    let machine = Machine::without(&[]);
+    machine.tool("mine", "echo 'virtme-ng 1.50'");
+    let doctor = |value: &str| diagnosis(machine.xtask(&["doctor", "--json"]).env("VMTEST_VNG", value), "vng");
+    assert_eq!(doctor(machine.path("bin/mine").to_str().unwrap())["version"], "1.50");
+    let wrong = doctor("/nonexistent/vng");
+    assert!(wrong["problem"].as_str().unwrap().contains("VMTEST_VNG is set to /nonexistent/vng"));
+    assert!(wrong["remedy"].as_str().unwrap().contains("VMTEST_VNG"));
+    assert_eq!(doctor("")["version"], "1.42", "empty is unset");
+}
+
+#[test]
+fn without_tools_vmtest_says_so_before_it_does_anything() {
+    let machine = Machine::without(&["clang"]);
+    let said = machine.says(&["vmtest", "-k", "6.12"], 3);
+    assert!(said.starts_with("error: clang was not found; it is needed to compile for BPF"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    machine.remove("file");
+    machine.tool("vng", "echo 'virtme-ng 1.9'");
+    let said = machine.says(&["vmtest", "-k", "6.12"], 3);
+    for part in [
+        "error: tools are missing, or do not work:\n",
+        "bin/vng is version 1.9, and 1.42 or newer is needed",
+        "\n  file was not found; it is needed to let",
+        ": install what Debian has in file, or",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let built = fs::read_dir(machine.path("target")).unwrap();
+    let built = built.map(|entry| entry.unwrap().file_name()).filter(|name| name != "vmtest");
+    assert_eq!(built.collect::<Vec<_>>(), [""; 0], "something was built");
+}
