@@ -13,7 +13,7 @@ use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::{self, Silent};
 use crate::tools::{self, Found, Need, TOOLS, Tool};
-use crate::ui::grid;
+use crate::ui::{self, grid};
 use vm_guest::accel;
 
 /// Runs the command.
@@ -25,7 +25,7 @@ pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
         true => serde_json::to_string_pretty(&json!({"version": 1, "ok": missing == 0, "checks": checks}))? + "\n",
         false => for_people(&checks, missing, &dirs.project),
     };
-    kernels::command::show::print(&text);
+    ui::print(&text)?;
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use super::pins::PoolFile;
 
 /// What has to be known of an architecture, from a kernel's source to a guest's serial port.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Arch {
     /// As Linux's own build calls it (`ARCH=`), and `--arch`.
     pub name: &'static str,
@@ -173,14 +173,6 @@ impl Arch {
         self.sysroot.lines().filter_map(file).collect()
     }
 }
-
-impl PartialEq for Arch {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Arch {}
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_outside_through_links() {
+    fn nothing_is_written_or_read_outside() {
         // `p/q/r` is the root, so that a link in it, which looks three deep, is at the root and leads out.
         let to_root: &[Member<'_>] = &[Member::Symlink("p/q/r", "../..")];
         let out: &[_] = &[Member::Symlink("p/q/r/out", "../beside")];
@@ -134,6 +134,9 @@ mod tests {
         let direct: &[_] = &[Member::Symlink("out", "../beside"), Member::File("out/file", b"x")];
         for (archives, accepted) in [
             (vec![direct], [false].as_slice()),
+            (vec![&[Member::File("../beside/file", b"x")]], &[false]),
+            (vec![&[Member::File("a/../../beside/file", b"x")]], &[false]),
+            (vec![&[Member::Hardlink("out", "../secret")]], &[false]),
             (vec![to_root, out, through], &[true, true, false]),
             // Moved up, the link would lead further: it is not moved.
             (vec![deep, &[Member::Hardlink("out", "a/b/up")], through], &[true, false, true]),
@@ -143,9 +146,11 @@ mod tests {
             let (root, beside) = (dir.path().join("root"), dir.path().join("beside"));
             std::fs::create_dir(&root).unwrap();
             std::fs::create_dir(&beside).unwrap();
+            std::fs::write(dir.path().join("secret"), "secret").unwrap();
             assert_eq!(unpacked(&archives, &root), accepted);
             assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 0, "written outside");
-            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "written outside");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "written outside");
+            assert!(std::fs::read(root.join("out")).map_or(true, |text| text != b"secret"), "taken from outside");
             assert!(root.join("out").symlink_metadata().map_or(true, |it| !it.is_symlink()), "a link leads out");
         }
     }

@@ -1,7 +1,7 @@
 //! Building a kernel from its source: a release's tarball, this crate's configuration, this machine's compiler.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,7 +38,7 @@ const CORE_MINUTES: usize = 16;
 /// How often a build that nobody watches says that it goes on.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// How much of the compiler's complaints is shown of a build that failed, in bytes.
-const SHOWN: u64 = 2000;
+const SHOWN: usize = 2000;
 
 /// All that decides what a build gives, beside the source: the configuration, the compiler, and pahole, which makes the
 /// BTF. It is part of the name under which the kernel is cached.
@@ -201,12 +201,9 @@ impl Tree<'_> {
 }
 
 fn end_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    let bytes = fs::read(path)?;
+    let end = &bytes[bytes.len().saturating_sub(SHOWN)..];
+    Ok(String::from_utf8_lossy(end).trim_end().to_owned())
 }
 
 #[cfg(test)]

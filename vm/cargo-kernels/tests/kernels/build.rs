@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use assert_cmd::assert::OutputAssertExt;
+use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
 
-use crate::cache::{can_mount, in_namespace};
-use crate::sandbox::{self, Sandbox, pin, sha256};
+use crate::sandbox::{Sandbox, pin};
 use crate::server::Server;
 use crate::transfer::wait_until;
 
@@ -53,17 +52,13 @@ fn calls(sandbox: &Sandbox) -> Vec<String> {
     log.lines().map(str::to_owned).collect()
 }
 
-fn tree(sandbox: &Sandbox) -> PathBuf {
-    sandbox.entry().join("tree")
-}
-
 #[test]
 fn a_source_is_fetched_and_built_once() {
     let (server, sandbox) = pinned(CONFIGURES, BUILDS);
     let said = sandbox.run(&["fetch"], 0);
     assert!(said.contains("building it from source, which is done once: about "), "{said}");
     assert!(said.contains("6.1: 6.1.9 from source, "), "{said}");
-    let config = std::fs::read_to_string(tree(&sandbox).join("config")).unwrap();
+    let config = std::fs::read_to_string(sandbox.entry().join("tree/config")).unwrap();
     assert!(config.contains("CONFIG_BPF_SYSCALL=y\n"));
     assert!(sandbox.incoming().is_empty(), "something is left of the build");
     let calls = calls(&sandbox);
@@ -96,14 +91,11 @@ fn what_is_missing_is_named_with_its_package_before_anything_is_fetched() {
 
 #[test]
 fn no_space_is_said_before_anything_is_fetched() {
-    if !can_mount("no_space_is_said_before_anything_is_fetched") {
-        return;
-    }
     let (server, sandbox) = pinned(CONFIGURES, BUILDS);
     std::fs::create_dir(sandbox.cache()).unwrap();
     let script = "mount -t tmpfs -o size=64m none \"$VMTEST_CACHE_DIR\"; \
         PATH=$HOME/bin exec \"$KERNELS\" fetch";
-    let said = sandbox::said(in_namespace(&sandbox, script).assert().code(3));
+    let Some(said) = sandbox.run_mounting(script, 3) else { return };
     assert!(said.contains("source: building it needs 4096 MiB in "), "{said}");
     assert!(server.requests().is_empty());
 }

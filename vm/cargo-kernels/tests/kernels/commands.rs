@@ -6,8 +6,9 @@ use std::process::Stdio;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, pin, sha256, url_source};
-use crate::server::{Answer, Server};
+use crate::sandbox::{Sandbox, pin, url_source};
+use crate::server::Answer;
+use vm_kernels::digest::sha256;
 use vm_kernels::fake;
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
@@ -34,10 +35,7 @@ fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
 fn list_shows_what_is_at_hand() {
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
     let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
-    let list = || -> Value {
-        let output = sandbox.kernels(&["list", "--json"]).output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
+    let list = || sandbox.json(&["list", "--json"]);
     let before = &list()[0];
     assert_eq!(before["at_hand"], false);
     assert_eq!(before["expected"], "6.1.x");
@@ -55,10 +53,8 @@ fn list_shows_what_is_at_hand() {
 
 #[test]
 fn add_pins_an_address_and_keeps_what_is_written() {
-    let server = Server::https();
     let image = fake::bzimage("6.14.2-mine", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.pins(COMMENTED);
     let url = server.url("/bzImage");
     let said = sandbox.run(&["add", "6.14", &url], 0);
@@ -82,10 +78,9 @@ fn add_pins_an_address_and_keeps_what_is_written() {
 
 #[test]
 fn add_keeps_what_others_write_while_it_fetches() {
-    let server = Server::https();
+    let (server, sandbox) = Sandbox::serving("/bzImage", b"");
     let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
-    let sandbox = Sandbox::new().trusting(&server);
     sandbox.pins(COMMENTED);
     let adding = |name| {
         let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
@@ -122,9 +117,7 @@ fn add_pins_a_file_by_its_hash() {
 
 #[test]
 fn add_refuses_what_makes_no_pin() {
-    let server = Server::https();
-    server.at("/page", Answer::File(b"<html>".to_vec()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/page", b"<html>");
     sandbox.pins(COMMENTED);
     let page = server.url("/page");
     let dir = sandbox.path("bin");
@@ -180,11 +173,7 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
 #[test]
 fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
     let sandbox = Sandbox::new();
-    let matrix = || -> Value {
-        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
-        sandbox.environment(command.arg("matrix"));
-        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
-    };
+    let matrix = || sandbox.json(&["matrix"]);
     sandbox.pins(&pin(&url_source("https://localhost/a", b"a")));
     let first = matrix();
     assert_eq!(first["include"][0]["kernel"], "6.1");

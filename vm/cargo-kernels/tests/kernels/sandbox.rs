@@ -1,30 +1,35 @@
 //! A place of its own for a test: a cache, a list of pins, and an apt that says what the test wants.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use assert_cmd::assert::OutputAssertExt;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha1::{Digest, Sha1};
 use tempfile::TempDir;
+use vm_kernels::digest::sha256;
 
 use crate::server::{Answer, Server};
 
-/// Directories, and how `xtask` is run in them.
+/// Directories, and the environment in which `cargo kernels` is run in them.
 pub struct Sandbox {
     dir: TempDir,
-    certificate: Option<PathBuf>,
-    archive: Option<String>,
+    variables: HashMap<&'static str, OsString>,
 }
 
 impl Sandbox {
     pub fn new() -> Self {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("bin")).unwrap();
-        let sandbox = Self { dir, certificate: None, archive: None };
+        let sandbox = Self { dir, variables: HashMap::new() };
         sandbox.pins("");
-        sandbox
+        let [bin, home, cache] = ["bin", "", "cache"].map(|name| sandbox.path(name));
+        let pins = sandbox.pins_file();
+        let sandbox = sandbox.with("PATH", bin).with("HOME", home);
+        sandbox.with("VMTEST_CACHE_DIR", cache).with("VMTEST_KERNELS_TOML", pins)
     }
 
     /// A server that has this file at this path, and a sandbox whose only pin is that.
@@ -36,21 +41,20 @@ impl Sandbox {
         (server, sandbox)
     }
 
-    /// Makes `xtask` trust the server.
-    pub fn trusting(mut self, server: &Server) -> Self {
+    /// Sets a variable of the environment.
+    pub fn with(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(variable, value.into());
+        self
+    }
+
+    /// Makes `cargo kernels` trust the server.
+    pub fn trusting(self, server: &Server) -> Self {
         let path = self.path("ca.pem");
         std::fs::write(&path, server.certificate.as_ref().unwrap()).unwrap();
-        self.certificate = Some(path);
-        self
+        self.with("SSL_CERT_FILE", path)
     }
 
-    /// Takes `url` for Debian's permanent archive.
-    pub fn with_archive(mut self, url: String) -> Self {
-        self.archive = Some(url);
-        self
-    }
-
-    /// Puts an apt in the way that knows these mirrors.
+    /// Puts an apt in the way that knows these mirrors; without, there is none.
     pub fn with_mirrors(self, roots: &[String]) -> Self {
         let lines: String = roots.iter().map(|root| format!("echo '{root}'\n")).collect();
         self.program("apt-get", &lines);
@@ -77,27 +81,11 @@ impl Sandbox {
         self.path("kernels.toml")
     }
 
-    /// `cargo kernels …`, in this sandbox. Without [`Self::with_mirrors`] it finds no apt.
+    /// `cargo kernels …`, in this sandbox.
     pub fn kernels(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
-        command.args(arguments);
-        self.environment(&mut command);
+        command.args(arguments).env_clear().envs(&self.variables);
         command
-    }
-
-    pub fn environment(&self, command: &mut Command) {
-        command
-            .env_clear()
-            .env("PATH", self.path("bin"))
-            .env("HOME", self.dir.path())
-            .env("VMTEST_CACHE_DIR", self.cache())
-            .env("VMTEST_KERNELS_TOML", self.pins_file());
-        if let Some(certificate) = &self.certificate {
-            command.env("SSL_CERT_FILE", certificate);
-        }
-        if let Some(archive) = &self.archive {
-            command.env("VMTEST_DEBIAN_ARCHIVE", archive);
-        }
     }
 
     pub fn cache(&self) -> PathBuf {
@@ -123,12 +111,40 @@ impl Sandbox {
 
     /// Runs `kernels …` and returns what it printed on both outputs, once the exit code is as expected.
     pub fn run(&self, arguments: &[&str], code: i32) -> String {
-        said(self.kernels(arguments).assert().code(code))
+        said(self.kernels(arguments), code)
+    }
+
+    /// The same of a command that prints JSON.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        serde_json::from_slice(&self.kernels(arguments).output().unwrap().stdout).unwrap()
+    }
+
+    /// The same of a shell script that may mount, in which `$KERNELS` is the program. `None`, whatever hides the output
+    /// that says so, where this machine lets nobody mount.
+    pub fn run_mounting(&self, script: &str, code: i32) -> Option<String> {
+        let unshare = |script: &str| {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+            command
+        };
+        let probe = unshare("mount -t tmpfs none /mnt").output().unwrap();
+        if !probe.status.success() {
+            let (test, why) = (std::thread::current(), String::from_utf8_lossy(&probe.stderr));
+            let told = format!("NOT RUN: {:?}: this machine gives no mount namespace: {why}\n", test.name());
+            std::io::stderr().write_all(told.as_bytes()).unwrap();
+            return None;
+        }
+        let mut command = unshare(script);
+        command.env_clear().envs(&self.variables);
+        command.env("KERNELS", assert_cmd::cargo::cargo_bin!("cargo-kernels"));
+        // Out of this project, which the cargo of a home without rustup's settings cannot read.
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir("/");
+        Some(said(command, code))
     }
 }
 
-/// Both outputs of a program that has ended.
-pub fn said(assert: assert_cmd::assert::Assert) -> String {
+fn said(mut command: Command, code: i32) -> String {
+    let assert = command.assert().code(code);
     let output = assert.get_output();
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
@@ -138,10 +154,6 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
-}
-
-pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
 }
 
 pub fn sha1(bytes: &[u8]) -> String {

@@ -35,7 +35,7 @@ impl Answer {
 }
 
 /// A request as it came: the path, and where the range starts that it asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Request {
     pub path: String,
     pub start: Option<usize>,
@@ -144,21 +144,11 @@ impl Shared {
 }
 
 fn read_request(stream: &mut impl BufRead) -> Option<Request> {
-    let mut first = String::new();
-    stream.read_line(&mut first).ok()?;
-    let path = first.split(' ').nth(1)?.to_owned();
-    let mut start = None;
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let line = line.trim_end().to_lowercase();
-        if line.is_empty() {
-            return Some(Request { path, start });
-        }
-        if let Some(range) = line.strip_prefix("range: bytes=") {
-            start = Some(range.strip_suffix('-')?.parse().ok()?);
-        }
-    }
+    let mut lines = stream.lines().map_while(Result::ok);
+    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let range = |line: String| line.to_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok();
+    let start = lines.take_while(|line| !line.is_empty()).filter_map(range).last();
+    Some(Request { path, start })
 }
 
 fn send_status(stream: &mut impl Write, status: &str, headers: &str) -> std::io::Result<()> {
@@ -168,21 +158,16 @@ fn send_status(stream: &mut impl Write, status: &str, headers: &str) -> std::io:
 
 /// Sends the file, or what begins at `start` of it, but no more than `most` bytes of the body.
 fn send(stream: &mut impl Write, bytes: &[u8], start: Option<usize>, most: usize) -> std::io::Result<()> {
-    let body = match start {
-        Some(start) if start >= bytes.len() => {
-            return send_status(stream, "416 Range Not Satisfiable", "");
-        }
+    let all = bytes.len();
+    let (status, body) = match start {
+        Some(start) if start >= all => return send_status(stream, "416 Range Not Satisfiable", ""),
         Some(start) => {
-            let (end, all) = (bytes.len() - 1, bytes.len());
-            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{end}/{all}\r\n")?;
-            &bytes[start..]
+            let range = format!("Content-Range: bytes {start}-{}/{all}", all - 1);
+            (format!("206 Partial Content\r\n{range}"), &bytes[start..])
         }
-        None => {
-            write!(stream, "HTTP/1.1 200 OK\r\n")?;
-            bytes
-        }
+        None => ("200 OK".to_owned(), bytes),
     };
-    write!(stream, "Content-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
     stream.write_all(&body[..most.min(body.len())])?;
     stream.flush()
 }

@@ -65,7 +65,7 @@ fn archive_is_asked_after_the_mirrors_and_without_any() {
         archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
         // With or without a slash at its end.
         let address = archive.url(if with_apt { "/file/" } else { "/file" });
-        let sandbox = Sandbox::new().trusting(&archive).with_archive(address);
+        let sandbox = Sandbox::new().trusting(&archive).with("VMTEST_DEBIAN_ARCHIVE", address);
         let mirrors = [mirror.url("/debian/")];
         let sandbox = if with_apt { sandbox.with_mirrors(&mirrors) } else { sandbox };
         sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
@@ -92,27 +92,18 @@ fn mirrors_in_a_directory_and_in_a_list_are_found() {
 #[test]
 fn nix_is_first_when_it_is_there() {
     let sandbox = Sandbox::new();
-    let modules = sandbox.path("nix/6.1/lib/modules/6.1.9");
-    std::fs::create_dir_all(&modules).unwrap();
-    std::fs::write(sandbox.path("nix/6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
-    std::fs::write(sandbox.path("nix/6.1/config"), "CONFIG_PCI=y\n").unwrap();
+    let nix = sandbox.path("nix");
+    std::fs::create_dir_all(nix.join("6.1/lib/modules/6.1.9")).unwrap();
+    std::fs::write(nix.join("6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    std::fs::write(nix.join("6.1/config"), "CONFIG_PCI=y\n").unwrap();
     let hash = "0".repeat(64);
     sandbox.pins(&pin(&format!("kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\"")));
-    let fetch = |with: bool| {
-        let mut command = sandbox.kernels(&["fetch"]);
-        if with {
-            command.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
-        }
-        command
-    };
-    use assert_cmd::assert::OutputAssertExt;
-    let said = sandbox::said(fetch(true).assert().code(0));
+    let sandbox = sandbox.with("VMTEST_NIX_KERNELS", nix);
+    let said = sandbox.run(&["fetch"], 0);
     assert!(said.contains("6.1: 6.1.9 from nix, "), "{said}");
-    let mut list = sandbox.kernels(&["list", "--json"]);
-    list.env("VMTEST_NIX_KERNELS", sandbox.path("nix"));
-    let rows: serde_json::Value = serde_json::from_slice(&list.output().unwrap().stdout).unwrap();
+    let rows = sandbox.json(&["list", "--json"]);
     assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
-    let said = sandbox::said(fetch(false).assert().code(3));
+    let said = sandbox.with("VMTEST_NIX_KERNELS", "").run(&["fetch"], 3);
     assert!(said.contains("url: https://localhost:1/x: Connection refused"), "{said}");
     assert!(said.contains("kernel 6.1 is unavailable: none of its sources has it"), "{said}");
 }
@@ -120,23 +111,24 @@ fn nix_is_first_when_it_is_there() {
 #[test]
 fn file_that_is_not_the_kernel_is_refused() {
     let page = b"<!DOCTYPE html><p>Please log in".to_vec();
+    let escapes = fake::zstd(&fake::tar(&[Member::File("../../../../kernels.toml", b"x")]));
     for (file, finding) in [
         (fake::bzimage("6.2.0", None), "the image is 6.2.0, pinned is 6.1.x"),
         (page, "it is no kernel image: it is a web page"),
+        (escapes, "archive member ../../../../kernels.toml: refused: it would be written outside"),
     ] {
         let (_server, sandbox) = Sandbox::serving("/bzImage", &file);
         let said = sandbox.run(&["fetch"], 3);
         assert!(said.contains(finding), "{said}");
-        assert!(sandbox.entries().is_empty());
+        assert!(sandbox.entries().is_empty() && sandbox.incoming().is_empty(), "{finding}: something is left");
+        assert_ne!(std::fs::read(sandbox.pins_file()).unwrap(), b"x", "it was written outside");
     }
 }
 
 #[test]
 fn a_pin_is_of_the_architecture_that_its_source_says() {
-    let server = Server::https();
     let image = fake::bzimage("6.1.9", None);
-    server.at("/bzImage", Answer::File(image.clone()));
-    let sandbox = Sandbox::new().trusting(&server);
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     let source = url_source(&server.url("/bzImage"), &image);
     sandbox.pins(&pin(&format!("{source}\narch = \"arm64\"")));
     let said = sandbox.run(&["fetch", "6.1", "--arch", "x86_64"], 2);

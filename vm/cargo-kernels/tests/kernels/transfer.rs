@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use crate::sandbox::{Sandbox, sha256};
+use crate::sandbox::Sandbox;
 use crate::server::{Answer, Server};
+use vm_kernels::digest::sha256;
 use vm_kernels::fake;
 
 /// A server with one image at `/bzImage`, and a sandbox that pins it.
@@ -67,28 +68,29 @@ fn server_in_trouble_is_asked_three_times() {
 }
 
 #[test]
-fn a_server_without_ranges_starts_over() {
-    let (server, sandbox, image) = pinned(|bytes| Answer::Breaks { bytes, at: 1000, times: usize::MAX });
-    sandbox.run(&["fetch"], 3);
-    server.at("/bzImage", Answer::WholeFile(image.clone()));
-    let before = server.requests().len();
-    sandbox.run(&["fetch"], 0);
-    assert_whole(&sandbox, &image);
-    assert_eq!(server.requests().len(), before + 1, "the whole was put behind the beginning");
-}
-
-#[test]
-fn wrong_beginning_is_fetched_anew() {
-    let (server, sandbox, image) = pinned(|bytes| Answer::Breaks { bytes, at: 1000, times: usize::MAX });
-    // Other bytes, which the hash tells in the end; more than the file has, which the server does not accept.
-    for (size, said) in [(5000, "fetching it anew"), (image.len() + 1, "")] {
-        server.at("/bzImage", Answer::Breaks { bytes: image.clone(), at: 1000, times: usize::MAX });
+fn what_an_earlier_fetch_left_is_taken_up_or_replaced() {
+    let half: fn(Vec<u8>) -> Answer = |bytes| Answer::Breaks { bytes, at: 1000, times: usize::MAX };
+    let (server, sandbox, image) = pinned(half);
+    // What is left, and how the server answers then, what is said, and how often the server is asked.
+    for (left, answer, told, requests) in [
+        // All of it, so no network is needed.
+        (image.clone(), half, "unpacking", 0),
+        // A server without ranges: the whole must not be put behind the beginning.
+        (image[..1000].to_vec(), Answer::WholeFile as fn(_) -> _, "unpacking", 1),
+        // Other bytes, which the hash tells in the end; more than the file has, which the server does not accept.
+        (vec![0; 5000], Answer::File, "fetching it anew", 2),
+        (vec![0; image.len() + 1], Answer::File, "fetching it anew", 2),
+    ] {
+        server.at("/bzImage", half(image.clone()));
         let _ = std::fs::remove_dir_all(sandbox.cache());
         sandbox.run(&["fetch"], 3);
-        std::fs::write(sandbox.incoming().pop().unwrap(), vec![0; size]).unwrap();
-        server.at("/bzImage", Answer::File(image.clone()));
-        assert!(sandbox.run(&["fetch"], 0).contains(said));
+        std::fs::write(sandbox.incoming().pop().unwrap(), left).unwrap();
+        server.at("/bzImage", answer(image.clone()));
+        let before = server.requests().len();
+        let said = sandbox.run(&["fetch"], 0);
+        assert!(said.contains(told), "{said}");
         assert_whole(&sandbox, &image);
+        assert_eq!(server.requests().len(), before + requests, "{said}");
     }
 }
 
@@ -127,17 +129,6 @@ fn after_a_kill_the_rest_is_fetched() {
     sandbox.run(&["fetch"], 0);
     assert_eq!(starts(&server), [None, Some(here)]);
     assert_whole(&sandbox, &image);
-}
-
-#[test]
-fn a_whole_download_that_was_left_behind_is_used_without_a_network() {
-    let (server, sandbox, image) = pinned(|bytes| Answer::Breaks { bytes, at: 1000, times: usize::MAX });
-    sandbox.run(&["fetch"], 3);
-    std::fs::write(sandbox.incoming().pop().unwrap(), &image).unwrap();
-    let before = server.requests().len();
-    sandbox.run(&["fetch"], 0);
-    assert_whole(&sandbox, &image);
-    assert_eq!(server.requests().len(), before);
 }
 
 fn size(path: &Path) -> usize {

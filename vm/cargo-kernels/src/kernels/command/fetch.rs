@@ -6,6 +6,7 @@ use super::show;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::{Arch, select};
+use crate::ui;
 
 /// Runs the command.
 pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
@@ -22,7 +23,7 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
                 unavailable.to_string()
             }
         };
-        show::print(&(told + "\n"));
+        ui::print(&(told + "\n"))?;
     }
     Ok(code)
 }

@@ -9,29 +9,23 @@ use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, Arch, Store, obtain};
+use crate::ui;
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Default, Serialize)]
 struct Row {
-    /// The pin's name; of another architecture than this machine's, its full name.
+    /// Of another architecture than this machine's, the full name.
     name: String,
-    /// What it is for.
     arch: &'static str,
-    /// The release it must boot as: exact, or a series' prefix with an `x`.
+    /// Exact, or a series' prefix with an `x`.
     expected: String,
-    /// Why it is pinned.
     why: String,
-    /// Whether it is used only when it is asked for by its name.
     extra: bool,
-    /// Whether it needs no network.
     at_hand: bool,
-    /// The release that the kernel at hand names.
+    /// From here on what is at hand; its source may be `nix`, too, and of that the size is not known.
     release: Option<String>,
-    /// Where the kernel at hand came from: a source's kind, or `nix`.
     source: Option<&'static str>,
-    /// Bytes that the kernel at hand takes in the cache; Nix's are not counted.
     size: Option<u64>,
-    /// The image at hand.
     image: Option<std::path::PathBuf>,
     /// Every source, in the order in which they are tried.
     sources: Vec<Listed>,
@@ -40,9 +34,8 @@ struct Row {
 /// A source as it is listed.
 #[derive(Debug, Serialize)]
 struct Listed {
-    /// `debian`, `url`, `source` or `file`.
     kind: &'static str,
-    /// The SHA-256 of each of its files.
+    /// Of each of its files.
     sha256: Vec<String>,
 }
 
@@ -52,15 +45,15 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
     let wanted = |pin: &&Pin| arches.contains(&pin.arch) || arches.is_empty() && pin.arch.is_host();
     let rows: Vec<Row> = kernels::pinned(dirs)?.iter().filter(wanted).map(|pin| row(&store, pin)).collect();
     if json {
-        show::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+        ui::print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
         return Ok(exit::OK);
     }
     let header = ["pin", "release", "source", "sha256", "size", "at hand", "why"];
-    show::print(&show::table(&header, &[4], rows.iter().map(cells).collect()));
+    ui::print(&show::table(&header, &[4], rows.iter().map(cells).collect()))?;
     let absent: Vec<&str> = rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
     if !absent.is_empty() {
         let fetch = crate::command::hint(&format!("fetch {}", absent.join(" ")));
-        show::print(&format!("\nTo get what is not at hand: {fetch}\n"));
+        ui::print(&format!("\nTo get what is not at hand: {fetch}\n"))?;
     }
     Ok(exit::OK)
 }

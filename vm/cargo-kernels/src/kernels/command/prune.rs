@@ -11,6 +11,7 @@ use crate::exit;
 use crate::kernels;
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::pins::Pin;
+use crate::ui;
 use vm_guest::module_share;
 use vm_guest::snapshots::{Listed, Snapshots};
 use vm_kernels::lock::{self, How};
@@ -24,7 +25,7 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     lines.extend(saved_guests(dirs, dry_run)?);
     lines.extend(remade(dirs, dry_run));
     if lines.is_empty() {
-        show::print("Nothing to remove: every kernel in the cache is pinned.\n");
+        ui::print("Nothing to remove: every kernel in the cache is pinned.\n")?;
         return Ok(exit::OK);
     }
     let gone = lines.iter().filter(|(_, _, outcome)| matches!(outcome, Ok(true)));
@@ -39,8 +40,8 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
         };
         vec![path, show::size(size), outcome]
     });
-    show::print(&show::table(&["path", "size", ""], &[1], rows.collect()));
-    show::print(&format!("{freed} {would_be}freed\n"));
+    ui::print(&show::table(&["path", "size", ""], &[1], rows.collect()))?;
+    ui::print(&format!("{freed} {would_be}freed\n"))?;
     Ok(if failed { exit::NOT_RUN } else { exit::OK })
 }
 

@@ -1,7 +1,5 @@
 //! What the subcommands show: progress, tables, sizes.
 
-use std::io::Write;
-
 use comfy_table::Cell;
 use indicatif::ProgressBar;
 
@@ -42,13 +40,6 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// Prints on standard output; whoever reads it may stop reading (`| head -1`).
-pub fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // Nobody is left to be told of an error.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// A size for people.

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use super::show;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::{self, Arch, select};
+use crate::ui;
 use vm_guest::snapshots::{self, Snapshots};
 
 /// Runs the command.
@@ -16,14 +16,14 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
     for target in select(dirs, names, arches)? {
         let name = target.name();
         let Some(pin) = target.pin() else {
-            show::print(&format!("{name}: not of the cache, so there is no hash to hold it to\n"));
+            ui::print(&format!("{name}: not of the cache, so there is no hash to hold it to\n"))?;
             continue;
         };
         let fetch = crate::command::hint(&format!("fetch {name}"));
         let of_source = |source| (source, Entry::of(&store.cache, pin, source));
         let mut cached = pin.sources.iter().map(of_source).filter(|(_, entry)| entry.dir().exists()).peekable();
         if cached.peek().is_none() && !names.is_empty() {
-            show::print(&format!("{name}: not in the cache; `{fetch}` gets it\n"));
+            ui::print(&format!("{name}: not in the cache; `{fetch}` gets it\n"))?;
             all_good = false;
         }
         for (source, entry) in cached {
@@ -38,7 +38,7 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
                     format!("damaged: {damage:#}; {dropped}")
                 }
             };
-            show::print(&format!("{name} ({}): {found}\n", source.kind()));
+            ui::print(&format!("{name} ({}): {found}\n", source.kind()))?;
         }
     }
     if names.is_empty() {
@@ -54,12 +54,12 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
     for listed in snapshots.list() {
         let Some(kernel) = &listed.kernel else { continue };
         if snapshots::verify_ram(&listed.dir)? {
-            show::print(&format!("{kernel} (saved guest): good\n"));
+            ui::print(&format!("{kernel} (saved guest): good\n"))?;
         } else {
             all_good = false;
             let removed = snapshots.prune(&listed)?;
             let what = if removed { "removed" } else { "in use, so it was left" };
-            show::print(&format!("{kernel} (saved guest): its memory is not what was saved; {what}\n"));
+            ui::print(&format!("{kernel} (saved guest): its memory is not what was saved; {what}\n"))?;
         }
     }
     Ok(all_good)
