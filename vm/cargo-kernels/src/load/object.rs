@@ -99,14 +99,14 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;
 
     /// A header, a section of code, and the table of sections.
-    fn sample() -> Vec<u8> {
+    pub fn sample() -> Vec<u8> {
         let mut elf = vec![0; 64];
         elf[..7].copy_from_slice(MAGIC);
         elf[16..18].copy_from_slice(&1u16.to_le_bytes());
