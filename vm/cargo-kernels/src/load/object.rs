@@ -41,7 +41,6 @@ pub fn read(path: &Path) -> Result<Vec<Object>, String> {
     Ok(named.collect())
 }
 
-/// The objects in a file's bytes.
 fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     if bytes.len() as u64 > LARGEST {
         return Err(format!("is larger than {} MiB", LARGEST >> 20));
@@ -67,7 +66,6 @@ fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(objects)
 }
 
-/// Whether the header says that it is an object file for BPF.
 fn is_bpf(bytes: &[u8]) -> bool {
     let header = FileHeader64::<LittleEndian>::parse(bytes);
     header.is_ok_and(|header| header.e_type(LittleEndian) == ET_REL && header.e_machine(LittleEndian) == EM_BPF)
