@@ -25,34 +25,24 @@ fn helloworld() -> Command {
     Command::cargo_bin("helloworld").unwrap()
 }
 
-/// The program without privileges, also if root runs the test.
-struct Unprivileged {
-    /// Holds a copy: where it was built may be out of that user's reach.
-    directory: TempDir,
-}
-
-impl Unprivileged {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        // By another process: what this one has open for writing, a child of another test's inherits for a moment, and
-        // then it cannot be executed (ETXTBSY, execve(2)).
-        let mut copy = std::process::Command::new("cp");
-        assert!(copy.arg(helloworld().get_program()).arg(directory.path()).status().unwrap().success());
-        Self { directory }
+/// A command that runs the program without privileges, also if root runs the test. The directory holds a copy: where it
+/// was built may be out of that user's reach.
+fn unprivileged() -> (TempDir, std::process::Command) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    // By another process: what this one has open for writing, a child of another test's inherits for a moment, and
+    // then it cannot be executed (ETXTBSY, execve(2)).
+    let mut copy = std::process::Command::new("cp");
+    assert!(copy.arg(helloworld().get_program()).arg(directory.path()).status().unwrap().success());
+    let mut command = std::process::Command::new(directory.path().join("helloworld"));
+    if geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
     }
-
-    fn command(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(self.directory.path().join("helloworld"));
-        if geteuid().is_root() {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        command
-    }
+    (directory, command)
 }
 
 #[test]
-fn help_names_every_option_and_exit_code() {
+fn help_names_every_option_and_exit_code_and_the_short_one_fits_a_screen() {
     let mut help = helloworld().arg("--help").assert().code(0).stderr("");
     for option in ["--follow", "--duration <SECS>", "--mount-tracefs", "--verbose", "--version"] {
         help = help.stdout(contains(option));
@@ -60,10 +50,6 @@ fn help_names_every_option_and_exit_code() {
     for code in 0..=10 {
         help = help.stdout(contains(format!("\n  {code:>2}  ")));
     }
-}
-
-#[test]
-fn the_short_help_fits_a_screen() {
     let fits = |text: &str| text.lines().count() <= 40 && text.lines().all(|line| line.len() <= 100);
     helloworld().arg("-h").assert().code(0).stdout(predicate::function(fits)).stderr("");
 }
@@ -92,9 +78,8 @@ fn wrong_usage_is_told_and_has_its_exit_code() {
 
 #[test]
 fn missing_privileges_are_named_whatever_else_is_missing() {
-    let program = Unprivileged::new();
     for arguments in [&[][..], &["--follow"], &["--mount-tracefs"], &["-v", "-d", "1"]] {
-        let mut command = program.command();
+        let (_directory, mut command) = unprivileged();
         command.args(arguments);
         Command::from_std(command)
             .assert()
@@ -108,10 +93,10 @@ fn missing_privileges_are_named_whatever_else_is_missing() {
 
 #[test]
 fn a_closed_stderr_does_not_change_the_exit_code() {
-    let program = Unprivileged::new();
+    let (_directory, mut command) = unprivileged();
     let (reader, writer) = UnixStream::pair().unwrap();
     drop(reader);
     let stderr = OwnedFd::from(writer);
-    let status = program.command().stdin(Stdio::null()).stderr(stderr).status().unwrap();
+    let status = command.stdin(Stdio::null()).stderr(stderr).status().unwrap();
     assert_eq!(status.code(), Some(NOT_PERMITTED));
 }

@@ -25,7 +25,6 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Waits for its turn.
     pub fn take() -> Self {
         let root = PLACES.iter().map(Path::new).find(|place| place.join("trace_pipe").exists());
         let root = root.expect("no tracefs here: mount -t tracefs tracefs /sys/kernel/tracing");

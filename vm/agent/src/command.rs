@@ -118,12 +118,6 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_over_when_its_process_is_whoever_holds_its_output() {
-        let ([out, _], ended) = run("sleep 999 & setsid sleep 999 & echo hi", Vec::new());
-        assert_eq!((&*out, ended), ("hi\n", Ended::Exited { code: 0 }));
-    }
-
-    #[test]
     fn input_arrives_whole_and_ends() {
         let input = [Some("one\n"), Some("two\n"), None, Some("three")];
         let input = input.map(|piece| Input { stdin: piece.map(|text| STANDARD.encode(text)) });

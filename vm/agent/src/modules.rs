@@ -16,8 +16,7 @@ use crate::mounts;
 /// which is not there while it boots: nothing is worth loading then.
 const MODPROBE: &str = "/proc/sys/kernel/modprobe";
 
-/// Where modprobe may be.
-const PLACES: [&str; 3] = ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe"];
+const MODPROBE_PLACES: [&str; 3] = ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe"];
 
 /// Loads what the share needs. Returns what went wrong.
 pub fn load_first() -> Vec<Error> {
@@ -59,7 +58,7 @@ pub fn on_demand() -> Result<()> {
     // The kernel looks in the root of process 1, which another program's guest did not change.
     let root = if std::process::id() == 1 { "/" } else { "/proc/1/root" };
     let there = |place: &&&str| Path::new(root).join(place.trim_start_matches('/')).exists();
-    match PLACES.iter().find(there) {
+    match MODPROBE_PLACES.iter().find(there) {
         Some(place) if Path::new(MODULES_DIR).is_dir() || Path::new(MODULES_SHARE).is_dir() => {
             fs::write(MODPROBE, place).with_context(|| format!("cannot write {MODPROBE}"))
         }

@@ -6,7 +6,6 @@ use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::SHARE_TAG;
 
-/// One file system and its place.
 struct Mount {
     kind: &'static str,
     target: &'static str,

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,7 +18,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
-use signal_hook::SigId;
 use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level;
 use vmtest_agent::{Program, proc};
@@ -31,7 +31,7 @@ pub struct Watched {
     group: Pid,
     /// What it prints on: one pipe for both its outputs, or one for each. Taken out when it is at its end.
     outputs: Vec<Option<File>>,
-    deaths: Deaths,
+    deaths: &'static UnixStream,
 }
 
 /// A program of a job, ready to be started.
@@ -77,7 +77,7 @@ impl Watched {
 
     /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
     fn spawn(mut command: Command, outputs: Vec<File>) -> io::Result<Self> {
-        let deaths = Deaths::watch()?;
+        let deaths = deaths()?;
         let child = command.process_group(0).spawn()?;
         let group = Pid::from_raw(child.id() as i32);
         Ok(Self { child, group, outputs: outputs.into_iter().map(Some).collect(), deaths })
@@ -132,7 +132,7 @@ impl Watched {
         let stop = self.follow(deadline, &mut look);
         let _ = killpg(self.group, Signal::SIGKILL);
         let patience = Instant::now() + PATIENCE;
-        while !reap_others(self.group) && self.deaths.wait(patience)? {}
+        while !reap_others(self.group) && self.wait_for_death(patience)? {}
         // Nothing if it is still there.
         let status = self.child.try_wait()?;
         if status.is_some() {
@@ -157,7 +157,7 @@ impl Watched {
                 let _ = kill(stray, Signal::SIGKILL);
             }
             reap_others(self.group);
-            if has_children() && !self.deaths.wait(deadline)? {
+            if has_children() && !self.wait_for_death(deadline)? {
                 break;
             }
         }
@@ -169,14 +169,26 @@ impl Watched {
     fn wait(&self, deadline: Instant) -> io::Result<Option<Vec<usize>>> {
         let open = self.outputs.iter().enumerate();
         let open: Vec<(usize, &File)> = open.filter_map(|(number, output)| Some((number, output.as_ref()?))).collect();
-        let mut fds = vec![PollFd::new(self.deaths.told.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)];
         fds.extend(open.iter().map(|(_, output)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
         if !poll_until(&mut fds, deadline)? {
             return Ok(None);
         }
-        self.deaths.note();
+        self.note_deaths();
         let has_something = |index: usize| fds[index + 1].any() == Some(true);
         Ok(Some((0..open.len()).filter(|index| has_something(*index)).map(|i| open[i].0).collect()))
+    }
+
+    /// Waits until a child ends, or has ended unnoticed; `false` when the deadline came first.
+    fn wait_for_death(&self, deadline: Instant) -> io::Result<bool> {
+        let told = poll_until(&mut [PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)], deadline)?;
+        self.note_deaths();
+        Ok(told)
+    }
+
+    fn note_deaths(&self) {
+        let mut deaths = self.deaths;
+        while matches!(deaths.read(&mut [0; 256]), Ok(1..)) {}
     }
 }
 
@@ -187,36 +199,16 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     Ok((output.into(), input))
 }
 
-/// Is told whenever a child of this process ends.
-struct Deaths {
-    told: UnixStream,
-    handler: SigId,
-}
-
-impl Deaths {
-    fn watch() -> io::Result<Self> {
-        let (told, teller) = UnixStream::pair()?;
-        told.set_nonblocking(true)?;
-        Ok(Self { told, handler: low_level::pipe::register(SIGCHLD, teller)? })
+/// Becomes readable whenever a child of this process ends.
+fn deaths() -> io::Result<&'static UnixStream> {
+    static DEATHS: OnceLock<UnixStream> = OnceLock::new();
+    if let Some(deaths) = DEATHS.get() {
+        return Ok(deaths);
     }
-
-    /// Waits for one that was not noted yet; `false` when the deadline came first.
-    fn wait(&self, deadline: Instant) -> io::Result<bool> {
-        let told = poll_until(&mut [PollFd::new(self.told.as_fd(), PollFlags::POLLIN)], deadline)?;
-        self.note();
-        Ok(told)
-    }
-
-    fn note(&self) {
-        let mut buffer = [0; 256];
-        while matches!((&self.told).read(&mut buffer), Ok(1..)) {}
-    }
-}
-
-impl Drop for Deaths {
-    fn drop(&mut self) {
-        low_level::unregister(self.handler);
-    }
+    let (deaths, teller) = UnixStream::pair()?;
+    deaths.set_nonblocking(true)?;
+    low_level::pipe::register(SIGCHLD, teller)?;
+    Ok(DEATHS.get_or_init(|| deaths))
 }
 
 /// `false` when the deadline came first.

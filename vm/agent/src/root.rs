@@ -17,9 +17,7 @@ use crate::machine::Machine;
 use crate::{modules, mounts, unpack};
 
 const RUN: &str = "/run";
-/// Where the root is made.
 const NEW: &str = "/newroot";
-/// The layers that the host's root is made of.
 const LAYERS: &str = "/layers";
 /// What the minimal root has of the one that the guest came up with.
 const MINIMAL: [&str; 2] = ["bin", "etc"];

@@ -36,7 +36,6 @@ pub fn perform(tests: &Tests, channel: &mut Channel) -> Result<()> {
     Ok(())
 }
 
-/// Lists and runs tests.
 struct Runner<'a> {
     tests: &'a Tests,
     timeout: Duration,
@@ -44,7 +43,6 @@ struct Runner<'a> {
     all: BTreeMap<&'a str, Vec<Entry>>,
 }
 
-/// A line of a list.
 #[derive(Debug, Clone)]
 struct Entry {
     name: String,

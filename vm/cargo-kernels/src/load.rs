@@ -7,6 +7,7 @@ mod object;
 mod report;
 mod rows;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -27,7 +28,7 @@ use rows::{LoadResult, Rows};
 /// Loads the objects on every kernel, and shows, writes and compares what came of it.
 pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let started = Instant::now();
-    let objects = read(flags)?;
+    let objects = read(&flags.objects)?;
     let before = flags.baseline.as_deref().map(baseline::read).transpose()?;
     let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
@@ -63,19 +64,19 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     conclude(&rows, flags, before.as_ref(), started)
 }
 
-fn read(flags: &flags::Load) -> Result<Vec<Object>> {
-    let mut objects = Vec::new();
-    for path in &flags.objects {
+fn read(paths: &[PathBuf]) -> Result<Vec<Object>> {
+    let mut objects: Vec<Object> = Vec::new();
+    for path in paths {
         let found = match object::read(path) {
-            Err(why) if why.ends_with(object::NO_PROGRAM) && flags.objects.len() > 1 => {
+            Err(why) if why.ends_with(object::NO_PROGRAM) && paths.len() > 1 => {
                 eprintln!("{why}: left out");
                 continue;
             }
             found => found.map_err(Exit::usage)?,
         };
         for mut object in found {
-            if objects.iter().any(|other: &Object| other.name == object.name) {
-                object.name = path.display().to_string();
+            if objects.iter().any(|other| other.name == object.name) {
+                object.name = path.with_file_name(&object.name).display().to_string();
             }
             objects.push(object);
         }
@@ -141,4 +142,25 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
         (false, true) if !rows.all.is_empty() => exit::OK,
         _ => exit::NOT_RUN,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn objects_of_one_name_are_told_apart_by_their_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        let sample = object::tests::sample();
+        let program = [b"\x7fELF\x02\x01\x01 a program", &sample[..], &sample].concat();
+        let paths = ["a", "b"].map(|name| directory.path().join(name).join("program"));
+        for path in &paths {
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &program).unwrap();
+        }
+        let names: Vec<String> = read(&paths).unwrap().into_iter().map(|object| object.name).collect();
+        let second = |index| directory.path().join(format!("b/program#{index}")).display().to_string();
+        assert_eq!(names, ["program#0".into(), "program#1".into(), second(0), second(1)]);
+    }
 }

@@ -19,7 +19,6 @@ const LOG_KEPT: usize = 256 << 10;
 /// Only the numbers at the end, and the reason of a refusal: `BPF_LOG_STATS`, since 5.2.
 const STATS_ONLY: u32 = 4;
 
-/// What libbpf has said.
 static SAID: Mutex<String> = Mutex::new(String::new());
 
 fn said() -> String {

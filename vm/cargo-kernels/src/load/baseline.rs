@@ -87,13 +87,8 @@ impl Baseline {
         let mut changes = Vec::new();
         for row in &rows.all {
             let now = Entry::from(row);
-            let refused = row.result == LoadResult::Refused;
-            let said = match self.0.iter().find(|then| then.key() == now.key()) {
-                None if now.loaded => Some(("new, and loads".into(), false)),
-                None => Some((format!("new, and refused: {}", sentence(row)), refused)),
-                Some(then) => differs(then, &now, row, max_growth),
-            };
-            changes.extend(said.map(|(what, worse)| now.change(&what, worse)));
+            let then = self.0.iter().find(|then| then.key() == now.key());
+            changes.extend(difference(then, &now, row, max_growth).map(|(what, worse)| now.change(&what, worse)));
         }
         // A program that is gone from an object that is still there, on a kernel that answered.
         let gone = self.0.iter().filter(|then| is_gone(then, rows));
@@ -102,28 +97,26 @@ impl Baseline {
     }
 }
 
-fn sentence(row: &Row) -> &str {
-    row.refused.as_ref().map_or("", |reason| &reason.sentence)
-}
-
-fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(String, bool)> {
-    match (then.loaded, now.loaded) {
-        (true, false) => Some((format!("refused now: {}", sentence(row)), row.result == LoadResult::Refused)),
-        (false, true) => Some(("loads now".into(), false)),
-        (false, false) if then.class != now.class => {
+/// In words, and whether it is for the worse.
+fn difference(then: Option<&Entry>, now: &Entry, row: &Row, max_growth: f64) -> Option<(String, bool)> {
+    let sentence = row.refused.as_ref().map_or("", |reason| &reason.sentence);
+    let refused = row.result == LoadResult::Refused;
+    match (then, now.loaded) {
+        (None, true) => Some(("new, and loads".into(), false)),
+        (None, false) => Some((format!("new, and refused: {sentence}"), refused)),
+        (Some(Entry { loaded: true, .. }), false) => Some((format!("refused now: {sentence}"), refused)),
+        (Some(Entry { loaded: false, .. }), true) => Some(("loads now".into(), false)),
+        (Some(then), false) => (then.class != now.class).then(|| {
             let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));
-            Some((format!("refused as before, for {} instead of {}", class(now), class(then)), false))
-        }
-        (true, true) => {
+            (format!("refused as before, for {} instead of {}", class(now), class(then)), false)
+        }),
+        (Some(then), true) => {
             let (before, after) = (then.insns?, now.insns?);
             let limit = before as f64 * (1.0 + max_growth / 100.0);
-            (before != after).then(|| {
-                let percent = (after as f64 / before.max(1) as f64 - 1.0) * 100.0;
-                let what = format!("{before} -> {after} instructions verified ({percent:+.1}%)");
-                (what, after as f64 > limit)
-            })
+            let percent = (after as f64 / before.max(1) as f64 - 1.0) * 100.0;
+            let what = format!("{before} -> {after} instructions verified ({percent:+.1}%)");
+            (before != after).then_some((what, after as f64 > limit))
         }
-        (false, false) => None,
     }
 }
 

@@ -20,11 +20,10 @@ const ERRORS: &[(i32, &str, &str)] = &[
     (nix::libc::EPERM, "permission", "not permitted: lockdown, or RLIMIT_MEMLOCK before 5.11"),
 ];
 
-/// The helpers by number, and since when there are which.
 const HELPERS: &str = include_str!("helpers.txt");
 
 /// Why a program was refused.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// docs/load.md explains each.
     pub class: &'static str,
@@ -37,15 +36,14 @@ pub struct Reason {
     pub excerpt: Vec<String>,
 }
 
-/// How many lines an excerpt has.
-const LINES: usize = 4;
+const EXCERPT_LINES: usize = 4;
 
 /// The last lines that say something: what there was to be counted is no reason.
 fn excerpt(text: &str, up_to: usize) -> Vec<String> {
     let noise = ["processed ", "verification time ", "stack depth ", "subprog "];
     let says = |line: &&str| !line.trim().is_empty() && !noise.iter().any(|start| line.starts_with(start));
     let lines: Vec<&str> = text.lines().take(up_to).filter(says).collect();
-    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| text::line(line)).collect()
+    lines[lines.len().saturating_sub(EXCERPT_LINES)..].iter().map(|line| text::line(line)).collect()
 }
 
 /// Why the program of this record was refused.

@@ -36,7 +36,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Answer {
     pub release: String,
-    /// The loader's lines.
     pub lines: Vec<Line>,
     /// Why there are no more of them.
     pub incomplete: Option<String>,
@@ -49,7 +48,6 @@ pub struct Brought {
 }
 
 impl Brought {
-    /// Writes them.
     pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
         if LOADER.is_empty() {
             return Err(Exit::not_run(
@@ -79,7 +77,6 @@ impl Brought {
     }
 }
 
-/// The loader for an architecture.
 fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
     if arch.is_host() {
         return Ok(Cow::Borrowed(LOADER));
@@ -101,7 +98,6 @@ pub struct Guests<'a> {
 }
 
 impl Guests<'_> {
-    /// Asks one kernel.
     pub fn ask(&self, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;

@@ -41,7 +41,6 @@ pub fn read(path: &Path) -> Result<Vec<Object>, String> {
     Ok(named.collect())
 }
 
-/// The objects in a file's bytes.
 fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     if bytes.len() as u64 > LARGEST {
         return Err(format!("is larger than {} MiB", LARGEST >> 20));
@@ -67,7 +66,6 @@ fn find(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(objects)
 }
 
-/// Whether the header says that it is an object file for BPF.
 fn is_bpf(bytes: &[u8]) -> bool {
     let header = FileHeader64::<LittleEndian>::parse(bytes);
     header.is_ok_and(|header| header.e_type(LittleEndian) == ET_REL && header.e_machine(LittleEndian) == EM_BPF)
@@ -99,14 +97,14 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;
 
     /// A header, a section of code, and the table of sections.
-    fn sample() -> Vec<u8> {
+    pub fn sample() -> Vec<u8> {
         let mut elf = vec![0; 64];
         elf[..7].copy_from_slice(MAGIC);
         elf[16..18].copy_from_slice(&1u16.to_le_bytes());

@@ -14,7 +14,6 @@ use super::rows::{LoadResult, Row, Rows};
 use crate::report::{page, write_file};
 use crate::ui::grid::{grid, right, text as print};
 
-/// All as JSON.
 pub fn json(rows: &Rows) -> Result<String> {
     Ok(serde_json::to_string_pretty(rows)? + "\n")
 }

@@ -35,9 +35,7 @@ pub struct Row {
     pub result: LoadResult,
     #[serde(flatten)]
     pub refused: Option<Reason>,
-    /// libbpf's error number.
     pub errno: i32,
-    /// The verifier's numbers.
     pub stats: Option<Stats>,
     /// How many instructions the program has.
     pub size: u64,
@@ -58,7 +56,6 @@ pub struct Rows {
     pub not_run: Vec<(String, String)>,
     /// The kernels that answered, with their releases.
     pub kernels: Vec<(String, String)>,
-    /// All programs that the objects have.
     #[serde(skip)]
     pub programs: BTreeSet<String>,
     /// The variables of `--set` that an object has.
@@ -67,7 +64,6 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Of what each kernel said.
     pub fn new(objects: &[Object], kernels: &[&str], answers: &[Result<Answer, String>], optional: &[String]) -> Self {
         let mut rows = Self::default();
         for (kernel, answer) in kernels.iter().zip(answers) {
@@ -110,7 +106,6 @@ impl Rows {
         }
     }
 
-    /// The rows of what was refused.
     pub fn refused(&self) -> impl Iterator<Item = (&Row, &Reason)> {
         self.all.iter().filter_map(|row| Some((row, row.refused.as_ref()?)))
     }
