@@ -15,7 +15,7 @@ use crate::dirs::Dirs;
 use crate::engine::Engine;
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Arch, Silent, Target};
+use crate::kernels::{self, Silent, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
@@ -33,76 +33,61 @@ use vmtest_agent::TestId;
 pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
+    let metadata = Metadata::load(dirs)?;
+    let host = Host::open(dirs, &interrupt, Instant::now())?;
     let mut code = exit::OK;
     for (arch, targets) in kernels::by_arch(targets) {
-        code = code.max(of_arch(dirs, flags, arch, &targets, &interrupt)?);
-    }
-    Ok(code)
-}
-
-fn of_arch(
-    dirs: &Dirs,
-    flags: &flags::Bench,
-    arch: &'static Arch,
-    targets: &[Target],
-    interrupt: &Interrupt,
-) -> Result<u8> {
-    let metadata = Metadata::load(dirs)?;
-    let host = Host::open(dirs, interrupt, Instant::now())?;
-    let restore = backends::open(dirs, arch, true, interrupt)?;
-    let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
-    payload.only = Some(vec![first_test(&host, &*restore, &metadata, &payload, targets)?]);
-    let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
-    let bench = Bench {
-        flags,
-        host: &host,
-        interrupt,
-        metadata,
-        payload,
-        backends: [Box::new(bare), backends::open(dirs, arch, false, interrupt)?, restore],
-    };
-    let mut code = exit::OK;
-    for target in targets {
-        match bench.measure(target) {
-            Ok(measured) if flags.json => println!("{}", measured.json()),
-            Ok(measured) => println!("{}", measured.text()),
-            Err(error) => {
-                eprintln!("{}: {error:#}", target.name());
-                code = exit::NOT_RUN;
+        let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
+        let [boot, restore] = [false, true].map(|warm| backends::open(dirs, arch, warm, &interrupt));
+        let mut bench = Bench {
+            flags,
+            host: &host,
+            metadata: &metadata,
+            payload: Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?,
+            backends: [Box::new(bare), boot?, restore?],
+        };
+        bench.payload.only = Some(vec![bench.first_test(&targets)?]);
+        for target in &targets {
+            match bench.measure(target) {
+                Ok(measured) if flags.json => println!("{}", measured.json()),
+                Ok(measured) => println!("{}", measured.text()),
+                Err(error) => {
+                    eprintln!("{}: {error:#}", target.name());
+                    code = exit::NOT_RUN;
+                }
+            }
+            if let Some(signal) = interrupt.signal() {
+                return Ok(exit::interrupted(signal));
             }
         }
-        if let Some(signal) = interrupt.signal() {
-            return Ok(exit::interrupted(signal));
-        }
     }
     Ok(code)
-}
-
-fn first_test(
-    host: &Host<'_>,
-    backend: &dyn Backend,
-    metadata: &Metadata,
-    payload: &Payload,
-    targets: &[Target],
-) -> Result<TestId> {
-    let target = targets.first().context("no kernel was named")?;
-    let engine = Engine::new(host, backend, metadata, payload, flags::Vmtest::default());
-    let report = engine.list(target, &|_| {});
-    let first = report.missing.into_iter().next();
-    first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))
 }
 
 struct Bench<'a> {
     flags: &'a flags::Bench,
     host: &'a Host<'a>,
-    interrupt: &'a Interrupt,
-    metadata: Metadata,
+    metadata: &'a Metadata,
     payload: Payload,
     /// The baseline, cold, warm.
     backends: [Box<dyn Backend + 'a>; 3],
 }
 
 impl Bench<'_> {
+    /// As the first kernel's guest lists them.
+    fn first_test(&self, targets: &[Target]) -> Result<TestId> {
+        let target = targets.first().context("no kernel was named")?;
+        let report = self.engine(&*self.backends[2]).list(target, &|_| {});
+        let first = report.missing.into_iter().next();
+        first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))
+    }
+
+    fn engine<'b>(&'b self, backend: &'b dyn Backend) -> Engine<'b> {
+        let select = self.flags.select.clone();
+        let options = flags::Vmtest { allow_kernel_warnings: true, select, ..Default::default() };
+        Engine::new(self.host, backend, self.metadata, &self.payload, options)
+    }
+
     /// Every way on one kernel, in turns.
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
@@ -118,7 +103,7 @@ impl Bench<'_> {
                 let time = self.verdict(&**backend, target)?;
                 seconds.extend((round > 0).then_some(time.as_secs_f64()));
             }
-            if self.interrupt.signal().is_some() {
+            if self.host.interrupt.signal().is_some() {
                 bail!("interrupted");
             }
         }
@@ -128,9 +113,7 @@ impl Bench<'_> {
 
     /// From the kernel's name to the verdict, everything built.
     fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
-        let select = self.flags.select.clone();
-        let options = flags::Vmtest { allow_kernel_warnings: true, select, ..Default::default() };
-        let engine = Engine::new(self.host, backend, &self.metadata, &self.payload, options);
+        let engine = self.engine(backend);
         let begun = Instant::now();
         let report = engine.run(target, &|_| {});
         let time = begun.elapsed();

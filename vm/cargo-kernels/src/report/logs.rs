@@ -52,20 +52,15 @@ fn unique(name: &str, taken: &mut HashSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn a_path_becomes_a_file_name() {
+    fn a_path_becomes_a_file_name_and_two_kernels_never_share_a_log() {
         assert_eq!(file_name("6.12"), "6.12");
         assert_eq!(file_name("../größe/bz Image"), "gr--e-bz-Image");
         assert_eq!(file_name("/"), "kernel");
         assert_eq!(file_name(&"x".repeat(300)).len(), NAME_LENGTH);
-    }
 
-    #[test]
-    fn two_kernels_never_share_a_log() {
         let mut taken = HashSet::new();
         let names: Vec<_> = ["a/b", "a-b", "a b"].iter().map(|name| unique(&file_name(name), &mut taken)).collect();
         assert_eq!(names, ["console/a-b.log", "console/a-b-2.log", "console/a-b-3.log"]);

@@ -77,10 +77,7 @@ fn error(kernel: &KernelReport, names: &TestNames) -> String {
     for outcome in words::failures(kernel) {
         section += &failure(outcome, names);
     }
-    if !kernel.missing.is_empty() && !kernel.tests.is_empty() {
-        section += &format!("\n{} of {} tests did not run.\n", kernel.missing.len(), kernel.expected_tests);
-    }
-    section
+    section + &words::not_run(kernel).map_or(String::new(), |words| format!("\n{words}.\n"))
 }
 
 fn failure(outcome: &TestOutcome, names: &TestNames) -> String {

@@ -57,7 +57,6 @@ pub fn passed_of(kernel: &KernelReport) -> String {
         _ => format!("{}/{}", kernel.passed_tests(), kernel.expected_tests),
     }
 }
-
 /// How this run's tests are called: after their binary where there are several of those.
 pub struct TestNames {
     with_binary: bool,
@@ -82,6 +81,12 @@ impl TestNames {
 /// Every test that a kernel was asked for: those with an outcome, then those without.
 pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
     kernel.tests.iter().map(|outcome| &outcome.test).chain(&kernel.missing)
+}
+
+/// How many tests did not run, where some did.
+pub fn not_run(kernel: &KernelReport) -> Option<String> {
+    let words = || format!("{} of {} tests did not run", kernel.missing.len(), kernel.expected_tests);
+    (!kernel.missing.is_empty() && !kernel.tests.is_empty()).then(words)
 }
 
 /// The lines that show a verdict.

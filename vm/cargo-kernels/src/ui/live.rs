@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(120);
 /// The widest a kernel's name may be; of a longer one, a path, the end is shown.
 const NAME_WIDTH: usize = 24;
 
-/// A live line for each kernel. Colours follow `NO_COLOR` and the terminal, as `console` finds out.
+/// A live line for each kernel.
 pub struct Live {
     lines: MultiProgress,
     bars: Vec<Bar>,

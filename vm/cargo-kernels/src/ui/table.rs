@@ -7,7 +7,7 @@ use super::grid::{self, lines, right, text as print};
 use crate::report::words::{self, TestNames};
 use crate::report::{RunReport, facts};
 use crate::text;
-use crate::verdict::{KernelReport, Standing, Verdict};
+use crate::verdict::{KernelReport, Verdict};
 
 /// Lines of a test's output that are shown; the reports have all of it.
 const OUTPUT_LINES: usize = 12;
@@ -27,18 +27,13 @@ pub(super) struct Looks {
     pub colour: bool,
 }
 
-impl Looks {
-    /// Of standard output. Colours follow `NO_COLOR` and the terminal.
-    fn of_stdout() -> Self {
-        let size = console::Term::stdout().size_checked();
-        Self { width: size.map(|(_, columns)| columns), colour: console::colors_enabled() }
-    }
-}
-
 /// Everything to say at the end: a line a kernel, then what went wrong, then, with `facts`, what the kernels
 /// say of the program, and the sum as the last line.
 pub fn table(run: &RunReport, facts: bool) -> String {
-    render(run, facts, Looks::of_stdout())
+    let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
+    // They follow `NO_COLOR` and the terminal.
+    let colour = console::colors_enabled();
+    render(run, facts, Looks { width, colour })
 }
 
 pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
@@ -80,10 +75,8 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
     }
     let mut table = borderless(&facts::COLUMNS.map(|(name, ..)| name), looks);
     for row in rows {
-        table.add_row(row.into_iter().zip(facts::COLUMNS).map(|(cell, (.., number))| match number {
-            true => right(cell),
-            false => Cell::new(cell),
-        }));
+        let cells = row.into_iter().zip(facts::COLUMNS);
+        table.add_row(cells.map(|(cell, (.., number))| if number { right(cell) } else { Cell::new(cell) }));
     }
     let mut part = print(table);
     for (kernel, error) in facts::errors(run) {
@@ -103,10 +96,7 @@ fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
         let output = text::without_frames(text::without_summary(&outcome.output));
         lines.extend(text::tail(&output, OUTPUT_LINES).iter().map(|line| quote(line, looks)));
     }
-    let (missing, expected) = (kernel.missing.len(), kernel.expected_tests);
-    if missing > 0 && !kernel.tests.is_empty() {
-        lines.push(format!("{INDENT}{missing} of {expected} tests did not run"));
-    }
+    lines.extend(words::not_run(kernel).map(|words| format!("{INDENT}{words}")));
     if let Some(log) = &kernel.console_log {
         lines.push(format!("{INDENT}console: {}", text::line(&log.display().to_string())));
     }
@@ -147,9 +137,8 @@ fn borderless(header: &[&str], looks: Looks) -> Table {
 }
 
 fn colour(kernel: &KernelReport) -> Color {
-    match kernel.standing() {
-        Standing::Passed if kernel.verdict == Verdict::Pass => Color::DarkGreen,
-        Standing::Failed => Color::DarkRed,
+    match kernel.verdict {
+        Verdict::Pass => Color::DarkGreen,
         _ if kernel.tolerated => Color::DarkYellow,
         _ => Color::DarkRed,
     }

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
-
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
 use super::live::Live;
@@ -12,19 +9,6 @@ use super::table::{Looks, render};
 use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;
-
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn names() -> Vec<String> {
     vec!["5.4".into(), "6.1".into()]
@@ -54,13 +38,12 @@ fn a_run() -> Vec<(usize, RunEvent)> {
 
 #[test]
 fn without_a_terminal_each_phase_is_one_plain_line() {
-    let sink = Sink::default();
-    let screen = Screen::plain(&names(), Box::new(sink.clone()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let screen = Screen::plain(&names(), Box::new(file.reopen().unwrap()));
     for (index, event) in a_run() {
         screen.event(index, event);
     }
-    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    assert_golden(&text, "ui/testdata/plain.txt");
+    assert_golden(&std::fs::read_to_string(file).unwrap(), "ui/testdata/plain.txt");
 }
 
 #[test]
@@ -89,14 +72,17 @@ fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
     assert_eq!(term.contents(), "6.1: KVM does not work here (no sign of life in 5 s): using TCG");
 }
 
-const PLAIN: Looks = Looks { width: Some(80), colour: false };
-
 #[test]
-fn the_end_of_a_run_at_80_columns() {
+fn the_end_of_a_run_at_80_columns_where_only_a_verdict_has_a_colour() {
     let logs = tempfile::tempdir().unwrap();
-    let text = render(&sample::run(logs.path()), true, PLAIN);
-    let text = text.replace(&logs.path().display().to_string(), "LOGS");
-    assert_golden(&text, "ui/testdata/table.txt");
+    let [plain, coloured] = [false, true].map(|colour| {
+        let text = render(&sample::run(logs.path()), true, Looks { width: Some(80), colour });
+        text.replace(&logs.path().display().to_string(), "LOGS")
+    });
+    assert_golden(&plain, "ui/testdata/table.txt");
+    assert!(coloured.contains("\x1b[38;5;2mpass"), "{coloured}");
+    assert!(coloured.contains("\x1b[38;5;1mfail"), "{coloured}");
+    assert_eq!(console::strip_ansi_codes(&coloured), plain);
 }
 
 #[test]
@@ -111,13 +97,4 @@ fn on_a_narrow_terminal_nothing_is_wider_and_no_line_of_a_guests_begins_a_line()
     assert!(text.contains("  │ … 1 line before\n  │ <script>\n"), "{text}");
     assert!(text.lines().all(|line| console::measure_text_width(line) <= 40), "{text}");
     assert!(!text.lines().any(|line| line.starts_with(forged)), "{text}");
-}
-
-#[test]
-fn only_a_verdict_has_a_colour() {
-    let logs = tempfile::tempdir().unwrap();
-    let coloured = render(&sample::run(logs.path()), true, Looks { width: Some(80), colour: true });
-    assert!(coloured.contains("\x1b[38;5;2mpass"), "{coloured}");
-    assert!(coloured.contains("\x1b[38;5;1mfail"), "{coloured}");
-    assert_eq!(console::strip_ansi_codes(&coloured), render(&sample::run(logs.path()), true, PLAIN));
 }
