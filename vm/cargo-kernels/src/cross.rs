@@ -21,8 +21,7 @@ use vm_kernels::{Arch, lock, whole_file};
 use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::kernels::command::show::Line;
-use crate::tools;
-use crate::{kernels, setup};
+use crate::{kernels, setup, tools};
 
 /// The QEMU program for an architecture.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {

@@ -8,10 +8,9 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cross;
 use crate::dirs::Dirs;
-use crate::exit;
 use crate::tools::{self, Need, Unusable};
+use crate::{cross, exit};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
 use vm_kernels::{Arch, lock};
