@@ -55,12 +55,12 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
         // Only of interest as long as there is something left to install.
         Need::Install => !vng_works,
         Need::Local => !geteuid().is_root(),
-        Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
+        Need::Boot | Need::Build | Need::Extra => true,
         Need::Test => false,
     });
     let answer =
         |tool: &'static Tool| tool.check(dirs).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
-    let needed = |tool: &Tool| !matches!(tool.need, Need::Local | Need::Inspect | Need::Source);
+    let needed = |tool: &Tool| !matches!(tool.need, Need::Local | Need::Extra);
     let tools = shown.map(|tool| (tool.name, tool.purpose, needed(tool), answer(tool)));
     let others = [
         ("cache", "keep kernels", true, cache(dirs)),

@@ -87,7 +87,7 @@ pub fn has_apt() -> bool {
 
 /// Everything that setup is there for and that is not here.
 fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
-    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Inspect, Need::Source], more].concat());
+    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
     if lacks_vng(&missing) {
         missing.extend(python(dirs).err());
     }
