@@ -8,29 +8,18 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::query::ProgInfoIter;
 
-use crate::execve::execve;
-use crate::storm;
+use crate::execve::{self, execve};
 use crate::trace_buffer::{TraceBuffer, Turn, is_hello_of};
 use crate::tracer::{self, DEADLINE, Tracer};
 
-/// A test.
-pub struct Case {
-    /// Its name.
-    pub name: &'static str,
-    /// Panics when it fails.
-    pub run: fn(),
-    /// Whether it is run only when asked for.
-    pub stress: bool,
-}
-
 macro_rules! cases {
     ($($stress:literal $name:ident),* $(,)?) => {
-        &[$(Case { name: stringify!($name), run: $name, stress: $stress }),*]
+        &[$((stringify!($name), $name, $stress)),*]
     };
 }
 
-/// All of them; those with `true` are stress tests.
-pub const ALL: &[Case] = cases![
+/// Name, function (which panics when it fails), and whether it is a stress test, which is run only when asked for.
+pub const ALL: &[(&str, fn(), bool)] = cases![
     false an_execve_prints_hello_under_its_own_pid,
     false one_line_for_each_execve,
     false after_sigterm_no_line_is_printed_and_no_program_is_left,
@@ -121,7 +110,7 @@ fn a_storm_of_execves_is_accounted_for() {
     let others = loaded_programs();
     let tracer = Tracer::start(&[]);
     let lost_before = buffer.lost();
-    let workers = storm::run(WORKERS, EXECVES / WORKERS);
+    let workers = execve::run(WORKERS, EXECVES / WORKERS);
 
     let lines: usize = workers.iter().map(|pid| buffer.lines_of(*pid)).sum();
     let lost = buffer.lost() - lost_before;

@@ -5,13 +5,12 @@
 
 mod cases;
 mod execve;
-mod storm;
 mod trace_buffer;
 mod tracer;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
 /// Set to 1 where the tests may run.
 const PERMISSION: &str = "VMTEST";
@@ -20,22 +19,18 @@ const PERMISSION: &str = "VMTEST";
 const HOW_TO_RUN: &str = "needs root and a kernel: cargo xtask vmtest, or cargo xtask test --local";
 
 fn main() -> ExitCode {
-    if let Some(count) = storm::requested() {
-        return storm::work(count);
+    if let Some(count) = execve::requested() {
+        return execve::work(count);
     }
     let permitted = std::env::var_os(PERMISSION).is_some_and(|value| value == "1");
-    let trials = cases::ALL.iter().map(|case| trial(case, permitted)).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-fn trial(case: &'static cases::Case, permitted: bool) -> Trial {
-    if permitted {
-        Trial::test(case.name, || {
-            (case.run)();
+    let trials = cases::ALL.iter().map(|(name, run, stress)| match permitted {
+        true => Trial::test(*name, || {
+            run();
             Ok(())
         })
-        .with_ignored_flag(case.stress)
-    } else {
-        Trial::test(case.name, || Err(Failed::from(HOW_TO_RUN))).with_ignored_flag(true).with_kind(HOW_TO_RUN)
-    }
+        .with_ignored_flag(*stress),
+        false => Trial::test(*name, || Err(HOW_TO_RUN.into())).with_ignored_flag(true).with_kind(HOW_TO_RUN),
+    });
+    let trials = trials.collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

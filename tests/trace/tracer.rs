@@ -47,16 +47,20 @@ impl Tracer {
     /// Waits for a line on its stdout, with a deadline.
     pub fn wait_for_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let end = Instant::now() + DEADLINE;
-        loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if wanted(&line) => return,
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => panic!("the tracer did not print {what}"),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = self.child.wait();
-                    panic!("the tracer ended before {what}: {status:?}: {}", self.stderr());
-                }
+        while let Some(line) = self.next_line(end, &format!("did not print {what}")) {
+            if wanted(&line) {
+                return;
             }
+        }
+        let status = self.child.wait();
+        panic!("the tracer ended before {what}: {status:?}: {}", self.stderr());
+    }
+
+    /// Nothing once its stdout is closed.
+    fn next_line(&self, end: Instant, failure: &str) -> Option<String> {
+        match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) => panic!("the tracer {failure}"),
+            line => line.ok(),
         }
     }
 
@@ -67,17 +71,10 @@ impl Tracer {
         self.wait()
     }
 
-    /// Waits for its end, with a deadline.
+    /// Waits for its end, when its stdout is closed, with a deadline.
     pub fn wait(mut self) -> ExitStatus {
         let end = Instant::now() + DEADLINE;
-        // Its stdout is closed when it ends.
-        loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => panic!("the tracer did not end"),
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
+        while self.next_line(end, "did not end").is_some() {}
         self.child.wait().expect("the tracer can be waited for")
     }
 

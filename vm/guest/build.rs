@@ -1,33 +1,30 @@
 //! Builds the static programs for guests, the agent and `load`'s loader, which this library carries inside itself.
 
-#[path = "../guest_cargo.rs"]
-mod guest_cargo;
-#[path = "../static_libraries.rs"]
-mod static_libraries;
+#[path = "../guest_programs.rs"]
+mod guest_programs;
 
 use std::path::{Path, PathBuf};
 
-use static_libraries::{LIBRARY_PATH, find, linker_script};
+use guest_programs::{LIBRARY_PATH, STATIC, find, linker_script};
 
 fn main() {
     let out = PathBuf::from(variable("OUT_DIR"));
     let vm = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
-    for input in ["agent/Cargo.toml", "agent/src", "loader/Cargo.toml", "loader/src", "static_libraries.rs"] {
+    for input in ["agent/Cargo.toml", "agent/src", "loader/Cargo.toml", "loader/src"] {
         println!("cargo::rerun-if-changed={}", vm.join(input).display());
     }
     println!("cargo::rerun-if-env-changed={LIBRARY_PATH}");
     let target = format!("{}-unknown-linux-gnu", variable("CARGO_CFG_TARGET_ARCH"));
     let manifest = vm.join("agent/Cargo.toml");
     // Both at once, with the same flags: what they have in common is compiled once.
-    let (mut cargo, agent) = guest_cargo::command(variable("CARGO").as_ref(), "agent", &manifest, &target, &out);
-    let mut flags = "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static".to_owned();
+    let (mut cargo, agent) = guest_programs::command(variable("CARGO").as_ref(), "agent", &manifest, &target, &out);
     let archives: Option<Vec<PathBuf>> = ["libc.a", "libelf.a", "libz.a"].map(find).into_iter().collect();
     let loader = match &archives {
         Some(archives) => {
             let script = out.join("libelf.ld");
             let libelf = std::fs::read(&archives[1]).unwrap_or_default();
             write(&script, linker_script(&libelf).as_bytes());
-            flags += &format!("\x1f-Clink-arg={}", script.display());
+            cargo.env("CARGO_ENCODED_RUSTFLAGS", format!("{STATIC}\x1f-Clink-arg={}", script.display()));
             let directories = archives.iter().filter_map(|archive| archive.parent());
             cargo.env(LIBRARY_PATH, std::env::join_paths(directories).unwrap_or_default());
             cargo.args(["--package", "vmtest-agent", "--package", "vmtest-loader", "--bin", "vmtest-loader"]);
@@ -43,8 +40,7 @@ fn main() {
             none
         }
     };
-    let status = cargo.env("CARGO_ENCODED_RUSTFLAGS", flags).status();
-    let status = status.unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
+    let status = cargo.status().unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
     assert!(status.success(), "the programs for guests were not built: see above");
     println!("cargo::rustc-env=AGENT={}", agent.display());
     println!("cargo::rustc-env=LOADER={}", loader.display());

@@ -43,10 +43,11 @@ fn follow(
     feed: impl FnOnce(ChildStdin),
     mut send: impl FnMut(Event) -> Result<()>,
 ) -> Result<Ended> {
-    let mut process = match process::command(program).and_then(|mut command| {
+    let started = process::command(program).and_then(|mut command| {
         command.stdin(Stdio::piped());
         Watched::start_with_two_outputs(command)
-    }) {
+    });
+    let mut process = match started {
         Ok(process) => process,
         Err(error) => {
             let name = program.argv.first().map_or("nothing", String::as_str);
@@ -58,20 +59,16 @@ fn follow(
         feed(stdin);
     }
     let mut sent = Ok(());
-    let mut forward = |number: usize, bytes: &[u8]| {
+    let ended = process.run(Instant::now() + FOR_EVER, |number, bytes| {
         let event = if number == 0 { Event::Stdout } else { Event::Stderr };
         let mut pieces = bytes.chunks(PIECE).map(|piece| event(Channel::pack(piece)));
         if sent.is_ok() {
             sent = pieces.try_for_each(&mut send);
         }
         if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    let followed = process.follow(Instant::now() + FOR_EVER, &mut forward);
-    let finished = process.finish(|number, bytes| {
-        let _ = forward(number, bytes);
     });
     sent?;
-    followed.and(finished).context("cannot watch the command").map(how_it_ended)
+    ended.context("cannot watch the command").map(|(_, status)| how_it_ended(status))
 }
 
 fn how_it_ended(status: Option<ExitStatus>) -> Ended {
@@ -86,103 +83,63 @@ fn how_it_ended(status: Option<ExitStatus>) -> Ended {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeMap;
     use std::io::Read;
-
-    use nix::sys::prctl::set_child_subreaper;
 
     use super::*;
 
-    /// Programs are where this process finds them, which in a sandbox like Nix's is not the usual places.
-    fn env() -> BTreeMap<String, String> {
-        [("PATH".to_owned(), std::env::var("PATH").unwrap())].into()
+    /// A shell's script. Programs are where this process finds them, which in a sandbox like Nix's is not the usual places.
+    fn shell(script: &str) -> Program {
+        let env = [("PATH".to_owned(), std::env::var("PATH").unwrap())].into();
+        Program { argv: ["sh", "-c", script].map(str::to_owned).into(), cwd: "/".into(), env }
     }
 
-    /// Everything that is sent while a shell runs `script`, and the last word.
-    fn events(script: &str) -> (Vec<Event>, Ended) {
+    /// What a script prints on its two outputs, given this input, and how it ends.
+    fn run(script: &str, input: Vec<Input>) -> ([String; 2], Ended) {
         let _alone = crate::process::alone();
-        set_child_subreaper(true).unwrap();
-        let argv = ["sh", "-c", script].map(str::to_owned).into();
-        let job = Program { argv, cwd: "/".into(), env: env() };
-        let mut sent = Vec::new();
-        let last = follow(&job, drop, |event| {
-            sent.push(event);
+        let mut printed = [const { String::new() }; 2];
+        let feed = |stdin| feed(stdin, input.into_iter());
+        let ended = follow(&shell(script), feed, |event| {
+            let (output, piece) = match &event {
+                Event::Stdout(piece) => (0, piece),
+                Event::Stderr(piece) => (1, piece),
+                other => anyhow::bail!("{other:?}"),
+            };
+            let packed = STANDARD.decode(piece)?;
+            flate2::read::DeflateDecoder::new(&*packed).read_to_string(&mut printed[output])?;
             Ok(())
         });
-        // While no test beside this one has any.
-        assert_eq!(crate::process::children(), []);
-        (sent, last.unwrap())
-    }
-
-    fn stdout(text: &str) -> Event {
-        Event::Stdout(Channel::pack(text.as_bytes()))
-    }
-
-    fn unpacked(piece: &str) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let packed = STANDARD.decode(piece).unwrap();
-        flate2::read::DeflateDecoder::new(&*packed).read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn a_command_is_over_when_its_process_is_whoever_holds_its_output() {
-        let (sent, last) = events("sleep 999 & setsid sleep 999 & echo hi");
-        assert_eq!((sent, last), (vec![stdout("hi\n")], Ended::Exited { code: 0 }));
-    }
-
-    #[test]
-    fn an_orphan_that_has_ended_is_gone_while_the_command_still_runs() {
-        let orphan = "pid=$(sh -c 'sleep 999 > /dev/null & echo $!'); kill -9 $pid";
-        let (_, last) = events(&format!("{orphan}; while kill -0 $pid; do :; done; exit 7"));
-        assert_eq!(last, Ended::Exited { code: 7 });
+        (printed, ended.unwrap())
     }
 
     #[test]
     fn the_outputs_are_told_apart_and_come_whole() {
-        let (sent, last) = events("head -c 300000 /dev/zero; echo no >&2; kill -TERM $$");
-        let mut bytes = 0;
-        for event in &sent {
-            match event {
-                Event::Stdout(text) => bytes += unpacked(text).len(),
-                Event::Stderr(text) => assert_eq!(unpacked(text), b"no\n"),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!((bytes, last), (300_000, Ended::Killed { signal: libc::SIGTERM }));
+        let ([out, errors], ended) = run("head -c 300000 /dev/zero; echo no >&2; kill -TERM $$", Vec::new());
+        assert_eq!((out.len(), &*errors, ended), (300_000, "no\n", Ended::Killed { signal: libc::SIGTERM }));
+    }
+
+    #[test]
+    fn a_command_is_over_when_its_process_is_whoever_holds_its_output() {
+        let ([out, _], ended) = run("sleep 999 & setsid sleep 999 & echo hi", Vec::new());
+        assert_eq!((&*out, ended), ("hi\n", Ended::Exited { code: 0 }));
+    }
+
+    #[test]
+    fn input_arrives_whole_and_ends() {
+        let input = [Some("one\n"), Some("two\n"), None, Some("three")];
+        let input = input.map(|piece| Input { stdin: piece.map(|text| STANDARD.encode(text)) });
+        let ([out, _], ended) = run("cat; echo end", input.into());
+        assert_eq!((&*out, ended), ("one\ntwo\nend\n", Ended::Exited { code: 0 }));
     }
 
     #[test]
     fn what_is_not_taken_is_not_read() {
         let _alone = crate::process::alone();
-        let argv = ["yes"].map(str::to_owned).into();
-        let job = Program { argv, cwd: "/".into(), env: env() };
         let mut taken = 0;
-        let error = follow(&job, drop, |_| {
+        let error = follow(&shell("exec yes"), drop, |_| {
             taken += 1;
             anyhow::ensure!(taken < 3, "the host is gone");
             Ok(())
         });
         assert_eq!((error.unwrap_err().to_string().as_str(), taken), ("the host is gone", 3));
-    }
-
-    #[test]
-    fn input_arrives_whole_and_ends() {
-        let _alone = crate::process::alone();
-        let argv = ["sh", "-c", "cat; echo end"].map(str::to_owned).into();
-        let job = Program { argv, cwd: "/".into(), env: env() };
-        let input = [Some("one\n"), Some("two\n"), None, Some("three")];
-        let input = input.map(|piece| Input { stdin: piece.map(|text| STANDARD.encode(text)) });
-        let mut said = String::new();
-        let ended = follow(
-            &job,
-            |stdin| feed(stdin, input.into_iter()),
-            |event| {
-                let Event::Stdout(text) = event else { anyhow::bail!("{event:?}") };
-                said += &String::from_utf8(unpacked(&text))?;
-                Ok(())
-            },
-        );
-        assert_eq!((ended.unwrap(), &*said), (Ended::Exited { code: 0 }, "one\ntwo\nend\n"));
     }
 }

@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
-/// The most bytes of one job.
+/// The most digits of one job.
 const MOST: usize = 256;
 
 /// `struct rand_pool_info` of include/uapi/linux/random.h, with room for [`MOST`] bytes.
@@ -21,37 +21,22 @@ struct PoolInfo {
 nix::ioctl_write_ptr_bad!(add_entropy, nix::request_code_write!(b'R', 0x03, size_of::<[libc::c_int; 2]>()), PoolInfo);
 nix::ioctl_none!(reseed_crng, b'R', 0x07);
 
-/// Feeds the pool with random bytes, given in hexadecimal, and makes the kernel use them at once.
-pub fn feed(hex: &str) -> Result<()> {
-    let info = pool_info(hex)?;
+/// Feeds the pool with random hexadecimal digits, and makes the kernel use them at once.
+pub fn feed(digits: &str) -> Result<()> {
+    let info = pool_info(digits).context("the job's entropy is too long")?;
     let random = File::options().write(true).open("/dev/urandom").context("cannot open /dev/urandom to feed it")?;
     // SAFETY: `info` is laid out as the kernel expects it, and `bytes` is the buffer's true length.
     unsafe { add_entropy(random.as_raw_fd(), &raw const info) }.context("cannot feed the random pool")?;
     // SAFETY: this request takes no argument.
-    match unsafe { reseed_crng(random.as_raw_fd()) } {
-        // Kernels before 4.14 do not know the request, and reseed by themselves.
-        Ok(_) | Err(nix::Error::EINVAL | nix::Error::ENOTTY) => Ok(()),
-        Err(error) => Err(error).context("cannot reseed the random pool"),
-    }
+    unsafe { reseed_crng(random.as_raw_fd()) }.context("cannot reseed the random pool").map(drop)
 }
 
-fn pool_info(hex: &str) -> Result<PoolInfo> {
-    let bytes = decode(hex)?;
-    ensure!(bytes.len() <= MOST, "the job's entropy is longer than {MOST} bytes");
+/// The kernel hashes them: as they are they are as good as the bytes that they stand for.
+fn pool_info(digits: &str) -> Option<PoolInfo> {
     let mut buffer = [0; MOST];
-    buffer[..bytes.len()].copy_from_slice(&bytes);
-    let length = bytes.len() as libc::c_int;
-    Ok(PoolInfo { entropy_bits: length * 8, bytes: length, buffer })
-}
-
-fn decode(hex: &str) -> Result<Vec<u8>> {
-    let digits: Option<Vec<u32>> = hex.chars().map(|digit| digit.to_digit(16)).collect();
-    match digits {
-        Some(digits) if digits.len() % 2 == 0 => {
-            Ok(digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
-        }
-        _ => bail!("the job's entropy is not hexadecimal"),
-    }
+    buffer.get_mut(..digits.len())?.copy_from_slice(digits.as_bytes());
+    let bytes = digits.len() as libc::c_int;
+    Some(PoolInfo { entropy_bits: bytes * 4, bytes, buffer })
 }
 
 #[cfg(test)]
@@ -60,18 +45,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entropy_is_credited_in_full() {
+    fn a_digit_is_credited_with_four_bits() {
         let info = pool_info("00ff7f").unwrap();
-        assert_eq!(info.bytes, 3);
-        assert_eq!(info.entropy_bits, 24);
-        assert_eq!(info.buffer[..4], [0x00, 0xff, 0x7f, 0]);
-    }
-
-    #[test]
-    fn what_is_not_hexadecimal_is_refused() {
-        for text in ["0", "0g", "0x00", "é0"] {
-            assert!(pool_info(text).is_err(), "{text:?} was taken");
-        }
-        assert!(pool_info(&"00".repeat(MOST + 1)).is_err());
+        assert_eq!((info.bytes, info.entropy_bits, &info.buffer[..7]), (6, 24, &b"00ff7f\0"[..]));
+        assert!(pool_info(&"0".repeat(MOST)).is_some() && pool_info(&"0".repeat(MOST + 1)).is_none());
     }
 }

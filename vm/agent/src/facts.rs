@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use vmtest_agent::{Facts, FactsRequest, ProgramFacts};
 
-use crate::bpf::{self, Program};
+use crate::bpf::{self, ProgramInfo};
 use crate::process::{self, Stop, Watched};
 
 /// Time that each BPF program takes is counted while this is 1 (since 5.1).
@@ -23,23 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many programs are executed for events to be counted over.
 const EXECVES: u32 = 20;
 
+/// Program types (`enum bpf_prog_type`: kprobe, tracepoint, perf event) that are attached to a perf event: by
+/// `ioctl(PERF_EVENT_IOC_SET_BPF)` before 5.15, by a link since.
+const PERF_EVENT_TYPES: [u32; 3] = [2, 5, 7];
+
 /// Starts the program, looks at it, stops it. Facts that cannot be had are absent.
 pub fn collect(request: &FactsRequest) -> Facts {
-    let mut facts = Facts { btf: Some(has_btf()), jit: jit(), ..Facts::default() };
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    // Absent without CONFIG_BPF_JIT; 2 adds debugging output.
+    let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok().map(|value| value.trim() != "0");
+    let mut facts = Facts { btf: Some(btf), jit, ..Facts::default() };
     if let Err(error) = observe(request, &mut facts) {
         facts.error = Some(format!("{}: {error}", request.program.argv.join(" ")));
     }
     facts
-}
-
-fn has_btf() -> bool {
-    Path::new("/sys/kernel/btf/vmlinux").exists()
-}
-
-fn jit() -> Option<bool> {
-    // Absent without CONFIG_BPF_JIT; 2 adds debugging output.
-    let value = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?;
-    Some(value.trim() != "0")
 }
 
 fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
@@ -50,26 +47,22 @@ fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));
     process.signal(Signal::SIGTERM);
-    process.follow(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
-    process.finish(|_, _| {})?;
+    process.run(Instant::now() + PATIENCE, |_, _| ControlFlow::Continue(()))?;
     facts.programs = programs?;
     Ok(())
 }
 
 /// Waits until the program prints a line with `needle` in it.
 fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::Result<()> {
-    let mut line = Vec::new();
+    let mut seen = Vec::new();
     let stop = process.follow(deadline, |_, bytes| {
-        let mut pieces = bytes.split_inclusive(|byte| *byte == b'\n');
-        let found = pieces.any(|piece| {
-            line.extend_from_slice(piece);
-            let found = String::from_utf8_lossy(&line).contains(needle);
-            if piece.ends_with(b"\n") {
-                line.clear();
-            }
-            found
-        });
-        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        seen.extend_from_slice(bytes);
+        if String::from_utf8_lossy(&seen).contains(needle) {
+            return ControlFlow::Break(());
+        }
+        // It may have come in part.
+        seen.drain(..seen.len().saturating_sub(needle.len()));
+        ControlFlow::Continue(())
     })?;
     match stop {
         Stop::Satisfied => Ok(()),
@@ -82,11 +75,10 @@ fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::
 fn look(before: &BTreeSet<u32>) -> io::Result<Vec<ProgramFacts>> {
     let new = bpf::programs()?.into_iter().filter(|id| !before.contains(id));
     // One that cannot be opened has gone: a probe of libbpf's, most likely.
-    let mut programs: Vec<Program> = new.filter_map(|id| Program::open(id).ok()).collect();
+    let programs: Vec<_> = new.filter_map(|id| bpf::open_program(id).ok()).collect();
     let counted = count_runs()?;
-    programs.iter_mut().try_for_each(Program::refresh)?;
     let links = bpf::linked_programs();
-    Ok(programs.iter().map(|program| describe(program, &links, counted)).collect())
+    programs.iter().map(|program| Ok(describe(&bpf::program_info(program)?, &links, counted))).collect()
 }
 
 /// Causes events while the kernel counts them. Says whether it does.
@@ -105,15 +97,38 @@ fn execve() -> io::Result<()> {
     command.status().map(drop)
 }
 
-fn describe(program: &Program, links: &[u32], counted: bool) -> ProgramFacts {
-    let runs = program.runs().filter(|_| counted);
+/// Of what the kernel says; `links` are the programs that links refer to.
+fn describe(info: &ProgramInfo, links: &[u32], counted: bool) -> ProgramFacts {
+    // A kernel that does not know a number, or a program without machine code, leaves 0.
+    let known = |number: u32| (number > 0).then_some(number.into());
+    let attached =
+        if links.contains(&info.id) { Some("link") } else { PERF_EVENT_TYPES.contains(&info.kind).then_some("ioctl") };
+    let mean = || (info.run_count > 0).then(|| info.run_time_ns as f64 / info.run_count as f64);
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
     ProgramFacts {
-        name: program.name(),
-        verified_insns: program.verified_insns(),
-        xlated_bytes: program.xlated_bytes(),
-        jited_bytes: program.jited_bytes(),
-        event_ns: runs.filter(|(count, _)| *count > 0).map(|(count, nanoseconds)| nanoseconds as f64 / count as f64),
-        events: runs.map(|(count, _)| count),
-        attached: program.attached(links).map(str::to_owned),
+        name: String::from_utf8_lossy(name).into_owned(),
+        verified_insns: known(info.verified_insns),
+        xlated_bytes: known(info.xlated_bytes),
+        jited_bytes: known(info.jited_bytes),
+        event_ns: counted.then(mean).flatten(),
+        events: counted.then_some(info.run_count),
+        attached: attached.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_tell_is_absent() {
+        let info = ProgramInfo { id: 7, kind: 5, name: *b"hello\0padding...", ..ProgramInfo::default() };
+        let facts = describe(&info, &[], false);
+        let expected = ProgramFacts { name: "hello".into(), attached: Some("ioctl".into()), ..Default::default() };
+        assert_eq!(facts, expected);
+        let info = ProgramInfo { verified_insns: 3, run_count: 4, run_time_ns: 10, ..info };
+        let facts = describe(&info, &[7], true);
+        assert_eq!((facts.verified_insns, facts.events, facts.event_ns), (Some(3), Some(4), Some(2.5)));
+        assert_eq!(facts.attached.as_deref(), Some("link"));
     }
 }

@@ -1,5 +1,6 @@
 //! The guest as a whole: up, complete, off.
 
+use anyhow::Error;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, umask};
 
@@ -10,7 +11,7 @@ use crate::{modules, mounts, network};
 pub struct Machine {
     /// What went wrong meanwhile. None of it need matter to the job; all of it is worth reading when
     /// the job fails.
-    pub errors: Vec<String>,
+    pub errors: Vec<Error>,
     /// Where the payload comes through, in a guest that was brought up to wait for one.
     pub ivshmem: Option<Ivshmem>,
 }
@@ -22,7 +23,7 @@ impl Machine {
         let mut errors = modules::load_first();
         errors.extend(set_up());
         let ivshmem = Ivshmem::open().unwrap_or_else(|error| {
-            errors.push(format!("{error:#}"));
+            errors.push(error);
             None
         });
         Self { errors, ivshmem }
@@ -34,7 +35,7 @@ impl Machine {
     }
 }
 
-fn set_up() -> Vec<String> {
+fn set_up() -> Vec<Error> {
     umask(Mode::from_bits_truncate(0o022));
     let mut errors = mounts::missing();
     errors.extend(network::bring_up());

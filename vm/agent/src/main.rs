@@ -4,7 +4,6 @@
 
 mod bpf;
 mod channel;
-mod clock;
 mod command;
 mod copy_out;
 mod entropy;
@@ -21,7 +20,6 @@ mod record;
 mod root;
 mod run_tests;
 mod supervise;
-mod taint;
 mod unpack;
 
 use std::path::Path;

@@ -2,11 +2,10 @@
 //! the host until then.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE};
@@ -21,24 +20,22 @@ const MODPROBE: &str = "/proc/sys/kernel/modprobe";
 const PLACES: [&str; 3] = ["/sbin/modprobe", "/usr/sbin/modprobe", "/bin/modprobe"];
 
 /// Loads what the share needs. Returns what went wrong.
-pub fn load_first() -> Vec<String> {
+pub fn load_first() -> Vec<Error> {
     let Ok(entries) = fs::read_dir(Path::new(MODULES_DIR).join(FIRST_MODULES)) else {
         return Vec::new();
     };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    paths.iter().filter_map(|path| load(path).err()).map(|error| format!("{error:#}")).collect()
+    paths.iter().filter_map(|path| load(path).err()).collect()
 }
 
 fn load(path: &Path) -> Result<()> {
-    let load = || -> io::Result<()> {
-        match finit_module(File::open(path)?, c"", ModuleInitFlags::empty()) {
-            // It may be built in, and the list of what is may be missing.
-            Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    };
-    load().with_context(|| format!("cannot load {}", path.display()))
+    let loaded = File::open(path).map(|file| finit_module(file, c"", ModuleInitFlags::empty()));
+    match loaded.with_context(|| format!("cannot read {}", path.display()))? {
+        // It may be built in, and the list of what is may be missing.
+        Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot load {}", path.display())),
+    }
 }
 
 /// Makes modules load on demand: those in the directory `from`, which is mounted already, or in the share.
@@ -82,7 +79,7 @@ fn link() -> Result<()> {
     };
     if make().is_err() {
         // The root is read-only.
-        mounts::tmpfs(PARENT).map_err(anyhow::Error::msg)?;
+        mounts::tmpfs(PARENT)?;
         make()?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::SHARE_TAG;
 
@@ -42,14 +42,14 @@ const ALL: &[Mount] = &[
 ];
 
 /// Mounts what is missing. Returns what went wrong.
-pub fn missing() -> Vec<String> {
+pub fn missing() -> Vec<Error> {
     let there = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let missing = ALL.iter().filter(|entry| !entry.is_among(&there));
     missing.filter_map(|entry| entry.mount().err()).collect()
 }
 
 /// Mounts a tmpfs of its own at `target`, which is made if need be.
-pub fn tmpfs(target: &'static str) -> Result<(), String> {
+pub fn tmpfs(target: &'static str) -> Result<()> {
     Mount { options: Some("mode=0755"), ..needed("tmpfs", target) }.mount()
 }
 
@@ -74,19 +74,17 @@ impl Mount {
         })
     }
 
-    fn mount(&self) -> Result<(), String> {
+    fn mount(&self) -> Result<()> {
         // Below sysfs the directories are the kernel's: one that is missing cannot be made.
         if let Err(error) = fs::create_dir_all(self.target) {
-            return if self.optional { Ok(()) } else { Err(format!("cannot make {}: {error}", self.target)) };
+            return if self.optional { Ok(()) } else { Err(error).context(format!("cannot make {}", self.target)) };
         }
-        let flags = MsFlags::MS_NOSUID;
-        match mount(Some(self.kind), self.target, Some(self.kind), flags, self.options) {
-            Ok(()) => Ok(()),
+        match mount(Some(self.kind), self.target, Some(self.kind), MsFlags::MS_NOSUID, self.options) {
             // ENODEV: the kernel does not know the file system.
-            // EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
             Err(nix::Error::ENODEV) if self.optional => Ok(()),
-            Err(nix::Error::EBUSY) => Ok(()),
-            Err(error) => Err(format!("cannot mount {} at {}: {error}", self.kind, self.target)),
+            // EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
+            Ok(()) | Err(nix::Error::EBUSY) => Ok(()),
+            Err(error) => Err(error).context(format!("cannot mount {} at {}", self.kind, self.target)),
         }
     }
 }

@@ -1,32 +1,28 @@
 //! What every machine on a network has: a name, and itself.
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Error};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// The name of every guest.
 const HOSTNAME: &str = "vmtest";
 
+nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+
 /// Names the machine and turns on its loopback. Returns what went wrong.
-pub fn bring_up() -> Vec<String> {
-    let named = nix::unistd::sethostname(HOSTNAME).map_err(io::Error::from);
-    let up = loopback_up();
-    [("the host's name", named), ("lo", up)]
-        .into_iter()
-        .filter_map(|(what, result)| Some(format!("cannot set {what}: {}", result.err()?)))
-        .collect()
+pub fn bring_up() -> Vec<Error> {
+    let named = nix::unistd::sethostname(HOSTNAME).context("cannot set the host's name");
+    [named, loopback_up().context("cannot set lo")].into_iter().filter_map(Result::err).collect()
 }
 
-fn loopback_up() -> io::Result<()> {
-    // SAFETY: it takes three integers, and returns a descriptor of ours.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        let error = io::Error::last_os_error();
+fn loopback_up() -> nix::Result<()> {
+    let socket = match socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) {
         // A kernel without a network.
-        let without = [libc::EAFNOSUPPORT, libc::ENOSYS].map(Some);
-        return if without.contains(&error.raw_os_error()) { Ok(()) } else { Err(error) };
-    }
-    // SAFETY: as above.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        Err(Errno::EAFNOSUPPORT | Errno::ENOSYS) => return Ok(()),
+        socket => socket?,
+    };
     // SAFETY: a structure of integers and arrays of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
@@ -34,8 +30,5 @@ fn loopback_up() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the request is one of netdevice(7), which takes this structure.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }.map(drop)
 }

@@ -1,10 +1,11 @@
 //! Processes as Linux shows them: `/proc` and pidfds.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
+use rustix::process::PidfdFlags;
 
 /// A process, as `/proc/PID/stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +53,11 @@ fn parse_stat(pid: i32, stat: &str) -> Option<Process> {
 
 /// A descriptor of a process; it is readable (poll) once the process is dead.
 pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) });
-    match raw {
-        // SAFETY: the kernel just made it, close-on-exec, for nobody else.
-        Ok(raw) => Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) }),
-        Err(Errno::ENOSYS) => Err(io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed")),
-        Err(error) => Err(error.into()),
-    }
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error.raw_os_error() {
+        libc::ENOSYS => io::Error::other("this machine's kernel has no pidfd_open: Linux 5.3 is needed"),
+        _ => error.into(),
+    })
 }
 
 /// The standard library's idea of a pid as the system's.

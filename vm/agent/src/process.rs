@@ -11,10 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 use signal_hook::SigId;
 use signal_hook::consts::SIGCHLD;
@@ -121,16 +122,17 @@ impl Watched {
         let _ = kill(self.group, signal);
     }
 
-    /// Ends the program and everything that it started, hands what they printed last to `look`, and
-    /// says how the program's process ended: nothing if it is stuck in the kernel.
-    pub fn finish(mut self, mut look: impl FnMut(usize, &[u8])) -> io::Result<Option<ExitStatus>> {
+    /// As [`Watched::follow`], and then ends the program and everything that it started, which may print some more. How
+    /// the program's process ended: nothing if it is stuck in the kernel.
+    pub fn run(
+        mut self,
+        deadline: Instant,
+        mut look: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<(Stop, Option<ExitStatus>)> {
+        let stop = self.follow(deadline, &mut look);
         let _ = killpg(self.group, Signal::SIGKILL);
-        let deadline = Instant::now() + PATIENCE;
-        while !reap_others(self.group) {
-            if !self.deaths.wait(deadline)? {
-                break;
-            }
-        }
+        let patience = Instant::now() + PATIENCE;
+        while !reap_others(self.group) && self.deaths.wait(patience)? {}
         // Nothing if it is still there.
         let status = self.child.try_wait()?;
         if status.is_some() {
@@ -141,10 +143,10 @@ impl Watched {
             let Some(output) = output else { continue };
             // Nobody is left to write, so this ends: with the pipe's end, or because it is empty.
             while let Ok(count @ 1..) = output.read(&mut buffer) {
-                look(number, &buffer[..count]);
+                let _ = look(number, &buffer[..count]);
             }
         }
-        Ok(status)
+        Ok((stop?, status))
     }
 
     /// Kills and reaps every other child of this process: as the first process of the guest, or as a
@@ -225,7 +227,7 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
         let left = left + Duration::from_micros(999);
         match poll(fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Ok(0) if Instant::now() >= deadline => return Ok(false),
-            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
@@ -234,23 +236,33 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
 
 /// Reaps every child that has ended, but for `own`: whether that one has.
 fn reap_others(own: Pid) -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    loop {
-        match waitid(Id::All, look) {
-            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid != own => {
-                let _ = waitpid(pid, None);
-            }
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return true,
-            Err(nix::Error::EINTR) => {}
-            _ => return false,
+    while let Ok(ended @ 1..) = ended_child() {
+        if ended == own.as_raw() {
+            return true;
         }
+        let _ = waitpid(Pid::from_raw(ended), None);
     }
+    false
 }
 
 /// Whether this process has any children. Looking through /proc for them takes longer.
 fn has_children() -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::All, look) != Err(nix::Error::ECHILD)
+    ended_child() != Err(Errno::ECHILD)
+}
+
+/// A child that has ended and was not reaped; 0 if there is none. Not through nix, which has no real-time signals and
+/// fails for what one of them killed.
+fn ended_child() -> nix::Result<libc::pid_t> {
+    // SAFETY: a structure of integers.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    loop {
+        // SAFETY: the kernel writes to `info`, a process's part of it or nothing.
+        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|_| unsafe { info.si_pid() }),
+        }
+    }
 }
 
 /// The processes whose parent is this one.
@@ -262,5 +274,6 @@ pub fn children() -> Vec<Pid> {
 #[cfg(test)]
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

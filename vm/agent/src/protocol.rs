@@ -83,16 +83,14 @@ pub enum Root {
 }
 
 /// How the payload, a tar archive, reaches the guest.
+#[allow(missing_docs, reason = "the names of the fields say it")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Payload {
     /// It is this file.
     Archive(String),
-    /// It is in the memory of a PCI device, QEMU's `ivshmem-plain`.
-    Memory {
-        /// The archive's length in bytes.
-        bytes: u64,
-    },
+    /// It is so many bytes in the memory of a PCI device, QEMU's `ivshmem-plain`.
+    Memory { bytes: u64 },
 }
 
 /// What a job is about.
@@ -170,6 +168,7 @@ pub struct Frame {
 }
 
 /// What the agent reports, in the order in which it happens.
+#[allow(missing_docs, reason = "the names of the fields say it")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
@@ -181,33 +180,25 @@ pub enum Event {
     TestStarted(TestId),
     /// A test has ended.
     TestFinished(TestOutcome),
-    /// Every test that was asked for has been run: all that decides the verdict has been said.
-    Tainted {
-        /// `/proc/sys/kernel/tainted`: all flags since the kernel started, in a guest that was saved too.
-        flags: u64,
-    },
+    /// Every test that was asked for has been run: all that decides the verdict has been said, with
+    /// `/proc/sys/kernel/tainted`: all flags since the kernel started, in a guest that was saved too.
+    Tainted { flags: u64 },
     /// What the kernel says of the program.
     Facts(Facts),
-    /// Some bytes, likewise, of the directory that the host wanted, as a tar archive.
-    Archive(String),
     /// Some bytes of a command's standard output, at most [`PIECE`], compressed (RFC 1951) and in base64.
     Stdout(String),
     /// Some bytes of its standard error, likewise.
     Stderr(String),
+    /// Some bytes, likewise, of the directory that the host wanted, as a tar archive.
+    Archive(String),
     /// The command has ended.
     Ended(Ended),
     /// The whole job is done; nothing follows.
     Finished,
     /// The kernel cannot have [`Root::Host`]; nothing follows.
-    NoHostRoot {
-        /// What it lacks, for a person.
-        reason: String,
-    },
+    NoHostRoot { reason: String },
     /// The job could not be done; nothing follows.
-    Failed {
-        /// Why, for a person.
-        reason: String,
-    },
+    Failed { reason: String },
 }
 
 /// What the agent says of the guest once it is up.
@@ -239,28 +230,20 @@ pub struct TestOutcome {
 }
 
 /// What came of one test.
+#[allow(missing_docs, reason = "the names of the fields say it")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestResult {
     /// Exit status 0, and a test binary that prints a summary says in it that one test passed.
     Passed,
     /// Another exit status.
-    Failed {
-        /// The exit status.
-        code: i32,
-    },
+    Failed { code: i32 },
     /// Ended by a signal.
-    Killed {
-        /// The signal's number.
-        signal: i32,
-    },
+    Killed { signal: i32 },
     /// Killed by the agent after [`Tests::timeout_s`].
     TimedOut,
     /// It did not run to its end: it could not be started, or its binary exited with 0 without having run it.
-    NotStarted {
-        /// Why, for a person.
-        reason: String,
-    },
+    NotStarted { reason: String },
 }
 
 /// What the kernel says of itself and of the program, for comparing kernels.
@@ -300,22 +283,14 @@ pub struct ProgramFacts {
 }
 
 /// How a command ended.
+#[allow(missing_docs, reason = "the names of the fields say it")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// By itself.
-    Exited {
-        /// Its exit status.
-        code: i32,
-    },
+    Exited { code: i32 },
     /// By a signal.
-    Killed {
-        /// The signal's number.
-        signal: i32,
-    },
+    Killed { signal: i32 },
     /// It could not be started.
-    NotStarted {
-        /// Why, for a person.
-        reason: String,
-    },
+    NotStarted { reason: String },
 }

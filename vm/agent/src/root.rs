@@ -1,17 +1,16 @@
 //! The root directory of a job's programs: made anew in each guest, however the guest came to be, so that the same
 //! things are in the same places in all of them.
 
-use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use vmtest_agent::{Job, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::machine::Machine;
@@ -33,7 +32,7 @@ pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
         Root::Minimal { keep } => {
             // A kernel without 9p has no modules to load.
             if let Err(error) = modules::share(None) {
-                machine.errors.push(format!("{error:#}"));
+                machine.errors.push(error);
             }
             minimal(keep).context("cannot make the root directory")?;
             keep
@@ -54,7 +53,7 @@ pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
 }
 
 fn minimal(keep: &[String]) -> Result<()> {
-    mounts::tmpfs(NEW).map_err(Error::msg)?;
+    mounts::tmpfs(NEW)?;
     for name in MINIMAL {
         copy(&Path::new("/").join(name), &Path::new(NEW).join(name))?;
     }
@@ -84,7 +83,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// The host's root below a layer in memory, which takes what is written.
 fn share_host(modules: Option<&[String; 2]>) -> Result<()> {
-    mounts::tmpfs(LAYERS).map_err(Error::msg)?;
+    mounts::tmpfs(LAYERS)?;
     let [lower, upper, work] = ["lower", "upper", "work"].map(|name| format!("{LAYERS}/{name}"));
     for dir in [&lower, &upper, &work] {
         fs::create_dir_all(dir)?;
@@ -117,69 +116,53 @@ impl std::error::Error for NoHostRoot {}
 fn switch(keep: &[String], lists: &Path) -> Result<()> {
     // The present root keeps its own, where a program that is not of the job's finds the modules: the kernel's modprobe.
     let moved = mounts::top().filter(|dir| *dir != RUN);
-    let moved: Vec<(&str, OwnedFd)> = moved.map(|dir| Ok((dir, open(dir)?))).collect::<io::Result<_>>()?;
-    let modules = Path::new(MODULES_SHARE).is_dir();
-    let modules = modules.then(|| clone(&open(MODULES_SHARE)?)).transpose()?;
-    let lists = lists.is_dir().then(|| clone(&open(lists)?)).transpose()?;
+    let moved: Vec<(&str, OwnedFd)> = moved.map(|dir| Ok((dir, open(dir)?))).collect::<Result<_>>()?;
+    let modules = Path::new(MODULES_SHARE).is_dir().then(|| clone(MODULES_SHARE)).transpose()?;
+    let lists = lists.is_dir().then(|| clone(lists)).transpose()?;
     std::env::set_current_dir(NEW)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     nix::unistd::chroot(".")?;
     std::env::set_current_dir("/")?;
     let hidden = |dir: &&String| mounts::top().any(|top| Path::new(dir).starts_with(top));
     let there = |dir: &&String| Path::new(dir).is_dir();
-    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, clone(&open(dir)?)?)));
-    let kept: Vec<(&String, OwnedFd)> = kept.collect::<io::Result<_>>()?;
+    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, clone(dir)?)));
+    let kept: Vec<(&String, OwnedFd)> = kept.collect::<Result<_>>()?;
     for (dir, from) in moved {
-        attach(&from, dir).with_context(|| format!("cannot move {dir}"))?;
+        attach(&from, dir)?;
     }
-    mounts::tmpfs(RUN).map_err(Error::msg)?;
+    mounts::tmpfs(RUN)?;
     if let Some(modules) = modules {
-        attach(&modules, MODULES_SHARE).context("cannot bind the modules")?;
+        attach(&modules, MODULES_SHARE)?;
     }
     for (dir, from) in kept {
-        attach(&from, dir).with_context(|| format!("cannot keep {dir}"))?;
+        attach(&from, dir)?;
     }
     if let Some(lists) = lists {
         let release = nix::sys::utsname::uname()?.release().to_owned();
-        attach(&lists, Path::new("/lib/modules").join(release)).context("cannot bind the modules")?;
+        attach(&lists, Path::new("/lib/modules").join(release))?;
     }
     Ok(())
 }
 
-fn open(dir: impl AsRef<Path>) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = fs::File::options().read(true).custom_flags(libc::O_PATH).open(dir.as_ref());
-    Ok(file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.as_ref().display())))?.into())
+/// The mount that is at a place (open_tree(2), since 5.2).
+fn open(dir: impl AsRef<Path>) -> Result<OwnedFd> {
+    tree(dir.as_ref(), OpenTreeFlags::empty())
 }
 
-const EMPTY: &CStr = c"";
-
-/// A mount of its own of a directory and all that is mounted in it, at no place yet (open_tree(2), since 5.2).
-fn clone(dir: &OwnedFd) -> io::Result<OwnedFd> {
-    const OPEN_TREE_CLONE: libc::c_int = 1;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    // SAFETY: the path ends with a zero; the descriptor returned is ours.
-    match unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), EMPTY.as_ptr(), flags) } {
-        fd @ 0.. => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// A mount of its own of a directory and all that is mounted in it, at no place yet.
+fn clone(dir: impl AsRef<Path>) -> Result<OwnedFd> {
+    tree(dir.as_ref(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE)
 }
 
-/// Puts a mount at a place, which is made if need be (move_mount(2), since 5.2).
-fn attach(mount: &OwnedFd, place: impl AsRef<Path>) -> io::Result<()> {
-    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
-    fs::create_dir_all(place.as_ref())?;
-    let place = CString::new(place.as_ref().as_os_str().as_bytes())?;
-    // SAFETY: both paths end with a zero.
-    let moved = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            EMPTY.as_ptr(),
-            libc::AT_FDCWD,
-            place.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+fn tree(dir: &Path, flags: OpenTreeFlags) -> Result<OwnedFd> {
+    open_tree(CWD, dir, flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .with_context(|| format!("cannot open {}", dir.display()))
+}
+
+/// Puts a mount at a place, which is made if need be.
+fn attach(mount: &OwnedFd, place: impl AsRef<Path>) -> Result<()> {
+    let place = place.as_ref();
+    fs::create_dir_all(place)
+        .and_then(|()| Ok(move_mount(mount, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?))
+        .with_context(|| format!("cannot mount {}", place.display()))
 }

@@ -132,22 +132,18 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entr
 fn say(binary: &Program, further: &[&str], timeout: Duration) -> Option<String> {
     let mut command = process::command(binary).ok()?;
     command.args(further);
-    let mut process = Watched::start_with_two_outputs(command).ok()?;
+    let process = Watched::start_with_two_outputs(command).ok()?;
     let mut text = Vec::new();
-    let mut take = |number: usize, bytes: &[u8]| {
-        if number == 0 {
-            text.extend_from_slice(bytes);
-        }
-        if text.len() > LONGEST_LIST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let stop = process.follow(Instant::now() + timeout, &mut take).ok()?;
-    let status = process
-        .finish(|number, bytes| {
-            let _ = take(number, bytes);
+    let (stop, status) = process
+        .run(Instant::now() + timeout, |number, bytes| {
+            if number == 0 {
+                text.extend_from_slice(bytes);
+            }
+            if text.len() > LONGEST_LIST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
-        .ok()??;
+        .ok()?;
     let text = String::from_utf8(text).ok()?;
-    (stop == Stop::Ended && status.success()).then_some(text)
+    (stop == Stop::Ended && status?.success()).then_some(text)
 }
 
 fn entries(list: &str) -> Option<Vec<Entry>> {
@@ -168,12 +164,10 @@ fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Captu
         one.argv.truncate(1);
         one.argv.extend(arguments.map(str::to_owned));
     }
-    let mut process = Watched::start(process::command(&one)?)?;
-    let stop = process.follow(deadline, |_, bytes| {
+    let (stop, status) = Watched::start(process::command(&one)?)?.run(deadline, |_, bytes| {
         capture.push(bytes);
         ControlFlow::Continue(())
     })?;
-    let status = process.finish(|_, bytes| capture.push(bytes))?;
     Ok(status.filter(|_| stop == Stop::Ended))
 }
 
@@ -218,10 +212,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
     use std::sync::MutexGuard;
 
-    use nix::sys::prctl::set_child_subreaper;
+    use tempfile::TempDir;
 
     use super::*;
 
@@ -231,25 +224,22 @@ mod tests {
 
     /// A test binary which is a shell script.
     struct Binary {
-        directory: PathBuf,
+        directory: TempDir,
         _alone: MutexGuard<'static, ()>,
     }
 
     impl Binary {
         fn new(script: &str) -> Self {
             let _alone = crate::process::alone();
-            set_child_subreaper(true).unwrap();
-            let directory = std::env::temp_dir().join(format!("vmtest-agent-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&directory);
-            fs::create_dir(&directory).unwrap();
-            let binary = directory.join("binary");
+            let directory = tempfile::tempdir().unwrap();
+            let binary = directory.path().join("binary");
             fs::write(&binary, format!("#!/bin/sh\n{script}")).unwrap();
             fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
             Self { directory, _alone }
         }
 
         fn tests(&self, args: &[&str]) -> Tests {
-            let path = |name: &str| self.directory.join(name).to_str().unwrap().to_owned();
+            let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
             // In a sandbox like Nix's the programs that tests start are not in the usual places.
             let env = [("FROM_JOB", "yes".into()), ("PATH", std::env::var("PATH").unwrap())];
             let program = Program {
@@ -282,17 +272,11 @@ mod tests {
         }
     }
 
-    impl Drop for Binary {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.directory);
-        }
-    }
-
     const RUNNING: &str = "echo; echo 'running 1 test'";
     const PASSED: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 3 filtered out'";
 
     #[test]
-    fn ignored_tests_and_benchmarks_are_listed_only_if_asked_for() {
+    fn what_a_binary_lists_is_run_but_ignored_tests_and_benchmarks_only_if_asked_for() {
         let binary = Binary::new(
             "case \"$*\" in *--ignored*) echo 'slow: test' ;; \
              *) printf '%s: test\\n' quick slow \"$1\" ;; esac; echo 'fast: benchmark'",
@@ -300,6 +284,10 @@ mod tests {
         assert_eq!(binary.list(&["a"]), ["quick", "a"]);
         assert_eq!(binary.list(&["--include-ignored"]), ["quick", "slow", "--include-ignored"]);
         assert_eq!(binary.list(&["--ignored"]), ["slow"]);
+        drop(binary);
+        // Libtest says nothing of no tests in the terse format.
+        let without = Binary::new("test $# = 1 && echo '0 tests, 0 benchmarks'; exit 0");
+        assert_eq!(without.list(&[]), [""; 0]);
     }
 
     #[test]
@@ -311,13 +299,6 @@ mod tests {
         let tests = binary.tests(&["--an-argument"]);
         let outcome = Runner::new(&tests, Duration::from_secs(60)).run(&id(""));
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
-    }
-
-    #[test]
-    fn a_binary_without_tests_has_none() {
-        // Libtest says nothing of it in the terse format.
-        let binary = Binary::new("test $# = 1 && echo '0 tests, 0 benchmarks'; exit 0");
-        assert_eq!(binary.list(&[]), [""; 0]);
     }
 
     #[test]
@@ -339,22 +320,21 @@ mod tests {
         let mut lines = outcome.output.lines();
         let arguments = "--exact name --include-ignored --nocapture --test-threads=1";
         assert_eq!(lines.next(), Some(arguments));
-        assert_eq!(lines.next(), binary.directory.to_str());
+        assert_eq!(lines.next(), binary.directory.path().to_str());
         assert!(outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
         assert!(!outcome.output.contains("CARGO"), "inherited: {outcome:?}");
     }
 
     #[test]
-    fn both_outputs_are_kept_in_order() {
+    fn both_outputs_are_kept_in_order_and_a_signal_is_told_from_an_exit() {
         let outcome = Binary::new("echo one; echo two >&2; echo three; exit 3").run(60);
         assert_eq!(outcome.output, "one\ntwo\nthree\n");
         assert_eq!(outcome.result, TestResult::Failed { code: 3 });
-    }
-
-    #[test]
-    fn a_signal_is_told_from_an_exit() {
-        let outcome = Binary::new("kill -SEGV $$").run(60);
-        assert_eq!(outcome.result, TestResult::Killed { signal: libc::SIGSEGV });
+        // One that has a name, and a real-time signal.
+        for signal in [libc::SIGSEGV, 40] {
+            let outcome = Binary::new(&format!("kill -{signal} $$")).run(10);
+            assert_eq!(outcome.result, TestResult::Killed { signal });
+        }
     }
 
     #[test]
@@ -382,7 +362,7 @@ mod tests {
     #[test]
     fn what_cannot_be_started_is_named() {
         let binary = Binary::new("");
-        fs::remove_file(binary.directory.join("binary")).unwrap();
+        fs::remove_file(binary.directory.path().join("binary")).unwrap();
         let outcome = binary.run(60);
         let TestResult::NotStarted { reason } = outcome.result else { panic!("{outcome:?}") };
         assert!(reason.contains("binary") && reason.contains("No such file"), "{reason}");

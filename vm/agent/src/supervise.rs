@@ -21,8 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid, setsid};
+use rustix::process::{WaitOptions, wait};
 use vmtest_agent::proc::{children, pid_of, pidfd_open};
 
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
@@ -66,11 +66,13 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
             return Ok(ExitStatus::from_raw(FAILED << 8));
         }
     };
+    let mut status = None;
     // What was handed to the program must be the program's alone: a pipe it closes has to read as closed.
-    let status = close_inherited(&[parent_alive.as_fd(), signals.as_fd()])
-        .and_then(|()| watch(program, parent_alive.as_fd(), &signals));
-    let late_status = end_descendants(program)?;
-    Ok(status?.or(late_status).unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL)))
+    let watched = close_inherited(&[parent_alive.as_fd(), signals.as_fd()])
+        .and_then(|()| watch(program, &mut status, parent_alive.as_fd(), &signals));
+    end_descendants(program, &mut status)?;
+    watched?;
+    Ok(status.unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL)))
 }
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
@@ -143,90 +145,77 @@ fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the program has ended, or has to: the harness is dead (`None`) or asks for it with a signal (`None`).
-fn watch(program: Pid, parent_alive: BorrowedFd<'_>, signals: &SignalFd) -> io::Result<Option<ExitStatus>> {
-    loop {
+/// Waits until the program has ended, or has to: the harness is dead, or asks for it with a signal.
+fn watch(
+    program: Pid,
+    status: &mut Option<ExitStatus>,
+    parent_alive: BorrowedFd<'_>,
+    signals: &SignalFd,
+) -> io::Result<()> {
+    while status.is_none() {
         let mut fds = [PollFd::new(parent_alive, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result?,
         };
         if fds[0].any().unwrap_or(true) {
-            return Ok(None);
+            return Ok(());
         }
         while let Some(signal) = signals.read_signal()? {
             if signal.ssi_signo != Signal::SIGCHLD as u32 {
-                return Ok(None);
+                return Ok(());
             }
         }
-        if let Reaped { program: Some(status), .. } = reap(program, WaitPidFlag::WNOHANG)? {
-            return Ok(Some(status));
-        }
+        reap(program, status, WaitOptions::NOHANG)?;
     }
+    Ok(())
 }
 
-/// What a round of waiting found.
-struct Reaped {
-    /// The program's status, if it was among the dead.
-    program: Option<ExitStatus>,
-    /// Whether any child is left.
-    children_left: bool,
-}
-
-/// Collects dead children: with `WNOHANG` those there are, without it also the first one there will be.
-fn reap(program: Pid, mut flags: WaitPidFlag) -> io::Result<Reaped> {
-    let mut reaped = Reaped { program: None, children_left: true };
+/// Collects dead children, and the program's status if it is among them: with `NOHANG` those there are, without it also
+/// the first one there will be. Whether any child is left.
+fn reap(program: Pid, program_status: &mut Option<ExitStatus>, mut options: WaitOptions) -> io::Result<bool> {
     loop {
-        let (pid, status) = match waitpid(None, Some(flags)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::from_raw(code << 8)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::from_raw(signal as i32)),
-            Ok(_) => return Ok(reaped),
-            Err(Errno::EINTR) => continue,
-            Err(Errno::ECHILD) => {
-                reaped.children_left = false;
-                return Ok(reaped);
+        match wait(options) {
+            Ok(Some((pid, status))) if pid.as_raw_pid() == program.as_raw() => {
+                *program_status = Some(ExitStatus::from_raw(status.as_raw()));
             }
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::CHILD) => return Ok(false),
             Err(error) => return Err(error.into()),
-        };
-        if pid == program {
-            reaped.program = Some(status);
         }
-        flags |= WaitPidFlag::WNOHANG;
+        options |= WaitOptions::NOHANG;
     }
 }
 
-/// Kills everything below this process and waits until nothing is left; gives the program's status if it was still due.
+/// Kills everything below this process and waits until nothing is left.
 ///
 /// A killed child's own children become the supervisor's, so that each round sees one generation more.
-fn end_descendants(program: Pid) -> io::Result<Option<ExitStatus>> {
-    let mut status = None;
-    let mut round = reap(program, WaitPidFlag::WNOHANG)?;
-    loop {
-        status = status.or(round.program);
-        if !round.children_left {
-            return Ok(status);
-        }
-        let mut killed = 0;
-        for child in children()? {
-            // A process that changed to another user cannot be killed; waiting for it could take for ever.
-            killed += usize::from(kill(child, Signal::SIGKILL).is_ok());
-        }
+fn end_descendants(program: Pid, status: &mut Option<ExitStatus>) -> io::Result<()> {
+    let mut options = WaitOptions::NOHANG;
+    while reap(program, status, options)? {
+        let killed = children()?.filter(|child| kill(*child, Signal::SIGKILL).is_ok()).count();
         if killed == 0 {
-            return Ok(status);
+            // What changed to another user cannot be killed; waiting for it could take for ever.
+            break;
         }
-        round = reap(program, WaitPidFlag::empty())?;
+        options = WaitOptions::empty();
     }
+    Ok(())
 }
 
 /// Ends this process as the program ended: by its exit code, or by its signal.
 fn exit_like(status: ExitStatus) -> ! {
-    if let Some(signal) = status.signal().and_then(|number| Signal::try_from(number).ok()) {
+    if let Some(signal) = status.signal() {
         // The program may have left a core dump; one of the supervisor would only mislead.
         let _ = prctl::set_dumpable(false);
         let _ = SigSet::all().thread_unblock();
-        // SAFETY: installs no handler.
-        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
-        let _ = nix::sys::signal::raise(signal);
+        // SAFETY: installs no handler. (nix has no real-time signals.)
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
     }
     std::process::exit(status.code().unwrap_or(FAILED))
 }

@@ -15,9 +15,6 @@ use vm_kernels::Arch;
 
 /// The backend that restores snapshots (`warm`), or the one that boots, for an architecture's guests; first clears up after
 /// runs that were killed.
-///
-/// # Errors
-/// When a tool that it needs is missing.
 pub fn open<'a>(
     dirs: &Dirs,
     arch: &'static Arch,

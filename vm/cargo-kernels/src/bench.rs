@@ -3,11 +3,11 @@
 //! The ways take turns, so that whatever else the machine does falls on all of them. Each does the
 //! same job, the first test alone.
 
-mod table;
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use comfy_table::Cell;
+use serde_json::json;
 
 use crate::backends;
 use crate::cross;
@@ -19,9 +19,8 @@ use crate::kernels::{self, Arch, Silent, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
-use crate::ui::RunEvent;
+use crate::ui::grid::{self, right};
 use crate::verdict::Standing;
-use table::{Measured, Series};
 use vm_guest::Backend;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
@@ -30,8 +29,7 @@ use vmtest_agent::TestId;
 /// Runs the command.
 ///
 /// # Errors
-/// On wrong usage, when a tool is missing, and when a run that is to be timed fails. How long
-/// anything took is never an error.
+/// On wrong usage, when a tool is missing, and when a run that is to be timed fails; never by how long anything took.
 pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
@@ -108,37 +106,94 @@ impl Bench<'_> {
     /// Every way on one kernel, in turns.
     fn measure(&self, target: &Target) -> Result<Measured> {
         let kernel = target.obtain(&Silent)?;
-        let accel = self.host.accel(self.flags.vm.accel, &kernel, &|_| {})?;
-        let mut series: Vec<Series> = self.backends.iter().map(|backend| Series::new(backend.name())).collect();
+        let accel = self.host.accel(self.flags.select.vm.accel, &kernel, &|_| {})?;
+        let mut ways: Vec<_> = self.backends.iter().map(|backend| (backend.name(), Vec::new())).collect();
         // The round before the first fills caches, and saves the guest that is restored later.
         for round in 0..=self.flags.rounds {
             match round {
                 0 => eprintln!("{}: warming up", target.name()),
                 _ => eprintln!("{}: round {round} of {}", target.name(), self.flags.rounds),
             }
-            for (backend, series) in self.backends.iter().zip(&mut series) {
+            for (backend, (_, seconds)) in self.backends.iter().zip(&mut ways) {
                 let time = self.verdict(&**backend, target)?;
-                if round > 0 {
-                    series.add(time);
-                }
+                seconds.extend((round > 0).then_some(time.as_secs_f64()));
             }
             if self.interrupt.signal().is_some() {
                 bail!("interrupted");
             }
         }
-        Ok(Measured { kernel: target.name().to_owned(), accel: accel.name(), series })
+        ways.iter_mut().for_each(|(_, seconds)| seconds.sort_by(f64::total_cmp));
+        Ok(Measured { kernel: target.name().to_owned(), accel: accel.name(), ways })
     }
 
     /// From the kernel's name to the verdict, everything built.
     fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
-        let options = flags::Vmtest { allow_kernel_warnings: true, vm: self.flags.vm.clone(), ..Default::default() };
+        let select = self.flags.select.clone();
+        let options = flags::Vmtest { allow_kernel_warnings: true, select, ..Default::default() };
         let engine = Engine::new(self.host, backend, &self.metadata, &self.payload, options);
         let begun = Instant::now();
-        let report = engine.run(target, &|_: RunEvent| {});
+        let report = engine.run(target, &|_| {});
         let time = begun.elapsed();
         if report.standing() != Standing::Passed {
             bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
         }
         Ok(time)
+    }
+}
+
+/// Everything measured on one kernel.
+struct Measured {
+    kernel: String,
+    accel: &'static str,
+    /// How long each way took, in seconds, sorted.
+    ways: Vec<(&'static str, Vec<f64>)>,
+}
+
+impl Measured {
+    /// The time in the middle, or between the two that are.
+    fn median(&self, way: &str) -> Option<f64> {
+        let (_, seconds) = self.ways.iter().find(|(name, _)| *name == way)?;
+        let (low, high) = (seconds.len().checked_sub(1)? / 2, seconds.len() / 2);
+        Some((seconds[low] + seconds[high]) / 2.0)
+    }
+
+    /// One object on one line.
+    fn json(&self) -> String {
+        let [floor_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
+        let (kernel, accel) = (&self.kernel, self.accel);
+        json!({ "kernel": kernel, "accel": accel, "floor_s": floor_s, "boot_s": boot_s, "snapshot_s": snapshot_s })
+            .to_string()
+    }
+
+    /// For a person.
+    fn text(&self) -> String {
+        let mut table = grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], None);
+        for (way, seconds) in &self.ways {
+            let median = self.median(way);
+            let ratio = median.zip(self.median("baseline")).map(|(median, baseline)| median / baseline);
+            let numbers = [median, seconds.first().copied(), seconds.last().copied(), ratio];
+            let numbers = numbers.map(|number| number.map_or("-".into(), |number| format!("{number:.2}")));
+            let cells = numbers.map(right).into_iter().chain([right(seconds.len())]);
+            table.add_row([Cell::new(way)].into_iter().chain(cells));
+        }
+        format!("{} ({})\n{}", self.kernel, self.accel, grid::text(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_table_has_spread_and_ratio_and_json_has_null_for_what_was_not_measured() {
+        let ways = vec![("baseline", vec![2.0, 2.5, 3.0]), ("snapshot", vec![0.1, 0.4, 0.5, 0.9])];
+        let measured = Measured { kernel: "6.12".into(), accel: "tcg", ways };
+        let expected = json!({ "kernel": "6.12", "accel": "tcg", "floor_s": 2.5, "boot_s": null, "snapshot_s": 0.45 });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&measured.json()).unwrap(), expected);
+        let text = measured.text();
+        let rows: Vec<Vec<&str>> = text.lines().skip(3).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["baseline", "2.50", "2.00", "3.00", "1.00", "3"]);
+        assert_eq!(rows[1], ["snapshot", "0.45", "0.10", "0.90", "0.18", "4"]);
     }
 }

@@ -1,10 +1,11 @@
 //! The commands that `cargo kernels` and `cargo xtask` have in common: which function runs which.
 
 use anyhow::Result;
+use serde_json::json;
 
 use crate::dirs::Dirs;
 use crate::flags::Command;
-use crate::{bench, completions, doctor, exec, load, matrix, selftest, setup, shell};
+use crate::{bench, doctor, exec, exit, kernels, load, selftest, setup, shell, ui};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
 pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8> {
@@ -16,9 +17,30 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
         Command::Load(flags) => load::run(dirs, flags),
         Command::Bench(flags) => bench::run(dirs, flags),
         Command::Selftest(flags) => selftest::run(dirs, flags),
-        Command::Matrix => matrix::run(dirs),
-        Command::Completions { shell } => completions::run(*shell, program),
+        Command::Matrix => matrix(dirs),
+        Command::Completions { shell } => completions(*shell, program),
     }
+}
+
+/// Prints the pins as what `strategy.matrix` of a GitHub workflow takes, one job for each of `include`.
+fn matrix(dirs: &Dirs) -> Result<u8> {
+    let pins = kernels::pinned(dirs)?;
+    let jobs = pins.iter().filter(|pin| !pin.extra && pin.arch.is_host());
+    // The name is for `-k`; the key, under which a CI caches the kernel, changes whenever that may.
+    let jobs = jobs.map(|pin| json!({ "kernel": pin.name, "cache_key": kernels::obtain::key(pin) }));
+    let matrix = json!({ "include": jobs.collect::<Vec<_>>() });
+    ui::print(&format!("{matrix}\n"))?;
+    Ok(exit::OK)
+}
+
+/// Prints what a shell needs to complete the command line. The script's functions are named for `cargo-xtask`, which is
+/// what zsh's own completion of cargo asks for; save it as `_cargo-xtask` in a directory of `$fpath`.
+fn completions(shell: clap_complete::Shell, program: clap::Command) -> Result<u8> {
+    let name = program.get_name().replace(' ', "-");
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut program.bin_name(&name), &name, &mut script);
+    ui::print(&String::from_utf8_lossy(&script))?;
+    Ok(exit::OK)
 }
 
 /// The commands that `cargo xtask` has below `kernels`.

@@ -1,9 +1,6 @@
 //! Guests of another architecture than this machine's: what is needed for them, which setup installs when it is asked to,
 //! and the programs in them, which are built when they are first wanted. Nobody else pays for any of it.
 
-#[path = "../../guest_cargo.rs"]
-mod guest_cargo;
-
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,6 +18,7 @@ use vm_kernels::{Arch, lock, whole_file};
 use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::kernels::command::show::Line;
+use crate::static_build::guest_programs;
 use crate::{kernels, setup, tools};
 
 /// The QEMU program for an architecture.
@@ -44,9 +42,7 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
     if !sysroot.exists() {
         require(dirs, arch)?;
     }
-    let agent = program(dirs, arch, "agent", agent::PROGRAM, |cargo| {
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    })?;
+    let agent = program(dirs, arch, "agent", agent::PROGRAM, |_| ())?;
     Ok(Programs { agent: Cow::Owned(agent), busybox: sysroot.busybox(), bash: Some(sysroot.bash()) })
 }
 
@@ -186,7 +182,7 @@ pub fn program(
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let (mut command, built) = guest_cargo::command(&cargo, name, &manifest, arch.target, &build);
+    let (mut command, built) = guest_programs::command(&cargo, name, &manifest, arch.target, &build);
     command.envs(environment(arch, &sysroot(dirs, arch)?));
     configure(&mut command);
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;

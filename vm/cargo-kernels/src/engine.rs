@@ -112,11 +112,12 @@ impl<'a> Engine<'a> {
         }
         on(RunEvent::Preparing);
         let note = |text| on(RunEvent::Note(text));
-        let accel = self.host.accel(self.options.vm.accel, &kernel, &note).map_err(|error| host_error(&error))?;
+        let accel =
+            self.host.accel(self.options.select.vm.accel, &kernel, &note).map_err(|error| host_error(&error))?;
         report.accel = Some(accel.name().into());
         report.console_log = Some(log.to_owned());
         let case = Case { kernel: &kernel, tests, metadata: self.metadata };
-        let timeout_s = self.options.vm.timeout;
+        let timeout_s = self.options.select.vm.timeout;
         let by_default = || accel.default_timeout() + Duration::from_secs_f64(self.metadata.test_timeout_s);
         let launch = Launch {
             host: self.host,

@@ -167,8 +167,8 @@ mod tests {
 
     fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {
         let mut seen = Observed::default();
-        seen.console.feed(console.as_bytes(), |_| {});
-        seen.console.finish(|_| {});
+        seen.console.feed(console.as_bytes());
+        seen.console.finish();
         Observed { ended, end, ..seen }
     }
 

@@ -46,7 +46,7 @@ pub enum Command {
     /// Measure the time to a verdict against a bare QEMU boot
     Bench(Bench),
     /// Run mutants of the program, each of which must be caught
-    Selftest(Selftest),
+    Selftest(KernelArgs),
     /// Print the pins as a CI matrix (JSON)
     Matrix,
     /// Print a shell's completions
@@ -56,7 +56,7 @@ pub enum Command {
     },
 }
 
-/// Which kernels.
+/// Which kernels, and how their VMs run.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArgs {
     /// A pin's name (5.4), a kernel image, or a directory with an image and lib/modules;
@@ -66,6 +66,9 @@ pub struct KernelArgs {
     /// What they are for.
     #[command(flatten)]
     pub of: ArchArgs,
+    /// How VMs run.
+    #[command(flatten)]
+    pub vm: VmArgs,
 }
 
 /// What kernels are for.
@@ -105,9 +108,6 @@ pub struct Vmtest {
     /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
     /// What the guest is like.
     #[command(flatten)]
     pub guest: GuestArgs,
@@ -321,26 +321,12 @@ pub struct Bench {
     /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
     /// How often each way is measured
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
     /// Print one JSON object a kernel
     #[arg(long)]
     pub json: bool,
-}
-
-/// `cargo xtask selftest`
-#[derive(Debug, Clone, Args)]
-pub struct Selftest {
-    /// Which kernels.
-    #[command(flatten)]
-    pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
 }
 
 /// `cargo kernels load`
@@ -360,9 +346,6 @@ pub struct Load {
     /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
-    /// How VMs run.
-    #[command(flatten)]
-    pub vm: VmArgs,
     /// How many kernels run at once [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,

@@ -52,11 +52,11 @@ impl<'a> Host<'a> {
 
     /// Why not KVM is said to `note`, once for all kernels of a run.
     pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
-        let chosen = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
-        if let Some(why) = chosen.note {
+        let (accel, why_not_kvm) = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
+        if let Some(why) = why_not_kvm {
             self.accel_note.call_once(|| note(why));
         }
-        Ok(chosen.accel)
+        Ok(accel)
     }
 
     /// Where a guest's console is kept: its kernel's name, which may be a path, and what tells it from others.

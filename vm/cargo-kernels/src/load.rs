@@ -22,12 +22,9 @@ use crate::{backends, flags, parallel, ui};
 
 use guest::{Brought, Guests};
 use object::Object;
-use rows::{Rows, Verdict};
+use rows::{LoadResult, Rows};
 
 /// Loads the objects on every kernel, and shows, writes and compares what came of it.
-///
-/// # Errors
-/// When a file is no BPF object, or nothing can be run on this machine.
 pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let started = Instant::now();
     let objects = read(flags)?;
@@ -49,7 +46,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
             host: &host,
             backend: &*backends::open(dirs, arch, true, &interrupt)?,
             brought: &Brought::new(dirs, arch, &objects, job.clone())?,
-            vm: &flags.vm,
+            vm: &flags.select.vm,
             metadata: &metadata,
         };
         answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
@@ -134,7 +131,7 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
         baseline::save(file, rows)?;
     }
     printed?;
-    let refused = rows.all.iter().any(|row| row.verdict == Verdict::Refused);
+    let refused = rows.all.iter().any(|row| row.result == LoadResult::Refused);
     let worse = match &changes {
         Some(changes) => changes.iter().any(|change| change.worse),
         None => refused && !(flags.minimum && rows.minimum().is_some()),

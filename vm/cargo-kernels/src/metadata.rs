@@ -115,9 +115,6 @@ impl Metadata {
     /// Reads `[workspace.metadata.kernels]` and `[package.metadata.kernels]`, whose keys come before those of the other,
     /// of the project's Cargo.toml and of the one nearest to the current directory; or the file that `$VMTEST_METADATA`
     /// names in their place (the harness's own tests run programs that misbehave).
-    ///
-    /// # Errors
-    /// When a table holds a key that is unknown or of the wrong type.
     pub fn load(dirs: &Dirs) -> Result<Self> {
         if let Some(other) = std::env::var_os("VMTEST_METADATA") {
             return Self::read(&[other.into()]);
@@ -160,13 +157,11 @@ impl Metadata {
             return Err(format!("program = `{name}` needs a ready-line"));
         }
         if !(self.test_timeout_s > 0.0 && self.test_timeout_s <= LONGEST_S) {
-            let given = self.test_timeout_s;
-            return Err(format!("test-timeout-s = {given}: not between 0 and {LONGEST_S}"));
+            return Err(format!("test-timeout-s = {}: not between 0 and {LONGEST_S}", self.test_timeout_s));
         }
         let inside = |component| matches!(component, Component::Normal(_));
         if let Some(file) = self.files.iter().find(|file| !file.components().all(inside)) {
-            let file = file.display();
-            return Err(format!("files: `{file}` is not a path below the workspace"));
+            return Err(format!("files: `{}` is not a path below the workspace", file.display()));
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || KERNEL_ARG_PUNCTUATION.contains(c);
         if let Some(arg) = self.kernel_args.iter().find(|arg| !arg.chars().all(allowed)) {
@@ -211,15 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_are_optional_and_a_package_s_come_first() {
+    fn all_keys_are_optional_a_package_s_come_first_and_a_misspelt_one_is_named_with_its_line() {
         assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::default());
         let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
         let metadata = parse(&text).unwrap();
         assert_eq!((metadata.cpus, metadata.kernels), (3, vec!["6.12".to_owned()]));
-    }
-
-    #[test]
-    fn a_misspelt_key_is_named_with_its_line() {
         let error = parse(&format!("{BASE}redy-line = 'x'\n")).unwrap_err().to_string();
         assert!(error.contains("redy-line") && error.contains("line 3"), "{error}");
     }
@@ -237,12 +228,10 @@ mod tests {
             ("files = ['a/../../b']", "`a/../../b` is not"),
             ("kernel-args = ['a=$(reboot)']", "`a=$(reboot)` is not one word"),
             ("kernel-args = ['quiet splash']", "`quiet splash` is not one word"),
+            (&format!("kernel-args = ['a={}']", "x".repeat(KERNEL_ARGS_LIMIT)), "more than 512 bytes"),
         ] {
             let error = parse(&format!("{BASE}{line}\n")).unwrap_err().to_string();
             assert!(error.contains(words), "{line}: {error}");
         }
-        let long = format!("{BASE}kernel-args = ['a={}']\n", "x".repeat(KERNEL_ARGS_LIMIT));
-        let error = parse(&long).unwrap_err().to_string();
-        assert!(error.contains("more than 512 bytes"), "{error}");
     }
 }

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use vmtest_agent::{TestId, TestOutcome, TestResult};
+use vmtest_agent::{TestId, TestResult};
 
 use crate::metadata::Metadata;
+use crate::report::words::{self, signal_name};
 use crate::text::test_name;
-use crate::verdict::Verdict;
+use crate::verdict::Verdict::{
+    self, Fail, Hang, HostError, KernelSplat, NoBoot, Panic, Pass, Unsupported, WrongKernel,
+};
 use vm_guest::supervise::{End, Observed};
 use vm_kernels::{Expected, Kernel};
 
@@ -51,13 +54,13 @@ impl Case<'_> {
             .or_else(|| self.cut_short(seen))
             .or_else(|| self.failed_tests(seen))
             .or_else(|| self.splat(seen))
-            .unwrap_or(Outcome { verdict: Verdict::Pass, reason: String::new(), excerpt: vec![] })
+            .unwrap_or(Outcome { verdict: Pass, reason: String::new(), excerpt: vec![] })
     }
 
     fn panic(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.panic.as_ref()?;
         let reason = format!("the kernel panicked {}: {words}{}", self.when(seen), and_splat(seen));
-        Some(conclude(Verdict::Panic, reason, first(&seen.console.context)))
+        Some(conclude(Panic, reason, first(&seen.console.context)))
     }
 
     fn wrong_kernel(&self, seen: &Observed) -> Option<Outcome> {
@@ -72,40 +75,29 @@ impl Case<'_> {
         };
         let reason =
             format!("booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml", self.kernel.name);
-        Some(conclude(Verdict::WrongKernel, reason, vec![]))
+        Some(conclude(WrongKernel, reason, vec![]))
     }
 
     fn cut_short(&self, seen: &Observed) -> Option<Outcome> {
-        let tail = || last(&seen.console.tail);
-        let when = self.when(seen);
-        let (verdict, reason) = match (&seen.end, &seen.ready) {
-            (End::Finished | End::Panicked, _) => return None,
-            (End::Interrupted, _) => (Verdict::HostError, "interrupted".to_owned()),
-            (End::ProcessExited { program, status, qemu_ran }, _) => {
-                (Verdict::HostError, how_it_exited(program, *status, *qemu_ran, &when))
+        let (when, how_far) = (self.when(seen), self.how_far(seen));
+        let (booted, limit) = (seen.ready.is_some(), seen.limit.as_secs_f64());
+        let (verdict, reason) = match &seen.end {
+            End::Finished | End::Panicked => return None,
+            End::Interrupted => (HostError, "interrupted".to_owned()),
+            End::ProcessExited { program, status, qemu_ran } => {
+                (HostError, how_it_exited(program, *status, *qemu_ran, &when))
             }
-            (End::Deadline, None) => (
-                Verdict::NoBoot,
-                format!("nothing was heard of the agent within {} s; {}", seen.limit.as_secs_f64(), self.how_far(seen)),
-            ),
-            (End::GuestShutdown, None) => {
-                (Verdict::NoBoot, format!("the guest shut down before the agent was up; {}", self.how_far(seen)))
-            }
-            (End::NoHostRoot(why), _) => {
-                (Verdict::Unsupported, format!("programs cannot have the host's root directory: {why}"))
-            }
-            (End::AgentFailed(why), _) => (Verdict::HostError, format!("the agent could not do its job: {why}")),
-            (End::ProtocolError(what), _) => {
-                (Verdict::Fail, format!("someone other than the agent wrote on the agent's line {when}: {what}"))
-            }
-            (End::Deadline, Some(_)) => {
-                (Verdict::Hang, format!("not finished within {} s: the guest hung {when}", seen.limit.as_secs_f64()))
-            }
-            (End::GuestShutdown, Some(_)) => {
-                (Verdict::Fail, format!("the guest shut down, or its agent was killed, {when}"))
+            End::Deadline if booted => (Hang, format!("not finished within {limit} s: the guest hung {when}")),
+            End::Deadline => (NoBoot, format!("nothing was heard of the agent within {limit} s; {how_far}")),
+            End::GuestShutdown if booted => (Fail, format!("the guest shut down, or its agent was killed, {when}")),
+            End::GuestShutdown => (NoBoot, format!("the guest shut down before the agent was up; {how_far}")),
+            End::NoHostRoot(why) => (Unsupported, format!("programs cannot have the host's root directory: {why}")),
+            End::AgentFailed(why) => (HostError, format!("the agent could not do its job: {why}")),
+            End::ProtocolError(what) => {
+                (Fail, format!("someone other than the agent wrote on the agent's line {when}: {what}"))
             }
         };
-        Some(conclude(verdict, reason + &and_splat(seen), tail()))
+        Some(conclude(verdict, reason + &and_splat(seen), last(&seen.console.tail)))
     }
 
     fn tests<'s>(&'s self, seen: &'s Observed) -> &'s [TestId] {
@@ -132,40 +124,33 @@ impl Case<'_> {
     }
 
     fn failed_tests(&self, seen: &Observed) -> Option<Outcome> {
-        let passed: BTreeSet<&TestId> = seen
-            .outcomes
-            .iter()
-            .filter(|outcome| outcome.result == TestResult::Passed)
-            .map(|outcome| &outcome.test)
-            .collect();
         let tests = self.tests(seen);
         if tests.is_empty() && self.tests.is_none() {
-            let reason = format!("no test was selected{}", and_splat(seen));
-            return Some(conclude(Verdict::Fail, reason, vec![]));
+            return Some(conclude(Fail, format!("no test was selected{}", and_splat(seen)), vec![]));
         }
+        let passed = seen.outcomes.iter().filter(|outcome| outcome.result == TestResult::Passed);
+        let passed: BTreeSet<&TestId> = passed.map(|outcome| &outcome.test).collect();
         let failed: Vec<&TestId> = tests.iter().filter(|test| !passed.contains(test)).collect();
-        let first_failed = failed.first()?;
-        let outcome = seen.outcomes.iter().find(|outcome| outcome.test == **first_failed);
-        let how = outcome.map_or("did not run".into(), how_it_failed);
+        let first_failed = *failed.first()?;
+        let outcome = seen.outcomes.iter().find(|outcome| outcome.test == *first_failed);
+        let how = outcome.map_or("did not run".into(), words::sentence);
         let more = match failed.len() - 1 {
             0 => String::new(),
             more => format!(", and {more} more of {} tests", tests.len()),
         };
         let memory = match seen.console.tail.iter().any(|line| line.contains(OUT_OF_MEMORY)) {
-            true => {
-                format!("; the guest's {} MiB of memory were used up (--memory)", self.metadata.memory_mib)
-            }
+            true => format!("; the guest's {} MiB of memory were used up (--memory)", self.metadata.memory_mib),
             false => String::new(),
         };
         let reason = format!("`{}` {how}{more}{memory}{}", test_name(first_failed), and_splat(seen));
-        Some(conclude(Verdict::Fail, reason, first(&seen.console.context)))
+        Some(conclude(Fail, reason, first(&seen.console.context)))
     }
 
     fn splat(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.splats.first().cloned();
         let words = words.or_else(|| self.only_tainted(seen.tainted))?;
         let reason = format!("the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)");
-        Some(conclude(Verdict::KernelSplat, reason, first(&seen.console.context)))
+        Some(conclude(KernelSplat, reason, first(&seen.console.context)))
     }
 
     /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
@@ -205,17 +190,6 @@ const TAINTS: &[(u32, char, &str)] = &[
     (14, 'L', "there was a soft lockup"),
 ];
 
-fn how_it_failed(outcome: &TestOutcome) -> String {
-    match &outcome.result {
-        TestResult::Passed => "passed".into(),
-        TestResult::Failed { code: 101 } => "failed".into(),
-        TestResult::Failed { code } => format!("failed with exit status {code}"),
-        TestResult::Killed { signal } => format!("was killed by {}", signal_name(*signal)),
-        TestResult::TimedOut => format!("was still running after {:.0} s", outcome.seconds),
-        TestResult::NotStarted { reason } => format!("did not run: {reason}"),
-    }
-}
-
 /// Which of the host's programs ended, and how. Whatever ends QEMU also ends `vng`, which then exits.
 fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) -> String {
     match status.signal() {
@@ -226,11 +200,6 @@ fn how_it_exited(program: &str, status: ExitStatus, qemu_ran: bool, when: &str) 
         ),
         None => format!("{program} ended before QEMU was up: {status}"),
     }
-}
-
-fn signal_name(number: i32) -> String {
-    let signal = nix::sys::signal::Signal::try_from(number);
-    signal.map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
 /// A long reason loses its middle: the first splat is at its end.
@@ -259,23 +228,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::PathBuf;
 
-    use vmtest_agent::{PROTOCOL, Ready};
+    use vmtest_agent::{PROTOCOL, Ready, TestOutcome};
 
     use super::*;
+    use crate::report::sample::{self, test_id};
     use vm_guest::console::Console;
 
-    fn id(name: &str) -> TestId {
-        TestId { binary: "tests/trace".into(), name: name.into() }
-    }
-
     fn outcome(name: &str, result: TestResult) -> TestOutcome {
-        let output = "one\ntwo".to_owned();
-        TestOutcome { test: id(name), result, attempts: 1, seconds: 1.5, output, dropped_bytes: 0 }
+        sample::outcome(name, result, "")
     }
 
     fn console(text: &str) -> Console {
         let mut console = Console::default();
-        console.feed(text.as_bytes(), |_| {});
+        console.feed(text.as_bytes());
         console
     }
 
@@ -283,7 +248,7 @@ mod tests {
     fn passed() -> Observed {
         Observed {
             outcomes: vec![outcome("a", TestResult::Passed), outcome("b", TestResult::Passed)],
-            listed: Some(vec![id("a"), id("b")]),
+            listed: Some(vec![test_id("a"), test_id("b")]),
             limit: std::time::Duration::from_secs(60),
             end: End::Finished,
             ready: Some(Ready { protocol: PROTOCOL, release: "5.15.1".into(), uptime_s: 1.0 }),
@@ -291,8 +256,8 @@ mod tests {
         }
     }
 
-    fn kernel() -> Kernel {
-        Kernel {
+    fn judge(seen: &Observed, metadata: &Metadata) -> Outcome {
+        let kernel = Kernel {
             arch: vm_kernels::Arch::host(),
             name: "5.15".into(),
             image: PathBuf::new(),
@@ -302,83 +267,71 @@ mod tests {
             release: None,
             config: None,
             source: "path".into(),
-        }
-    }
-
-    fn judge(seen: &Observed) -> Outcome {
-        Case { kernel: &kernel(), tests: None, metadata: &Metadata::default() }.classify(seen)
+        };
+        Case { kernel: &kernel, tests: None, metadata }.classify(seen)
     }
 
     #[track_caller]
-    fn check(seen: &Observed, verdict: Verdict, words: &str) {
-        let outcome = judge(seen);
+    fn check(seen: &Observed, verdict: Verdict, words: &str) -> Outcome {
+        let outcome = judge(seen, &Metadata::default());
         assert_eq!(outcome.verdict, verdict, "{outcome:?}");
         assert!(outcome.reason.contains(words), "{outcome:?}");
+        outcome
     }
 
     fn ended(end: End) -> Observed {
-        Observed { end, running: Some(id("b")), ..passed() }
+        Observed { end, running: Some(test_id("b")), ..passed() }
     }
 
     #[test]
     fn a_pass_is_every_expected_test_s_own_success() {
-        check(&passed(), Verdict::Pass, "");
+        check(&passed(), Pass, "");
         let a = || outcome("a", TestResult::Passed);
         // Of a job that finished; the same test twice does not stand for another.
         for outcomes in [vec![a()], vec![a(), a()]] {
-            check(&Observed { outcomes, ..passed() }, Verdict::Fail, "`b` did not run");
+            check(&Observed { outcomes, ..passed() }, Fail, "`b` did not run");
         }
         for (result, words) in [
-            (TestResult::Failed { code: 101 }, "`a` failed"),
-            (TestResult::Failed { code: 3 }, "exit status 3"),
+            (TestResult::Failed { code: 3 }, "`a` failed with exit status 3"),
             (TestResult::Killed { signal: 11 }, "SIGSEGV"),
-            (TestResult::TimedOut, "still running after"),
+            (TestResult::TimedOut, "still running after 0 s"),
             (TestResult::NotStarted { reason: "no such file".into() }, "no such file"),
         ] {
-            let both = vec![outcome("a", result.clone()), outcome("b", TestResult::Passed)];
-            check(&Observed { outcomes: both, ..passed() }, Verdict::Fail, words);
             let outcomes = vec![outcome("a", result)];
-            check(&Observed { outcomes, ..passed() }, Verdict::Fail, ", and 1 more of 2 tests");
-        }
-    }
-
-    #[test]
-    fn another_release_is_never_a_pass() {
-        let ready = Some(Ready { protocol: 1, release: "5.150.1".into(), uptime_s: 1.0 });
-        check(&Observed { ready, ..passed() }, Verdict::WrongKernel, "booted 5.150.1, not 5.15.*");
-    }
-
-    #[test]
-    fn a_guest_that_never_spoke_did_not_boot_and_its_last_line_is_told() {
-        for (end, words) in [
-            (End::Deadline, "got as far as: tsc: Fast TSC calibration failed"),
-            (End::Deadline, "512 MiB"),
-            (End::GuestShutdown, "shut down before"),
-        ] {
-            let console = console("[ 0.1] tsc: Fast TSC calibration failed\n");
-            let silent = Observed { ready: None, outcomes: vec![], running: None, console, ..ended(end) };
-            check(&silent, Verdict::NoBoot, words);
+            check(&Observed { outcomes: outcomes.clone(), ..passed() }, Fail, ", and 1 more of 2 tests");
+            let outcomes = [outcomes, vec![outcome("b", TestResult::Passed)]].concat();
+            check(&Observed { outcomes, ..passed() }, Fail, words);
         }
     }
 
     /// Even when all tests passed.
     #[test]
     fn a_guest_that_was_cut_short_is_no_pass_and_how_it_ended_is_told() {
+        let ready = Some(Ready { protocol: 1, release: "5.150.1".into(), uptime_s: 1.0 });
+        check(&Observed { ready, ..passed() }, WrongKernel, "booted 5.150.1, not 5.15.*");
+
         let exited = |status, qemu_ran| {
             let status = ExitStatus::from_raw(status);
             End::ProcessExited { program: "vng".into(), status, qemu_ran }
         };
         for (end, verdict, words) in [
-            (End::Deadline, Verdict::Hang, "within 60 s: the guest hung while `b` ran"),
-            (End::GuestShutdown, Verdict::Fail, "while `b` ran"),
-            (End::ProtocolError("no token".into()), Verdict::Fail, "someone other than the agent"),
-            (exited(9, true), Verdict::HostError, "vng was killed by SIGKILL while `b` ran"),
-            (exited(0xff00, true), Verdict::HostError, "QEMU died while `b` ran"),
-            (exited(0x0100, false), Verdict::HostError, "vng ended before QEMU was up: exit status: 1"),
+            (End::Deadline, Hang, "within 60 s: the guest hung while `b` ran"),
+            (End::GuestShutdown, Fail, "while `b` ran"),
+            (End::ProtocolError("no token".into()), Fail, "someone other than the agent"),
+            (exited(9, true), HostError, "vng was killed by SIGKILL while `b` ran"),
+            (exited(0xff00, true), HostError, "QEMU died while `b` ran"),
+            (exited(0x0100, false), HostError, "vng ended before QEMU was up: exit status: 1"),
         ] {
             check(&ended(end), verdict, words);
         }
-        let outcome = judge(&ended(End::AgentFailed("ä".repeat(100_000))));
+        for (end, words) in [
+            (End::Deadline, "got as far as: tsc: Fast TSC calibration failed (the guest has 512 MiB"),
+            (End::GuestShutdown, "shut down before"),
+        ] {
+            let console = console("[ 0.1] tsc: Fast TSC calibration failed\n");
+            check(&Observed { end, console, ..Observed::default() }, NoBoot, words);
+        }
+        let outcome = check(&ended(End::AgentFailed("ä".repeat(100_000))), HostError, "the agent could not");
         assert_eq!(outcome.reason.chars().count(), REASON + 1, "a reason in the guest's words stays short");
     }
 
@@ -386,39 +339,31 @@ mod tests {
     fn what_the_kernel_printed_outweighs_a_pass_and_is_told_beside_what_outweighs_it() {
         const OOPS: &str = "[ 1.0] Unable to handle kernel paging request at virtual address 1\n";
         const PANIC: &str = "[ 1.1] Kernel panic - not syncing: sysrq triggered crash\n";
+        const OUT_OF_MEMORY: &str = "[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n";
+        const WARNING: &str = "[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n";
         let killed = || Observed { outcomes: vec![outcome("a", TestResult::Killed { signal: 9 })], ..passed() };
         let all = || ended(End::Finished);
         for (seen, text, verdict, words) in [
-            (all(), PANIC, Verdict::Panic, "while `b` ran: Kernel panic - not syncing: sysrq"),
-            (all(), &format!("{OOPS}{PANIC}"), Verdict::Panic, "Unable to handle"),
-            (ended(End::Deadline), OOPS, Verdict::Hang, "the kernel printed: Unable to handle kernel paging"),
-            (killed(), OOPS, Verdict::Fail, "`a` was killed by SIGKILL"),
-            (killed(), OOPS, Verdict::Fail, "the kernel printed: Unable to handle kernel paging"),
-            (
-                killed(),
-                "[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n",
-                Verdict::Fail,
-                "512 MiB of memory were used up (--memory)",
-            ),
-            (
-                all(),
-                "[ 1.0] WARNING: CPU: 0 PID: 7 at kernel/bpf/core.c:1 f+0x1/0x2\n",
-                Verdict::KernelSplat,
-                "kernel/bpf/core.c:1",
-            ),
+            (all(), PANIC, Panic, "while `b` ran: Kernel panic - not syncing: sysrq"),
+            (all(), &format!("{OOPS}{PANIC}"), Panic, "Unable to handle"),
+            (ended(End::Deadline), OOPS, Hang, "the kernel printed: Unable to handle kernel paging"),
+            (killed(), OOPS, Fail, "`a` was killed by SIGKILL"),
+            (killed(), OOPS, Fail, "the kernel printed: Unable to handle kernel paging"),
+            (killed(), OUT_OF_MEMORY, Fail, "512 MiB of memory were used up (--memory)"),
+            (all(), WARNING, KernelSplat, "kernel/bpf/core.c:1"),
         ] {
             check(&Observed { console: console(text), ..seen }, verdict, words);
         }
-        let excerpt = judge(&Observed { console: console(OOPS), ..passed() }).excerpt;
+        let excerpt = check(&Observed { console: console(OOPS), ..passed() }, KernelSplat, "").excerpt;
         assert_eq!(excerpt, ["Unable to handle kernel paging request at virtual address 1"]);
     }
 
     #[test]
     fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
         const OUT_OF_TREE_MODULE: u64 = 1 << 12;
-        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Verdict::Pass, "");
+        check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Pass, "");
         let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };
-        check(&seen, Verdict::KernelSplat, "there was a warning (taint flag W)");
+        check(&seen, KernelSplat, "there was a warning (taint flag W)");
         for (kernel_args, words) in [
             (&["quiet"][..], "parameter `quiet` keeps warnings"),
             (&["loglevel=3"], "`loglevel=3` keeps"),
@@ -427,9 +372,8 @@ mod tests {
             (&["quiet", "loglevel=7"], "no line of the console"),
         ] {
             let kernel_args = kernel_args.iter().map(ToString::to_string).collect();
-            let metadata = Metadata { kernel_args, ..Metadata::default() };
-            let outcome = Case { kernel: &kernel(), tests: None, metadata: &metadata }.classify(&seen);
-            assert!(outcome.reason.contains(words), "{:?}: {}", metadata.kernel_args, outcome.reason);
+            let reason = judge(&seen, &Metadata { kernel_args, ..Metadata::default() }).reason;
+            assert!(reason.contains(words), "{reason}");
         }
     }
 }

@@ -1,52 +1,80 @@
 //! `cargo xtask selftest`: who tests the tests. Mutants of the program are made, one change each;
 //! every one must be caught, by the test that is meant to catch it.
 
-mod mutants;
-mod sources;
-
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use vmtest_agent::{TestId, TestResult};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use vmtest_agent::TestId;
 
 use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::Engine;
-use crate::exit;
+use crate::exit::{self, Exit};
 use crate::flags;
 use crate::kernels::{self, Arch};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
+use crate::report::words;
 use crate::verdict::{KernelReport, Verdict};
-use mutants::Mutant;
 use vm_guest::interrupt::Interrupt;
+
+/// What is never part of the sources.
+const LEFT_OUT: &[&str] = &["target", ".git", "result"];
+
+/// One change to the program, and who has to notice.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Mutant {
+    /// What is wrong with it.
+    name: String,
+    /// The file that is changed, relative to the workspace.
+    file: PathBuf,
+    /// A text that stands exactly once in the file.
+    find: String,
+    /// What takes its place.
+    replace: String,
+    /// The tests that must fail.
+    caught_by: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Mutants {
+    mutant: Vec<Mutant>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// When a mutant cannot be made or does not compile, and when a tool is missing. A mutant that
-/// lives is no error: it makes the exit code 1.
-pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
+/// When a mutant cannot be made or does not compile, and when a tool is missing. One that lives makes the exit code 1.
+pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
-    let mutants = mutants::load(dirs)?;
-    let targets = kernels::by_arch(kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?);
+    let mutants = load(dirs)?;
+    let targets = kernels::by_arch(kernels::select(dirs, &flags.kernels, &flags.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let copy = sources::copy_of(dirs);
+    // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
+    // project's own: a run of the real program beside this one must not find a mutant.
+    let copies = dirs.target.join("vmtest/selftest");
+    let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
 
     let (mut passed, mut failed) = (0, 0);
     let original = None;
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
-        let mut tests = Vec::new();
+        let mut tests: Vec<TestId> = Vec::new();
         for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
             let payload = build(dirs, &copy, arch, &metadata, mutant);
             let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
-            payload.only = mutant.map(|mutant| meant(&tests, mutant));
-            let options = flags::Vmtest { vm: flags.vm.clone(), ..Default::default() };
+            let meant =
+                |mutant: &Mutant| tests.iter().filter(|test| mutant.caught_by.contains(&test.name)).cloned().collect();
+            payload.only = mutant.map(meant);
+            let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
             let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
             for target in targets {
                 let report = engine.run(target, &|_| {});
@@ -70,6 +98,14 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
+fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
+    let path = dirs.project.join("vm/mutants.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mutants: Mutants =
+        toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+    Ok(mutants.mutant)
+}
+
 fn build(
     dirs: &Dirs,
     copy: &Dirs,
@@ -77,34 +113,66 @@ fn build(
     metadata: &Metadata,
     mutant: Option<&Mutant>,
 ) -> Result<Payload> {
-    sources::restore(dirs, copy)?;
+    mirror(&dirs.project, &copy.project, LEFT_OUT)?;
     if let Some(mutant) = mutant {
-        mutant.apply(&copy.project)?;
+        let path = copy.project.join(&mutant.file);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file.display()))?;
+        fs::write(&path, mutant.mutate(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Payload::build(copy, arch, metadata, &flags::Vmtest::default())
 }
 
-/// Of these tests, those that are meant to catch a mutant.
-fn meant(tests: &[TestId], mutant: &Mutant) -> Vec<TestId> {
-    tests.iter().filter(|test| mutant.caught_by.contains(&test.name)).cloned().collect()
+impl Mutant {
+    /// The file's text with the change.
+    fn mutate(&self, text: &str) -> Result<String> {
+        let (file, find, count) = (self.file.display(), &self.find, text.matches(&self.find).count());
+        let what = "what vm/mutants.toml wants to replace";
+        ensure!(count == 1, "{what} stands {count} times in {file}, and must stand once:\n{find}");
+        Ok(text.replacen(find, &self.replace, 1))
+    }
+}
+
+/// Makes a directory as another is. Files that are as they should be are left alone, since cargo looks at their times.
+fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
+    let unreadable = |dir: &Path| format!("cannot read {}", dir.display());
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in fs::read_dir(to).with_context(|| unreadable(to))?.flatten() {
+        let path = entry.path();
+        if !from.join(entry.file_name()).exists() {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    for entry in fs::read_dir(from).with_context(|| unreadable(from))? {
+        let entry = entry.with_context(|| unreadable(from))?;
+        let (source, copy) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().with_context(|| unreadable(&source))?;
+        if left_out.iter().any(|left_out| entry.file_name() == *left_out) {
+            continue;
+        }
+        if kind.is_dir() {
+            mirror(&source, &copy, &[])?;
+        } else if kind.is_file() {
+            let wanted = fs::read(&source).with_context(|| unreadable(&source))?;
+            if fs::read(&copy).is_ok_and(|found| found == wanted) {
+                continue;
+            }
+            fs::write(&copy, wanted).with_context(|| format!("cannot write {}", copy.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the tests that are meant to catch a mutant did.
 fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
-    let failed: Vec<&str> = report
-        .tests
-        .iter()
-        .filter(|outcome| outcome.result != TestResult::Passed)
-        .map(|outcome| outcome.test.name.as_str())
-        .collect();
-    let missed: Vec<&str> = mutant.caught_by.iter().map(String::as_str).filter(|test| !failed.contains(test)).collect();
     if report.verdict != Verdict::Fail || !report.missing.is_empty() {
         return (false, format!("not caught: {}", summary(report)));
     }
-    if missed.is_empty() {
-        (true, format!("caught by {}", failed.join(", ")))
-    } else {
-        (false, format!("not caught by {}, only by {}", missed.join(", "), failed.join(", ")))
+    let failed: Vec<&str> = words::failures(report).map(|outcome| &*outcome.test.name).collect();
+    let missed: Vec<&str> = mutant.caught_by.iter().map(String::as_str).filter(|test| !failed.contains(test)).collect();
+    match missed.is_empty() {
+        true => (true, format!("caught by {}", failed.join(", "))),
+        false => (false, format!("not caught by {}, only by {}", missed.join(", "), failed.join(", "))),
     }
 }
 
@@ -117,52 +185,65 @@ fn summary(report: &KernelReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmtest_agent::TestOutcome;
+    #![allow(clippy::unwrap_used)]
+    use vmtest_agent::TestResult;
 
     use super::*;
+    use crate::report::sample;
 
-    fn report(verdict: Verdict, results: &[(&str, TestResult)]) -> KernelReport {
-        let mut report = KernelReport::unknown("6.1", "snapshot");
-        report.verdict = verdict;
-        report.tests = results
-            .iter()
-            .map(|(name, result)| TestOutcome {
-                test: TestId { binary: "tests/t".into(), name: (*name).into() },
-                result: result.clone(),
-                attempts: 1,
-                seconds: 0.1,
-                output: String::new(),
-                dropped_bytes: 0,
-            })
-            .collect();
-        report
-    }
-
-    fn mutant() -> Mutant {
-        Mutant {
+    #[test]
+    fn a_mutant_is_caught_by_its_own_test_only_and_not_by_a_guest_that_died() {
+        let mutant = Mutant {
             name: "m".into(),
             file: "f".into(),
-            find: "x".into(),
-            replace: "y".into(),
-            caught_by: vec!["a".into()],
+            find: "a".into(),
+            replace: "b".into(),
+            caught_by: vec!["mine".into()],
+        };
+        let failed = || TestResult::Failed { code: 101 };
+        for (verdict, mine, other, expected) in [
+            (Verdict::Fail, failed(), TestResult::Passed, (true, "caught by mine")),
+            (Verdict::Fail, TestResult::Passed, failed(), (false, "not caught by mine, only by other")),
+            (Verdict::Pass, TestResult::Passed, TestResult::Passed, (false, "not caught: pass")),
+            (Verdict::HostError, failed(), TestResult::Passed, (false, "not caught: host-error")),
+        ] {
+            let tests = vec![sample::outcome("mine", mine, ""), sample::outcome("other", other, "")];
+            let report = KernelReport { verdict, tests, ..KernelReport::default() };
+            let (as_it_should_be, outcome) = caught(&report, &mutant);
+            assert_eq!((as_it_should_be, &*outcome), expected);
+        }
+        assert_eq!(mutant.mutate("xax").unwrap(), "xbx");
+        assert!(mutant.mutate("aa").unwrap_err().to_string().contains("stands 2 times"));
+    }
+
+    #[test]
+    fn every_mutant_can_be_made_of_the_program_as_it_is() {
+        let dirs = Dirs::find().unwrap();
+        for mutant in load(&dirs).unwrap() {
+            let text = fs::read_to_string(dirs.project.join(&mutant.file)).unwrap();
+            assert_ne!(mutant.mutate(&text).unwrap(), text, "{}", mutant.name);
+            assert!(!mutant.caught_by.is_empty(), "{}", mutant.name);
         }
     }
 
     #[test]
-    fn a_mutant_is_caught_by_its_own_test_only() {
-        let failed = TestResult::Failed { code: 101 };
-        let by_a = report(Verdict::Fail, &[("a", failed.clone()), ("b", TestResult::Passed)]);
-        assert!(caught(&by_a, &mutant()).0);
-        let by_b = report(Verdict::Fail, &[("a", TestResult::Passed), ("b", failed)]);
-        let (as_it_should_be, outcome) = caught(&by_b, &mutant());
-        assert!(!as_it_should_be);
-        assert_eq!(outcome, "not caught by a, only by b");
-    }
+    fn a_copy_is_restored_file_by_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("src")).unwrap();
+        fs::create_dir_all(from.join("target")).unwrap();
+        fs::write(from.join("src/a"), "a").unwrap();
+        fs::write(from.join("b"), "b").unwrap();
+        mirror(&from, &to, LEFT_OUT).unwrap();
+        let untouched = fs::metadata(to.join("b")).unwrap().modified().unwrap();
+        fs::write(to.join("src/a"), "mutated").unwrap();
+        fs::write(to.join("src/stranger"), "").unwrap();
 
-    #[test]
-    fn a_mutant_that_lives_or_whose_guest_died_is_not_caught() {
-        assert!(!caught(&report(Verdict::Pass, &[("a", TestResult::Passed)]), &mutant()).0);
-        let failed = TestResult::Failed { code: 101 };
-        assert!(!caught(&report(Verdict::HostError, &[("a", failed)]), &mutant()).0);
+        mirror(&from, &to, LEFT_OUT).unwrap();
+
+        assert_eq!(fs::read_to_string(to.join("src/a")).unwrap(), "a");
+        assert_eq!(fs::metadata(to.join("b")).unwrap().modified().unwrap(), untouched);
+        assert!(!to.join("src/stranger").exists());
+        assert!(!to.join("target").exists());
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
@@ -40,12 +41,12 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     let target = kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?;
     let (arch, vng, qemu) = (target.arch(), tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(&target)?;
-    let chosen = accel::choose(flags.vm.accel, &qemu, &kernel, &dirs.cache)?;
-    if let Some(note) = chosen.note {
-        eprintln!("{note}");
+    let (accel, why_not_kvm) = accel::choose(flags.vm.accel, &qemu, &kernel, &dirs.cache)?;
+    if let Some(why) = why_not_kvm {
+        eprintln!("{why}");
     }
     let programs = (!arch.is_host()).then(|| cross::programs(dirs, arch)).transpose()?;
-    let mut host = HostRoot::prepare(&kernel, chosen.accel, &vng, &qemu, programs.as_ref(), &dirs.runs())?;
+    let mut host = HostRoot::prepare(&kernel, accel, &vng, &qemu, programs.as_ref(), &dirs.runs())?;
     let shell = match &host.root {
         Some(root) => {
             start_script(root, Path::new("/"), &flags.env, Path::new("/bin/sh"), arch.channel_device)?;
@@ -56,7 +57,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
             start_script(host.run.path(), &cwd, &flags.env, &roots_shell(), arch.channel_device)?
         }
     };
-    let channel = listen(&host.run.path().join(CODE))?;
+    let channel = listen(host.run.path(), CODE)?;
     host.command.arg(format!("--qemu-opts=-chardev socket,id={CODE},path={CODE}"));
     host.command.arg(format!("--qemu-opts={}", arch.channel(CODE).join(" ")));
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
@@ -69,8 +70,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
 fn said(channel: &UnixListener) -> Option<u8> {
     // Nobody waits for a QEMU that never came.
     channel.set_nonblocking(true).ok()?;
+    let (end, _) = channel.accept().ok()?;
+    end.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     let mut code = String::new();
-    channel.accept().ok()?.0.take(16).read_to_string(&mut code).ok()?;
+    end.take(16).read_to_string(&mut code).ok()?;
     code.trim().parse().ok()
 }
 

@@ -4,8 +4,8 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
-#[path = "../../static_libraries.rs"]
-mod static_libraries;
+#[path = "../../guest_programs.rs"]
+pub(crate) mod guest_programs;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,8 @@ use crate::dirs::Dirs;
 use crate::{cross, tools};
 use vm_kernels::{Arch, whole_file};
 
-pub use static_libraries::find;
-use static_libraries::{LIBRARY_PATH, linker_script, listed_directories};
-
-/// For rustc. `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
-const RUSTFLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "--cfg", "vmtest"];
+pub use guest_programs::find;
+use guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
 
 /// How to build static executables on this machine.
 #[derive(Debug)]
@@ -77,8 +74,9 @@ impl StaticBuild {
 
     /// Only the environment, with these flags for rustc in front.
     pub fn link<'a>(&self, cargo: &'a mut Command, flags: Option<String>) -> &'a mut Command {
-        let script = format!("link-arg={}", self.script.display());
-        let flags: Vec<&str> = flags.as_deref().into_iter().chain(RUSTFLAGS).chain(["-C", &script]).collect();
+        // `cfg(vmtest)` is there so that a test can be `#[cfg_attr(not(vmtest), ignore)]`.
+        let own = format!("{STATIC}\x1f--cfg=vmtest\x1f-Clink-arg={}", self.script.display());
+        let flags: Vec<&str> = flags.as_deref().into_iter().chain([&*own]).collect();
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).envs(self.env.iter().cloned())
     }
 }

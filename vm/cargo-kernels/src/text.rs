@@ -133,49 +133,30 @@ mod tests {
         ] {
             assert_eq!(block(raw), shown);
         }
-    }
-
-    #[test]
-    fn a_line_stays_one_line() {
         assert_eq!(line("  left: 49"), "  left: 49");
         assert_eq!(line("no source has it\n  nix: not here\n"), "no source has it nix: not here");
     }
 
     #[test]
-    fn of_a_long_path_the_end_is_shown() {
-        assert_eq!(end("6.12", 9), "6.12");
-        assert_eq!(end("/home/me/linux/bzImage", 9), "…/bzImage");
-    }
-
-    #[test]
-    fn of_a_long_text_both_ends_are_kept_and_no_character_is_cut() {
+    fn of_a_long_text_an_end_or_both_are_kept_and_no_character_is_cut() {
+        assert_eq!((end("6.12", 9), end("/home/me/linux/bzImage", 9)), ("6.12".into(), "…/bzImage".into()));
         assert_eq!(ends("0123456789", 5), "0123456789");
         assert_eq!(ends("äöüäöü", 3), "ä\n[… 8 bytes are left out here …]\nü");
-    }
-
-    #[test]
-    fn tail_counts_what_it_leaves_out() {
         assert_eq!(tail("a\nb\n\x1b[1mc\r\n\n", 2), (vec!["b".into(), "c".into()], 1));
         assert_eq!(tail("", 2), (vec![], 0));
     }
 
     #[test]
-    fn the_summary_of_one_failed_test_is_cut_and_nothing_else() {
+    fn the_summary_of_one_failed_test_and_frames_of_backtraces_are_cut_and_nothing_else() {
         let end = "\nfailures:\n    name\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n\n";
+        let its_words = "running 1 test\n\nfailures:\n\n---- name ----\nwhy";
         for (output, expected) in [
             (format!("running 1 test\nits words\nFAILED\n\nfailures:\n{end}"), "running 1 test\nits words"),
-            (
-                format!("running 1 test\n\nfailures:\n\n---- name ----\nwhy\n\n{end}"),
-                "running 1 test\n\nfailures:\n\n---- name ----\nwhy",
-            ),
+            (format!("{its_words}\n\n{end}"), its_words),
             ("its words\nfailures:\n    none\n".to_owned(), "its words\nfailures:\n    none\n"),
         ] {
             assert_eq!(without_summary(&output), expected);
         }
-    }
-
-    #[test]
-    fn frames_are_cut_only_from_backtraces() {
         let output = "why\nstack backtrace:\n   0: f\n             at ./a.rs:1\n  10: g\nnote: x\n   1: kept\n";
         assert_eq!(without_frames(output), "why\nstack backtrace:\nnote: x\n   1: kept\n");
     }

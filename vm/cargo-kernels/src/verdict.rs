@@ -132,10 +132,9 @@ impl KernelReport {
     /// unavailable was still not run.
     pub fn standing(&self) -> Standing {
         match self.exit_code() {
-            exit::OK => Standing::Passed,
-            exit::FAILED if self.tolerated => Standing::Passed,
-            exit::FAILED => Standing::Failed,
-            _ => Standing::NotRun,
+            exit::FAILED if !self.tolerated => Standing::Failed,
+            exit::NOT_RUN => Standing::NotRun,
+            _ => Standing::Passed,
         }
     }
 
@@ -145,11 +144,8 @@ impl KernelReport {
             Verdict::Pass => exit::OK,
             Verdict::Panic | Verdict::Hang if !self.booted => exit::NOT_RUN,
             Verdict::Fail | Verdict::Panic | Verdict::KernelSplat | Verdict::Hang => exit::FAILED,
-            Verdict::NoBoot
-            | Verdict::WrongKernel
-            | Verdict::Unsupported
-            | Verdict::Unavailable
-            | Verdict::HostError => exit::NOT_RUN,
+            Verdict::NoBoot | Verdict::WrongKernel | Verdict::Unsupported => exit::NOT_RUN,
+            Verdict::Unavailable | Verdict::HostError => exit::NOT_RUN,
         }
     }
 }

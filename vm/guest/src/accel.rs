@@ -85,45 +85,29 @@ impl AccelChoice {
     }
 }
 
-/// What a VM is to be run with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
-    /// KVM or TCG.
-    pub accel: Accel,
-    /// Why it is not KVM although that was not ruled out, in one sentence.
-    pub note: Option<String>,
-}
-
-/// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU, this machine's own.
+/// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU, this machine's own; and says, in one sentence,
+/// why it is not KVM although that was not ruled out.
 ///
 /// A kernel of another architecture is emulated. `auto` ends on TCG when KVM does not work, whatever the cause. Side by
 /// side, only one caller on this machine tries and the others wait for its answer.
-///
-/// # Errors
-/// With [`AccelChoice::Kvm`], when KVM does not work: the reason, after at most 10 seconds.
-pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<Chosen> {
+/// With [`AccelChoice::Kvm`] it is an error when KVM does not work, after at most 10 seconds.
+pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<(Accel, Option<String>)> {
     let (arch, host) = (kernel.arch, Arch::host());
     let insists = choice == AccelChoice::Kvm;
     if insists && arch != host {
         bail!("KVM runs what this machine is, {host}, and this kernel is for {arch}: leave --accel out");
     }
     if choice == AccelChoice::Tcg || arch != host {
-        return Ok(Chosen { accel: Accel::Tcg, note: None });
+        return Ok((Accel::Tcg, None));
     }
     match Trial::new(qemu, cache).error(&kernel.image, insists)? {
-        None => Ok(Chosen { accel: Accel::Kvm, note: None }),
+        None => Ok((Accel::Kvm, None)),
         Some(error) if insists => bail!("KVM does not work here: {error}"),
-        Some(error) => {
-            let note = format!("emulating, since KVM does not work here: {error}");
-            Ok(Chosen { accel: Accel::Tcg, note: Some(note) })
-        }
+        Some(error) => Ok((Accel::Tcg, Some(format!("emulating, since KVM does not work here: {error}")))),
     }
 }
 
 /// Why KVM does not work, as part of a sentence; `None` when it does. A failure that is remembered does not count.
-///
-/// # Errors
-/// When trying itself is not possible: QEMU cannot be started.
 pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Option<String>> {
     let trial = Trial::new(qemu, cache);
     match kernel_image {
@@ -232,10 +216,8 @@ impl<'a> Trial<'a> {
             let Ok(line) = line else {
                 let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
                 let seconds = self.deadline.as_secs();
-                return Ok(Some(format!(
-                    "{DEVICE} is there, but {kernel} does not come up under it within {seconds} s; its last line was \
-                     {last:?}"
-                )));
+                let why = format!("{kernel} does not come up under it within {seconds} s; its last line was {last:?}");
+                return Ok(Some(format!("{DEVICE} is there, but {why}")));
             };
             let line = String::from_utf8_lossy(&line).trim().to_owned();
             if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
@@ -247,7 +229,7 @@ impl<'a> Trial<'a> {
                 break;
             }
             if !line.is_empty() && !line.contains(": warning: ") {
-                let own = line.strip_prefix(&name).map(|own| own.strip_prefix("error: ").unwrap_or(own).to_owned());
+                let own = line.strip_prefix(&name).map(|own| own.trim_start_matches("error: ").to_owned());
                 complaint = complaint.or(own);
                 last = line;
             }
@@ -260,7 +242,6 @@ impl<'a> Trial<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::symlink;
     use std::time::SystemTime;
 
     use super::*;
@@ -271,21 +252,12 @@ mod tests {
     }
 
     impl Machine {
-        /// `script` is what its QEMU does, as shell code.
-        fn new(script: &str) -> Self {
-            let machine = Self { dir: tempfile::tempdir().unwrap() };
-            let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
-            symlink(fake, machine.path("qemu")).unwrap();
-            std::fs::write(machine.path("kvm"), "").unwrap();
-            machine.now_does(script);
-            machine
-        }
-
         fn path(&self, name: &str) -> PathBuf {
             self.dir.path().join(name)
         }
 
-        fn now_does(&self, script: &str) {
+        /// `script` is what its QEMU does from now on, as shell code.
+        fn does(&self, script: &str) {
             let script = format!("echo >> {}\n{script}\n", self.path("calls").display());
             std::fs::write(self.path("qemu.sh"), script).unwrap();
         }
@@ -294,7 +266,7 @@ mod tests {
             let qemu = self.path("qemu");
             // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
             let deadline = Duration::from_secs(3);
-            let trial = Trial { device: self.path("kvm"), qemu: &qemu, memory: self.path("kvm.json"), deadline };
+            let trial = Trial { device: "/dev/null".into(), qemu: &qemu, memory: self.path("kvm.json"), deadline };
             trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
         }
 
@@ -305,6 +277,14 @@ mod tests {
             assert!(error.contains(words) && error.is_empty() == words.is_empty(), "{error}");
             assert_eq!(std::fs::read(self.path("calls")).unwrap().len(), calls);
         }
+    }
+
+    fn machine(script: &str) -> Machine {
+        let machine = Machine { dir: tempfile::tempdir().unwrap() };
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
+        std::os::unix::fs::symlink(fake, machine.path("qemu")).unwrap();
+        machine.does(script);
+        machine
     }
 
     const COMES_UP: &str = "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
@@ -322,20 +302,20 @@ mod tests {
             (BREAKS, "QEMU cannot use it: KVM internal error. Suberror: 1"),
             (HANGS, hangs),
         ] {
-            let machine = Machine::new(script);
+            let machine = machine(script);
             machine.check(false, words, 1);
             machine.check(false, words, 1);
             machine.check(true, words, 2);
             let memory = OpenOptions::new().write(true).open(machine.path("kvm.json")).unwrap();
             memory.set_modified(SystemTime::now() - FAILURE_VALID).unwrap();
-            machine.now_does(COMES_UP);
+            machine.does(COMES_UP);
             machine.check(false, "", 3);
         }
     }
 
     #[test]
     fn success_is_found_once_until_the_host_reboots_or_qemu_changes() {
-        let machine = Machine::new(COMES_UP);
+        let machine = machine(COMES_UP);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| assert_eq!(machine.error(false), ""));

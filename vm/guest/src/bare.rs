@@ -34,11 +34,11 @@ impl Backend for Bare {
             qemu: &self.qemu,
             memory: Memory::Anonymous,
             kernel: Some(&spec.kernel.image),
+            initramfs: &initramfs::pack(&root)?,
             dir,
             ivshmem: None,
         };
-        machine.write_initramfs(&initramfs::pack(&root)?)?;
         let root = Root::Minimal { keep: spec.keep.to_vec() };
-        Ok(machine.start(Vec::new())?.into_started(payload, root))
+        Ok(machine.start(Vec::new())?.into_started(Vec::new(), payload, root))
     }
 }

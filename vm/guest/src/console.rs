@@ -18,20 +18,13 @@ const CONTEXT: usize = 30;
 /// How many lines of a splat are kept when a panic follows, which has to be seen, too.
 const BEFORE_PANIC: usize = 6;
 
-/// Something on the console that decides the verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// The kernel panicked, in its own words.
-    Panic(String),
-    /// The kernel has printed all it has to say of the panic.
-    PanicEnd,
-}
-
 /// What is remembered of a console.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Console {
-    /// The panic line.
+    /// The panic line, in the kernel's own words.
     pub panic: Option<String>,
+    /// The kernel has printed all it has to say of the panic.
+    pub panic_ended: bool,
     /// The lines that begin a splat.
     pub splats: Vec<String>,
     /// The lines of the first splat, from `cut here` on where there is one, and of the panic.
@@ -44,8 +37,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Takes what was read next; calls `on` for what must be acted on at once.
-    pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Notice)) {
+    /// Takes what was read next.
+    pub fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte != b'\n' {
                 self.line.push(byte);
@@ -56,16 +49,16 @@ impl Console {
                 let end = stamp.filter(|_| byte != b'\n').unwrap_or(self.line.len());
                 let line: Vec<u8> = self.line.drain(..end).collect();
                 for segment in splat::segments(&String::from_utf8_lossy(&line)) {
-                    self.take(segment, &mut on);
+                    self.take(segment);
                 }
             }
         }
     }
 
     /// The console is closed: what stands in an unfinished line counts too.
-    pub fn finish(&mut self, on: impl FnMut(Notice)) {
+    pub fn finish(&mut self) {
         if !self.line.is_empty() {
-            self.feed(b"\n", on);
+            self.feed(b"\n");
         }
     }
 
@@ -83,7 +76,7 @@ impl Console {
         }
     }
 
-    fn take(&mut self, text: String, on: &mut impl FnMut(Notice)) {
+    fn take(&mut self, text: String) {
         if self.tail.len() == TAIL {
             self.tail.remove(0);
         }
@@ -94,7 +87,6 @@ impl Console {
                 // What came before it, the splat that led to it, stays; and this must be seen, too.
                 self.context.truncate(BEFORE_PANIC);
                 self.begin();
-                on(Notice::Panic(text.clone()));
             }
             Kind::Splat(_) if self.splats.len() < CONTEXT => {
                 if self.splats.is_empty() && self.panic.is_none() {
@@ -103,7 +95,7 @@ impl Console {
                 self.splats.push(text.clone());
             }
             Kind::CutHere => self.since_cut = Some(Vec::new()),
-            Kind::PanicEnd => on(Notice::PanicEnd),
+            Kind::PanicEnd => self.panic_ended = self.panic.is_some(),
             _ => {}
         }
         if self.panic.is_some() || !self.splats.is_empty() {
@@ -168,26 +160,23 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn console(text: &str) -> (Console, Vec<Notice>) {
+    fn console(text: &str) -> Console {
         let mut console = Console::default();
-        let mut notices = Vec::new();
-        for piece in text.as_bytes().chunks(7) {
-            console.feed(piece, |notice| notices.push(notice));
-        }
-        console.finish(|notice| notices.push(notice));
-        (console, notices)
+        text.as_bytes().chunks(7).for_each(|piece| console.feed(piece));
+        console.finish();
+        console
     }
 
     #[test]
     fn panic_is_told_in_the_kernels_own_words() {
-        let (console, notices) = console(concat!(
+        let console = console(concat!(
             "[    1.902338] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n",
             "[    1.902338] CPU: 0 PID: 1 Comm: swapper/0 Not tainted 5.10.0-32-amd64 #1\r\n",
             "[    1.902338] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---\r\n",
         ));
         let words = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
         assert_eq!(console.panic.as_deref(), Some(words));
-        assert_eq!(notices, [Notice::Panic(words.into()), Notice::PanicEnd]);
+        assert!(console.panic_ended);
         assert_eq!(console.context[0], words);
     }
 
@@ -195,23 +184,22 @@ mod tests {
     /// most registers and functions are left out.
     #[test]
     fn arm64_warning_oops_and_panic_are_understood() {
-        let (oops, notices) = console(include_str!("testdata/arm64-warning-oops.log"));
+        let oops = console(include_str!("testdata/arm64-warning-oops.log"));
         let expected = [
             "WARNING: kernel/trace/ftrace.c:2287 at ftrace_bug+0x280/0x2b0, CPU#0: insmod/91",
             "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000",
             "Internal error: Oops: 0000000096000006 [#1]  SMP",
         ];
         assert_eq!(oops.splats, expected);
-        assert_eq!((oops.panic, notices), (None, vec![]));
-        let (panic, notices) = console(include_str!("testdata/arm64-panic.log"));
+        assert_eq!(oops.panic, None);
+        let panic = console(include_str!("testdata/arm64-panic.log"));
         let words = "Kernel panic - not syncing: sysrq triggered crash";
-        assert_eq!((panic.splats.len(), panic.panic.as_deref()), (0, Some(words)));
-        assert_eq!(notices, [Notice::Panic(words.into())]);
+        assert_eq!((panic.splats.len(), panic.panic.as_deref(), panic.panic_ended), (0, Some(words), false));
     }
 
     #[test]
     fn context_begins_at_cut_here_and_has_splat_and_panic() {
-        let (console, _) = console(
+        let console = console(
             &[
                 "[    1.0] ------------[ cut here ]------------\n",
                 "[    1.0] refcount_t: underflow; use-after-free.\n",
@@ -231,10 +219,10 @@ mod tests {
     #[test]
     fn a_line_torn_between_two_streams_is_two_lines() {
         let (mut one, mut other) = (Console::default(), Console::default());
-        one.feed(b"Kernel pan", |_| {});
-        other.feed(b"noise", |_| {});
-        one.feed(b"ic - not syncing: x\n", |_| {});
-        other.finish(|_| {});
+        one.feed(b"Kernel pan");
+        other.feed(b"noise");
+        one.feed(b"ic - not syncing: x\n");
+        other.finish();
         one.merge(other);
         assert_eq!(one.panic.as_deref(), Some("Kernel panic - not syncing: x"));
     }
@@ -255,9 +243,9 @@ mod tests {
     fn panic_behind_a_line_without_end_is_seen_in_bounded_memory() {
         for noise in [1, LINE_LIMIT - 20, LINE_LIMIT - 1, LINE_LIMIT, 3 * LINE_LIMIT + 7] {
             let mut console = Console::default();
-            console.feed("x".repeat(noise).as_bytes(), |_| {});
+            console.feed("x".repeat(noise).as_bytes());
             assert!(console.line.len() <= LINE_LIMIT);
-            console.feed(b"[    3.000001] Kernel panic - not syncing: y\n", |_| {});
+            console.feed(b"[    3.000001] Kernel panic - not syncing: y\n");
             assert_eq!(console.panic.as_deref(), Some("Kernel panic - not syncing: y"), "{noise}");
         }
     }

@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// What is left until `deadline`; nothing once it has passed.
@@ -20,22 +19,16 @@ pub struct Until {
     pub deadline: Instant,
 }
 
-impl Until {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        left(self.deadline).map(Some).ok_or_else(|| ErrorKind::TimedOut.into())
-    }
-}
-
 impl Read for Until {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.set_read_timeout(Some(left(self.deadline).ok_or(ErrorKind::TimedOut)?))?;
         self.stream.read(buffer).map_err(timed_out)
     }
 }
 
 impl Write for Until {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.set_write_timeout(Some(left(self.deadline).ok_or(ErrorKind::TimedOut)?))?;
         self.stream.write(bytes).map_err(timed_out)
     }
 
@@ -58,13 +51,6 @@ fn timed_out(error: io::Error) -> io::Error {
         ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
         _ => error,
     }
-}
-
-/// What `blocking` returns, unless that takes until `deadline`: then nothing, and what it returns later is dropped.
-pub fn within<T: Send + 'static>(deadline: Instant, blocking: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(blocking()));
-    receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What a guest says, made into values that can be believed to be in range. Nobody but this module parses a guest's
-//! bytes: whatever they are, what comes out is a value of the protocol or [`Malformed`], and never a panic.
+//! bytes: whatever they are, what comes out is a value of the protocol or an error, and never a panic.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
+use anyhow::{Error, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::DeflateDecoder;
@@ -17,15 +18,9 @@ pub const EVENT_LIMIT: usize = 8 << 20;
 pub const READY_LIMIT: usize = 4096;
 
 /// Something that no agent of ours sends; in words, for a person.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(String);
-
-impl Malformed {
-    fn at(what: impl fmt::Display, line: &[u8]) -> Self {
-        let start = String::from_utf8_lossy(&line[..line.len().min(80)]);
-        Self(format!("{what}: {}", start.trim_end().escape_debug()))
-    }
+fn malformed(what: impl fmt::Display, line: &[u8]) -> Error {
+    let start = String::from_utf8_lossy(&line[..line.len().min(80)]);
+    anyhow!("{what}: {}", start.trim_end().escape_debug())
 }
 
 /// The lines that a guest sends, each of them bounded.
@@ -46,10 +41,7 @@ impl<R: Read> Lines<R> {
 
     /// The next line without its end, `None` after the last. One that is too long is malformed as soon as it is, once,
     /// and what is left of it is not kept. One that breaks off is no line: QEMU has ended, and how is what matters.
-    ///
-    /// # Errors
-    /// When nothing can be read.
-    pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8], Malformed>>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Result<&[u8], Error>>> {
         if self.skipping {
             self.reader.skip_until(b'\n')?;
             self.skipping = false;
@@ -65,7 +57,7 @@ impl<R: Read> Lines<R> {
             length if length > self.limit => {
                 self.skipping = true;
                 let what = format!("a line of more than {} bytes", self.limit);
-                Some(Err(Malformed::at(what, &self.line)))
+                Some(Err(malformed(what, &self.line)))
             }
             _ => None,
         })
@@ -73,15 +65,13 @@ impl<R: Read> Lines<R> {
 }
 
 /// One message; `token` is the job's.
-///
-/// # Errors
-/// When it is none, has another token, or has values that nothing real has.
-pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
-    let frame: Frame = serde_json::from_slice(line).map_err(|_| Malformed::at("not a message of the agent's", line))?;
+/// It is an error when it is none, has another token, or has values that nothing real has.
+pub fn event(line: &[u8], token: &str) -> Result<Event, Error> {
+    let frame: Frame = serde_json::from_slice(line).map_err(|_| malformed("not a message of the agent's", line))?;
     if frame.token != token && !matches!(frame.event, Event::Ready(_)) {
-        return Err(Malformed::at("a message without this run's token", line));
+        return Err(malformed("a message without this run's token", line));
     }
-    let impossible = |what: &str| Malformed::at(format!("an impossible {what}"), line);
+    let impossible = |what: &str| malformed(format!("an impossible {what}"), line);
     match frame.event {
         Event::Ready(ready) if !is_a_time(ready.uptime_s) => Err(impossible("uptime")),
         Event::TestFinished(outcome) if !is_a_time(outcome.seconds) => Err(impossible("time")),
@@ -98,22 +88,16 @@ pub fn event(line: &[u8], token: &str) -> Result<Event, Malformed> {
 }
 
 /// The agent's first message, which says that it is ready.
-///
-/// # Errors
-/// When it says anything else.
-pub fn ready(line: &[u8]) -> Result<Ready, Malformed> {
+pub fn ready(line: &[u8]) -> Result<Ready, Error> {
     match event(line, "")? {
         Event::Ready(ready) => Ok(ready),
-        _ => Err(Malformed::at("not the agent's first message", line)),
+        _ => Err(malformed("not the agent's first message", line)),
     }
 }
 
 /// Some bytes of a command's output.
-///
-/// # Errors
-/// When it is not packed as it must be, or more than the agent packs into one piece.
-pub fn bytes(piece: &str) -> Result<Vec<u8>, Malformed> {
-    let malformed = || Malformed::at("an impossible piece of output", piece.as_bytes());
+pub fn bytes(piece: &str) -> Result<Vec<u8>, Error> {
+    let malformed = || malformed("an impossible piece of output", piece.as_bytes());
     let packed = STANDARD.decode(piece).map_err(|_| malformed())?;
     let mut bytes = Vec::new();
     let most = PIECE as u64 + 1;
@@ -168,7 +152,7 @@ mod tests {
     }
 
     /// The event of a frame with the right token.
-    fn of(event: &str) -> Result<Event, Malformed> {
+    fn of(event: &str) -> Result<Event, Error> {
         super::event(format!(r#"{{"token":"t","event":{event}}}"#).as_bytes(), "t")
     }
 
@@ -191,7 +175,7 @@ mod tests {
         }
         let facts = Facts { btf: Some(true), ..Facts::default() };
         let impossible_time = r#"{"facts":{"btf":true,"jit":null,"load_s":-1e300,"programs":[]}}"#;
-        assert_eq!(of(impossible_time), Ok(Event::Facts(facts)));
+        assert_eq!(of(impossible_time).unwrap(), Event::Facts(facts));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use memchr::memmem;
 
 use crate::module_share::ModuleShare;
@@ -38,9 +39,6 @@ pub struct Programs {
 
 /// The names under which busybox is to be found in `/bin`, of which it has a sorted list inside (applets/applet_tables.c).
 /// It is not asked, since it may be for another machine than this one.
-///
-/// # Errors
-/// When there is no such list in it.
 pub fn applets(busybox: &[u8]) -> Result<Vec<String>> {
     const BEGINNING: &[u8] = b"[\0[[\0";
     let start = memmem::find(busybox, BEGINNING).context("it is no busybox: there is no list of commands in it")?;
@@ -82,19 +80,9 @@ pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) ->
 /// Gives everyone in the guest what the owner may do, except for writing, whatever the umask was: tests run programs
 /// as ordinary users.
 pub fn open_to_all(path: &Path) -> Result<()> {
-    let failed = || format!("cannot make {} readable", path.display());
-    let metadata = fs::symlink_metadata(path).with_context(failed)?;
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    let mode = metadata.permissions().mode();
-    let opened = mode | (mode >> 3 & 0o050) | (mode >> 6 & 0o005);
-    fs::set_permissions(path, Permissions::from_mode(opened)).with_context(failed)?;
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path).with_context(failed)? {
-            open_to_all(&entry.with_context(failed)?.path())?;
-        }
-    }
+    let output = Command::new("chmod").args(["-R", "a+rX"]).arg(path).output().context("cannot run chmod")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot make {} readable: {}", path.display(), complaint.trim());
     Ok(())
 }
 

@@ -11,10 +11,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::accel::Accel;
-use crate::environment;
 use crate::guest_root::{self, Programs};
 use crate::rundir::RunDir;
-use crate::vng::{path_with, qemu_options, stage_kernel};
+use crate::vng;
 use vm_kernels::Kernel;
 
 /// virtme-ng, ready to be started.
@@ -40,9 +39,8 @@ impl HostRoot {
         RunDir::clear_abandoned(runs);
         let run = RunDir::create(runs)?;
         let dir = run.path();
-        symlink(qemu, dir.join("qemu")).context("cannot link QEMU")?;
         // Unlike a guest for tests, one for people may want any module.
-        stage_kernel(kernel, &dir.join("kernel"), |modules, own| {
+        vng::stage_kernel(kernel, &dir.join("kernel"), |modules, own| {
             for entry in fs::read_dir(modules).with_context(|| format!("cannot read {}", modules.display()))? {
                 let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
                 symlink(entry.path(), own.join(entry.file_name())).context("cannot link the modules")?;
@@ -50,22 +48,10 @@ impl HostRoot {
             Ok(())
         })?;
         let mut command = Command::new(vng);
-        command
-            .current_dir(dir)
-            // It finds its own parts, and no configuration of the user's.
-            .env_clear()
-            .envs(environment::allowed())
-            .envs([("HOME", dir), ("TMPDIR", dir)])
-            .env("PATH", path_with(vng)?)
-            .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu"])
-            .args(["--user", "root", "--memory", "1G", "--cpus", "1"])
-            .args(["--force-9p", "--disable-microvm"])
-            .args(qemu_options(kernel.arch, accel, &[]));
-        if accel == Accel::Tcg {
-            // The host's programs may be compiled for more than the quick, plain CPU of the tests.
-            let [_, everything] = kernel.arch.emulated_cpu;
-            command.arg("--disable-kvm").arg(format!("--qemu-opts=-cpu {everything}"));
-        }
+        vng::configure(&mut command, vng, qemu, dir, accel)?;
+        // The host's programs may be compiled for more than the quick, plain CPU of the tests.
+        let cpu = if accel == Accel::Tcg { kernel.arch.emulated_cpu[1] } else { accel.cpu(kernel.arch) };
+        command.env("TMPDIR", dir).args(["--memory", "1G", "--cpus", "1"]).arg(format!("--qemu-opts=-cpu {cpu}"));
         let root = programs.map(|_| dir.join("root"));
         if let (Some(root), Some(programs)) = (&root, programs) {
             guest_root::stage(root, programs, None)?;

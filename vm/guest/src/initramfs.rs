@@ -7,8 +7,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
+use walkdir::{DirEntry, WalkDir};
 
 use crate::guest_root::AGENT;
 
@@ -20,7 +21,11 @@ const NODES: &[(&str, u32, u32)] = &[("dev/console", 5, 1), ("dev/null", 1, 3)];
 /// (Documentation/driver-api/early-userspace/buffer-format.rst).
 pub fn pack(root: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    archive.tree("", root).with_context(|| format!("cannot pack {}", root.display()))?;
+    // The kernel needs a directory before what is in it, which is the order here.
+    for entry in WalkDir::new(root).min_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        archive.copy(root, &entry).with_context(|| format!("cannot pack {}", entry.path().display()))?;
+    }
     for (path, major, minor) in NODES {
         let node = archive.entry(path, ModeFileType::Char, 0o666);
         archive.add(node.rdev_major(*major).rdev_minor(*minor), &[])?;
@@ -31,7 +36,7 @@ pub fn pack(root: &Path) -> Result<Vec<u8>> {
     Ok(archive.bytes)
 }
 
-/// A cpio archive in the making. The kernel needs a directory before what is in it.
+/// A cpio archive in the making.
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -39,28 +44,21 @@ struct Archive {
 }
 
 impl Archive {
-    /// All that is in a directory of the host's; who may read it there does not matter.
-    fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
-        let mut entries = fs::read_dir(from)?.collect::<std::io::Result<Vec<_>>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let (name, from) = (entry.file_name(), entry.path());
-            let path = format!("{path}{}", name.to_str().context("a file's name is not UTF-8")?);
-            let metadata = entry.metadata()?;
-            if metadata.is_dir() {
-                let directory = self.entry(&path, ModeFileType::Directory, 0o755);
-                self.add(directory, &[])?;
-                self.tree(&format!("{path}/"), &from)?;
-            } else if metadata.is_symlink() {
-                let link = self.entry(&path, ModeFileType::Symlink, 0o777);
-                self.add(link, fs::read_link(from)?.as_os_str().as_encoded_bytes())?;
-            } else {
-                let executable = metadata.permissions().mode() & 0o100 != 0;
-                let file = self.entry(&path, ModeFileType::Regular, if executable { 0o755 } else { 0o644 });
-                self.add(file, &fs::read(from)?)?;
-            }
-        }
-        Ok(())
+    /// A file below the directory `root`; who may read it on the host does not matter.
+    fn copy(&mut self, root: &Path, file: &DirEntry) -> Result<()> {
+        let from = file.path();
+        let path = from.strip_prefix(root)?.to_str().context("a file's name is not UTF-8")?;
+        let metadata = file.metadata()?;
+        let (kind, permissions, content) = if metadata.is_dir() {
+            (ModeFileType::Directory, 0o755, Vec::new())
+        } else if metadata.is_symlink() {
+            (ModeFileType::Symlink, 0o777, fs::read_link(from)?.into_os_string().into_encoded_bytes())
+        } else {
+            let executable = metadata.permissions().mode() & 0o100 != 0;
+            (ModeFileType::Regular, if executable { 0o755 } else { 0o644 }, fs::read(from)?)
+        };
+        let entry = self.entry(path, kind, permissions);
+        self.add(entry, &content)
     }
 
     fn entry(&mut self, path: &str, kind: ModeFileType, permissions: u32) -> Builder {
@@ -70,9 +68,7 @@ impl Archive {
     }
 
     fn add(&mut self, entry: Builder, content: &[u8]) -> Result<()> {
-        let Ok(length) = u32::try_from(content.len()) else {
-            bail!("a file of {} bytes is too long for an initramfs", content.len());
-        };
+        let length = u32::try_from(content.len()).context("it is too long for an initramfs")?;
         let mut writer = entry.write(&mut self.bytes, length);
         writer.write_all(content)?;
         writer.finish()?;

@@ -1,7 +1,6 @@
 //! Ctrl-C and its like: told to everyone who runs a VM, so that each ends its own.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +10,7 @@ use signal_hook::iterator::Signals;
 /// How long those who run a VM may take to end it, and to say what came of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Callback = Box<dyn FnMut() + Send>;
+type Callback = dyn Fn() + Send + Sync;
 
 /// Whether the user, or the system, wants this program to end.
 #[derive(Clone, Default)]
@@ -22,23 +21,18 @@ pub struct Interrupt {
 #[derive(Default)]
 struct State {
     signal: Option<i32>,
-    next: u64,
-    subscribers: BTreeMap<u64, Callback>,
+    subscribers: Vec<Weak<Callback>>,
 }
 
 /// Told of an interrupt until it is dropped.
-pub struct Subscription<'a> {
-    interrupt: &'a Interrupt,
-    id: u64,
+pub struct Subscription {
+    _callback: Arc<Callback>,
 }
 
 impl Interrupt {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on. Where nobody runs a VM, during a build or a
     /// download, the program ends at once; so it does at a second signal, and when those who run one take
     /// longer than 10 s. The supervisors of its children see to the rest.
-    ///
-    /// # Errors
-    /// When the system refuses to register a handler.
     pub fn install() -> Result<Self> {
         let interrupt = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
@@ -46,12 +40,13 @@ impl Interrupt {
         std::thread::spawn(move || {
             for signal in signals.forever() {
                 let mut state = told.lock();
-                if state.signal.is_some() || state.subscribers.is_empty() {
+                let subscribers: Vec<_> = state.subscribers.iter().filter_map(Weak::upgrade).collect();
+                if state.signal.is_some() || subscribers.is_empty() {
                     std::process::exit(128 + signal);
                 }
                 state.signal = Some(signal);
-                state.subscribers.values_mut().for_each(|callback| callback());
                 drop(state);
+                subscribers.iter().for_each(|callback| callback());
                 std::thread::spawn(move || {
                     std::thread::sleep(PATIENCE);
                     std::process::exit(128 + signal);
@@ -67,24 +62,18 @@ impl Interrupt {
     }
 
     /// Calls `callback` when a signal comes, at once if one has.
-    pub fn subscribe(&self, mut callback: impl FnMut() + Send + 'static) -> Subscription<'_> {
+    pub fn subscribe(&self, callback: impl Fn() + Send + Sync + 'static) -> Subscription {
         let mut state = self.lock();
         if state.signal.is_some() {
             callback();
         }
-        let id = state.next;
-        state.next += 1;
-        state.subscribers.insert(id, Box::new(callback));
-        Subscription { interrupt: self, id }
+        let callback: Arc<Callback> = Arc::new(callback);
+        state.subscribers.retain(|other| other.strong_count() > 0);
+        state.subscribers.push(Arc::downgrade(&callback));
+        Subscription { _callback: callback }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Subscription<'_> {
-    fn drop(&mut self) {
-        self.interrupt.lock().subscribers.remove(&self.id);
     }
 }

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -58,16 +59,10 @@ pub trait Backend: Sync {
 
     /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
     /// `note` is told of what a person should know.
-    ///
-    /// # Errors
-    /// When the host cannot do it: a tool missing, no space, no permission.
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm>;
 
     /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away
     /// what is not: then it says what was wrong, and the run is worth nothing.
-    ///
-    /// # Errors
-    /// When it cannot look.
     fn verify_snapshot(&self, _spec: &Spec<'_>) -> Result<Option<String>> {
         Ok(None)
     }
@@ -107,9 +102,9 @@ pub struct Vm {
     /// What the guest's kernel prints, and what the tools that started it print.
     pub console: Vec<Box<dyn Read + Send>>,
     /// The serial port that the agent speaks on.
-    pub channel: Link,
+    pub channel: Arc<Link>,
     /// QEMU's own voice: why the machine stopped.
-    pub qmp: Option<Link>,
+    pub qmp: Arc<Link>,
     /// Where the agent finds the payload.
     pub payload: vmtest_agent::Payload,
     /// What its programs find as their root directory.
@@ -129,31 +124,18 @@ pub enum Link {
 
 impl Link {
     /// Waits until QEMU is there.
-    ///
-    /// # Errors
-    /// When it never comes, as the [`closer`](Self::closer) tells.
-    pub fn connect(self) -> std::io::Result<UnixStream> {
+    pub fn connect(&self) -> std::io::Result<UnixStream> {
         match self {
-            Self::Connected(stream) => Ok(stream),
+            Self::Connected(stream) => stream.try_clone(),
             Self::Listening(listener) => listener.accept().map(|(stream, _)| stream),
         }
     }
 
-    /// Something that, when dropped, ends a wait for QEMU to connect.
-    pub fn closer(&self) -> Option<Closer> {
-        match self {
-            Self::Connected(_) => None,
-            Self::Listening(listener) => listener.try_clone().ok().map(Closer),
+    /// Ends a wait for QEMU to connect.
+    pub fn close(&self) {
+        if let Self::Listening(listener) = self {
+            // On Linux this wakes a thread that is blocked in accept(2) with EINVAL.
+            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         }
-    }
-}
-
-/// See [`Link::closer`].
-pub struct Closer(UnixListener);
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        // On Linux this wakes a thread that is blocked in accept(2) with EINVAL.
-        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }

@@ -15,6 +15,7 @@ use crate::Spec;
 use crate::snapshots::{sha256, stamp};
 use crate::vng::depmod;
 use vm_kernels::{Arch, Kernel, modules};
+use walkdir::WalkDir;
 
 /// Counts changes of what is kept.
 const LAYOUT: u32 = 2;
@@ -48,9 +49,6 @@ pub struct ModuleShare {
 
 impl ModuleShare {
     /// That of a kernel, kept in this cache directory; nothing for one without modules.
-    ///
-    /// # Errors
-    /// When depmod fails, or the cache cannot be written to.
     pub fn of(kernel: &Kernel, cache: &Path) -> Result<Option<Self>> {
         let Some(modules) = kernel.modules.clone() else { return Ok(None) };
         let failed = || format!("cannot list the modules in {}", modules.display());
@@ -70,27 +68,24 @@ impl ModuleShare {
 
     /// Copies the lists into a guest's root directory.
     pub fn stage(&self, root: &Path) -> Result<()> {
-        let to = root.join(MODULES_DIR.trim_start_matches('/'));
-        copy(&self.lists, &to).with_context(|| format!("cannot copy {}", self.lists.display()))
+        let copied = || -> Result<()> {
+            for entry in WalkDir::new(&self.lists) {
+                let entry = entry?;
+                let from = entry.path();
+                let to = root.join(MODULES_DIR.trim_start_matches('/')).join(from.strip_prefix(&self.lists)?);
+                if entry.file_type().is_dir() {
+                    fs::create_dir(to)?;
+                } else if entry.path_is_symlink() {
+                    symlink(fs::read_link(from)?, to)?;
+                } else if from.extension().is_none_or(|extension| extension != "bin") {
+                    // Those are for kmod's modprobe only, which is on the host, where it finds them too.
+                    fs::copy(from, to)?;
+                }
+            }
+            Ok(())
+        };
+        copied().with_context(|| format!("cannot copy {}", self.lists.display()))
     }
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy(&from, &to)?;
-        } else if kind.is_symlink() {
-            symlink(fs::read_link(from)?, to)?;
-        } else if !entry.file_name().as_bytes().ends_with(b".bin") {
-            // Those are for kmod's modprobe only, which is on the host, where it finds them too.
-            fs::copy(from, to)?;
-        }
-    }
-    Ok(())
 }
 
 /// What a guest's programs find as their root directory, and which directory of the host's its machine shares for that.
@@ -121,24 +116,17 @@ pub fn kept(cache: &Path) -> PathBuf {
 fn identity(modules: &Path, cache: &Path) -> Result<Vec<u8>> {
     let mut identity = format!("{LAYOUT}\0{}\0", modules.display()).into_bytes();
     // What is in the cache was hashed, and is never changed.
-    if !modules.starts_with(cache.join("kernels")) {
-        add_files(modules, &mut identity)?;
+    if modules.starts_with(cache.join("kernels")) {
+        return Ok(identity);
     }
-    Ok(identity)
-}
-
-fn add_files(dir: &Path, identity: &mut Vec<u8>) -> Result<()> {
-    let mut entries = fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        identity.extend_from_slice(entry.file_name().as_bytes());
-        if entry.file_type()?.is_dir() {
-            add_files(&entry.path(), identity)?;
-        } else {
-            identity.extend_from_slice(format!("{:?}", stamp(&entry.path())?).as_bytes());
+    for entry in WalkDir::new(modules).sort_by_file_name() {
+        let entry = entry?;
+        identity.extend_from_slice(entry.path().as_os_str().as_bytes());
+        if !entry.file_type().is_dir() {
+            identity.extend_from_slice(format!("{:?}", stamp(entry.path())?).as_bytes());
         }
     }
-    Ok(())
+    Ok(identity)
 }
 
 fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {

@@ -91,7 +91,8 @@ pub struct Supervised {
     pub stdout: Option<ChildStdout>,
     /// The pipe from the program, if its standard error was made one.
     pub stderr: Option<ChildStderr>,
-    program: String,
+    /// The program, as it was named when it was started.
+    pub program: String,
     supervisor_pid: Pid,
     supervisor_exit: OwnedFd,
     supervisor: Mutex<Child>,
@@ -133,11 +134,6 @@ impl Supervised {
                 bail!("{}: its supervisor ended first ({status})", failed())
             }
         }
-    }
-
-    /// The program, as it was named when it was started.
-    pub fn program(&self) -> &str {
-        &self.program
     }
 
     /// Waits until the program and all it started have ended; the status is the program's, and always the same.
@@ -278,9 +274,10 @@ mod tests {
         assert_eq!(supervised.wait().unwrap().code(), Some(7));
         assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
         assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
-        for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV] {
-            let supervised = Supervised::spawn(sh(&format!("kill -{} $$", signal as i32))).unwrap();
-            assert_eq!(supervised.wait().unwrap().signal(), Some(signal as i32));
+        // One that has no name, too: a real-time signal.
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGSEGV, 40] {
+            let supervised = Supervised::spawn(sh(&format!("kill -{signal} $$"))).unwrap();
+            assert_eq!(supervised.wait().unwrap().signal(), Some(signal));
         }
     }
 
@@ -311,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_and_drop_end_everything_also_while_another_thread_waits() {
+    fn kill_ends_everything_also_while_another_thread_waits() {
         let (supervised, output) = start_ready(FAMILY);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| supervised.wait().unwrap());
@@ -319,20 +316,16 @@ mod tests {
             assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         });
         read_to_end(output);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_program_that_is_dropped_that_exits_or_whose_supervisor_is_killed() {
         let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
         read_to_end(output);
-    }
-
-    #[test]
-    fn what_the_program_leaves_behind_ends_with_it() {
         let (supervised, output) = start(sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3"));
         read_to_end(output);
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
-    }
-
-    #[test]
-    fn sigkill_of_the_supervisor_ends_the_program_and_its_session() {
         let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         kill(supervised.supervisor_pid, Signal::SIGKILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));

@@ -1,10 +1,8 @@
 //! QEMU's command line for guests of the harness's own, and starting it.
 //!
-//! Small functions each yield the arguments for one thing, with the reason for what is odd about
-//! them. Everything that connects QEMU to the harness is a descriptor that it inherits under a
-//! fixed number: no path to be too long, no file to be left over, no port to be taken. Files are
-//! named relative to the directory that QEMU runs in, since its option values have a syntax of
-//! their own.
+//! Everything that connects QEMU to the harness is a descriptor that it inherits under a fixed number: no path to be too
+//! long, no file to be left over, no port to be taken. Files are named relative to the directory that QEMU runs in, since
+//! its option values have a syntax of their own.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,7 +15,6 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vm_kernels::Arch;
 use vmtest_agent::{Root, SHARE_TAG};
 
 use crate::process::{Supervised, SupervisedCommand};
@@ -31,10 +28,8 @@ const MONITOR_FD: i32 = 12;
 pub const PAYLOAD_FD: i32 = 13;
 /// A lock on what the machine uses.
 pub const LOCK_FD: i32 = 14;
-/// Where a saved state is to be read from.
-pub const STATE_FD: i32 = 15;
 /// The directory that the guest can mount.
-pub const SHARE_FD: i32 = 16;
+pub const SHARE_FD: i32 = 15;
 
 /// The file with the guest's memory, in the directory that QEMU runs in.
 pub const RAM: &str = "ram";
@@ -48,10 +43,12 @@ pub struct Machine<'a> {
     pub spec: &'a Spec<'a>,
     /// The QEMU program.
     pub qemu: &'a Path,
-    /// What holds its memory, and with that whether it boots or waits for a saved state, [`STATE_FD`].
+    /// What holds its memory, and with that whether it boots or waits to be told where a saved state is.
     pub memory: Memory,
     /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
+    /// The initramfs, for one that boots.
+    pub initramfs: &'a [u8],
     /// The directory that QEMU runs in.
     pub dir: &'a Path,
     /// How many bytes [`PAYLOAD_FD`] has, a power of two; a guest that has this has [`SHARE_FD`], too.
@@ -80,8 +77,6 @@ pub struct Running {
     pub process: Supervised,
     /// The first serial port.
     pub console: UnixStream,
-    /// What has come from there already: the guest's own words before it was saved.
-    pub printed: Vec<u8>,
     /// The second serial port.
     pub channel: UnixStream,
     /// QEMU's monitor.
@@ -89,14 +84,12 @@ pub struct Running {
 }
 
 impl Machine<'_> {
-    /// Writes the initramfs that the machine is to boot.
-    pub fn write_initramfs(&self, bytes: &[u8]) -> Result<()> {
-        let path = self.dir.join(INITRAMFS);
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
-    }
-
     /// Starts QEMU.
     pub fn start(&self, handed: Fds) -> Result<Running> {
+        if self.memory != Memory::CopyOfFile {
+            let path = self.dir.join(INITRAMFS);
+            fs::write(&path, self.initramfs).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .current_dir(self.dir)
@@ -113,29 +106,45 @@ impl Machine<'_> {
         let mappings = streams.into_iter().chain(handed).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).context("two descriptors for QEMU have the same number")?;
         let process = Supervised::spawn(command)?;
-        Ok(Running { process, console, printed: Vec::new(), channel, monitor })
+        Ok(Running { process, console, channel, monitor })
     }
 
-    /// The whole command line. It does not depend on this process or on this run.
+    /// The whole command line. It does not depend on this process or on this run. Every device costs time in QEMU, and
+    /// again in the guest, which has to find it and probe it, so there are few.
     pub fn arguments(&self) -> Vec<OsString> {
-        let (arch, accel) = (self.spec.kernel.arch, self.spec.accel);
-        let mut arguments: Vec<OsString> = [
-            bare_machine(arch),
-            strings(["-accel", accel.name(), "-cpu", accel.cpu(arch)]),
-            memory(self.memory, self.spec.memory_mib),
-            connected("console", CONSOLE_FD),
-            strings(["-serial", "chardev:console"]),
-            connected("channel", CHANNEL_FD),
-            arch.channel("channel").to_vec(),
-            connected("monitor", MONITOR_FD),
-            strings(["-mon", "chardev=monitor,mode=control"]),
-            self.ivshmem.map(|bytes| payload_and_share(bytes, self.memory)).unwrap_or_default(),
-            strings(["-smp", &self.spec.cpus.to_string()]),
-        ]
-        .concat()
-        .into_iter()
-        .map(OsString::from)
-        .collect();
+        let Spec { kernel, accel, memory_mib, cpus, .. } = *self.spec;
+        let arch = kernel.arch;
+        // Files in /etc must not change what a saved state depends on: -no-user-config.
+        let mut options = format!(
+            "-machine {} -nodefaults -no-user-config -display none -no-reboot -accel {} -cpu {} \
+             -m {memory_mib}M -smp {cpus} \
+             -chardev socket,id=console,fd={CONSOLE_FD} -serial chardev:console \
+             -chardev socket,id=channel,fd={CHANNEL_FD} {} \
+             -chardev socket,id=monitor,fd={MONITOR_FD} -mon chardev=monitor,mode=control",
+            arch.board,
+            accel.name(),
+            accel.cpu(arch),
+            arch.channel("channel").join(" ")
+        );
+        // Memory that is shared when a guest is saved stays out of its state, but must be at the same address when it is
+        // taken up, which a device's is not yet at that time; memory that is private then may be anywhere.
+        let share = if self.memory == Memory::CopyOfFile { "off" } else { "on" };
+        if self.memory != Memory::Anonymous {
+            options += &format!(
+                " -object memory-backend-file,id=ram,mem-path={RAM},size={memory_mib}M,share={share} \
+                 -machine memory-backend=ram"
+            );
+        }
+        if let Some(bytes) = self.ivshmem {
+            // Only memory with a file's name is left out of a saved state, so it is named by way of /proc. Being the
+            // `master` is what allows it to be saved at all.
+            options += &format!(
+                " -object memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},size={bytes},share={share} \
+                 -device ivshmem-plain,memdev=payload,master=on {}",
+                host_share(&format!("/proc/self/fd/{SHARE_FD}"))
+            );
+        }
+        let mut arguments: Vec<OsString> = options.split(' ').map(OsString::from).collect();
         if let Some(kernel) = self.kernel {
             arguments.extend(["-kernel".into(), kernel.into()]);
         }
@@ -143,25 +152,26 @@ impl Machine<'_> {
             // It waits to be told where its state is: the capability that it was saved with must be set first.
             arguments.extend(["-incoming", "defer"].map(OsString::from));
         } else {
-            arguments.extend(["-initrd", INITRAMFS, "-append"].map(OsString::from));
-            arguments.push(command_line::own(arch, accel, self.spec.kernel_args).join(" ").into());
+            let parameters = command_line::own(arch, accel, self.spec.kernel_args).join(" ");
+            arguments.extend(["-initrd", INITRAMFS, "-append", &parameters].map(OsString::from));
         }
         arguments
     }
 }
 
 impl Running {
-    /// For the one who watches it; the agent finds the payload there, and makes this root directory.
-    pub fn into_started(mut self, payload: vmtest_agent::Payload, root: Root) -> Vm {
-        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(self.printed).chain(self.console))];
+    /// For the one who watches it: the guest has `printed` this already, its agent finds the payload there, and makes this
+    /// root directory.
+    pub fn into_started(mut self, printed: Vec<u8>, payload: vmtest_agent::Payload, root: Root) -> Vm {
+        let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));
         }
         Vm {
             process: self.process,
             console,
-            channel: Link::Connected(self.channel),
-            qmp: Some(Link::Connected(self.monitor)),
+            channel: Link::Connected(self.channel).into(),
+            qmp: Link::Connected(self.monitor).into(),
             payload,
             root,
             ready: None,
@@ -180,92 +190,21 @@ impl Running {
     }
 }
 
-/// QEMU's name of the state that a waiting machine is to read.
-pub fn incoming_uri() -> String {
-    format!("fd:{STATE_FD}")
-}
-
-fn strings<const N: usize>(arguments: [&str; N]) -> Vec<String> {
-    arguments.map(str::to_owned).to_vec()
-}
-
-/// A machine with nothing in it: each device costs time in QEMU and again in the guest, which has
-/// to find and probe it.
-fn bare_machine(arch: &Arch) -> Vec<String> {
-    strings([
-        "-machine",
-        arch.board,
-        "-nodefaults",
-        // Files in /etc must not change what a saved state depends on.
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ])
-}
-
-fn memory(memory: Memory, mib: u32) -> Vec<String> {
-    let size = format!("{mib}M");
-    if memory == Memory::Anonymous {
-        return strings(["-m", &size]);
-    }
-    let share = share(memory);
-    strings([
-        "-m",
-        &size,
-        "-object",
-        &format!("memory-backend-file,id=ram,mem-path={RAM},size={size},share={share}"),
-        "-machine",
-        "memory-backend=ram",
-    ])
-}
-
-/// Memory that is shared when a guest is saved stays out of its state, but must be at the same
-/// address when it is taken up, which a device's is not yet at that time; memory that is private
-/// then may be anywhere.
-fn share(memory: Memory) -> &'static str {
-    match memory {
-        Memory::CopyOfFile => "off",
-        Memory::File | Memory::Anonymous => "on",
-    }
-}
-
-/// A character device's other end: a socket that is connected already.
-fn connected(id: &str, fd: i32) -> Vec<String> {
-    strings(["-chardev", &format!("socket,id={id},fd={fd}")])
-}
-
-/// Memory that the guest sees as a PCI device, which holds the payload, and the directory that it can mount.
-///
-/// The memory is named by way of /proc since only memory with a file's name is left out of a saved state,
-/// as the guest's own is. Being the `master` is what allows it to be saved at all.
-fn payload_and_share(bytes: u64, memory: Memory) -> Vec<String> {
-    let share = share(memory);
-    let payload = strings([
-        "-object",
-        &format!(
-            "memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},\
-             size={bytes},share={share}"
-        ),
-        "-device",
-        "ivshmem-plain,memdev=payload,master=on",
-    ]);
-    [payload, host_share(&format!("/proc/self/fd/{SHARE_FD}")).concat()].concat()
-}
-
 /// A directory that the guest can mount, and only read. A machine can be saved with it while it is not mounted.
 /// What is mounted in it on the host is told apart (`multidevs`): two files of one number would be one to the guest.
-pub fn host_share(path: &str) -> [[String; 2]; 2] {
-    let fsdev = format!("local,id=host,path={path},security_model=none,readonly=on,multidevs=remap");
-    let device = format!("virtio-9p-pci,fsdev=host,mount_tag={SHARE_TAG}");
-    [["-fsdev".into(), fsdev], ["-device".into(), device]]
+pub fn host_share(path: &str) -> String {
+    format!(
+        "-fsdev local,id=host,path={path},security_model=none,readonly=on,multidevs=remap \
+         -device virtio-9p-pci,fsdev=host,mount_tag={SHARE_TAG}"
+    )
 }
 
 /// Memory with a descriptor, full of zeros.
 pub fn blank_memory(bytes: u64) -> Result<File> {
-    let file = memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)
-        .map(File::from)
-        .context("cannot make memory for the payload")?;
-    file.set_len(bytes).context("cannot make memory for the payload")?;
-    Ok(file)
+    let made = || -> std::io::Result<File> {
+        let file = File::from(memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(bytes)?;
+        Ok(file)
+    };
+    made().context("cannot make memory for the payload")
 }

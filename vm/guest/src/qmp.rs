@@ -1,11 +1,11 @@
 //! QEMU's monitor: commands in, answers and events out, in JSON (docs/interop/qmp-spec.txt).
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::deadline::Until;
@@ -14,99 +14,57 @@ use crate::deadline::Until;
 pub struct Qmp {
     /// Unbuffered, so that nothing is lost when someone else goes on reading.
     reader: BufReader<Until>,
-    /// Events that came while something else was waited for.
-    events: Vec<Event>,
-}
-
-/// Something that happened in the machine.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Event {
-    /// Its name, such as `RESUME` (qapi/*.json).
-    pub event: String,
-    /// What it says.
-    #[serde(default)]
-    pub data: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Message {
-    Event(Event),
-    Return {
-        #[serde(rename = "return")]
-        value: Value,
-    },
-    Error {
-        error: Refusal,
-    },
-    Greeting {
-        #[serde(rename = "QMP")]
-        _qmp: Value,
-    },
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    desc: String,
+    /// Events that came while an answer was waited for.
+    events: VecDeque<Value>,
 }
 
 impl Qmp {
     /// Talks to the monitor at the other end; every wait ends at `deadline`.
     pub fn connect(stream: UnixStream, deadline: Instant) -> Result<Self> {
         let reader = BufReader::with_capacity(1, Until { stream, deadline });
-        let mut qmp = Self { reader, events: Vec::new() };
+        let mut qmp = Self { reader, events: VecDeque::new() };
         // Refused by one that someone has talked to before, and that is as well.
-        let _ = qmp.answer("qmp_capabilities", &json!({}))?;
+        qmp.answer("qmp_capabilities", &json!({}))?;
         Ok(qmp)
     }
 
-    /// Has a command executed and returns what it says.
-    ///
-    /// # Errors
-    /// When QEMU refuses, is gone, or does not answer in time.
-    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        match self.answer(command, arguments)? {
-            Ok(value) => Ok(value),
-            Err(refusal) => bail!("QEMU refuses {command}: {}", refusal.desc),
+    /// Has a command executed.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        match self.answer(command, arguments)?.get("error") {
+            Some(error) => bail!("QEMU refuses {command}: {}", error["desc"].as_str().unwrap_or_default()),
+            None => Ok(()),
         }
     }
 
-    fn answer(&mut self, command: &str, arguments: &Value) -> Result<Result<Value, Refusal>> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
-        line.push('\n');
-        self.reader
-            .get_mut()
-            .write_all(line.as_bytes())
-            .with_context(|| format!("QEMU's monitor is gone before {command}"))?;
+    /// A message with `return` or `error`.
+    fn answer(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let line = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
+        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        sent.with_context(|| format!("QEMU's monitor is gone before {command}"))?;
         loop {
-            match self.read().with_context(|| format!("waiting for QEMU to do {command}"))? {
-                Message::Event(event) => self.events.push(event),
-                Message::Return { value } => return Ok(Ok(value)),
-                Message::Error { error } => return Ok(Err(error)),
-                Message::Greeting { .. } => {}
+            let message = self.read().with_context(|| format!("waiting for QEMU to do {command}"))?;
+            if message.get("event").is_some() {
+                self.events.push_back(message);
+            } else if message.get("QMP").is_none() {
+                return Ok(message);
             }
         }
     }
 
-    /// Waits until an event comes that `is_it`; one that came meanwhile counts.
-    ///
-    /// # Errors
-    /// When QEMU is gone, or the event does not come in time.
-    pub fn wait_for(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) -> Result<Event> {
-        if let Some(index) = self.events.iter().position(&is_it) {
-            return Ok(self.events.remove(index));
-        }
+    /// Waits for the next event that `is_it` (qapi/*.json), also among those that came since the last wait.
+    pub fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
         loop {
-            let message = self.read().with_context(|| format!("waiting for QEMU to {what}"))?;
-            match message {
-                Message::Event(event) if is_it(&event) => return Ok(event),
-                Message::Event(event) => self.events.push(event),
-                _ => {}
+            let event = match self.events.pop_front() {
+                Some(event) => event,
+                None => self.read().with_context(|| format!("waiting for QEMU to {what}"))?,
+            };
+            if is_it(&event) {
+                return Ok(event);
             }
         }
     }
 
-    fn read(&mut self) -> Result<Message> {
+    fn read(&mut self) -> Result<Value> {
         let mut line = Vec::new();
         match self.reader.read_until(b'\n', &mut line) {
             Err(error) if error.kind() == ErrorKind::TimedOut => bail!("it took too long"),
@@ -140,11 +98,11 @@ mod tests {
     fn an_event_that_comes_before_it_is_waited_for_counts() {
         let resume = r#"{"timestamp": {}, "event": "RESUME"}"#;
         let stop = r#"{"event": "STOP", "data": {"why": 1}}"#;
-        let (_qemu, qmp) = monitor(&[GREETING, DONE, stop, resume, DONE]);
+        let (_qemu, qmp) = monitor(&[GREETING, DONE, stop, resume, DONE, stop]);
         let mut qmp = qmp.unwrap();
         qmp.execute("x", &json!({})).unwrap();
-        assert_eq!(qmp.wait_for("go on", |it| it.event == "RESUME").unwrap().data, Value::Null);
-        assert_eq!(qmp.wait_for("stop", |it| it.event == "STOP").unwrap().data["why"], 1);
+        qmp.wait_for("go on", |it| it["event"] == "RESUME").unwrap();
+        assert_eq!(qmp.wait_for("stop", |it| it["event"] == "STOP").unwrap()["data"]["why"], 1);
     }
 
     #[test]

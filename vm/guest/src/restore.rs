@@ -8,16 +8,13 @@
 //! device, which the guest had mapped, unread, when it was saved.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use vmtest_agent::{PROTOCOL, Ready, Root};
 
@@ -29,7 +26,7 @@ use crate::guest_root::{self, Programs};
 use crate::interrupt::Interrupt;
 use crate::module_share::{self, ModuleShare};
 use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
-use crate::qmp::{self, Qmp};
+use crate::qmp::Qmp;
 use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
 use crate::{Backend, Spec, Vm, initramfs};
@@ -147,8 +144,7 @@ impl<'a> Guest<'a> {
     /// A guest that was not saved, for a kernel that cannot be.
     fn booted(&self) -> Result<Vm> {
         let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
-        machine.write_initramfs(&self.initramfs)?;
-        Ok(machine.start(self.fds(&self.archive)?)?.into_started(self.payload.clone(), self.root.clone()))
+        Ok(self.started(machine.start(self.fds(&self.archive)?)?, Vec::new()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
@@ -157,23 +153,20 @@ impl<'a> Guest<'a> {
         let adds_a_rom = kernels::image::inspect(image)?.payload.is_some();
         let machine = self.machine(Memory::CopyOfFile, adds_a_rom.then_some(image), &saved.dir);
         let mut fds = self.fds(&self.archive)?;
-        fds.extend([(qemu::STATE_FD, piped(saved.state)?), (qemu::LOCK_FD, saved.lock.into())]);
+        fds.push((qemu::LOCK_FD, saved.lock.into()));
         let mut running = machine.start(fds)?;
-        // What its boot said belongs to every run, as if this one had booted it.
-        running.printed = saved.console;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
         if let Err(error) = restore_devices(&running.monitor, limit) {
             return Err(error.context(running.last_words()));
         }
-        let started = running.into_started(self.payload.clone(), self.root.clone());
-        Ok(Vm { ready: Some(saved.ready), ..started })
+        // What its boot said belongs to every run, as if this one had booted it.
+        Ok(Vm { ready: Some(saved.ready), ..self.started(running, saved.console) })
     }
 
     /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
-        machine.write_initramfs(&self.initramfs)?;
-        let mut running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
+        let running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
         let printed = watch_console(&running)?;
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
@@ -182,8 +175,7 @@ impl<'a> Guest<'a> {
                 let _ = running.console.shutdown(Shutdown::Read);
                 let (printed, panicked) = printed.join().unwrap_or_default();
                 if panicked || left(self.spec.deadline).is_none() {
-                    running.printed = printed;
-                    *failed = Some(running.into_started(self.payload.clone(), self.root.clone()));
+                    *failed = Some(self.started(running, printed));
                 }
                 return Err(error);
             }
@@ -199,7 +191,12 @@ impl<'a> Guest<'a> {
     }
 
     fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
-        Machine { spec: self.spec, qemu: &self.warm.qemu, memory, kernel, dir, ivshmem: Some(self.ivshmem) }
+        let (spec, qemu, initramfs) = (self.spec, &self.warm.qemu, &self.initramfs);
+        Machine { spec, qemu, memory, kernel, initramfs, dir, ivshmem: Some(self.ivshmem) }
+    }
+
+    fn started(&self, running: Running, printed: Vec<u8>) -> Vm {
+        running.into_started(printed, self.payload.clone(), self.root.clone())
     }
 
     fn fds(&self, payload: &File) -> Result<Fds> {
@@ -258,7 +255,7 @@ fn watch_console(running: &Running) -> Result<JoinHandle<(Vec<u8>, bool)>> {
         console::pump(&console, |bytes| {
             let room = LONGEST_CONSOLE - printed.len();
             printed.extend_from_slice(&bytes[..room.min(bytes.len())]);
-            seen.feed(bytes, |_| {});
+            seen.feed(bytes);
             if seen.panic.is_some() {
                 let _ = console.set_read_timeout(Some(PANIC_GRACE));
             }
@@ -272,8 +269,8 @@ fn watch_console(running: &Running) -> Result<JoinHandle<(Vec<u8>, bool)>> {
 fn restore_devices(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared"])?;
-    qmp.execute("migrate-incoming", &json!({ "uri": qemu::incoming_uri() }))?;
-    qmp.wait_for("take up the saved state", |event| event.event == "RESUME")?;
+    qmp.execute("migrate-incoming", &json!({ "uri": format!("exec:cat {STATE}") }))?;
+    qmp.wait_for("take up the saved state", |it| it["event"] == "RESUME")?;
     Ok(())
 }
 
@@ -283,26 +280,16 @@ fn leave(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     set_capabilities(&mut qmp, &["x-ignore-shared", "events"])?;
     // A shell does it in the directory that QEMU runs in, so there is nothing to be quoted.
     qmp.execute("migrate", &json!({ "uri": format!("exec:cat > {STATE}") }))?;
-    let status = |event: &qmp::Event| event.data["status"].as_str().unwrap_or_default().to_owned();
-    let is_over = |event: &qmp::Event| event.event == "MIGRATION" && ["completed", "failed"].contains(&&*status(event));
-    let last = qmp.wait_for("save the guest", is_over)?;
-    ensure!(status(&last) == "completed", "QEMU cannot save the guest");
+    let last = qmp.wait_for("save the guest", |it| {
+        it["event"] == "MIGRATION" && (it["data"]["status"] == "completed" || it["data"]["status"] == "failed")
+    })?;
+    ensure!(last["data"]["status"] == "completed", "QEMU cannot save the guest");
     Ok(())
 }
 
 fn set_capabilities(qmp: &mut Qmp, names: &[&str]) -> Result<()> {
-    let on = |name: &&str| json!({ "capability": name, "state": true });
-    let capabilities: Vec<Value> = names.iter().map(on).collect();
-    qmp.execute("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
-    Ok(())
-}
-
-/// A descriptor from which these bytes can be read, once.
-fn piped(bytes: Vec<u8>) -> Result<OwnedFd> {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    // It ends when all is read, or when nobody is left to read.
-    std::thread::spawn(move || File::from(writer).write_all(&bytes));
-    Ok(reader)
+    let capabilities = names.iter().map(|name| json!({ "capability": name, "state": true }));
+    qmp.execute("migrate-set-capabilities", &json!({ "capabilities": capabilities.collect::<Vec<_>>() }))
 }
 
 /// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under

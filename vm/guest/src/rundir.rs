@@ -22,9 +22,6 @@ pub struct RunDir {
 
 impl RunDir {
     /// Makes a new directory below `runs`, which is made if need be.
-    ///
-    /// # Errors
-    /// When it cannot be written to, or the disk is full.
     pub fn create(runs: &Path) -> Result<Self> {
         fs::create_dir_all(runs).with_context(|| format!("cannot create {}", runs.display()))?;
         let _gate = gate(runs, How::LockShared)?;

@@ -17,6 +17,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::deadline::within;
+use crate::deadline::left;
 use crate::qemu::RAM;
 use crate::rundir::{LOCK, RunDir};
 use vm_kernels::lock::{self, How};
@@ -47,8 +49,6 @@ pub struct Snapshot {
     pub dir: PathBuf,
     /// What its agent said when it became ready.
     pub ready: Ready,
-    /// The machine's devices.
-    pub state: Vec<u8>,
     /// What it had printed on its console.
     pub console: Vec<u8>,
     /// Whoever has this open keeps the guest from being removed.
@@ -81,10 +81,7 @@ impl Snapshots {
         Self { root: cache.join("snapshots"), limit: LIMIT }
     }
 
-    /// The saved guest that depends on this; nothing if there is none.
-    ///
-    /// # Errors
-    /// When it is damaged.
+    /// The saved guest that depends on this; nothing if there is none. One that is damaged is an error.
     pub fn find(&self, key_material: &Value) -> Result<Option<Snapshot>> {
         let dir = self.dir(key_material);
         let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
@@ -97,14 +94,12 @@ impl Snapshots {
         ensure!(ram == manifest.ram, "its memory was changed");
         // Only the limit needs this; in a cache that cannot be written to nothing is removed either.
         let _ = lock.set_modified(SystemTime::now());
-        Ok(Some(Snapshot { dir, ready: manifest.ready, state, console, lock }))
+        Ok(Some(Snapshot { dir, ready: manifest.ready, console, lock }))
     }
 
     /// The saved guest of this key's material, made if need be, once, however many ask at the same
     /// time: `make` leaves `RAM`, `STATE` and `CONSOLE` in a directory, and returns what the agent said.
-    ///
-    /// # Errors
-    /// Those of `make`, when the cache cannot be written to, and when someone else makes it until `deadline`.
+    /// It is an error when someone else makes it until `deadline`.
     pub fn make(
         &self,
         kernel: &str,
@@ -120,7 +115,9 @@ impl Snapshots {
         RunDir::clear_abandoned(&self.root);
         let new = RunDir::create(&self.root)?;
         let ready = make(new.path())?;
-        Manifest::describe(new.path(), kernel, &key_material, ready)?.write(new.path())?;
+        let manifest = Manifest::describe(new.path(), kernel, &key_material, ready)?;
+        fs::write(new.path().join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)
+            .context("cannot write the manifest")?;
         // All of it must be on disk before the name is, or a power cut leaves a torn guest.
         nix::unistd::syncfs(File::open(new.path())?)?;
         self.discard(&key_material)?;
@@ -131,9 +128,6 @@ impl Snapshots {
     }
 
     /// Removes the guest that depends on this, if there is one; guests that run from it go on.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
     pub fn discard(&self, key_material: &Value) -> Result<()> {
         let dir = self.dir(key_material);
         if dir.try_exists()? { self.remove(&dir) } else { Ok(()) }
@@ -144,14 +138,15 @@ impl Snapshots {
         RunDir::clear_abandoned(&self.root);
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
         let dirs = entries.flatten().map(|entry| entry.path());
-        let is_saved = |dir: &PathBuf| !dir.ends_with(LOCKS) && !RunDir::is_one(dir);
-        dirs.filter(is_saved).filter_map(|dir| Listed::of(dir).ok()).collect()
+        let listed = |dir: PathBuf| {
+            let used = fs::metadata(dir.join(LOCK)).or_else(|_| fs::metadata(&dir)).ok()?.modified().ok()?;
+            let kernel = Manifest::read(&dir).ok().map(|manifest| manifest.kernel);
+            Some(Listed { bytes: vm_kernels::cache::size_of(&dir), dir, kernel, used })
+        };
+        dirs.filter(|dir| !dir.ends_with(LOCKS) && !RunDir::is_one(dir)).filter_map(listed).collect()
     }
 
     /// Removes one of the [`list`](Self::list), unless it is in use; says whether it is gone.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
     pub fn prune(&self, listed: &Listed) -> Result<bool> {
         let lock = lock(&listed.dir, How::NonBlockingLockExclusive)?;
         if lock.is_none() && listed.dir.join(LOCK).exists() {
@@ -177,15 +172,13 @@ impl Snapshots {
 
     fn lock_making(&self, dir: &Path, deadline: Instant) -> Result<File> {
         let path = self.root.join(LOCKS).join(dir.file_name().unwrap_or_default());
-        let locked = || -> Result<File> {
-            fs::create_dir_all(self.root.join(LOCKS))?;
-            let file = path.clone();
-            // There is no flock(2) with a time limit.
-            within(deadline, move || lock::exclusive(&file, || ()))
-                .context("another run was saving this guest for as long as this one could wait")?
-                .map_err(Into::into)
-        };
-        locked().with_context(|| format!("cannot lock {}", path.display()))
+        let failed = format!("cannot lock {}", path.display());
+        fs::create_dir_all(self.root.join(LOCKS)).context(failed.clone())?;
+        // There is no flock(2) with a time limit. Whoever gets the lock too late drops it.
+        let (sender, locked) = mpsc::channel();
+        thread::spawn(move || sender.send(lock::exclusive(&path, || ())));
+        let late = "another run was saving this guest for as long as this one could wait";
+        locked.recv_timeout(left(deadline).unwrap_or_default()).context(late)?.context(failed)
     }
 
     /// It is out of sight in one step: nobody ever finds half of it.
@@ -201,9 +194,6 @@ impl Snapshots {
 
 /// Whether the memory of the guest in `dir` is what was saved, to the last byte. That takes too long
 /// for every run; it is worth it when a guest behaves oddly.
-///
-/// # Errors
-/// When it cannot be read.
 pub fn verify_ram(dir: &Path) -> Result<bool> {
     Ok(digest_ram(&dir.join(RAM))? == Manifest::read(dir)?.ram_sha256)
 }
@@ -243,31 +233,15 @@ impl Manifest {
         let json = fs::read(dir.join(MANIFEST)).context("its manifest cannot be read")?;
         serde_json::from_slice(&json).context("its manifest is damaged")
     }
-
-    fn write(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self)?;
-        fs::write(dir.join(MANIFEST), json).context("cannot write the manifest")
-    }
 }
 
 /// Length, inode, and time of the last change in seconds and nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
 /// What changes whenever someone writes to a file, or replaces it.
-///
-/// # Errors
-/// When it is not there.
 pub fn stamp(path: &Path) -> io::Result<Stamp> {
     let file = fs::symlink_metadata(path)?;
     Ok((file.len(), file.ino(), file.mtime(), file.mtime_nsec()))
-}
-
-impl Listed {
-    fn of(dir: PathBuf) -> io::Result<Self> {
-        let used = fs::metadata(dir.join(LOCK)).or_else(|_| fs::metadata(&dir))?.modified()?;
-        let kernel = Manifest::read(&dir).ok().map(|manifest| manifest.kernel);
-        Ok(Self { bytes: vm_kernels::cache::size_of(&dir), dir, kernel, used })
-    }
 }
 
 /// Locks a directory; nothing if it is not there, has no lock, or is locked by someone else.
@@ -370,7 +344,7 @@ mod tests {
         let key_material = json!({ "kernel": "a", "cpu": 1 });
         assert!(!fixture.has(&key_material));
         let made = fixture.make(&key_material);
-        assert_eq!((&*made.state, &*made.console, &*made.ready.release), (&b"devices"[..], &b"words"[..], "6.12"));
+        assert_eq!((&*made.console, &*made.ready.release), (&b"words"[..], "6.12"));
         assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
         assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
         fixture.snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();

@@ -17,9 +17,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
 
-use crate::console::{self, Console, Notice, Recorder};
+use crate::console::{self, Console, Recorder};
 use crate::deadline::left;
-use crate::decode::{self, Lines, Malformed};
+use crate::decode::{self, Lines};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
 use crate::qmp::Qmp;
@@ -127,7 +127,7 @@ pub enum Progress<'a> {
 }
 
 enum Seen {
-    Channel(Result<Event, Malformed>),
+    Channel(Result<Event>),
     Connected(UnixStream),
     /// The stream of that index said this.
     Console(usize, Vec<u8>),
@@ -141,9 +141,7 @@ enum Seen {
 pub type Stdin = Box<dyn Read + Send>;
 
 /// Runs a job in a guest that was just started, and ends the guest; sooner if `progress` breaks it off.
-///
-/// # Errors
-/// When the job is too long or the console's file cannot be created; nothing that the guest does is an error.
+/// Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
     job: &Job,
@@ -162,17 +160,15 @@ pub fn run(
         let sender = sender.clone();
         move || drop(sender.send(Seen::Interrupted))
     });
-    let _closers = [channel.closer(), qmp.as_ref().and_then(Link::closer)];
 
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
     let (unread, read) = mpsc::sync_channel(UNREAD);
-    watch_consoles(consoles, &sender, &unread);
-    drop(unread);
-    watch_channel(channel, job.token.clone(), sender.clone());
-    if let Some(qmp) = qmp {
-        watch_qmp(qmp, sender.clone());
+    for (stream, from) in consoles.into_iter().enumerate() {
+        watch_console(stream, from, sender.clone(), unread.clone());
     }
+    watch_channel(Arc::clone(&channel), job.token.clone(), sender.clone());
+    watch_qmp(Arc::clone(&qmp), sender.clone());
     let process = Arc::new(process);
     watch_process(Arc::clone(&process), sender);
 
@@ -180,16 +176,14 @@ pub fn run(
         encoded,
         stdin,
         begun,
-        deadline: limits.deadline,
-        each_test: limits.each_test,
+        limits,
         stream: None,
         job_sent: None,
-        panicked: false,
         tested: false,
         qemu_up: false,
         guest_shutdown: false,
         exited: None,
-        program: file_name(process.program()),
+        process: Arc::clone(&process),
         subscription: Some(subscription),
         progress,
         recorder,
@@ -199,6 +193,8 @@ pub fn run(
     };
     let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
+    channel.close();
+    qmp.close();
     // With the VM gone its streams close; what is still in them belongs to the story, however long it takes to read.
     watch.subscription = None;
     let drained = Instant::now() + DRAIN;
@@ -210,7 +206,7 @@ pub fn run(
     let mut observed = watch.observed;
     for mut stream in watch.consoles {
         // What all streams said, in their order: the kernel's own is the first.
-        stream.finish(|_| {});
+        stream.finish();
         observed.console.merge(stream);
     }
     observed.end = if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
@@ -229,24 +225,22 @@ fn encode(job: &Job) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-struct Watch<'a, P> {
+struct Watch<P> {
     /// The job as it is sent.
     encoded: Vec<u8>,
     stdin: Option<Stdin>,
     begun: Instant,
-    deadline: Instant,
-    each_test: Duration,
+    limits: Limits,
     stream: Option<UnixStream>,
     job_sent: Option<Instant>,
-    panicked: bool,
     /// Every test has been run; what may still come is facts.
     tested: bool,
     qemu_up: bool,
     guest_shutdown: bool,
     exited: Option<ExitStatus>,
-    program: String,
+    process: Arc<Supervised>,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
-    subscription: Option<Subscription<'a>>,
+    subscription: Option<Subscription>,
     progress: P,
     recorder: Recorder,
     consoles: Vec<Console>,
@@ -255,11 +249,11 @@ struct Watch<'a, P> {
     observed: Observed,
 }
 
-impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
+impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
-            let next = left(self.deadline).and_then(|left| seen.recv_timeout(left).ok());
+            let next = left(self.limits.deadline).and_then(|left| seen.recv_timeout(left).ok());
             let over = match next {
                 Some(seen) => self.take(seen),
                 None => Some(self.when_silent()),
@@ -272,11 +266,15 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
     }
 
     fn when_silent(&mut self) -> End {
-        match self.exited.take() {
-            _ if self.panicked => End::Panicked,
+        let program = Path::new(&self.process.program).file_name().unwrap_or_default();
+        match self.exited {
+            _ if self.consoles.iter().any(|console| console.panic.is_some()) => End::Panicked,
             _ if self.tested => End::Finished,
             _ if self.guest_shutdown => End::GuestShutdown,
-            Some(status) => End::ProcessExited { program: self.program.clone(), status, qemu_ran: self.qemu_up },
+            Some(status) => {
+                let program = program.to_string_lossy().into_owned();
+                End::ProcessExited { program, status, qemu_ran: self.qemu_up }
+            }
             None => End::Deadline,
         }
     }
@@ -312,22 +310,20 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
 
     /// It is as good as over: what may still come is waited for no longer than this.
     fn not_after(&mut self, grace: Duration) -> Option<End> {
-        self.deadline = self.deadline.min(Instant::now() + grace);
+        self.limits.deadline = self.limits.deadline.min(Instant::now() + grace);
         None
     }
 
     fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
         let _ = self.read.try_recv();
         self.recorder.write(bytes);
-        let mut notices = Vec::new();
-        self.consoles[stream].feed(bytes, |notice| notices.push(notice));
-        notices.into_iter().find_map(|notice| match notice {
-            Notice::Panic(_) => {
-                self.panicked = true;
-                self.not_after(PANIC_GRACE)
-            }
-            Notice::PanicEnd => self.panicked.then_some(End::Panicked),
-        })
+        let console = &mut self.consoles[stream];
+        let had_panicked = console.panic.is_some();
+        console.feed(bytes);
+        if console.panic_ended {
+            return Some(End::Panicked);
+        }
+        if console.panic.is_some() && !had_panicked { self.not_after(PANIC_GRACE) } else { None }
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
@@ -340,8 +336,8 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
             Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let again = self.observed.listed.is_some();
-                let longer = self.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
-                self.deadline = self.deadline.checked_add(longer).unwrap_or(self.deadline);
+                let longer = self.limits.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
+                self.limits.deadline = self.limits.deadline.checked_add(longer).unwrap_or(self.limits.deadline);
                 self.observed.limit += longer;
                 let told = self.tell(Progress::Listed(tests.len()));
                 self.observed.listed = Some(tests);
@@ -400,7 +396,7 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<'_, P> {
         let now = Instant::now();
         self.job_sent = Some(now);
         let told = self.tell(Progress::Testing);
-        let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+        let left = self.limits.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
@@ -427,27 +423,19 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     }
 }
 
-fn file_name(program: &str) -> String {
-    let name = Path::new(program).file_name();
-    name.map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
 /// How many pieces of the consoles wait to be read at most: one that floods is held up, and is not kept in memory.
 const UNREAD: usize = 64;
 
-fn watch_consoles(consoles: Vec<Box<dyn Read + Send>>, sender: &Sender<Seen>, unread: &SyncSender<()>) {
-    for (stream, from) in consoles.into_iter().enumerate() {
-        let (sender, unread) = (sender.clone(), unread.clone());
-        std::thread::spawn(move || {
-            console::pump(from, |bytes| {
-                let _ = unread.send(());
-                let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
-            });
+fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: Sender<Seen>, unread: SyncSender<()>) {
+    std::thread::spawn(move || {
+        console::pump(from, |bytes| {
+            let _ = unread.send(());
+            let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
         });
-    }
+    });
 }
 
-fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
+fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
     std::thread::spawn(move || -> io::Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::Connected(stream.try_clone()?));
@@ -460,14 +448,14 @@ fn watch_channel(link: Link, token: String, sender: Sender<Seen>) {
 }
 
 /// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
-fn watch_qmp(link: Link, sender: Sender<Seen>) {
+fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
     /// Longer than any guest: the monitor closes when QEMU ends.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     std::thread::spawn(move || -> Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::QemuUp);
         let mut qmp = Qmp::connect(stream, Instant::now() + FOR_EVER)?;
-        qmp.wait_for("stop", |it| it.event == "SHUTDOWN" && it.data["guest"] == true)?;
+        qmp.wait_for("stop", |it| it["event"] == "SHUTDOWN" && it["data"]["guest"] == true)?;
         let _ = sender.send(Seen::GuestShutdown);
         Ok(())
     });
@@ -513,14 +501,14 @@ mod tests {
     }
 
     /// What is seen of a virtual machine that does not end by itself.
-    fn watched(channel: UnixStream, qmp: Option<UnixStream>, job: &Job, total: Duration) -> Observed {
+    fn watched(channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Vm {
             process: Supervised::spawn(command).unwrap(),
             console: Vec::new(),
-            channel: Link::Connected(channel),
-            qmp: qmp.map(Link::Connected),
+            channel: Link::Connected(channel).into(),
+            qmp: Link::Connected(qmp).into(),
             payload: vmtest_agent::Payload::Memory { bytes: 0 },
             root: vmtest_agent::Root::Minimal { keep: vec![] },
             ready: None,
@@ -538,7 +526,7 @@ mod tests {
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
         let event = "{\"return\":{}}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\n";
         qemu.write_all(event.as_bytes()).unwrap();
-        let seen = watched(channel, Some(qmp), &job(), Duration::from_secs(1000));
+        let seen = watched(channel, qmp, &job(), Duration::from_secs(1000));
         assert_eq!(seen.end, End::GuestShutdown);
     }
 
@@ -547,7 +535,7 @@ mod tests {
         let (_guest, channel) = guest_that_is_up();
         // More than fits into the socket.
         let entropy = "x".repeat(8 << 20);
-        let seen = watched(channel, None, &Job { entropy, ..job() }, Duration::from_secs(3));
+        let seen = watched(channel, UnixStream::pair().unwrap().0, &Job { entropy, ..job() }, Duration::from_secs(3));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
     }
@@ -563,7 +551,7 @@ mod tests {
                     break;
                 }
             }
-            let seen = watched(channel, None, &job(), Duration::from_millis(500));
+            let seen = watched(channel, UnixStream::pair().unwrap().0, &job(), Duration::from_millis(500));
             assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last}");
         }
     }

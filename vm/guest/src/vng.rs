@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -52,8 +53,8 @@ impl Backend for Vng {
         let (payload, root) = self.stage(spec)?;
         // An image that we cannot unpack is left to the boot to complain of.
         let direct = unpack_kernel(spec).unwrap_or(false);
-        let channel = listen(&dir.join("channel"))?;
-        let qmp = listen(&dir.join("qmp"))?;
+        let channel = listen(dir, "channel")?;
+        let qmp = listen(dir, "qmp")?;
 
         let mut process = Supervised::spawn(self.command(spec, direct)?)?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
@@ -62,8 +63,8 @@ impl Backend for Vng {
         Ok(Vm {
             process,
             console: vec![Box::new(stderr), Box::new(stdout)],
-            channel: Link::Listening(channel),
-            qmp: Some(Link::Listening(qmp)),
+            channel: Link::Listening(channel).into(),
+            qmp: Link::Listening(qmp).into(),
             payload,
             root,
             ready: None,
@@ -94,28 +95,14 @@ impl Vng {
     }
 
     fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
-        let dir = spec.run.path();
-        symlink(&self.qemu, dir.join("qemu")).context("cannot link QEMU")?;
         let mut command = SupervisedCommand::new(&self.vng)?;
+        configure(&mut command, &self.vng, &self.qemu, spec.run.path(), spec.accel)?;
         command
-            .current_dir(dir)
-            .env_clear()
-            .envs(environment::allowed())
-            // virtme-ng reads a configuration there, and that of the user must not matter.
-            .env("HOME", dir)
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
             // so the directory is called something plain. And a full /tmp must not matter either.
             .env("TMPDIR", "/proc/self/cwd")
-            .env("PATH", path_with(&self.vng)?)
-            .args(["--run", "kernel/vmlinuz", "--root", "root", "--user", "root"])
-            .args(["--qemu", "./qemu", "--busybox", "root/bin/busybox"])
-            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", &spec.cpus.to_string()])
-            // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
-            .args(["--force-9p", "--disable-microvm", "--disable-monitor"])
-            .arg("--verbose");
-        if spec.accel == Accel::Tcg {
-            command.arg("--disable-kvm");
-        }
+            .args(["--root", "root", "--busybox", "root/bin/busybox", "--disable-monitor", "--verbose"])
+            .args(["--memory", &format!("{}M", spec.memory_mib), "--cpus", &spec.cpus.to_string()]);
         let arch = spec.kernel.arch;
         for option in command_line::through_virtme_ng(arch, spec.accel).iter().chain(spec.kernel_args) {
             command.args(["--append", option]);
@@ -124,14 +111,21 @@ impl Vng {
             command.args(["--arch", arch.debian]);
         }
         command.args(["--exec", &start_agent(arch)]);
-        // The guest's second serial port is the agent's line.
-        let port = arch.channel("vmtest-channel").join(" ");
-        let channel = ["-chardev socket,id=vmtest-channel,path=channel", &port];
-        let kernel: &[&str] = if direct { &[DIRECT_OPTION] } else { &[] };
-        command.args(qemu_options(arch, spec.accel, &[&channel, QMP_OPTIONS, kernel]));
-        let share = qemu::host_share(SHARE);
-        command.args(share.map(|option| format!("--qemu-opts={}", option.join(" "))));
-        limit_files(&mut command);
+        // Later ones override virtme-ng's own. The second serial port is the agent's line, and the monitor tells whether it
+        // was the guest that wanted to stop.
+        command.arg(format!(
+            "--qemu-opts=-cpu {} -chardev socket,id=vmtest-channel,path=channel {} \
+             -chardev socket,id=vmtest-qmp,path=qmp -mon chardev=vmtest-qmp,mode=control {}{}",
+            spec.accel.cpu(arch),
+            arch.channel("vmtest-channel").join(" "),
+            qemu::host_share(SHARE),
+            // The same kernel as virtme-ng was given.
+            if direct { format!(" -kernel {DIRECT_KERNEL}") } else { String::new() }
+        ));
+        // SAFETY: one system call and no allocation between fork and exec.
+        unsafe {
+            command.pre_exec(|| setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into));
+        }
         command
             // It opens its standard streams again by name, which truncates a regular file.
             .stdin(Stdio::null())
@@ -141,9 +135,27 @@ impl Vng {
     }
 }
 
-/// The same kernel as virtme-ng was given, which overrides that one in QEMU.
+/// What every command of virtme-ng's is told, which runs in the directory `dir`.
+pub(super) fn configure(command: &mut Command, vng: &Path, qemu: &Path, dir: &Path, accel: Accel) -> Result<()> {
+    symlink(qemu, dir.join("qemu")).context("cannot link QEMU")?;
+    command
+        .current_dir(dir)
+        .env_clear()
+        .envs(environment::allowed())
+        // virtme-ng reads a configuration there, and that of the user must not matter.
+        .env("HOME", dir)
+        .env("PATH", path_with(vng)?)
+        .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu", "--user", "root"])
+        // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
+        .args(["--force-9p", "--disable-microvm"]);
+    if accel == Accel::Tcg {
+        command.arg("--disable-kvm");
+    }
+    Ok(())
+}
+
+/// The unpacked kernel, in the directory that QEMU runs in.
 const DIRECT_KERNEL: &str = "vmlinux";
-const DIRECT_OPTION: &str = "-kernel vmlinux";
 
 /// No kernel is larger than this, in bytes; what claims to be is not unpacked.
 const LARGEST_KERNEL: u64 = 512 << 20;
@@ -165,28 +177,11 @@ fn unpack_kernel(spec: &Spec<'_>) -> Result<bool> {
 /// the guest can reach one file, which is meant for an exit code, by way of a virtio port.
 const LONGEST_FILE: u64 = 64 << 20;
 
-fn limit_files(command: &mut Command) {
-    // SAFETY: one system call and no allocation between fork and exec.
-    unsafe {
-        command.pre_exec(|| setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).map_err(Into::into));
-    }
-}
-
 /// A program that runs from a 9p root is read page by page, each a round trip; `dd` reads it in a few.
 fn start_agent(arch: &Arch) -> String {
     let device = arch.channel_device;
     let (agent, copy) = (guest_root::AGENT, format!("/run{}", guest_root::AGENT));
     format!("dd if={agent} of={copy} bs=4M 2>/dev/null; chmod 755 {copy}; exec {copy} {device}")
-}
-
-/// QEMU's monitor tells whether it was the guest that wanted to stop.
-const QMP_OPTIONS: &[&str] = &["-chardev socket,id=vmtest-qmp,path=qmp", "-mon chardev=vmtest-qmp,mode=control"];
-
-/// virtme-ng's options for QEMU. Later ones override virtme-ng's own.
-pub(super) fn qemu_options(arch: &Arch, accel: Accel, further: &[&[&str]]) -> Vec<String> {
-    let cpu = format!("-cpu {}", accel.cpu(arch));
-    let further = further.concat().into_iter().map(str::to_owned);
-    std::iter::once(cpu).chain(further).map(|option| format!("--qemu-opts={option}")).collect()
 }
 
 /// virtme-ng takes `<dir>/lib/modules/<release>` above the image for the kernel's modules, and asks modprobe what to
@@ -220,20 +215,16 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
 }
 
 /// A socket that is there for QEMU to connect to.
-pub fn listen(path: &Path) -> Result<UnixListener> {
-    let failed = || format!("cannot listen on {}", path.display());
+pub fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    let failed = || format!("cannot listen on {}", dir.join(name).display());
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
-    let parent = path.parent().with_context(failed)?;
-    let dir = fs::File::open(parent).with_context(failed)?;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
-    let name = path.file_name().with_context(failed)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{fd}")).join(name);
-    UnixListener::bind(short).with_context(failed)
+    let dir = File::open(dir).with_context(failed)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).with_context(failed)
 }
 
 /// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
 /// of root's programs come last, since modprobe and depmod are there on Debian.
-pub(super) fn path_with(program: &Path) -> Result<OsString> {
+fn path_with(program: &Path) -> Result<OsString> {
     let own = program.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -12,7 +12,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 
-use super::progress::Progress;
+use super::obtain::Progress;
 use super::{Arch, archive, digest, kconfig};
 
 /// Programs that the build runs, each with Debian's package, and the architecture's own compiler besides. No libssl-dev:
@@ -54,11 +54,7 @@ fn first_line(program: &str, option: &str) -> Option<String> {
     text.lines().next().map(str::to_owned)
 }
 
-/// Looks for all that a build needs, before anything is fetched.
-///
-/// # Errors
-///
-/// Names everything that is missing at once; when `dir` has too little room.
+/// Looks for all that a build needs, room in `dir` included, before anything is fetched; names all that is missing.
 pub fn check(arch: &Arch, dir: &Path) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
@@ -89,18 +85,15 @@ fn has_header(name: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Builds the kernel in the tarball in the directory `work`, which is empty, and puts its image and `config` into the
-/// directory `into`.
-///
-/// # Errors
-///
-/// When it cannot be built; what is in `work` is of no use then.
+/// Builds the kernel in the tarball in the new directory `work`, which is of no use afterwards, and puts its image and
+/// `config` into the directory `into`.
 pub fn build(arch: &'static Arch, tarball: &Path, work: &Path, into: &Path, progress: &dyn Progress) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     progress.note(&format!(
         "building it from source, which is done once: about {} minutes on {cores} cores",
         CORE_MINUTES.div_ceil(cores)
     ));
+    fs::create_dir(work)?;
     let tree = Tree { arch, dir: unpack(arch, tarball, work)?, log: work.join("stderr"), progress };
     let fragment = work.join("fragment");
     fs::write(&fragment, arch.config).with_context(|| fragment.display().to_string())?;
@@ -177,20 +170,9 @@ impl Tree<'_> {
         command.args(["KBUILD_BUILD_USER=vmtest", "KBUILD_BUILD_HOST=vmtest"]);
         command.args(["KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_TIMESTAMP=1970-01-01"]);
         // What a cargo or a make above this program means for itself, and what a developer has set for other kernels.
-        for name in [
-            "MAKEFLAGS",
-            "MFLAGS",
-            "MAKELEVEL",
-            "KCFLAGS",
-            "KAFLAGS",
-            "KCPPFLAGS",
-            "O",
-            "KBUILD_OUTPUT",
-            "KCONFIG_CONFIG",
-            "KBUILD_EXTMOD",
-            "W",
-            "C",
-        ] {
+        let theirs =
+            "MAKEFLAGS MFLAGS MAKELEVEL KCFLAGS KAFLAGS KCPPFLAGS O KBUILD_OUTPUT KCONFIG_CONFIG KBUILD_EXTMOD W C";
+        for name in theirs.split(' ') {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C").env("TZ", "UTC");

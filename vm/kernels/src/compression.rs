@@ -8,13 +8,10 @@ const MAX_ZSTD_WINDOW_LOG: u32 = 31;
 /// The compressions that kernels, modules and packages come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Not compressed.
     None,
-    /// gzip.
     Gzip,
-    /// xz, or the older lzma ("alone") format.
+    /// Or the older lzma ("alone") format.
     Xz,
-    /// Zstandard.
     Zstd,
 }
 

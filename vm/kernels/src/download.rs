@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
-use super::progress::Progress;
+use super::obtain::Progress;
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -4,6 +4,25 @@
 
 use std::io::Write;
 
+use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+
+use super::{Arch, Expected, Kernel};
+
+/// A kernel without modules and configuration, as if it had been given by its path.
+pub fn kernel() -> Kernel {
+    Kernel {
+        name: "test".into(),
+        arch: Arch::host(),
+        image: "bzImage".into(),
+        sha256: None,
+        modules: None,
+        expected: Expected::Any,
+        release: None,
+        config: None,
+        source: "path".into(),
+    }
+}
+
 /// An x86 image that calls itself `release`; with `config`, it is in there as `CONFIG_IKCONFIG` puts it.
 pub fn bzimage(release: &str, config: Option<&str>) -> Vec<u8> {
     bzimage_packed(release, config, gzip)
@@ -65,33 +84,10 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
 /// A relocatable ELF file with nothing but a `.modinfo` section.
 pub fn module(modinfo: &[&str]) -> Vec<u8> {
     let info: Vec<u8> = modinfo.iter().flat_map(|field| field.bytes().chain([0])).collect();
-    let names = b"\0.modinfo\0.shstrtab\0";
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    elf.extend([1, 0, 62, 0, 1, 0, 0, 0]); // ET_REL, EM_X86_64, version
-    let sections_at = (64 + info.len() + names.len()).next_multiple_of(8);
-    elf.extend([0; 16]); // entry, program headers
-    elf.extend((sections_at as u64).to_le_bytes());
-    elf.extend([0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 64, 0, 3, 0, 2, 0]); // flags, sizes, 3 sections, names in 2
-    elf.extend(&info);
-    elf.extend(names);
-    elf.resize(sections_at, 0);
-    elf.extend([0; 64]);
-    elf.extend(section(1, 1, 64, info.len())); // SHT_PROGBITS
-    elf.extend(section(10, 3, 64 + info.len(), names.len())); // SHT_STRTAB
-    elf
-}
-
-fn section(name: u32, kind: u32, offset: usize, size: usize) -> Vec<u8> {
-    let mut header = Vec::new();
-    header.extend(name.to_le_bytes());
-    header.extend(kind.to_le_bytes());
-    header.extend([0; 16]); // flags, address
-    header.extend((offset as u64).to_le_bytes());
-    header.extend((size as u64).to_le_bytes());
-    header.extend([0; 8]); // link, info
-    header.extend(1_u64.to_le_bytes());
-    header.extend([0; 8]);
-    header
+    let mut elf = object::write::Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let section = elf.add_section(Vec::new(), b".modinfo".to_vec(), SectionKind::ReadOnlyData);
+    elf.set_section_data(section, info, 1);
+    elf.write().unwrap()
 }
 
 /// A member of a tar archive.

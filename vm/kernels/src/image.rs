@@ -13,23 +13,17 @@ use super::compression::Compression;
 
 /// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 mod header {
-    /// Number of 512-byte setup sectors after the boot sector; 0 stands for 4.
-    pub const SETUP_SECTS: usize = 0x1f1;
-    /// The boot sector's signature, `55 aa`.
-    pub const BOOT_FLAG: usize = 0x1fe;
-    /// `HdrS`.
-    pub const MAGIC: usize = 0x202;
-    /// Version of the boot protocol, minor byte first.
-    pub const VERSION: usize = 0x206;
-    /// Where the release string starts, less 0x200; 0 when there is none.
-    pub const KERNEL_VERSION: usize = 0x20e;
-    /// Where the compressed kernel starts, from the end of the setup sectors; since protocol 2.08.
-    pub const PAYLOAD_OFFSET: usize = 0x248;
-    /// How long the compressed kernel is.
+    pub const SETUP_SECTS: usize = 0x1f1; // 512-byte setup sectors after the boot sector; 0 stands for 4
+    pub const BOOT_FLAG: usize = 0x1fe; // 55 aa
+    pub const MAGIC: usize = 0x202; // HdrS
+    pub const VERSION: usize = 0x206; // of the boot protocol, minor byte first
+    pub const KERNEL_VERSION: usize = 0x20e; // where the release string starts, less 0x200; 0 when there is none
+    pub const PAYLOAD_OFFSET: usize = 0x248; // of the compressed kernel, from the end of the setup sectors
     pub const PAYLOAD_LENGTH: usize = 0x24c;
-    /// All of the above fits in this.
-    pub const SIZE: usize = 0x250;
+    pub const SIZE: usize = 0x250; // all of the above fits in this
 }
+/// No configuration is longer than this.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// What is read of an image before it is booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +36,7 @@ pub struct Image {
     pub release: Option<String>,
 }
 
-/// Reads an image's header.
-///
-/// # Errors
-///
-/// When the file cannot be read or is no kernel image; the message says what it seems to be instead.
+/// Reads an image's header. Of what is no kernel image the error says what it seems to be instead.
 pub fn inspect(path: &Path) -> Result<Image> {
     let mut file = File::open(path)?;
     let start = read_up_to(&mut file, header::SIZE)?;
@@ -62,9 +52,8 @@ pub fn inspect(path: &Path) -> Result<Image> {
         count => u64::from(count),
     };
     let payload = (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET));
-    let length = u64::from(u32_at(&start, header::PAYLOAD_LENGTH));
-    let payload = Some(payload..payload + length);
-    Ok(Image { payload, arch, release: release(&mut file, &start, setup_sectors)? })
+    let payload = payload..payload + u64::from(u32_at(&start, header::PAYLOAD_LENGTH));
+    Ok(Image { payload: Some(payload), arch, release: release(&mut file, &start, setup_sectors)? })
 }
 
 fn is_bzimage(start: &[u8]) -> bool {
@@ -76,7 +65,8 @@ fn is_bzimage(start: &[u8]) -> bool {
 
 /// The first word of the version string that the header points at, such as `6.1.0-47-amd64`.
 fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Option<String>> {
-    let pointer = u64::from(u16_at(start, header::KERNEL_VERSION));
+    let pointer = [start[header::KERNEL_VERSION], start[header::KERNEL_VERSION + 1]];
+    let pointer = u64::from(u16::from_le_bytes(pointer));
     // "This field is only valid if less than 0x200 * setup_sects" (boot.rst).
     if pointer == 0 || pointer >= 0x200 * setup_sectors {
         return Ok(None);
@@ -102,10 +92,6 @@ fn plain_release(path: &Path) -> io::Result<Option<String>> {
 /// `IKCFG_ST` (kernel/configs.c; scripts/extract-ikconfig does the same).
 ///
 /// `None` when the kernel was built without it, or is compressed in a way that is not known here.
-///
-/// # Errors
-///
-/// When the file cannot be read.
 pub fn config(path: &Path) -> Result<Option<String>> {
     let Some(kernel) = payload(path)? else { return Ok(None) };
     // A payload that does not decompress is the boot's to complain of; here there is just no configuration.
@@ -116,10 +102,6 @@ pub fn config(path: &Path) -> Result<Option<String>> {
 }
 
 /// The kernel itself, decompressed; `None` when it is compressed in a way that is not known here.
-///
-/// # Errors
-///
-/// When the file cannot be read.
 pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
     let mut file = File::open(path)?;
     let Some(payload) = inspect(path)?.payload else { return Ok(Some(Box::new(file))) };
@@ -128,9 +110,6 @@ pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
     let compression = Compression::of(reader.fill_buf()?);
     Ok(compression.map(|compression| compression.single_decoder(reader)).transpose()?)
 }
-
-/// No configuration is longer than this.
-const MAX_CONFIG: u64 = 16 << 20;
 
 /// Reads up to the end of `marker`; what is returned goes on from there. Keeps one buffer in memory, no more.
 fn after_marker(mut reader: impl Read, marker: &[u8]) -> io::Result<Option<impl Read>> {
@@ -179,10 +158,6 @@ fn read_up_to(file: &mut File, count: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
-}
-
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
 }
@@ -201,14 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn the_release_is_the_first_word_of_the_header_string() {
-        let file = written(&fake::bzimage("6.1.0-47-amd64", None));
-        assert_eq!(inspect(file.path()).unwrap().release.as_deref(), Some("6.1.0-47-amd64"));
-    }
-
-    #[test]
-    fn a_header_may_name_no_release() {
-        let mut image = fake::bzimage("6.1.0", None);
+    fn a_header_may_name_a_release_and_its_first_word_counts() {
+        let mut image = fake::bzimage("6.1.0-47-amd64", None);
+        assert_eq!(inspect(written(&image).path()).unwrap().release.as_deref(), Some("6.1.0-47-amd64"));
         for pointer in [0_u16, 0x200 * 4, u16::MAX] {
             image[0x20e..0x210].copy_from_slice(&pointer.to_le_bytes());
             assert_eq!(inspect(written(&image).path()).unwrap().release, None, "{pointer:#x}");

@@ -87,24 +87,18 @@ impl fmt::Display for Missing {
 /// Checks a kernel against what is needed.
 pub fn check(kernel: &Kernel, needs: Vec<Need>) -> Checked {
     let Some(config) = &kernel.config else { return Checked::Unknown };
-    let missing = |need| unmet(need, config, kernel.modules.is_some());
-    let missing: Vec<_> = needs.into_iter().filter_map(missing).collect();
+    let unmet = |need: Need| {
+        let found = config.get(&need.option).cloned();
+        let value = found.as_deref().unwrap_or("n");
+        let module_absent = value == "m" && kernel.modules.is_none();
+        let met = need.values.iter().any(|wanted| wanted == value) && !module_absent;
+        (!met).then_some(Missing { need, found, module_absent })
+    };
+    let missing: Vec<_> = needs.into_iter().filter_map(unmet).collect();
     if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) }
 }
 
-fn unmet(need: Need, config: &Config, has_modules: bool) -> Option<Missing> {
-    let found = config.get(&need.option).cloned();
-    let value = found.as_deref().unwrap_or("n");
-    let module_absent = value == "m" && !has_modules;
-    let met = need.values.iter().any(|wanted| wanted == value) && !module_absent;
-    (!met).then_some(Missing { need, found, module_absent })
-}
-
 /// Reads the text of a fragment, which people know as `fragment`.
-///
-/// # Errors
-///
-/// When a line of it is not as it must be.
 pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>> {
     let mut needs = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -139,24 +133,13 @@ fn parse_need(line: &str, fragment: &str) -> Option<Need> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::Expected;
     use super::*;
 
     const CONFIG: &str = "#\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_A=y\nCONFIG_B=m\n\
         # CONFIG_C is not set\nCONFIG_D=\"text # with = signs\"\n";
 
     fn kernel(config: Option<&str>, modules: Option<&str>) -> Kernel {
-        Kernel {
-            arch: crate::Arch::host(),
-            name: "test".into(),
-            image: "bzImage".into(),
-            sha256: None,
-            modules: modules.map(Into::into),
-            expected: Expected::Any,
-            release: None,
-            config: config.map(parse),
-            source: "path".into(),
-        }
+        Kernel { modules: modules.map(Into::into), config: config.map(parse), ..crate::fake::kernel() }
     }
 
     /// What is missing, in words.

@@ -16,9 +16,6 @@ pub use rustix::fs::FlockOperation as How;
 
 /// Locks a file that exists only to be locked, and makes it if need be. Calls `waiting` if somebody else holds it, and
 /// then waits.
-///
-/// # Errors
-/// When the file cannot be made, or its file system has no locks.
 pub fn exclusive(path: &Path, waiting: impl FnOnce()) -> io::Result<File> {
     let file = File::options().write(true).create(true).truncate(false).open(path)?;
     if !lock_file(&file, FlockOperation::NonBlockingLockExclusive)? {
@@ -30,9 +27,6 @@ pub fn exclusive(path: &Path, waiting: impl FnOnce()) -> io::Result<File> {
 
 /// Locks a file or directory that is there. `None` when somebody else holds it (and `how` does not wait), and when it was
 /// removed or replaced meanwhile: then what was locked is not what `path` names any more.
-///
-/// # Errors
-/// When it is not there, cannot be opened, or its file system has no locks.
 pub fn existing(path: &Path, how: How) -> io::Result<Option<File>> {
     lock_opened(File::open(path)?, path, how)
 }

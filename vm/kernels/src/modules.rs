@@ -29,25 +29,34 @@ pub struct Module {
 pub struct Damaged;
 
 /// The modules for `wanted` and all that they depend on, dependencies first; nothing for what is built in. `9p`, `virtio-blk`
-/// and `virtio_blk` are names.
+/// and `virtio_blk` are names. What is neither built in nor there is an error, as is a damaged file.
 ///
 /// Of a kernel without a module directory, or without a list of what is built in, nothing missing can be known: the
 /// result has what is there, and the boot decides.
-///
-/// # Errors
-///
-/// When one is neither built in nor there, or a file is damaged.
 pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> {
-    let Some(mut plan) = Plan::new(kernel)? else { return Ok(Vec::new()) };
-    wanted.iter().try_for_each(|name| plan.add(name))?;
-    Ok(plan.modules)
+    planned(kernel, wanted, |_, _| true)
 }
 
 /// As [`resolve`], but only those of `wanted` that the kernel has as files.
 pub fn resolve_present(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> {
-    let Some(mut plan) = Plan::new(kernel)? else { return Ok(Vec::new()) };
+    planned(kernel, wanted, |plan, name| plan.files.contains_key(&canonical(name)))
+}
+
+fn planned(kernel: &Kernel, wanted: &[&str], take: impl Fn(&Plan<'_>, &str) -> bool) -> Result<Vec<Module>> {
+    let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
+    let listed = files(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
+    let named = |(path, sha256): (PathBuf, _)| Some((name_of(path.to_str()?)?, (path, sha256)));
+    let built_in = std::fs::read_to_string(dir.join("modules.builtin")).ok();
+    let mut plan = Plan {
+        kernel: &kernel.name,
+        dir,
+        files: listed.into_iter().filter_map(named).collect(),
+        built_in: built_in.map(|list| list.lines().filter_map(name_of).collect()),
+        seen: HashSet::new(),
+        modules: Vec::new(),
+    };
     for name in wanted {
-        if plan.files.contains_key(&canonical(name)) {
+        if take(&plan, name) {
             plan.add(name)?;
         }
     }
@@ -59,24 +68,6 @@ fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// A module's file, relative to the module directory, and its SHA-256 if it is one of the cache's.
-struct ModuleFile {
-    path: PathBuf,
-    sha256: Option<String>,
-}
-
-/// The list under way: depth first, so that dependencies come before what needs them.
-struct Plan<'a> {
-    kernel: &'a Kernel,
-    dir: &'a Path,
-    /// By name.
-    files: HashMap<String, ModuleFile>,
-    /// The names in `modules.builtin`, if there is such a list.
-    built_in: Option<HashSet<String>>,
-    seen: HashSet<String>,
-    modules: Vec<Module>,
-}
-
 /// `kernel/drivers/block/virtio_blk.ko.xz` is `virtio_blk`.
 fn name_of(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
@@ -84,8 +75,11 @@ fn name_of(path: &str) -> Option<String> {
     Compression::of_suffix(suffix).map(|_| canonical(name))
 }
 
+/// A file, relative to the module directory, and its SHA-256 if it is one of the cache's.
+type Listed = (PathBuf, Option<String>);
+
 /// The files below `dir`; links (`build`, `source`) are not followed.
-fn files(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+fn files(dir: &Path) -> Result<Vec<Listed>> {
     if let Some(listed) = cache::listing(dir)? {
         return Ok(listed.into_iter().map(|(path, hash)| (path, Some(hash))).collect());
     }
@@ -93,37 +87,33 @@ fn files(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
     tree::below(dir, |kind| kind.is_file())?.into_iter().map(relative).collect()
 }
 
-impl<'a> Plan<'a> {
-    fn new(kernel: &'a Kernel) -> Result<Option<Self>> {
-        let Some(dir) = &kernel.modules else { return Ok(None) };
-        let listed = files(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
-        let module = |(path, sha256): (PathBuf, _)| Some((name_of(path.to_str()?)?, ModuleFile { path, sha256 }));
-        let built_in = std::fs::read_to_string(dir.join("modules.builtin")).ok();
-        Ok(Some(Self {
-            kernel,
-            dir,
-            files: listed.into_iter().filter_map(module).collect(),
-            built_in: built_in.map(|list| list.lines().filter_map(name_of).collect()),
-            seen: HashSet::new(),
-            modules: Vec::new(),
-        }))
-    }
+/// The list under way: depth first, so that dependencies come before what needs them.
+struct Plan<'a> {
+    kernel: &'a str,
+    dir: &'a Path,
+    /// By name.
+    files: HashMap<String, Listed>,
+    /// The names in `modules.builtin`, if there is such a list.
+    built_in: Option<HashSet<String>>,
+    seen: HashSet<String>,
+    modules: Vec<Module>,
+}
 
+impl Plan<'_> {
     fn add(&mut self, name: &str) -> Result<()> {
         let name = canonical(name);
         if !self.seen.insert(name.clone()) {
             return Ok(());
         }
-        let kernel = &self.kernel.name;
-        let Some(file) = self.files.get(&name) else {
+        let (kernel, dir) = (self.kernel, self.dir);
+        let Some((path, sha256)) = self.files.get(&name).cloned() else {
             let known = self.built_in.as_ref().is_none_or(|names| names.contains(&name));
-            let dir = self.dir.display();
-            ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {dir}");
+            ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {}", dir.display());
             return Ok(());
         };
-        let path = file.path.clone();
-        let problem = || format!("kernel {kernel}: cannot use {}", self.dir.join(&path).display());
-        let bytes = read(self.dir, file).with_context(problem)?;
+        let file = dir.join(&path);
+        let problem = || format!("kernel {kernel}: cannot use {}", file.display());
+        let bytes = read(&file, sha256.as_deref()).with_context(problem)?;
         for dependency in dependencies(&bytes).with_context(problem)? {
             self.add(dependency)?;
         }
@@ -133,11 +123,9 @@ impl<'a> Plan<'a> {
 }
 
 /// Reads and decompresses a module; one of the cache's own must be what was unpacked.
-fn read(dir: &Path, file: &ModuleFile) -> Result<Vec<u8>> {
-    let raw = std::fs::read(dir.join(&file.path))?;
-    if let Some(sha256) = &file.sha256 {
-        ensure!(digest::sha256(&raw).as_str() == sha256, Damaged);
-    }
+fn read(file: &Path, sha256: Option<&str>) -> Result<Vec<u8>> {
+    let raw = std::fs::read(file)?;
+    ensure!(sha256.is_none_or(|sha256| sha256 == digest::sha256(&raw).as_str()), Damaged);
     let Some(compression) = Compression::of(&raw) else { return Ok(raw) };
     let mut bytes = Vec::new();
     compression.decoder(raw.as_slice())?.read_to_end(&mut bytes).context("it is damaged")?;
@@ -159,7 +147,7 @@ fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::{Expected, fake};
+    use super::super::fake;
     use super::*;
 
     /// A module directory with these files.
@@ -170,17 +158,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
-        let kernel = Kernel {
-            arch: crate::Arch::host(),
-            name: "test".into(),
-            image: "bzImage".into(),
-            sha256: None,
-            modules: Some(dir.path().to_owned()),
-            expected: Expected::Any,
-            release: None,
-            config: None,
-            source: "path".into(),
-        };
+        let kernel = Kernel { modules: Some(dir.path().to_owned()), ..fake::kernel() };
         (dir, kernel)
     }
 

@@ -9,9 +9,42 @@ use super::cache::{self, Entry};
 use super::digest::{self, Sha256Hex};
 use super::download::{self, Address, DownloadError};
 use super::pins::{Pin, Source};
-use super::progress::Progress;
-use super::store::Store;
 use super::{Expected, Kernel, archive, build, debian, image, kconfig, tree};
+
+/// Names the directory of kernels that `nix develop` puts together; it has one entry per pin.
+pub const NIX_VARIABLE: &str = "VMTEST_NIX_KERNELS";
+
+/// Where kernels are kept, and where those come from that no pin's address names.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The cache's root; it need not be there yet.
+    pub cache: PathBuf,
+    /// What the paths of `file` sources are relative to: the project's root.
+    pub project: PathBuf,
+    /// The directory that [`NIX_VARIABLE`] names, if it does.
+    pub nix: Option<PathBuf>,
+    /// A place that serves files by hash as Debian's permanent archive does; Debian's own if it is not given.
+    pub debian_archive: Option<Url>,
+}
+
+/// Hears of one kernel's progress; called from the thread that gets it.
+pub trait Progress: Sync {
+    /// So many bytes of the current file are here, of so many if that is known.
+    fn bytes(&self, done: u64, total: Option<u64>);
+    /// Something worth a line: what is done next, or what went wrong and is tried another way.
+    fn note(&self, text: &str);
+    /// What is done at this moment, such as the file that is being compiled; may come a hundred times a second.
+    fn working_on(&self, _step: &str) {}
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn bytes(&self, _done: u64, _total: Option<u64>) {}
+    fn note(&self, _text: &str) {}
+}
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -129,39 +162,22 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     if is_built {
         build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{error:#}")]))?;
     }
-    let mut downloads = Vec::new();
-    for (index, wanted) in wanted(store, source)?.into_iter().enumerate() {
-        let part = incoming.join(format!("{index}.part"));
-        wanted.get(&part, progress)?;
-        downloads.push(part);
-    }
+    let downloads = download_all(store, source, &incoming, progress)?;
     progress.note("unpacking");
-    let made = match is_built {
-        true => build(pin, &entry, &downloads, progress),
-        false => entry.make(pin, |root| archive::unpack(&downloads, root)),
-    };
+    let work = incoming.join("build");
+    // What a build has left that was killed.
+    cache::remove_all(&work)?;
+    let made = entry.make(pin, |root| match downloads.as_slice() {
+        [tarball] if is_built => build::build(pin.arch, tarball, &work, root, progress),
+        files => archive::unpack(files, root),
+    });
     // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
-    if made.is_ok() || !is_built {
-        cache::remove_all(&incoming)?;
-    }
+    cache::remove_all(if is_built && made.is_err() { &work } else { &incoming })?;
     made.map_err(|error| match is_local(&error) {
         true => Failure::from(error),
         false => Failure::Source(vec![format!("{error:#}")]),
     })?;
     Ok(entry.look(pin, source)?.context("it vanished while it was being stored")?)
-}
-
-/// Makes an entry of a kernel's source. What a build leaves that is killed is removed by the next.
-fn build(pin: &Pin, entry: &Entry, downloads: &[PathBuf], progress: &dyn Progress) -> anyhow::Result<()> {
-    let work = entry.incoming().join("build");
-    cache::remove_all(&work)?;
-    std::fs::create_dir(&work)?;
-    let made = entry.make(pin, |root| {
-        let build = |tarball: &PathBuf| build::build(pin.arch, tarball, &work, root, progress);
-        downloads.iter().try_for_each(build)
-    });
-    cache::remove_all(&work)?;
-    made
 }
 
 /// Whether an error is this machine's own, such as a full disk, rather than the archive's.
@@ -173,83 +189,79 @@ fn is_local(error: &anyhow::Error) -> bool {
         .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied))
 }
 
-/// One file that a source needs: what it is and where it may be.
-pub(crate) struct Wanted {
-    sha256: Sha256Hex,
-    addresses: Vec<Address>,
-}
-
-pub(crate) fn wanted(store: &Store, source: &Source) -> anyhow::Result<Vec<Wanted>> {
+/// Downloads the files of a source into `dir`, each held to its hash; returns where they are.
+pub(crate) fn download_all(
+    store: &Store,
+    source: &Source,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<PathBuf>, Failure> {
     let at = |url: Url| vec![Address { url, proxy: None }];
-    let addresses = match source {
+    let addresses: Vec<Vec<Address>> = match source {
         Source::Debian { files } => {
-            let archive = store.debian_archive.as_ref();
-            files.iter().map(|file| debian::addresses(file, archive)).collect()
+            files.iter().map(|file| debian::addresses(file, store.debian_archive.as_ref())).collect()
         }
         Source::Url { url, .. } | Source::Source { url, .. } => vec![at(url.clone())],
-        Source::File { path, .. } => {
-            let path = store.project.join(path);
-            let url =
-                Url::from_file_path(&path).map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))?;
-            vec![at(url)]
-        }
+        Source::File { path, .. } => vec![at(file_url(&store.project.join(path))?)],
     };
-    let with_hash = |(sha256, addresses): (&Sha256Hex, _)| Wanted { sha256: sha256.clone(), addresses };
-    Ok(source.hashes().into_iter().zip(addresses).map(with_hash).collect())
+    let mut parts = Vec::new();
+    for (index, (sha256, addresses)) in source.hashes().into_iter().zip(addresses).enumerate() {
+        let part = dir.join(format!("{index}.part"));
+        get(&addresses, sha256, &part, progress)?;
+        parts.push(part);
+    }
+    Ok(parts)
 }
 
-impl Wanted {
-    /// Downloads the file to `part` from the first address that has it.
-    pub(crate) fn get(&self, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
-        // A run that was killed while unpacking has left the whole file.
-        if digest::sha256_file(part).is_ok_and(|found| found == self.sha256) {
-            return Ok(());
-        }
-        let mut failed = Vec::new();
-        for address in &self.addresses {
-            progress.note(&format!("fetching {}", address.url));
-            match self.get_from(address, part, progress) {
-                Ok(()) => return Ok(()),
-                Err(DownloadError::Remote(why) | DownloadError::Transient(why)) => {
-                    failed.push(format!("{}: {why}", address.url))
+/// The address of a file on this machine.
+pub fn file_url(path: &Path) -> anyhow::Result<Url> {
+    Url::from_file_path(path).map_err(|()| anyhow::anyhow!("{} is no absolute path", path.display()))
+}
+
+/// Downloads one file to `part` from the first address that has it.
+fn get(addresses: &[Address], sha256: &Sha256Hex, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
+    // A run that was killed while unpacking has left the whole file.
+    if digest::sha256_file(part).is_ok_and(|found| found == *sha256) {
+        return Ok(());
+    }
+    let mut failed = Vec::new();
+    for address in addresses {
+        progress.note(&format!("fetching {}", address.url));
+        match get_from(address, sha256, part, progress) {
+            Ok(()) => return Ok(()),
+            Err(DownloadError::Remote(why) | DownloadError::Transient(why)) => {
+                failed.push(format!("{}: {why}", address.url))
+            }
+            Err(DownloadError::Local(error)) => {
+                // A beginning that fills the disk helps nobody.
+                if is_local(&error) {
+                    cache::remove_all(part)?;
                 }
-                Err(DownloadError::Local(error)) => {
-                    // A beginning that fills the disk helps nobody.
-                    if is_local(&error) {
-                        cache::remove_all(part)?;
-                    }
-                    return Err(error.into());
-                }
+                return Err(error.into());
             }
         }
-        if failed.is_empty() {
-            failed.push("there is no address to fetch it from".to_owned());
-        }
-        Err(Failure::Source(failed))
     }
+    if failed.is_empty() {
+        failed.push("there is no address to fetch it from".to_owned());
+    }
+    Err(Failure::Source(failed))
+}
 
-    fn get_from(&self, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
-        let resumed = part.exists();
-        download::download(address, part, progress)?;
-        match self.check(part) {
-            // The beginning may have been another file's.
-            Err(DownloadError::Remote(why)) if resumed => {
-                progress.note(&format!("what was resumed {why}; fetching it anew"));
-            }
-            checked => return checked,
-        }
-        download::download(address, part, progress)?;
-        self.check(part)
+/// Downloads and hashes; what is not the pinned file is removed at once.
+fn get_from(address: &Address, sha256: &Sha256Hex, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
+    let resumed = part.exists();
+    download::download(address, part, progress)?;
+    let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()));
+    let found = found.map_err(DownloadError::Local)?;
+    if found == *sha256 {
+        return Ok(());
     }
-
-    /// Hashes what was downloaded; what is not the pinned file is removed at once.
-    fn check(&self, part: &Path) -> Result<(), DownloadError> {
-        let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()));
-        let found = found.map_err(DownloadError::Local)?;
-        if found == self.sha256 {
-            return Ok(());
-        }
-        cache::remove_all(part).map_err(DownloadError::Local)?;
-        Err(DownloadError::Remote(format!("has SHA-256 {found}, pinned is {}", self.sha256)))
+    cache::remove_all(part).map_err(DownloadError::Local)?;
+    let why = format!("has SHA-256 {found}, pinned is {sha256}");
+    if !resumed {
+        return Err(DownloadError::Remote(why));
     }
+    // The beginning may have been another file's.
+    progress.note(&format!("what was resumed {why}; fetching it anew"));
+    get_from(address, sha256, part, progress)
 }

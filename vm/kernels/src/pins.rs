@@ -125,11 +125,7 @@ pub fn merged(mut base: Vec<Pin>, own: Vec<Pin>) -> Vec<Pin> {
     base
 }
 
-/// Reads pins from `text`, which is the content of `path`.
-///
-/// # Errors
-///
-/// Names file, line and what was expected, when anything is not as it must be.
+/// Reads pins from `text`, which is the content of `path`. What is wrong is told with file, line, and what was expected.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
     let wrong = |span: Option<Range<usize>>, message: &str| {
         let before = &text[..span.map_or(0, |span| span.start)];
@@ -141,12 +137,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
     let list: List = toml::from_str(text).map_err(|error| wrong(error.span(), error.message()))?;
     let mut pins: Vec<Pin> = Vec::with_capacity(list.kernel.len());
     for listed in list.kernel {
-        let span = listed.span();
-        let of_one_name = listed.into_inner().pins().map_err(|message| wrong(Some(span.clone()), message))?;
-        for pin in &of_one_name {
-            if pins.iter().any(|known| known.name == pin.name) {
-                return Err(wrong(Some(span), &format!("the name {:?} is taken by a pin above", pin.name)));
-            }
+        let (span, of_one_name) = (listed.span(), listed.into_inner().0);
+        if let Some(taken) = of_one_name.iter().find(|pin| pins.iter().any(|known| known.name == pin.name)) {
+            return Err(wrong(Some(span), &format!("the name {:?} is taken by a pin above", taken.name)));
         }
         pins.extend(of_one_name);
     }
@@ -158,10 +151,15 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
 #[serde(deny_unknown_fields)]
 struct List {
     #[serde(default)]
-    kernel: Vec<Spanned<Listed>>,
+    kernel: Vec<Spanned<OfOneName>>,
 }
 
-/// A pin as it is written: of one name, for every architecture that it has sources for.
+/// The pins of one entry: one for every architecture that it has sources for.
+#[derive(serde::Deserialize)]
+#[serde(try_from = "Listed")]
+struct OfOneName(Vec<Pin>);
+
+/// An entry as it is written.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listed {
@@ -186,10 +184,10 @@ struct ListedSource {
     source: Source,
 }
 
-impl Listed {
-    /// A pin for each architecture.
-    fn pins(self) -> Result<Vec<Pin>, &'static str> {
-        let Self { name, release, series, why, extra, source } = self;
+impl TryFrom<Listed> for OfOneName {
+    type Error = &'static str;
+
+    fn try_from(Listed { name, release, series, why, extra, source }: Listed) -> Result<Self, Self::Error> {
         let expected = match (release, series) {
             (Some(release), None) => Expected::Exact(release),
             (None, Some(series)) => Expected::Series(series),
@@ -201,37 +199,25 @@ impl Listed {
         let mut pins: Vec<Pin> = Vec::new();
         for ListedSource { arch, release, source } in source {
             let expected = release.map_or_else(|| expected.clone(), Expected::Exact);
-            for arch in architectures(&source, arch) {
-                match pins.iter_mut().find(|pin| pin.arch == arch) {
-                    Some(pin) => pin.sources.push(source.clone()),
-                    None => pins.push(Pin {
-                        name: name.clone(),
-                        arch,
-                        expected: expected.clone(),
-                        why: why.clone(),
-                        extra,
-                        sources: vec![source.clone()],
-                    }),
+            let arches: Vec<&'static Arch> = match (&source, arch) {
+                (_, Some(arch)) => vec![arch],
+                (Source::Source { .. }, None) => ARCHES.iter().collect(),
+                (_, None) => vec![&ARCHES[0]],
+            };
+            for arch in arches {
+                if let Some(pin) = pins.iter_mut().find(|pin| pin.arch == arch) {
+                    pin.sources.push(source.clone());
+                    continue;
                 }
+                let (name, why, expected) = (name.clone(), why.clone(), expected.clone());
+                pins.push(Pin { name, arch, expected, why, extra, sources: vec![source.clone()] });
             }
         }
-        Ok(pins)
-    }
-}
-
-/// What a source is for: the one that it says, the first if it says none, and a kernel's source is for all of them.
-fn architectures(source: &Source, said: Option<&'static Arch>) -> Vec<&'static Arch> {
-    match (source, said) {
-        (_, Some(arch)) => vec![arch],
-        (Source::Source { .. }, None) => ARCHES.iter().collect(),
-        (_, None) => vec![&ARCHES[0]],
+        Ok(Self(pins))
     }
 }
 
 /// Whether a pin may have this name: it is also a directory's, a CI job's, and an item of a comma-separated list.
-///
-/// # Errors
-/// What was expected instead.
 pub fn check_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(good) {

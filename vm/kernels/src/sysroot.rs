@@ -1,16 +1,11 @@
 //! What programs for another architecture are linked with, and what its guests are made of: files of Debian's, unpacked in
 //! the cache. This machine's own are left alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::obtain::{self, Failure, Unavailable};
+use super::obtain::{self, Failure, Progress, Store, Unavailable};
 use super::pins::Source;
-use super::progress::Progress;
-use super::{Arch, Store, archive, cache, digest, lock};
-
-const SYSROOTS: &str = "sysroots";
-/// The static libraries among the files.
-const LIBRARIES: [&str; 2] = ["libelf.a", "libz.a"];
+use super::{Arch, archive, cache, digest, lock};
 
 /// An architecture's files, below one directory.
 #[derive(Debug, Clone)]
@@ -23,9 +18,9 @@ pub struct Sysroot {
 impl Sysroot {
     /// Where the files are in this cache, or would be: its name is made of their hashes.
     pub fn of(store: &Store, arch: &'static Arch) -> Self {
-        let hashes = arch.sysroot.iter().map(|[_, sha256, _]| *sha256);
-        let id = &digest::sha256(hashes.collect::<String>().as_bytes()).as_str()[..12].to_owned();
-        Self { dir: store.cache.join(SYSROOTS).join(format!("{arch}-{id}")), arch }
+        let hashes: String = arch.sysroot_files().iter().map(|file| file.sha256.as_str()).collect();
+        let name = format!("{arch}-{}", &digest::sha256(hashes.as_bytes()).as_str()[..12]);
+        Self { dir: store.cache.join("sysroots").join(name), arch }
     }
 
     /// Whether they are there. They get the directory's name when all are written.
@@ -54,10 +49,6 @@ impl Sysroot {
     }
 
     /// Fetches, verifies and unpacks them, if they are not there.
-    ///
-    /// # Errors
-    ///
-    /// Names each address that was tried.
     pub fn fetch(&self, store: &Store, progress: &dyn Progress) -> Result<(), Unavailable> {
         let what = format!("what programs for {} need", self.arch);
         self.get(store, progress).map_err(|failure| match failure {
@@ -70,25 +61,26 @@ impl Sysroot {
         if self.exists() {
             return Ok(());
         }
-        let libraries = LIBRARIES.map(|library| format!("usr/lib/{}/{library}", self.arch.gnu));
-        let wanted_of = [&["bin", "usr/include"], &libraries.each_ref().map(String::as_str)[..]].concat();
-        let source = Source::Debian { files: self.arch.sysroot_files() };
         let work = cache::scratch(&store.cache, self.arch.name)?;
-        let root = work.path().join("root");
-        std::fs::create_dir(&root).map_err(anyhow::Error::from)?;
-        for (index, wanted) in obtain::wanted(store, &source)?.into_iter().enumerate() {
-            let part = work.path().join(format!("{index}.part"));
-            wanted.get(&part, progress)?;
-            archive::unpack_package(&part, &root, &wanted_of)?;
+        let source = Source::Debian { files: self.arch.sysroot_files() };
+        let packages = obtain::download_all(store, &source, work.path(), progress)?;
+        Ok(self.unpack(&packages, &work.path().join("root"))?)
+    }
+
+    fn unpack(&self, packages: &[PathBuf], root: &Path) -> anyhow::Result<()> {
+        let [libelf, libz] = ["libelf.a", "libz.a"].map(|library| format!("usr/lib/{}/{library}", self.arch.gnu));
+        std::fs::create_dir(root)?;
+        for package in packages {
+            archive::unpack_package(package, root, &["bin", "usr/include", &libelf, &libz])?;
         }
-        archive::remove_links_out(&root)?;
-        let parent = store.cache.join(SYSROOTS);
-        std::fs::create_dir_all(&parent).map_err(anyhow::Error::from)?;
-        let _lock = lock::exclusive(&parent.join("lock"), || ()).map_err(anyhow::Error::from)?;
-        match self.exists() {
-            // Another run was quicker, with the same.
-            true => Ok(()),
-            false => Ok(std::fs::rename(&root, &self.dir).map_err(anyhow::Error::from)?),
+        archive::remove_links_out(root)?;
+        let parent = self.dir.parent().unwrap_or(root);
+        std::fs::create_dir_all(parent)?;
+        let _lock = lock::exclusive(&parent.join("lock"), || ())?;
+        // Another run may have been quicker, with the same.
+        if !self.exists() {
+            std::fs::rename(root, &self.dir)?;
         }
+        Ok(())
     }
 }

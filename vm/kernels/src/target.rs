@@ -5,17 +5,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::obtain::{self, Unavailable};
+use super::obtain::{self, Progress, Store, Unavailable};
 use super::pins::Pin;
-use super::progress::Progress;
-use super::{Arch, Expected, Kernel, Store, image, tree};
+use super::{Arch, Expected, Kernel, image, tree};
 
 /// A kernel that was asked for, and where it is looked for.
 #[derive(Debug, Clone)]
 pub struct Target {
     store: Store,
     kind: Kind,
-    arch: &'static Arch,
     /// What the user calls it; with the architecture, where that would not be known otherwise.
     name: String,
 }
@@ -24,31 +22,27 @@ pub struct Target {
 enum Kind {
     /// One of the list.
     Pin(Pin),
-    /// A kernel of the user's own, known to be one.
-    Path(tree::Tree),
+    /// A kernel of the user's own, known to be one, for this architecture.
+    Path(tree::Tree, &'static Arch),
 }
 
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
 /// looked for among those of these architectures, this machine's if there are none, or by its full name; a path is for
 /// what its image is for.
-///
-/// # Errors
-///
-/// For a name that is neither a pin nor a path, and for a path that is no kernel.
 pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let of = if arches.is_empty() { &[Arch::host()][..] } else { arches };
-    let target = |asked: &str, (kind, arch)| {
+    let target = |asked: &str, kind| {
         let name = match &kind {
             Kind::Pin(pin) if of.len() > 1 => pin.full_name(),
             Kind::Pin(pin) => pin.label(),
-            Kind::Path(_) => asked.to_owned(),
+            Kind::Path(..) => asked.to_owned(),
         };
-        Target { store: store.clone(), kind, arch, name }
+        Target { store: store.clone(), kind, name }
     };
     let mut targets: Vec<Target> = Vec::new();
     for arch in of {
         let usual = pins.iter().filter(|pin| wanted.is_empty() && !pin.extra && pin.arch == *arch);
-        targets.extend(usual.map(|pin| target(&pin.name, (Kind::Pin(pin.clone()), pin.arch))));
+        targets.extend(usual.map(|pin| target(&pin.name, Kind::Pin(pin.clone()))));
         for name in wanted {
             let found = target(name, find(name, pins, arch, arches)?);
             if targets.iter().all(|target| target.name != found.name) {
@@ -59,10 +53,10 @@ pub fn select(store: &Store, pins: &[Pin], wanted: &[String], arches: &[&'static
     Ok(targets)
 }
 
-fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]) -> Result<(Kind, &'static Arch)> {
+fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]) -> Result<Kind> {
     let is_it = |pin: &&Pin| pin.arch == arch && pin.name == wanted || pin.full_name() == wanted;
     if let Some(pin) = pins.iter().find(is_it) {
-        return Ok((Kind::Pin(pin.clone()), pin.arch));
+        return Ok(Kind::Pin(pin.clone()));
     }
     let of_arch = pins.iter().filter(|pin| pin.arch == arch).map(|pin| pin.name.as_str());
     let known = of_arch.collect::<Vec<_>>().join(", ");
@@ -86,7 +80,7 @@ fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]
     let image = image::inspect(&tree.image).with_context(|| tree.image.display().to_string())?;
     let is_asked = asked.is_empty() || asked.contains(&image.arch);
     ensure!(is_asked, "{}: it is a kernel for {}, which was not asked for", tree.image.display(), image.arch);
-    Ok((Kind::Path(tree), image.arch))
+    Ok(Kind::Path(tree, image.arch))
 }
 
 impl Target {
@@ -97,14 +91,17 @@ impl Target {
 
     /// What it runs on.
     pub fn arch(&self) -> &'static Arch {
-        self.arch
+        match &self.kind {
+            Kind::Pin(pin) => pin.arch,
+            Kind::Path(_, arch) => arch,
+        }
     }
 
     /// The pin, if it is one.
     pub fn pin(&self) -> Option<&Pin> {
         match &self.kind {
             Kind::Pin(pin) => Some(pin),
-            Kind::Path(_) => None,
+            Kind::Path(..) => None,
         }
     }
 
@@ -115,14 +112,10 @@ impl Target {
 
     /// Gets it: fetches, verifies, unpacks and caches what is not here. Several threads and processes may do so
     /// at once; what one fetches the others wait for and use.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] names each source that was tried and why it failed.
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path(tree) => own(&self.name, tree).map_err(|error| Unavailable {
+            Kind::Path(tree, _) => own(&self.name, tree).map_err(|error| Unavailable {
                 reason: format!("kernel {} cannot be used: {error:#}", self.name),
                 attempts: Vec::new(),
             }),
@@ -148,11 +141,7 @@ mod tests {
     use super::*;
     use crate::{ARCHES, Silent, fake, pins};
 
-    fn chosen(wanted: &[&str]) -> Result<Vec<Target>> {
-        chosen_for(wanted, &[])
-    }
-
-    fn chosen_for(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>> {
+    fn chosen(wanted: &[&str], arches: &[&'static Arch]) -> Result<Vec<Target>> {
         let cache = std::env::temp_dir().join("vm-kernels-no-such-cache");
         let store = Store { cache, project: "/".into(), nix: None, debian_archive: None };
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
@@ -165,7 +154,7 @@ mod tests {
         let image = dir.path().join("bzImage");
         std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
         std::fs::write(dir.path().join(".config"), "CONFIG_PCI=y\n").unwrap();
-        let at = |path: &Path| chosen(&[path.to_str().unwrap()]);
+        let at = |path: &Path| chosen(&[path.to_str().unwrap()], &[]);
         for path in [&image, &dir.path().to_owned()] {
             let target = at(path).unwrap().remove(0);
             assert!(target.at_hand());
@@ -197,31 +186,26 @@ mod tests {
             (&full(other), vec![], vec![full(other)]),
             (&full(host), vec![], vec!["6.1".to_owned()]),
         ] {
-            let targets = chosen_for(&[wanted], &arches).unwrap();
+            let targets = chosen(&[wanted], &arches).unwrap();
             assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), expected, "{wanted} {arches:?}");
         }
-        let targets = chosen_for(&[], &[other]).unwrap();
+        let twice = chosen(&["6.1", "5.4", "6.1"], &[]).unwrap();
+        assert_eq!(twice.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
+        let targets = chosen(&[], &[other]).unwrap();
         assert!(targets.len() > 4 && targets.iter().all(|target| target.arch() == other));
     }
 
     #[test]
     fn a_kernel_that_an_architecture_has_not_is_wrong_usage() {
         let arm64 = Arch::named("arm64").unwrap();
-        let error = chosen_for(&["5.4-cilium"], &[arm64]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"),
-            "{error}"
-        );
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("bzImage");
-        std::fs::write(&image, fake::bzimage("6.9.0-mine", None)).unwrap();
-        let error = chosen_for(&[image.to_str().unwrap()], &[arm64]).unwrap_err().to_string();
-        assert!(error.ends_with("it is a kernel for x86_64, which was not asked for"), "{error}");
-    }
-
-    #[test]
-    fn a_kernel_asked_for_twice_is_one() {
-        let targets = chosen(&["6.1", "5.4", "6.1"]).unwrap();
-        assert_eq!(targets.iter().map(Target::name).collect::<Vec<_>>(), ["6.1", "5.4"]);
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(image.path(), fake::bzimage("6.9.0-mine", None)).unwrap();
+        for (wanted, said) in [
+            ("5.4-cilium", "kernel 5.4-cilium is not pinned for arm64; for that there are 5.4, 5.10"),
+            (image.path().to_str().unwrap(), ": it is a kernel for x86_64, which was not asked for"),
+        ] {
+            let error = chosen(&[wanted], &[arm64]).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

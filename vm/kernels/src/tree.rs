@@ -4,6 +4,8 @@ use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use walkdir::WalkDir;
+
 /// What a directory holds of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
@@ -127,23 +129,15 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Everything of a kind below `dir`; links are not followed.
+/// Everything of a kind below `dir`, sorted; links are not followed.
 pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                dirs.push(entry.path());
-            }
-            if wanted(kind) {
-                found.push(entry.path());
-            }
+    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        if wanted(entry.file_type()) {
+            found.push(entry.into_path());
         }
     }
-    found.sort();
     Ok(found)
 }
 
@@ -167,60 +161,35 @@ mod tests {
         dir
     }
 
-    /// What [`find`] finds, relative to the directory: image, modules, config.
-    fn found(dir: &tempfile::TempDir) -> [Option<String>; 3] {
-        let tree = find(dir.path()).unwrap();
-        [Some(tree.image), tree.modules, tree.config]
-            .map(|path| Some(path?.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned()))
-    }
-
-    fn some(path: &str) -> Option<String> {
-        Some(path.to_owned())
-    }
-
     #[test]
-    fn every_layout_is_understood() {
-        type Case<'a> = (&'a str, &'a [&'a str], [Option<&'a str>; 2]);
-        let cases: [Case<'_>; 6] = [
-            ("bzImage", &["lib/modules/6.1/m.ko", "config"], [Some("lib/modules/6.1"), Some("config")]),
-            ("vmlinuz", &[], [None, None]),
-            ("vmlinuz-6.1", &["config-6.1"], [None, Some("config-6.1")]),
-            ("arch/x86/boot/bzImage", &[".config"], [None, Some(".config")]),
-            (
-                "boot/vmlinuz-6.1",
-                &["boot/config-6.1", "usr/lib/modules/6.1/m.ko"],
-                [Some("usr/lib/modules/6.1"), Some("boot/config-6.1")],
-            ),
-            (
-                "usr/lib/modules/6.1/vmlinuz",
-                &["usr/lib/modules/6.1/config"],
-                [Some("usr/lib/modules/6.1"), Some("usr/lib/modules/6.1/config")],
-            ),
+    fn image_modules_and_configuration_are_found_in_every_layout() {
+        let two = [("boot/vmlinuz-6.1", "6.1"), ("boot/vmlinuz-6.2", "6.2")];
+        let of_two = ["lib/modules/6.1/m.ko", "boot/config-6.2", "boot/config-6.1"];
+        let (modules, usr) = ("lib/modules/6.1", "usr/lib/modules/6.1");
+        let fedora = "usr/lib/modules/6.1/vmlinuz";
+        // Images, other files, and what is found of image, modules and configuration; "" is nothing.
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], [&'a str; 3]);
+        let cases: [Case<'_>; 10] = [
+            (&[("bzImage", "6.1")], &["lib/modules/6.1/m.ko", "config"], ["bzImage", modules, "config"]),
+            (&[("vmlinuz", "6.1")], &[], ["vmlinuz", "", ""]),
+            (&[("vmlinuz-6.1", "6.1")], &["config-6.1"], ["vmlinuz-6.1", "", "config-6.1"]),
+            (&[("arch/x86/boot/bzImage", "6.1")], &[".config"], ["arch/x86/boot/bzImage", "", ".config"]),
+            (&two[..1], &["boot/config-6.1", "usr/lib/modules/6.1/m.ko"], [two[0].0, usr, "boot/config-6.1"]),
+            (&[(fedora, "6.1")], &["usr/lib/modules/6.1/config"], [fedora, usr, "usr/lib/modules/6.1/config"]),
+            // Of several the one with modules, else the last.
+            (&two, &of_two, [two[0].0, modules, "boot/config-6.1"]),
+            (&two, &[], [two[1].0, "", ""]),
+            // Modules of another release.
+            (&[("bzImage", "6.1")], &["lib/modules/6.2/m.ko"], ["bzImage", "", ""]),
+            (&[], &["lib/modules/6.1/m.ko"], ["", "", ""]),
         ];
-        for (image, others, rest) in cases {
-            let dir = laid_out(&[(image, "6.1")], others);
-            let [modules, config] = rest.map(|path| path.map(str::to_owned));
-            assert_eq!(found(&dir), [some(image), modules, config], "{image}");
+        for (images, others, expected) in cases {
+            let dir = laid_out(images, others);
+            let tree = find(dir.path());
+            let found = tree.map_or([None, None, None], |tree| [Some(tree.image), tree.modules, tree.config]);
+            let expected = expected.map(|path| (!path.is_empty()).then(|| dir.path().join(path)));
+            assert_eq!(found, expected, "{images:?} {others:?}");
         }
-    }
-
-    #[test]
-    fn of_several_kernels_the_one_with_modules_is_taken() {
-        let images = [("boot/vmlinuz-6.1", "6.1"), ("boot/vmlinuz-6.2", "6.2")];
-        let dir = laid_out(&images, &["lib/modules/6.1/m.ko", "boot/config-6.2", "boot/config-6.1"]);
-        assert_eq!(found(&dir), [some("boot/vmlinuz-6.1"), some("lib/modules/6.1"), some("boot/config-6.1")]);
-        assert_eq!(found(&laid_out(&images, &[]))[0], some("boot/vmlinuz-6.2"));
-    }
-
-    #[test]
-    fn modules_of_another_release_are_not_taken() {
-        let dir = laid_out(&[("bzImage", "6.1")], &["lib/modules/6.2/m.ko"]);
-        assert_eq!(found(&dir)[1], None);
-    }
-
-    #[test]
-    fn a_directory_without_an_image_has_no_kernel() {
-        assert_eq!(find(laid_out(&[], &["lib/modules/6.1/m.ko"]).path()), None);
     }
 
     #[test]

@@ -5,11 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file that others may read, as the umask says, and makes its directory if need be.
-///
-/// # Errors
-///
-/// When either cannot be written; the file is then what it was.
+/// Writes a file that others may read, as the umask says, and makes its directory if need be. Where that fails, the file
+/// is what it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     std::fs::create_dir_all(dir)?;

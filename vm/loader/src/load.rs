@@ -1,16 +1,15 @@
 //! One program through libbpf.
 
-use std::ffi::{CStr, CString, c_char, c_void};
-use std::mem::size_of;
+use std::ffi::{CStr, c_char};
 use std::path::Path;
-use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use crate::legacy_maps;
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::btf::types::{DataSec, Var};
-use libbpf_rs::{AsRawLibbpf, Btf, MapType, ObjectBuilder, OpenObject, PrintLevel, set_print};
+use libbpf_rs::{AsRawLibbpf, Btf, MapType, ObjectBuilder, OpenObject, PrintLevel, ProgramType, set_print};
 use libbpf_sys as sys;
+
+use crate::legacy_maps;
 use vmtest_loader::{Job, Line, Listed, Record, Stats};
 
 /// The largest log buffer that every kernel accepts.
@@ -24,12 +23,12 @@ const STATS_ONLY: u32 = 4;
 static SAID: Mutex<String> = Mutex::new(String::new());
 
 fn said() -> String {
-    std::mem::take(&mut *SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn open(path: &str) -> Result<OpenObject> {
     set_print(Some((PrintLevel::Info, |_, text| {
-        SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push_str(&text);
+        SAID.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
     })));
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
     let bytes = legacy_maps::converted(&bytes)?.unwrap_or(bytes);
@@ -42,17 +41,15 @@ fn path(job: &Job, object: usize) -> Result<&str> {
 
 /// What an object holds.
 pub fn list(job: &Job, object: usize) -> Result<Line> {
-    let opened = match open(path(job, object)?) {
+    let mut opened = match open(path(job, object)?) {
         Ok(opened) => opened,
-        Err(error) => {
-            return Ok(Line::NotOpened { object, said: format!("{}{error:#}", said()) });
-        }
+        Err(error) => return Ok(Line::NotOpened { object, said: format!("{}{error:#}", said()) }),
     };
-    let programs = opened
-        .progs()
-        .map(|program| Listed { name: program.name().to_string_lossy().into_owned(), autoload: program.autoload() });
-    let programs = programs.collect();
-    Ok(Line::Object { object, programs, variables: set_variables(&opened, &job.set)? })
+    let programs = opened.progs().map(|program| {
+        let name = program.name().to_string_lossy().into_owned();
+        Listed { name, autoload: program.autoload() }
+    });
+    Ok(Line::Object { object, programs: programs.collect(), variables: set_variables(&mut opened, &job.set)? })
 }
 
 /// Loads one program: first for the verdict and the numbers; then again, if it is refused, for the log.
@@ -75,16 +72,16 @@ pub fn program(job: &Job, object: usize, name: &str) -> Result<Line> {
 fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> {
     said();
     let mut opened = open(path)?;
-    set_variables(&opened, &job.set)?;
+    set_variables(&mut opened, &job.set)?;
     let mut log = vec![0u8; LOG_BYTES];
     let mut record = Record::default();
-    let mut wanted = ptr::null_mut();
+    let mut wanted = None;
     for mut program in opened.progs_mut() {
         let this = program.name() == name;
         program.set_autoload(this);
         if this {
             program.set_log_level(log_level);
-            wanted = program.as_libbpf_object().as_ptr();
+            wanted = Some((program.as_libbpf_object().as_ptr(), program.prog_type()));
             record = Record {
                 program: name.to_owned(),
                 section: program.section().to_string_lossy().into_owned(),
@@ -94,15 +91,14 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
             };
         }
     }
-    ensure!(!wanted.is_null(), "there is no program {name}");
+    let (wanted, kind) = wanted.with_context(|| format!("there is no program {name}"))?;
+    prepare_maps(&mut opened, kind == ProgramType::StructOps)?;
     // SAFETY: the program and its object live in `opened`, the buffer until the end of this function.
-    let (result, kind) = unsafe {
+    let result = unsafe {
         sys::bpf_program__set_log_buf(wanted, log.as_mut_ptr().cast::<c_char>(), LOG_BYTES as u64);
-        let kind = sys::bpf_program__type(wanted);
-        prepare_maps(&mut opened, kind == sys::BPF_PROG_TYPE_STRUCT_OPS)?;
         // Making a map of struct_ops loads its programs.
         sys::bpf_program__set_autoload(wanted, true);
-        (sys::bpf_object__load(opened.as_libbpf_object().as_ptr()), kind)
+        sys::bpf_object__load(opened.as_libbpf_object().as_ptr())
     };
     record.said = said();
     let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_bytes();
@@ -111,13 +107,11 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
     // The program is loaded, and then the others are missed that an array of programs names.
     record.loaded = result == 0 || record.said.contains("failed to initialize slot");
     record.errno = if record.loaded { 0 } else { -result };
-    // SAFETY: as above; libbpf's names of types are static.
-    unsafe {
-        record.kind = words(sys::libbpf_bpf_prog_type_str(kind));
-        record.jited = if result == 0 { jited(sys::bpf_program__fd(wanted)) } else { 0 };
-        if !record.loaded {
-            record.unsupported = unsupported(&opened, kind, &record.kind);
-        }
+    // SAFETY: libbpf has a name for any number, or none; the program is alive.
+    record.kind = words(unsafe { sys::libbpf_bpf_prog_type_str(kind as u32) });
+    record.jited = if result == 0 { jited(unsafe { sys::bpf_program__fd(wanted) }) } else { 0 };
+    if !record.loaded {
+        record.unsupported = unsupported(&opened, kind, &record.kind);
     }
     Ok(record)
 }
@@ -126,13 +120,11 @@ fn end(bytes: &[u8], length: usize) -> &[u8] {
     &bytes[bytes.len().saturating_sub(length)..]
 }
 
-/// A name of libbpf's; it has none for what is newer than itself.
-unsafe fn words(name: *const c_char) -> String {
-    if name.is_null() {
-        return "unknown".into();
-    }
+/// A name of libbpf's, which is static; it has none for what is newer than itself.
+fn words(name: *const c_char) -> String {
     // SAFETY: libbpf's names end with NUL.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    let name = (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) });
+    name.map_or("unknown".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The bytes of a stack trace of the usual depth: `PERF_MAX_STACK_DEPTH` addresses (include/uapi/linux/perf_event.h).
@@ -162,26 +154,26 @@ fn prepare_maps(object: &mut OpenObject, is_struct_ops: bool) -> Result<()> {
 }
 
 /// Asks the kernel for the types that the program needs; what cannot be asked is not said to be missing.
-unsafe fn unsupported(object: &OpenObject, kind: u32, name: &str) -> Vec<String> {
-    // SAFETY: the object and its maps are alive, and libbpf's names of types are static.
-    unsafe {
-        let mut missing = Vec::new();
-        if sys::libbpf_probe_bpf_prog_type(kind, ptr::null()) == 0 {
-            missing.push(format!("program type {name}"));
-        }
-        // The probe of struct_ops fails on kernels that have some; libbpf itself says which is missing.
-        for map in object.maps().filter(|map| map.autocreate() && map.map_type() != MapType::StructOps) {
+fn unsupported(object: &OpenObject, kind: ProgramType, name: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    if matches!(kind.is_supported(), Ok(false)) {
+        missing.push(format!("program type {name}"));
+    }
+    // The probe of struct_ops fails on kernels that have some; libbpf itself says which is missing.
+    for map in object.maps().filter(|map| map.autocreate() && map.map_type() != MapType::StructOps) {
+        // SAFETY: the map is alive, and libbpf has a name for any number, or none. (libbpf-rs knows fewer types.)
+        unsafe {
             let kind = sys::bpf_map__type(map.as_libbpf_object().as_ptr());
-            if sys::libbpf_probe_bpf_map_type(kind, ptr::null()) == 0 {
+            if sys::libbpf_probe_bpf_map_type(kind, std::ptr::null()) == 0 {
                 missing.push(format!("map type {}", words(sys::libbpf_bpf_map_type_str(kind))));
             }
         }
-        missing.dedup();
-        missing
     }
+    missing.dedup();
+    missing
 }
 
-unsafe fn jited(fd: i32) -> u64 {
+fn jited(fd: i32) -> u64 {
     let mut info = sys::bpf_prog_info::default();
     let mut length = size_of::<sys::bpf_prog_info>() as u32;
     // SAFETY: the kernel writes no more than `length` bytes.
@@ -192,50 +184,37 @@ unsafe fn jited(fd: i32) -> u64 {
 }
 
 /// Sets global variables where the object keeps their first values, and says which of them it has.
-fn set_variables(object: &OpenObject, set: &[(String, i64)]) -> Result<Vec<String>> {
+fn set_variables(object: &mut OpenObject, set: &[(String, i64)]) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    if set.is_empty() {
-        return Ok(found);
-    }
-    // SAFETY: the object is alive as long as its BTF is used here.
-    let raw = unsafe { object.as_libbpf_object().as_ref() };
-    // Without BTF, variables have no names.
-    let Some(btf) = Btf::from_bpf_object(raw)? else { return Ok(found) };
     for (name, value) in set {
-        if set_variable(object, &btf, name, *value)? {
+        if set_variable(object, name, *value)? {
             found.push(name.clone());
         }
     }
     Ok(found)
 }
 
-fn set_variable(object: &OpenObject, btf: &Btf<'_>, name: &str, value: i64) -> Result<bool> {
+fn set_variable(object: &mut OpenObject, name: &str, value: i64) -> Result<bool> {
+    // SAFETY: the object is alive as long as its BTF is used here.
+    let raw = unsafe { object.as_libbpf_object().as_ref() };
+    // Without BTF, variables have no names.
+    let Some(btf) = Btf::from_bpf_object(raw)? else { return Ok(false) };
+    let is_it =
+        |ty| btf.type_by_id::<Var<'_>>(ty).and_then(|variable| variable.name()).is_some_and(|this| this == name);
     for section in btf.type_by_kind::<DataSec<'_>>() {
-        for member in section.iter() {
-            let variable = btf.type_by_id::<Var<'_>>(member.ty);
-            if variable.is_none_or(|variable| variable.name().is_none_or(|this| this != name)) {
-                continue;
-            }
-            let section = section.name().unwrap_or_default().to_string_lossy().into_owned();
-            let section = CString::new(section)?;
-            let mut length = 0;
-            // SAFETY: libbpf says how long the values are, and they stay where they are until loading.
-            let values = unsafe {
-                let raw = object.as_libbpf_object().as_ptr();
-                let map = sys::bpf_object__find_map_by_name(raw, section.as_ptr());
-                ensure!(!map.is_null(), "{name} is in no section whose values can be set");
-                let first: *mut c_void = sys::bpf_map__initial_value(map, &mut length);
-                ensure!(!first.is_null(), "{name} is in a section without values");
-                std::slice::from_raw_parts_mut(first.cast::<u8>(), length as usize)
-            };
-            let start = member.offset as usize;
-            let place = values.get_mut(start..start.saturating_add(member.size));
-            let place = place.context("the object's BTF is not that of its data")?;
-            let bytes = value.to_le_bytes();
-            ensure!(place.len() <= bytes.len(), "{name} is no number");
-            place.copy_from_slice(&bytes[..place.len()]);
-            return Ok(true);
-        }
+        let Some(member) = section.iter().find(|member| is_it(member.ty)) else { continue };
+        // libbpf calls the map of `.data` by the object's name and the section's.
+        let Some(section) = section.name().map(|name| name.as_encoded_bytes()) else { continue };
+        let mut map = object.maps_mut().find(|map| map.name().as_encoded_bytes().ends_with(section));
+        let values = map.as_mut().and_then(|map| map.initial_value_mut());
+        let values = values.with_context(|| format!("{name} is in no section whose values can be set"))?;
+        let start = member.offset as usize;
+        let place = values.get_mut(start..start.saturating_add(member.size));
+        let place = place.context("the object's BTF is not that of its data")?;
+        let bytes = value.to_le_bytes();
+        ensure!(place.len() <= bytes.len(), "{name} is no number");
+        place.copy_from_slice(&bytes[..place.len()]);
+        return Ok(true);
     }
     Ok(false)
 }

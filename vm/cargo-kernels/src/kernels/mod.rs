@@ -29,10 +29,6 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 }
 
 /// The cache, the project, and what the environment names.
-///
-/// # Errors
-///
-/// When there is no place for a cache, or `$VMTEST_DEBIAN_ARCHIVE` is no https address.
 pub fn store(dirs: &Dirs) -> Result<Store> {
     let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
     Ok(Store {
@@ -58,10 +54,6 @@ pub fn file(dirs: &Dirs) -> PathBuf {
 
 /// The built-in pins and the project's own, of which the latter count where both have a name; only those of
 /// `$VMTEST_KERNELS_TOML` if that is set.
-///
-/// # Errors
-///
-/// [`Exit::usage`] that names file, line and what was expected, when anything in a list is not as it must be.
 pub fn pinned(dirs: &Dirs) -> Result<Vec<Pin>> {
     let path = file(dirs);
     match variable(FILE_VARIABLE) {
@@ -76,22 +68,14 @@ fn read(dirs: &Dirs, path: &Path) -> Result<Vec<Pin>> {
     parse(dirs, &text, path)
 }
 
-/// Reads pins from `text`, which is the content of `path`.
-///
-/// # Errors
-///
-/// [`Exit::usage`] when anything is not as it must be.
+/// Reads pins from `text`, which is the content of `path`; what is not as it must be is wrong usage.
 pub fn parse(dirs: &Dirs, text: &str, path: &Path) -> Result<Vec<Pin>> {
     let shown = path.strip_prefix(&dirs.project).unwrap_or(path);
     pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
 }
 
 /// Finds what was asked for with `-k` and `--arch`: pins' names, images, directories; every pin that is not extra if
-/// nothing was.
-///
-/// # Errors
-///
-/// [`Exit::usage`] for a name that is neither a pin nor a path, and for a path that is no kernel.
+/// nothing was. What is none of these is wrong usage.
 pub fn select(dirs: &Dirs, wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let selected = vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted, arches);
     selected.map_err(|error| Exit::usage(format!("{error:#}")))
@@ -110,10 +94,6 @@ pub fn by_arch(targets: Vec<Target>) -> Vec<(&'static Arch, Vec<Target>)> {
 }
 
 /// The one kernel that is asked for, or that the project names.
-///
-/// # Errors
-///
-/// As [`select`], and when there is not one.
 pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Result<Target> {
     let names = one.kernel.as_ref().map_or(&metadata.kernels[..], std::slice::from_ref);
     let [_] = names else { return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")) };
@@ -121,19 +101,11 @@ pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Resul
 }
 
 /// Gets a kernel, and tells on standard error how that goes.
-///
-/// # Errors
-///
-/// When it cannot be had.
 pub fn obtain(target: &Target) -> Result<Kernel> {
     target.obtain(&command::show::Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
 /// What the fragments at `paths` say that a kernel needs.
-///
-/// # Errors
-///
-/// [`Exit::usage`] when one cannot be read or a line of it is not as it must be.
 pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
     let mut needs = Vec::new();
     for path in paths {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use vm_kernels::whole_file;
 
-use super::rows::{Row, Rows, Verdict};
+use super::rows::{LoadResult, Row, Rows};
 use crate::exit::Exit;
 use crate::text;
 
@@ -30,7 +30,6 @@ pub struct Baseline(Vec<Entry>);
 /// Something that is not as it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
-    /// A line for a person.
     pub line: String,
     /// Whether it fails the command.
     pub worse: bool,
@@ -38,7 +37,7 @@ pub struct Change {
 
 impl From<&Row> for Entry {
     fn from(row: &Row) -> Self {
-        let loaded = row.verdict == Verdict::Loaded;
+        let loaded = row.result == LoadResult::Loaded;
         Self {
             object: row.object.clone(),
             program: row.program.clone(),
@@ -46,7 +45,7 @@ impl From<&Row> for Entry {
             loaded,
             // What is verified before a refusal is no measure of anything.
             insns: row.stats.filter(|_| loaded).map(|stats| stats.insns),
-            class: row.class.map(str::to_owned),
+            class: row.refused.as_ref().map(|reason| reason.class.to_owned()),
         }
     }
 }
@@ -64,9 +63,6 @@ impl Entry {
 }
 
 /// Reads a file that [`save`] wrote.
-///
-/// # Errors
-/// When it cannot be read, or is something else.
 pub fn read(path: &Path) -> Result<Baseline> {
     let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
@@ -74,9 +70,6 @@ pub fn read(path: &Path) -> Result<Baseline> {
 }
 
 /// Writes what was seen, sorted, one row a line.
-///
-/// # Errors
-/// When the file cannot be written.
 pub fn save(path: &Path, rows: &Rows) -> Result<()> {
     whole_file::write(path, in_lines(rows)?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -94,7 +87,7 @@ impl Baseline {
         let mut changes = Vec::new();
         for row in &rows.all {
             let now = Entry::from(row);
-            let refused = row.verdict == Verdict::Refused;
+            let refused = row.result == LoadResult::Refused;
             let said = match self.0.iter().find(|then| then.key() == now.key()) {
                 None if now.loaded => Some(("new, and loads".into(), false)),
                 None => Some((format!("new, and refused: {}", sentence(row)), refused)),
@@ -110,12 +103,12 @@ impl Baseline {
 }
 
 fn sentence(row: &Row) -> &str {
-    row.sentence.as_deref().unwrap_or_default()
+    row.refused.as_ref().map_or("", |reason| &reason.sentence)
 }
 
 fn differs(then: &Entry, now: &Entry, row: &Row, max_growth: f64) -> Option<(String, bool)> {
     match (then.loaded, now.loaded) {
-        (true, false) => Some((format!("refused now: {}", sentence(row)), row.verdict == Verdict::Refused)),
+        (true, false) => Some((format!("refused now: {}", sentence(row)), row.result == LoadResult::Refused)),
         (false, true) => Some(("loads now".into(), false)),
         (false, false) if then.class != now.class => {
             let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));

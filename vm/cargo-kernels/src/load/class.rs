@@ -1,11 +1,11 @@
 //! Why a program was refused: a class and one sentence, from what the verifier and libbpf say. The rules are data:
 //! `rules.txt`.
 
+use serde::Serialize;
 use vmtest_loader::Record;
 
 use crate::text;
 
-/// In a file of their own, which says how they are written.
 const RULES: &str = include_str!("rules.txt");
 
 /// What tells the class of a refusal: the class, `log` or `said`, a pattern, a sentence.
@@ -23,14 +23,17 @@ const ERRORS: &[(i32, &str, &str)] = &[
 /// The helpers by number, and since when there are which.
 const HELPERS: &str = include_str!("helpers.txt");
 
-/// Class and sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a program was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// The class's name, which docs/load.md explains.
+    /// docs/load.md explains each.
     pub class: &'static str,
-    /// What a person should know.
     pub sentence: String,
+    /// The line of the program's source that the log names last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// The end of what was said, up to the line that tells the class.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excerpt: Vec<String>,
 }
 
@@ -48,7 +51,13 @@ fn excerpt(text: &str, up_to: usize) -> Vec<String> {
 /// Why the program of this record was refused.
 pub fn of(record: &Record) -> Reason {
     let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
-    let reason = |class, sentence| Reason { class, sentence, excerpt: excerpt(all, usize::MAX) };
+    let source = record.log.lines().rev().find_map(|line| line.strip_prefix("; "));
+    let reason = |class, sentence: String| Reason {
+        class,
+        sentence: text::line(&sentence),
+        source: source.map(|line| text::line(line.trim())),
+        excerpt: excerpt(all, usize::MAX),
+    };
     if let Some(how) = &record.crashed {
         return reason("crash", how.clone());
     }
@@ -113,11 +122,6 @@ fn helper(number: &str) -> String {
         }
     }
     format!("the kernel has no helper of number {number}")
-}
-
-/// The line of the program's source that the log names last.
-pub fn source_line(log: &str) -> Option<&str> {
-    log.lines().rev().find_map(|line| line.strip_prefix("; ")).map(str::trim)
 }
 
 #[cfg(test)]

@@ -35,7 +35,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// What one kernel says of all objects.
 #[derive(Debug)]
 pub struct Answer {
-    /// As the guest says.
     pub release: String,
     /// The loader's lines.
     pub lines: Vec<Line>,
@@ -51,9 +50,6 @@ pub struct Brought {
 
 impl Brought {
     /// Writes them.
-    ///
-    /// # Errors
-    /// When there is no loader, or a file cannot be written.
     pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
         if LOADER.is_empty() {
             return Err(Exit::not_run(
@@ -97,23 +93,15 @@ fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
 
 /// What all kernels have in common.
 pub struct Guests<'a> {
-    /// This machine.
     pub host: &'a Host<'a>,
-    /// How they come to be.
     pub backend: &'a dyn Backend,
-    /// What is brought along.
     pub brought: &'a Brought,
-    /// How they run.
     pub vm: &'a flags::VmArgs,
-    /// What they are like.
     pub metadata: &'a Metadata,
 }
 
 impl Guests<'_> {
     /// Asks one kernel.
-    ///
-    /// # Errors
-    /// When it is unavailable or its guest does not come up.
     pub fn ask(&self, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
@@ -169,7 +157,6 @@ impl Guests<'_> {
 }
 
 fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
-    let ready = seen.ready.as_ref();
     let lines = out.split(|byte| *byte == b'\n');
     let mut lines: Vec<Line> = lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
     let done = lines.last() == Some(&Line::Done) && lines.pop().is_some();
@@ -183,11 +170,9 @@ fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> 
             Some(format!("the loader did not finish ({how}) {err}; console: {}", log.display()))
         }
     };
-    match (ready, incomplete) {
-        (None, Some(why)) => Err(Exit::not_run(why)),
-        (ready, incomplete) => {
-            let release = ready.map(|ready| ready.release.clone()).unwrap_or_default();
-            Ok(Answer { release, lines, incomplete })
-        }
+    if let (None, Some(why)) = (&seen.ready, &incomplete) {
+        return Err(Exit::not_run(why));
     }
+    let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
+    Ok(Answer { release, lines, incomplete })
 }

@@ -9,7 +9,8 @@ use comfy_table::Cell;
 use minijinja::context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use super::rows::{Row, Rows, Verdict, is_same};
+use super::class::Reason;
+use super::rows::{LoadResult, Row, Rows};
 use crate::report::{page, write_file};
 use crate::ui::grid::{grid, right, text as print};
 
@@ -19,10 +20,10 @@ pub fn json(rows: &Rows) -> Result<String> {
 }
 
 fn word(row: &Row) -> &'static str {
-    match row.verdict {
-        Verdict::Loaded => "loaded",
-        Verdict::Refused => "refused",
-        Verdict::Optional => "optional",
+    match row.result {
+        LoadResult::Loaded => "loaded",
+        LoadResult::Refused => "refused",
+        LoadResult::Optional => "optional",
     }
 }
 
@@ -35,17 +36,18 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
         let mut table = grid(&columns, width);
         for row in of_object {
             let stats = row.stats.unwrap_or_default();
-            let texts = [&row.program, &row.kernel, word(row), row.class.unwrap_or("")];
+            let class = row.refused.as_ref().map_or("", |reason| reason.class);
+            let texts = [&row.program, &row.kernel, word(row), class];
             let numbers =
                 [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
             table.add_row(texts.map(Cell::new).into_iter().chain(numbers.map(right)));
         }
         let _ = writeln!(out, "{}\n{}", of_object[0].object, print(table));
     }
-    for row in rows.all.iter().filter(|row| row.verdict != Verdict::Loaded) {
-        let _ = writeln!(out, "{}", paragraph(row));
+    for (row, reason) in rows.refused() {
+        let _ = writeln!(out, "{}", paragraph(row, reason));
         if !logs {
-            row.excerpt.iter().for_each(|line| out += &format!("  │ {line}\n"));
+            reason.excerpt.iter().for_each(|line| out += &format!("  │ {line}\n"));
         }
     }
     for row in rows.all.iter().filter(|_| logs) {
@@ -55,9 +57,9 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     for (kernel, why) in &rows.not_run {
         let _ = writeln!(out, "kernel {kernel}: not run: {why}");
     }
-    let count = |verdict| rows.all.iter().filter(|row| row.verdict == verdict).count();
-    let (loaded, refused) = (count(Verdict::Loaded), count(Verdict::Refused));
-    let optional = match count(Verdict::Optional) {
+    let count = |verdict| rows.all.iter().filter(|row| row.result == verdict).count();
+    let (loaded, refused) = (count(LoadResult::Loaded), count(LoadResult::Refused));
+    let optional = match count(LoadResult::Optional) {
         0 => String::new(),
         optional => format!(", {optional} optional"),
     };
@@ -65,11 +67,10 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     out + &format!("{loaded} loaded, {refused} refused{optional} in {seconds:.1} s\n")
 }
 
-fn paragraph(row: &Row) -> String {
-    let head = format!("{} {} on {}: {}", row.object, row.program, row.kernel, word(row));
-    let class = row.class.unwrap_or_default();
-    let source = row.source.as_ref().map(|line| format!("\n  at: {line}")).unwrap_or_default();
-    format!("{head} ({class}): {}{source}", row.sentence.as_deref().unwrap_or_default())
+fn paragraph(row: &Row, reason: &Reason) -> String {
+    let Reason { class, sentence, source, .. } = reason;
+    let source = source.as_ref().map(|line| format!("\n  at: {line}")).unwrap_or_default();
+    format!("{} {} on {}: {} ({class}): {sentence}{source}", row.object, row.program, row.kernel, word(row))
 }
 
 /// One suite for each kernel, one test for each program.
@@ -78,16 +79,16 @@ fn junit(rows: &Rows) -> Result<String> {
     for (kernel, release) in &rows.kernels {
         let mut suite = TestSuite::new(format!("{kernel} ({release})"));
         for row in rows.all.iter().filter(|row| row.kernel == *kernel) {
-            let mut status = match row.verdict {
-                Verdict::Loaded => TestCaseStatus::success(),
-                Verdict::Refused => TestCaseStatus::non_success(NonSuccessKind::Failure),
-                Verdict::Optional => TestCaseStatus::skipped(),
+            let mut status = match row.result {
+                LoadResult::Loaded => TestCaseStatus::success(),
+                LoadResult::Refused => TestCaseStatus::non_success(NonSuccessKind::Failure),
+                LoadResult::Optional => TestCaseStatus::skipped(),
             };
-            if row.verdict != Verdict::Loaded {
-                status.set_message(row.sentence.clone().unwrap_or_default());
-            }
-            if row.verdict == Verdict::Refused {
-                status.set_description(row.excerpt.join("\n"));
+            if let Some(reason) = &row.refused {
+                status.set_message(reason.sentence.as_str());
+                if row.result == LoadResult::Refused {
+                    status.set_description(reason.excerpt.join("\n"));
+                }
             }
             let mut case = TestCase::new(row.program.as_str(), status);
             case.set_classname(row.object.as_str());
@@ -109,6 +110,7 @@ fn junit(rows: &Rows) -> Result<String> {
 
 /// The matrix of programs and kernels: a program's first row, and its row on each kernel.
 fn matrix(rows: &Rows) -> impl Iterator<Item = (&Row, Vec<Option<&Row>>)> {
+    let is_same = |a: &Row, b: &Row| (&a.object, &a.program) == (&b.object, &b.program);
     rows.all.chunk_by(is_same).map(|of_program| {
         let on = |kernel: &str| of_program.iter().find(|row| row.kernel == kernel);
         (&of_program[0], rows.kernels.iter().map(|(kernel, _)| on(kernel)).collect())
@@ -117,10 +119,10 @@ fn matrix(rows: &Rows) -> impl Iterator<Item = (&Row, Vec<Option<&Row>>)> {
 
 fn cell(row: Option<&Row>) -> String {
     let Some(row) = row else { return "–".into() };
-    match (row.verdict, row.stats) {
-        (Verdict::Loaded, Some(stats)) => format!("✓ {}", stats.insns),
-        (Verdict::Loaded, None) => "✓".into(),
-        _ => format!("✗ {}", row.class.unwrap_or_default()),
+    match (&row.refused, row.stats) {
+        (Some(reason), _) => format!("✗ {}", reason.class),
+        (None, Some(stats)) => format!("✓ {}", stats.insns),
+        (None, None) => "✓".into(),
     }
 }
 
@@ -135,8 +137,8 @@ fn markdown(rows: &Rows) -> String {
         let _ = writeln!(out, "| {object} {program} | {} |", cells.join(" | "));
     }
     out.push('\n');
-    for row in rows.all.iter().filter(|row| row.verdict != Verdict::Loaded) {
-        let _ = writeln!(out, "- {}", escaped(&paragraph(row)).replace('\n', " "));
+    for (row, reason) in rows.refused() {
+        let _ = writeln!(out, "- {}", escaped(&paragraph(row, reason)).replace('\n', " "));
     }
     for (kernel, why) in &rows.not_run {
         let _ = writeln!(out, "- {} was not run: {}", escaped(kernel), escaped(why));
@@ -147,11 +149,11 @@ fn markdown(rows: &Rows) -> String {
 /// A page with the matrix; each refusal opens its log.
 fn html(rows: &Rows) -> Result<String> {
     let cell = |row: Option<&Row>| {
-        let refused = row.filter(|row| row.verdict != Verdict::Loaded);
+        let refused = row.and_then(|row| Some((row, row.refused.as_ref()?)));
         context! {
             text => cell(row),
-            why => refused.map(paragraph),
-            log => refused.map(|row| row.excerpt.join("\n")),
+            why => refused.map(|(row, reason)| paragraph(row, reason)),
+            log => refused.map(|(_, reason)| reason.excerpt.join("\n")),
         }
     };
     let lines = matrix(rows).map(|(first, cells)| {
@@ -163,9 +165,6 @@ fn html(rows: &Rows) -> Result<String> {
 }
 
 /// Writes every format, and each program's log.
-///
-/// # Errors
-/// When a file cannot be written.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
     write_file(dir, "load.json", &json(rows)?)?;
     write_file(dir, "junit.xml", &junit(rows)?)?;

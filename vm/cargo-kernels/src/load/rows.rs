@@ -1,23 +1,20 @@
 //! One row for each object, program and kernel.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 use vmtest_loader::{Line, Record, Stats};
 
-use super::class;
+use super::class::{self, Reason};
 use super::guest::Answer;
 use super::object::Object;
 use crate::text;
 
-/// What a kernel said of a program.
+/// What became of a program on a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Loaded.
+pub enum LoadResult {
     Loaded,
-    /// Refused.
     Refused,
     /// Refused, and `--optional` allows that.
     Optional,
@@ -26,32 +23,18 @@ pub enum Verdict {
 /// One program on one kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// The object's name.
     pub object: String,
-    /// The program's.
     pub program: String,
-    /// The kernel's, as it was asked for.
+    /// The kernel's name, as it was asked for.
     pub kernel: String,
-    /// The kernel's release.
     pub release: String,
-    /// The program's section.
     pub section: String,
-    /// Its type.
+    /// The program's type.
     pub kind: String,
-    /// What the kernel said.
-    pub verdict: Verdict,
-    /// Why it was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub class: Option<&'static str>,
-    /// The same in a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sentence: Option<String>,
-    /// The line of source that the log names last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// The end of what the verifier said, or libbpf.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub excerpt: Vec<String>,
+    #[serde(rename = "verdict")]
+    pub result: LoadResult,
+    #[serde(flatten)]
+    pub refused: Option<Reason>,
     /// libbpf's error number.
     pub errno: i32,
     /// The verifier's numbers.
@@ -127,41 +110,31 @@ impl Rows {
         }
     }
 
+    /// The rows of what was refused.
+    pub fn refused(&self) -> impl Iterator<Item = (&Row, &Reason)> {
+        self.all.iter().filter_map(|row| Some((row, row.refused.as_ref()?)))
+    }
+
     /// The oldest kernel, by its release, on which nothing is refused that has to load. Younger ones may refuse again:
     /// the table shows it.
     pub fn minimum(&self) -> Option<&str> {
         let complete = self.kernels.iter().filter(|(kernel, _)| {
             let mut rows = self.all.iter().filter(|row| row.kernel == *kernel).peekable();
             let whole = !self.not_run.iter().any(|(other, _)| other == kernel);
-            whole && rows.peek().is_some() && rows.all(|row| row.verdict != Verdict::Refused)
+            whole && rows.peek().is_some() && rows.all(|row| row.result != LoadResult::Refused)
         });
-        let oldest = complete.min_by(|a, b| by_release(&a.1, &b.1));
-        oldest.map(|(kernel, _)| kernel.as_str())
+        complete.min_by_key(|(_, release)| numbers(release)).map(|(kernel, _)| kernel.as_str())
     }
 }
 
-/// Whether two rows are of the same program.
-pub fn is_same(a: &Row, b: &Row) -> bool {
-    (&a.object, &a.program) == (&b.object, &b.program)
-}
-
-/// 5.10 is younger than 5.4.
-fn by_release(a: &str, b: &str) -> Ordering {
-    let numbers = |release: &str| -> Vec<u32> {
-        let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
-        release[..end].split('.').filter_map(|number| number.parse().ok()).collect()
-    };
-    numbers(a).cmp(&numbers(b))
+/// A release's numbers: 5.10 is younger than 5.4.
+fn numbers(release: &str) -> Vec<u32> {
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
+    release[..end].split('.').filter_map(|number| number.parse().ok()).collect()
 }
 
 impl Row {
     fn new(object: &str, kernel: &str, release: &str, record: &Record, optional: &[String]) -> Self {
-        let refused = (!record.loaded).then(|| class::of(record));
-        let verdict = match record.loaded {
-            true => Verdict::Loaded,
-            false if optional.contains(&record.program) => Verdict::Optional,
-            false => Verdict::Refused,
-        };
         Self {
             object: object.into(),
             program: text::line(&record.program),
@@ -169,11 +142,12 @@ impl Row {
             release: text::line(release),
             section: text::line(&record.section),
             kind: text::line(&record.kind),
-            verdict,
-            class: refused.as_ref().map(|reason| reason.class),
-            sentence: refused.as_ref().map(|reason| text::line(&reason.sentence)),
-            excerpt: refused.map(|reason| reason.excerpt).unwrap_or_default(),
-            source: class::source_line(&record.log).filter(|_| !record.loaded).map(text::line),
+            result: match record.loaded {
+                true => LoadResult::Loaded,
+                false if optional.contains(&record.program) => LoadResult::Optional,
+                false => LoadResult::Refused,
+            },
+            refused: (!record.loaded).then(|| class::of(record)),
             errno: record.errno,
             stats: record.stats,
             size: record.size,
@@ -221,8 +195,8 @@ pub(super) mod tests {
     #[test]
     fn a_refusal_has_class_source_and_last_words() {
         let rows = sample(&[("5.4", false)]);
-        let row = &rows.all[0];
-        assert_eq!((row.class, row.source.as_deref()), (Some("helper"), Some("return 1;")));
-        assert_eq!(row.excerpt, ["; return 1;", "invalid func unknown#173"]);
+        let refused = rows.all[0].refused.as_ref().unwrap();
+        assert_eq!((refused.class, refused.source.as_deref()), ("helper", Some("return 1;")));
+        assert_eq!(refused.excerpt, ["; return 1;", "invalid func unknown#173"]);
     }
 }

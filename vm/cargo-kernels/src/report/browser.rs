@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -68,46 +67,29 @@ fn look(run: &RunReport, dark: bool) -> Vec<Seen> {
     let dir = tempfile::tempdir().unwrap();
     let (page, frames) = (dir.path().join("report.html"), dir.path().join("frames.html"));
     fs::write(&page, html::render(run, &sample::log_paths(run)).unwrap()).unwrap();
-    fs::write(&frames, in_frames(&page, &WIDTHS, 800, include_str!("testdata/measure.js"))).unwrap();
-    // The budget gives measure.js's promises time to be kept.
-    let dom = chromium(dir.path(), &frames, dark, &["--virtual-time-budget=10000", "--dump-dom"]);
-    let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split('<').next());
-    let encoded = result.unwrap_or_else(|| panic!("measure.js did not get to its end:\n{dom}"));
-    let query = format!("https://result.invalid/?json={encoded}");
-    let url = url::Url::parse(&query).unwrap();
-    let json = url.query_pairs().next().unwrap().1.into_owned();
-    serde_json::from_str(&json).unwrap()
-}
-
-/// A page with the report in a frame of each of these widths.
-fn in_frames(page: &Path, widths: &[u32], height: u32, script: &str) -> String {
-    let address = page.display();
-    let frame = |width| format!("<iframe width={width} height={height} src=\"file://{address}\"></iframe>");
-    let frames: String = widths.iter().map(frame).collect();
+    let frame = |width| format!("<iframe width={width} height=800 src=\"file://{}\"></iframe>", page.display());
     let style = "<style>:root { color-scheme: light dark } body { margin: 0 } iframe { border: 0 }</style>";
-    format!("<!doctype html><meta charset=\"utf-8\">{style}<body>{frames}<script>{script}</script>")
-}
+    let (iframes, script) = (WIDTHS.map(frame).concat(), include_str!("testdata/measure.js"));
+    let outer = format!("<!doctype html><meta charset=\"utf-8\">{style}<body>{iframes}<script>{script}</script>");
+    fs::write(&frames, outer).unwrap();
 
-/// What Chromium prints of a page.
-fn chromium(dir: &Path, page: &Path, dark: bool, args: &[&str]) -> String {
-    let output = assert_cmd::Command::new(program())
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let program = names.into_iter().find_map(crate::tools::program_on_path);
+    let output = assert_cmd::Command::new(program.expect("Chromium is on PATH: apt-get install chromium"))
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .arg(format!("--user-data-dir={}", dir.join("profile").display()))
+        .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
         .arg(format!("--blink-settings=preferredColorScheme={}", if dark { 0 } else { 1 }))
-        // So that the outer page may look into its frames.
-        .arg("--allow-file-access-from-files")
-        .args(args)
-        .arg(format!("file://{}", page.display()))
+        // So that the outer page may look into its frames; the budget gives measure.js's promises time to be kept.
+        .args(["--allow-file-access-from-files", "--virtual-time-budget=10000", "--dump-dom"])
+        .arg(format!("file://{}", frames.display()))
         .timeout(Duration::from_secs(120))
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn program() -> PathBuf {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.into_iter().find_map(crate::tools::program_on_path);
-    found.expect("Chromium is on PATH: apt-get install chromium")
+    let dom = String::from_utf8(output.stdout).unwrap();
+    let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split('<').next());
+    let encoded = result.unwrap_or_else(|| panic!("measure.js did not get to its end:\n{dom}"));
+    let (json, _) = url::form_urlencoded::parse(encoded.as_bytes()).next().unwrap();
+    serde_json::from_str(&json).unwrap()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use serde_json::{Value, json};
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::logs::LogPath;
@@ -14,101 +14,54 @@ use crate::verdict::{KernelReport, Standing};
 /// The format's version: it grows when a reader of the older one would go wrong. New keys are no such break.
 const VERSION: u32 = 2;
 
-#[derive(Serialize)]
-struct Report<'a> {
-    version: u32,
-    program: &'a str,
-    started: String,
-    total_s: f64,
-    exit_code: u8,
-    passed: usize,
-    failed: usize,
-    not_run: usize,
-    kernels: Vec<Kernel<'a>>,
-}
-
-#[derive(Serialize)]
-struct Kernel<'a> {
-    #[serde(flatten)]
-    report: &'a KernelReport,
-    exit_code: u8,
-    started: String,
-    console_log: Option<&'a str>,
-    tests: Vec<Test<'a>>,
-}
-
-#[derive(Serialize)]
-struct Test<'a> {
-    #[serde(flatten)]
-    test: &'a TestId,
-    result: &'static str,
-    attempts: u32,
-    seconds: Option<f64>,
-    exit_code: Option<i32>,
-    signal: Option<i32>,
-    reason: Option<&'a str>,
-    output: &'a str,
-    dropped_bytes: u64,
-}
-
 /// The whole file.
 pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
-    let report = Report {
-        version: VERSION,
-        program: &run.program,
-        started: timestamp(run.started, 0.0),
-        total_s: run.total_s,
-        exit_code: run.exit_code(),
-        passed: run.count(Standing::Passed),
-        failed: run.count(Standing::Failed),
-        not_run: run.count(Standing::NotRun),
-        kernels: run.kernels.iter().zip(logs).map(|(k, log)| kernel(run, k, log.as_deref())).collect(),
-    };
-    let mut text = serde_json::to_string_pretty(&report).context("cannot make report.json")?;
-    text.push('\n');
-    Ok(text)
+    let kernels = run.kernels.iter().zip(logs).map(|(report, log)| kernel(run, report, log.as_deref()));
+    let report = json!({
+        "version": VERSION,
+        "program": run.program,
+        "started": timestamp(run.started, 0.0),
+        "total_s": run.total_s,
+        "exit_code": run.exit_code(),
+        "passed": run.count(Standing::Passed),
+        "failed": run.count(Standing::Failed),
+        "not_run": run.count(Standing::NotRun),
+        "kernels": kernels.collect::<Result<Vec<_>>>()?,
+    });
+    Ok(format!("{report:#}\n"))
 }
 
-fn kernel<'a>(run: &RunReport, kernel: &'a KernelReport, log: Option<&'a str>) -> Kernel<'a> {
-    Kernel {
-        report: kernel,
-        exit_code: kernel.exit_code(),
-        started: timestamp(run.started, kernel.start_s),
-        console_log: log,
-        tests: kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect(),
-    }
+fn kernel(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> Result<Value> {
+    let mut value = serde_json::to_value(kernel).context("cannot make report.json")?;
+    value["exit_code"] = kernel.exit_code().into();
+    value["started"] = timestamp(run.started, kernel.start_s).into();
+    value["console_log"] = log.into();
+    value["tests"] = kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect();
+    Ok(value)
 }
 
-fn test(outcome: &TestOutcome) -> Test<'_> {
-    let test = Test {
-        result: words::result(&outcome.result),
-        attempts: outcome.attempts,
-        seconds: Some(outcome.seconds),
-        output: &outcome.output,
-        dropped_bytes: outcome.dropped_bytes,
-        ..not_run(&outcome.test)
-    };
+fn test(outcome: &TestOutcome) -> Value {
+    let mut test = not_run(&outcome.test);
+    test["result"] = words::result(&outcome.result).into();
+    test["attempts"] = outcome.attempts.into();
+    test["seconds"] = outcome.seconds.into();
+    test["output"] = outcome.output.as_str().into();
+    test["dropped_bytes"] = outcome.dropped_bytes.into();
     match &outcome.result {
-        TestResult::Passed => Test { exit_code: Some(0), ..test },
-        TestResult::Failed { code } => Test { exit_code: Some(*code), ..test },
-        TestResult::Killed { signal } => Test { signal: Some(*signal), ..test },
-        TestResult::TimedOut => test,
-        TestResult::NotStarted { reason } => Test { reason: Some(reason), ..test },
+        TestResult::Passed => test["exit_code"] = 0.into(),
+        TestResult::Failed { code } => test["exit_code"] = (*code).into(),
+        TestResult::Killed { signal } => test["signal"] = (*signal).into(),
+        TestResult::TimedOut => {}
+        TestResult::NotStarted { reason } => test["reason"] = reason.as_str().into(),
     }
+    test
 }
 
-fn not_run(test: &TestId) -> Test<'_> {
-    Test {
-        test,
-        result: words::NOT_RUN,
-        attempts: 0,
-        seconds: None,
-        exit_code: None,
-        signal: None,
-        reason: None,
-        output: "",
-        dropped_bytes: 0,
-    }
+fn not_run(test: &TestId) -> Value {
+    json!({
+        "binary": test.binary, "name": test.name, "result": words::NOT_RUN, "attempts": 0, "seconds": null,
+        "exit_code": null, "signal": null, "reason": null, "output": "", "dropped_bytes": 0,
+    })
 }
 
 /// RFC 3339, in UTC, to the millisecond.
@@ -126,20 +79,17 @@ pub fn moment(start: SystemTime, later_s: f64) -> DateTime<Utc> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use serde_json::Value;
-
     use super::*;
     use crate::report::sample;
 
     #[test]
     fn one_kernel_with_a_failure_is_the_documented_example() {
-        let logs = tempfile::tempdir().unwrap();
-        let mut run = sample::run(logs.path());
-        run.kernels.retain(|kernel| kernel.name == "6.1");
-        run.kernels[0].tests.drain(..2);
-        run.kernels[0].missing.push(TestId { binary: "trace".into(), name: "last".into() });
-        run.kernels[0].expected_tests = 3;
-        let text = render(&run, &[Some("console/6.1.log".into())]).unwrap();
+        let mut kernel = sample::failing("6.1");
+        kernel.tests.drain(..2);
+        kernel.tests.truncate(1);
+        kernel.expected_tests = 1;
+        kernel.reason = "`one_line_for_each_of_50_execves` failed".into();
+        let text = render(&sample::report([kernel]), &[Some("console/6.1.log".into())]).unwrap();
         let page = include_str!("../../../../docs/report.md");
         assert!(page.contains(&format!("```json\n{text}```")), "not in docs/report.md:\n{text}");
         let keys = text.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
@@ -149,32 +99,21 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_a_plain_string_for_every_way_a_test_ends() {
-        let results = [
-            TestResult::Passed,
-            TestResult::Failed { code: 101 },
-            TestResult::Killed { signal: 9 },
-            TestResult::TimedOut,
-            TestResult::NotStarted { reason: "no such file".into() },
-        ];
-        let mut kernel = sample::passing("6.1", "6.1.0", 0.0);
-        kernel.tests = results.into_iter().map(|result| sample::outcome("t", result, "")).collect();
-        kernel.missing = vec![kernel.tests[0].test.clone()];
-        let text = render(&sample::report(vec![kernel], 1.0), &[None]).unwrap();
-        let json: Value = serde_json::from_str(&text).unwrap();
-        let words: Vec<_> =
-            json["kernels"][0]["tests"].as_array().unwrap().iter().map(|test| &test["result"]).collect();
-        assert_eq!(words, ["passed", "failed", "killed", "timed-out", "not-started", "not-run"]);
-    }
-
-    #[test]
-    fn what_a_test_printed_comes_back_as_it_was() {
+    fn a_result_is_a_plain_string_for_every_way_a_test_ends_and_what_it_printed_comes_back_as_it_was() {
         let logs = tempfile::tempdir().unwrap();
-        let run = sample::hostile(logs.path());
+        let mut run = sample::hostile(logs.path());
+        let kernel = &mut run.kernels[0];
+        let output = kernel.tests[0].output.clone();
+        kernel.missing = vec![kernel.tests.remove(1).test];
+        let results = [TestResult::Failed { code: 101 }, TestResult::Killed { signal: 9 }, TestResult::TimedOut];
+        kernel.tests.extend(results.map(|result| sample::outcome("t", result, "")));
         let json: Value = serde_json::from_str(&render(&run, &[None]).unwrap()).unwrap();
-        let tests = &json["kernels"][0]["tests"];
-        assert_eq!(tests[0]["output"].as_str().unwrap(), run.kernels[0].tests[0].output);
-        assert_eq!(tests[0]["name"], sample::MARKUP);
         assert_eq!(json["kernels"][0]["verdict"], "fail");
+        let tests = json["kernels"][0]["tests"].as_array().unwrap();
+        assert_eq!((&tests[0]["output"], &tests[0]["name"]), (&output.into(), &sample::MARKUP.into()));
+        let words: Vec<_> = tests.iter().map(|test| &test["result"]).collect();
+        assert_eq!(words, ["not-started", "passed", "passed", "failed", "killed", "timed-out", "not-run"]);
+        let codes: Vec<_> = tests.iter().map(|test| test["exit_code"].as_i64()).collect();
+        assert_eq!(codes, [None, Some(0), Some(0), Some(101), None, None, None]);
     }
 }

@@ -43,7 +43,9 @@ fn suite(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> TestSuite
     }
     suite.add_test_cases(verdict_case(kernel, log));
     suite.add_test_cases(kernel.tests.iter().map(test_case));
-    suite.add_test_cases(kernel.missing.iter().map(|test| missing_case(kernel, test)));
+    let mut not_run = unless_tolerated(kernel);
+    not_run.set_type(words::NOT_RUN).set_message(format!("not run: {}", kernel.verdict.word()));
+    suite.add_test_cases(kernel.missing.iter().map(|test| case(test, not_run.clone())));
     suite
 }
 
@@ -56,7 +58,7 @@ fn verdict_case(kernel: &KernelReport, log: Option<&str>) -> Option<TestCase> {
     }
     let mut status = unless_tolerated(kernel);
     status.set_type(kernel.verdict.word()).set_message(text::line(&kernel.reason));
-    let mut lines: Vec<String> = kernel.excerpt.iter().map(|line| text::line(line)).collect();
+    let mut lines = words::excerpt(kernel);
     lines.extend(log.map(|log| format!("console: {log}")));
     if !kernel.tolerated {
         status.set_description(lines.join("\n"));
@@ -75,7 +77,7 @@ fn test_case(outcome: &TestOutcome) -> TestCase {
     };
     if outcome.result != TestResult::Passed {
         let (tail, _) = text::tail(&outcome.output, DESCRIPTION_LINES);
-        status.set_type(words::result(&outcome.result)).set_message(words::sentence(&outcome.result));
+        status.set_type(words::result(&outcome.result)).set_message(words::sentence(outcome));
         if !tail.is_empty() {
             status.set_description(tail.join("\n"));
         }
@@ -86,12 +88,6 @@ fn test_case(outcome: &TestOutcome) -> TestCase {
         case.set_system_out(output);
     }
     case
-}
-
-fn missing_case(kernel: &KernelReport, test: &TestId) -> TestCase {
-    let mut status = unless_tolerated(kernel);
-    status.set_type(words::NOT_RUN).set_message(format!("not run: {}", kernel.verdict.word()));
-    case(test, status)
 }
 
 fn case(test: &TestId, status: TestCaseStatus) -> TestCase {
@@ -117,8 +113,6 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use quick_junit::Report;
-
     use super::*;
     use crate::report::sample::{self, TESTS};
 
@@ -128,31 +122,21 @@ mod tests {
         Report::deserialize_from_str(&xml).unwrap()
     }
 
-    fn suite_of(kernel: KernelReport) -> TestSuite {
-        read(&sample::report(vec![kernel], 1.0)).test_suites.remove(0)
-    }
-
     #[test]
     fn each_test_on_each_kernel_is_a_case() {
         let logs = tempfile::tempdir().unwrap();
         let report = read(&sample::run(logs.path()));
         assert_eq!(report.test_suites.len(), 6);
         for suite in &report.test_suites {
-            let names: Vec<_> =
-                suite.test_cases.iter().map(|case| case.name.as_str()).filter(|name| *name != "verdict").collect();
-            assert_eq!(names, TESTS, "{:?}", suite.name);
+            let names = suite.test_cases.iter().map(|case| case.name.as_str()).filter(|name| *name != "verdict");
+            assert_eq!(names.collect::<Vec<_>>(), TESTS, "{:?}", suite.name);
         }
         assert_eq!((report.failures, report.skipped), (2, 5));
         // 7.3 panicked with 3 tests to go; 6.18 never came up for 4; a verdict each, and 6.12's.
         assert_eq!(report.errors, 3 + 4 + 3);
-    }
-
-    #[test]
-    fn a_verdict_about_no_test_is_an_error_of_its_own() {
-        let suite = suite_of(sample::panicking("7.3", "7.3.4", 0.0));
-        let TestCaseStatus::NonSuccess { kind: NonSuccessKind::Error, message, ty, .. } = &suite.test_cases[0].status
-        else {
-            panic!("{:?}", suite.test_cases[0].status);
+        let panic = &report.test_suites[5].test_cases[0].status;
+        let TestCaseStatus::NonSuccess { kind: NonSuccessKind::Error, message, ty, .. } = panic else {
+            panic!("{panic:?}");
         };
         assert_eq!(ty.as_deref(), Some("panic"));
         assert!(message.as_ref().unwrap().starts_with("the kernel panicked during follow_prints"), "{message:?}");
@@ -160,11 +144,9 @@ mod tests {
 
     #[test]
     fn a_verdict_that_no_test_shows_is_an_error_unless_the_user_allowed_it() {
-        let no_test_failed = KernelReport { verdict: Verdict::Fail, ..sample::passing("6.1", "6.1.0", 0.0) };
-        let with_splat = sample::with_splat("6.12", "6.12.117", 0.0);
-        for (kernel, expected) in [(no_test_failed, (1, 0)), (with_splat, (1, 0)), (sample::unavailable("5.4"), (0, 5))]
-        {
-            let suite = suite_of(kernel);
+        let no_test_failed = KernelReport { verdict: Verdict::Fail, ..sample::passing("6.1") };
+        let kernels = [no_test_failed, sample::with_splat("6.12"), sample::unavailable("5.4")];
+        for (suite, expected) in read(&sample::report(kernels)).test_suites.iter().zip([(1, 0), (1, 0), (0, 5)]) {
             assert_eq!((suite.errors, suite.skipped, suite.failures, suite.tests), (expected.0, expected.1, 0, 5));
         }
     }
@@ -173,8 +155,7 @@ mod tests {
     fn nothing_a_test_prints_breaks_the_xml() {
         let logs = tempfile::tempdir().unwrap();
         let mut run = sample::hostile(logs.path());
-        let every_char: String = ('\0'..='\u{ffff}').collect();
-        run.kernels[0].tests[1].output = every_char;
+        run.kernels[0].tests[1].output = ('\0'..='\u{ffff}').collect();
         run.kernels[0].tests[2].seconds = f64::NAN;
         run.kernels[0].tests[3].seconds = -1e308;
         let suite = read(&run).test_suites.remove(0);

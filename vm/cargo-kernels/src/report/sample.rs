@@ -20,8 +20,17 @@ pub const TESTS: [&str; 4] = [
 /// What [`hostile`]'s tests print and are named.
 pub const MARKUP: &str = "<script>alert('owned')</script>";
 
-/// Compares a text with a file below `xtask/src/`; `VMTEST_BLESS=1` writes the file anew, to be read before it is
-/// committed.
+const FAILED_OUTPUT: &str = "\
+test one_line_for_each_of_50_execves ... FAILED
+
+thread 'main' panicked at tests/trace.rs:88:5:
+assertion `left == right` failed: lines for 50 execves
+  left: 49
+ right: 50
+note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
+";
+
+/// Compares a text with a file below `src/`; `VMTEST_BLESS=1` writes the file anew, to be read before it is committed.
 pub fn assert_golden(text: &str, path: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
     if std::env::var_os("VMTEST_BLESS").is_some() {
@@ -31,18 +40,39 @@ pub fn assert_golden(text: &str, path: &str) {
     assert!(text == golden, "{} is not what came out:\n{text}", path.display());
 }
 
-/// Each kind of verdict once: four kernels came up, of which one failed a test, one panicked and one complained; one hung
-/// before the agent, one could not be had. `logs` is where the console logs are written.
+/// Four kernels came up, of which one failed a test, one panicked and one complained; one hung before the agent, one could
+/// not be had. `logs` is where the console logs are written.
 pub fn run(logs: &Path) -> RunReport {
-    let kernels = vec![
-        unavailable("5.4"),
-        passing("5.10", "5.10.0-32-amd64", 0.4),
-        failing("6.1", "6.1.0-47-amd64", 7.1),
-        with_splat("6.12", "6.12.117+deb13-amd64", 12.6),
-        silent("6.18", 13.2),
-        panicking("7.3", "7.3.4+deb13-amd64", 19.5),
-    ];
-    with_logs(report(kernels, 28.4), logs)
+    let kernels = [unavailable("5.4"), passing("5.10"), failing("6.1"), with_splat("6.12"), silent("6.18")];
+    with_logs(report(kernels.into_iter().chain([panicking("7.3")])), logs)
+}
+
+/// One kernel with a test that tries to break every format, and a console that does too.
+pub fn hostile(logs: &Path) -> RunReport {
+    let mut kernel = passing("6.1");
+    kernel.verdict = Verdict::Fail;
+    kernel.release = Some("6.1.0<img src=x>".into());
+    kernel.reason = format!("`{MARKUP}` failed | \x1b[2J\u{202e}dessap 8\n8 passed, 0 failed");
+    kernel.excerpt = vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
+    let reason = "no such file\x1b[1A\x1b[2K: \"&<>".into();
+    let output = format!("{MARKUP}\n```\n# forged\n\x1b[32mtest result: ok\x1b[0m \u{fffd}\0 ]]></system-out>\r\n");
+    kernel.tests[0] =
+        TestOutcome { dropped_bytes: 199_934_464, ..outcome(MARKUP, TestResult::NotStarted { reason }, &output) };
+    with_logs(report([kernel]), logs)
+}
+
+/// A run of these kernels, one after the other.
+pub fn report(kernels: impl IntoIterator<Item = KernelReport>) -> RunReport {
+    let mut total_s = 0.0;
+    let one_after_the_other = |kernel| {
+        let kernel = KernelReport { start_s: total_s, ..kernel };
+        total_s += kernel.total_s;
+        kernel
+    };
+    let kernels = kernels.into_iter().map(one_after_the_other).collect();
+    // 2026-11-24T06:00:00Z
+    let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_500_000);
+    RunReport { program: "helloworld".into(), started, total_s, kernels }
 }
 
 /// Where [`super::logs`] puts the logs of a run of the above.
@@ -51,38 +81,27 @@ pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
     run.kernels.iter().map(path).collect()
 }
 
-/// One kernel with a test that tries to break every format, and a console that does too.
-pub fn hostile(logs: &Path) -> RunReport {
-    let mut kernel = passing("6.1", "6.1.0<img src=x>", 0.0);
-    kernel.verdict = Verdict::Fail;
-    kernel.reason = format!("`{MARKUP}` failed | \x1b[2J\u{202e}dessap 8\n8 passed, 0 failed");
-    kernel.excerpt = vec!["\x1b]0;title".into(), "a\0b ]]> ``` & < |".into(), "\u{fffe}\u{ffff}".into()];
-    let reason = "no such file\x1b[1A\x1b[2K: \"&<>".into();
-    let output = format!("{MARKUP}\n```\n# forged\n\x1b[32mtest result: ok\x1b[0m \u{fffd}\0 ]]></system-out>\r\n");
-    kernel.tests[0] =
-        TestOutcome { dropped_bytes: 199_934_464, ..outcome(MARKUP, TestResult::NotStarted { reason }, &output) };
-    with_logs(report(vec![kernel], 9.9), logs)
-}
-
-/// A run of these kernels.
-pub fn report(kernels: Vec<KernelReport>, total_s: f64) -> RunReport {
-    // 2026-11-24T06:00:00Z
-    let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_500_000);
-    RunReport { program: "helloworld".into(), started, total_s, kernels }
-}
-
 /// All tests passed.
-pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
+pub fn passing(name: &str) -> KernelReport {
+    let program = ProgramFacts {
+        name: "bpf_prog".into(),
+        verified_insns: Some(17),
+        xlated_bytes: Some(136),
+        jited_bytes: Some(96),
+        event_ns: Some(1904.2),
+        events: Some(64),
+        attached: Some("link".into()),
+    };
+    let (btf, jit, load_s) = (Some(true), Some(true), Some(0.0312));
     KernelReport {
-        release: Some(release.into()),
+        release: Some(format!("{name}.0-47-amd64")),
         verdict: Verdict::Pass,
         accel: Some("tcg".into()),
-        start_s,
         boot_s: Some(2.1),
         test_s: Some(1.125),
         total_s: 3.4,
         booted: true,
-        facts: Some(facts(release)),
+        facts: Some(Facts { btf, jit, load_s, error: None, programs: vec![program] }),
         tests: TESTS.iter().map(|name| outcome(name, TestResult::Passed, "")).collect(),
         expected_tests: TESTS.len(),
         ..KernelReport::unknown(name, "boot")
@@ -90,40 +109,32 @@ pub fn passing(name: &str, release: &str, start_s: f64) -> KernelReport {
 }
 
 /// One test failed, one was killed.
-pub fn failing(name: &str, release: &str, start_s: f64) -> KernelReport {
-    let mut kernel = passing(name, release, start_s);
+pub fn failing(name: &str) -> KernelReport {
+    let mut kernel = passing(name);
     kernel.verdict = Verdict::Fail;
     kernel.reason = "2 of 4 tests did not pass: one_line_for_each_of_50_execves, two_tracers_two_lines".into();
     kernel.tests[2] = outcome(TESTS[2], TestResult::Failed { code: 101 }, FAILED_OUTPUT);
     kernel.tests[3] = outcome(TESTS[3], TestResult::Killed { signal: 11 }, "");
-    kernel.fetch_s = 4.2;
-    kernel.total_s = 7.9;
+    (kernel.fetch_s, kernel.total_s) = (4.2, 7.9);
     kernel
 }
 
 /// The tests passed, and the kernel printed a warning.
-pub fn with_splat(name: &str, release: &str, start_s: f64) -> KernelReport {
-    let mut kernel = passing(name, release, start_s);
-    kernel.verdict = Verdict::KernelSplat;
-    kernel.reason = "the tests passed, but the kernel printed a WARNING".into();
-    kernel.excerpt =
-        vec!["WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0".into()];
-    kernel.facts = Some(Facts {
-        btf: Some(true),
-        jit: Some(true),
-        error: Some("helloworld: it ended with exit status 4 before its ready line".into()),
-        ..Facts::default()
-    });
-    kernel.backend = "snapshot".into();
-    kernel.boot_s = Some(0.11);
-    kernel.test_s = Some(0.62);
-    kernel.total_s = 0.9;
-    kernel
+pub fn with_splat(name: &str) -> KernelReport {
+    let warning = "WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0";
+    let error = Some("helloworld: it ended with exit status 4 before its ready line".into());
+    KernelReport {
+        verdict: Verdict::KernelSplat,
+        reason: "the tests passed, but the kernel printed a WARNING".into(),
+        excerpt: vec![warning.into()],
+        facts: Some(Facts { jit: Some(false), error, ..Facts::default() }),
+        ..passing(name)
+    }
 }
 
 /// The kernel panicked during the second test.
-pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
-    let mut kernel = passing(name, release, start_s);
+pub fn panicking(name: &str) -> KernelReport {
+    let mut kernel = passing(name);
     kernel.verdict = Verdict::Panic;
     kernel.reason = "the kernel panicked during follow_prints_the_line: sysrq triggered crash".into();
     kernel.excerpt = vec![
@@ -132,24 +143,22 @@ pub fn panicking(name: &str, release: &str, start_s: f64) -> KernelReport {
     ];
     kernel.tests.truncate(1);
     kernel.missing = TESTS[1..].iter().map(|name| test_id(name)).collect();
-    kernel.fetch_s = 5.5;
-    kernel.test_s = None;
-    kernel.total_s = 8.8;
+    (kernel.fetch_s, kernel.test_s, kernel.total_s) = (5.5, None, 8.8);
     kernel.facts = None;
     kernel
 }
 
 /// The guest never got to the agent.
-pub fn silent(name: &str, start_s: f64) -> KernelReport {
-    let mut kernel = unavailable(name);
-    kernel.verdict = Verdict::NoBoot;
-    kernel.reason =
-        "nothing was heard of the guest in 15 s; the last line on its console is `Calibrating delay loop...`".into();
-    kernel.accel = Some("tcg".into());
-    kernel.tolerated = false;
-    kernel.start_s = start_s;
-    kernel.total_s = 15.2;
-    kernel
+pub fn silent(name: &str) -> KernelReport {
+    let last = "Calibrating delay loop...";
+    KernelReport {
+        verdict: Verdict::NoBoot,
+        reason: format!("nothing was heard of the guest in 15 s; the last line on its console is `{last}`"),
+        accel: Some("tcg".into()),
+        tolerated: false,
+        total_s: 15.2,
+        ..unavailable(name)
+    }
 }
 
 /// No source had the kernel, and the user allowed for that.
@@ -170,49 +179,19 @@ pub fn outcome(name: &str, result: TestResult, output: &str) -> TestOutcome {
     TestOutcome { test: test_id(name), attempts: 1, result, seconds: 0.125, output: output.into(), dropped_bytes: 0 }
 }
 
-fn test_id(name: &str) -> TestId {
+/// The test of this name.
+pub fn test_id(name: &str) -> TestId {
     TestId { binary: "trace".into(), name: name.into() }
-}
-
-fn facts(release: &str) -> Facts {
-    let old = release.starts_with("5.10");
-    let program = ProgramFacts {
-        name: "bpf_prog".into(),
-        verified_insns: (!old).then_some(17),
-        xlated_bytes: Some(136),
-        jited_bytes: Some(96),
-        event_ns: Some(1904.2),
-        events: Some(64),
-        attached: Some(if old { "ioctl" } else { "link" }.into()),
-    };
-    Facts { btf: Some(true), jit: Some(true), load_s: Some(0.0312), programs: vec![program], ..Facts::default() }
 }
 
 /// Gives each kernel that was started a console log.
 fn with_logs(mut run: RunReport, logs: &Path) -> RunReport {
     for kernel in run.kernels.iter_mut().filter(|kernel| kernel.accel.is_some()) {
         let path = logs.join(format!("{}.log", kernel.name));
-        let mut log = format!("[    0.000000] Linux version {}\r\n", kernel.release.as_deref().unwrap_or("?"));
-        log += "[    0.000000] Command line: console=ttyS0 panic=-1\r\n";
-        log += &kernel.excerpt.iter().map(|line| format!("[    2.417003] {line}\r\n")).collect::<String>();
+        let excerpt = kernel.excerpt.iter().map(|line| format!("[    2.417003] {line}\r\n"));
+        let log = format!("[    0.000000] Linux version\r\n{}", excerpt.collect::<String>());
         std::fs::write(&path, log).expect("the log can be written");
         kernel.console_log = Some(path);
     }
     run
 }
-
-const FAILED_OUTPUT: &str = "\
-running 1 test
-test one_line_for_each_of_50_execves ... FAILED
-
-failures:
-
----- one_line_for_each_of_50_execves ----
-thread 'main' panicked at tests/trace.rs:88:5:
-assertion `left == right` failed: lines for 50 execves
-  left: 49
- right: 50
-note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
-
-test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out
-";

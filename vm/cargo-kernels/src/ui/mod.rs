@@ -5,13 +5,14 @@
 
 pub mod grid;
 mod live;
-mod plain;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, IsTerminal, Write};
+use std::mem::{Discriminant, discriminant};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use indicatif::BinaryBytes;
@@ -21,15 +22,13 @@ use crate::text;
 use crate::verdict::{KernelReport, Verdict};
 use live::Live;
 pub use live::running_line;
-use plain::Plain;
 pub use table::table;
 
 /// The life of one kernel's run, in the order in which it is lived:
 ///
 /// `Fetching`* → `Preparing` → `Booting` or `Restoring` → `Testing`* → `Finished`
 ///
-/// Any of them may be left out, as when a kernel is at hand (no `Fetching`) or has no source at all (nothing but
-/// `Finished`); `Finished` comes exactly once. A `Note` may come at any time before it.
+/// Any of them may be left out, but for `Finished`, which comes exactly once. A `Note` may come at any time before it.
 #[derive(Debug)]
 pub enum RunEvent {
     /// The kernel is on its way here. Sent as often as there is progress.
@@ -94,15 +93,12 @@ fn verdict(report: &KernelReport) -> String {
     line
 }
 
-/// Prints what a command has to say in the end.
-///
-/// # Errors
-/// When it cannot be written. That the reader went away is no error, and no reason to give no exit code.
+/// Prints what a command has to say in the end. That the reader went away is no error, and no reason to give no exit code.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the verdicts to standard output")
+            Err(error).context("cannot write to standard output")
         }
         _ => Ok(()),
     }
@@ -112,31 +108,51 @@ pub fn print(text: &str) -> Result<()> {
 pub enum Screen {
     /// On a terminal that can move its cursor.
     Live(Live),
-    /// Anywhere else.
-    Plain(Plain),
+    /// Anywhere else: a line for each change, behind the kernel's name, without escape sequences.
+    Plain(Mutex<Plain>),
+}
+
+/// Where plain lines go.
+pub struct Plain {
+    out: Box<dyn Write + Send>,
+    /// Of each kernel its name, and the kind of event that was shown last.
+    kernels: Vec<(String, Option<Discriminant<RunEvent>>)>,
 }
 
 impl Screen {
-    /// A screen on standard output, with a line for each of these kernels, in this order.
+    /// A screen on standard output, with a line for each of these kernels.
     pub fn new(names: &[String]) -> Self {
         // Without a terminal that can move its cursor, indicatif shows nothing at all.
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stdout().is_terminal() && !dumb {
             Self::Live(Live::new(names, indicatif::ProgressDrawTarget::stdout()))
         } else {
-            Self::Plain(Plain::new(names, Box::new(io::stdout())))
+            Self::plain(names, Box::new(io::stdout()))
         }
     }
 
+    fn plain(names: &[String], out: Box<dyn Write + Send>) -> Self {
+        let kernels = names.iter().map(|name| (text::line(name), None)).collect();
+        Self::Plain(Mutex::new(Plain { out, kernels }))
+    }
+
     /// Shows what happened to the kernel at this index of the names.
-    ///
-    /// # Panics
-    ///
-    /// There are not that many names.
     pub fn event(&self, index: usize, event: RunEvent) {
         match self {
             Self::Live(live) => live.event(index, event),
-            Self::Plain(plain) => plain.event(index, event),
+            Self::Plain(plain) => {
+                let mut plain = plain.lock().unwrap_or_else(PoisonError::into_inner);
+                let Plain { out, kernels } = &mut *plain;
+                let (name, shown) = &mut kernels[index];
+                let kind = Some(discriminant(&event));
+                let is_note = matches!(event, RunEvent::Note(_));
+                if !is_note && *shown == kind {
+                    return;
+                }
+                *shown = if is_note { *shown } else { kind };
+                // A reader that went away (`| head`) is no reason to stop testing.
+                let _ = writeln!(out, "{name}: {event}").and_then(|()| out.flush());
+            }
         }
     }
 }

@@ -113,9 +113,9 @@ fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
 }
 
 fn after(outcome: &TestOutcome) -> String {
-    let sentence = words::sentence(&outcome.result);
+    let sentence = words::sentence(outcome);
     match outcome.result {
-        TestResult::NotStarted { .. } => sentence,
+        TestResult::NotStarted { .. } | TestResult::TimedOut => sentence,
         _ => format!("{sentence} after {:.1} s", outcome.seconds),
     }
 }

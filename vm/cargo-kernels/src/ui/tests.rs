@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
-use super::RunEvent;
 use super::live::Live;
-use super::plain::Plain;
 use super::table::{Looks, render};
+use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
+use crate::verdict::KernelReport;
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -37,8 +37,8 @@ fn testing(done: usize, current: Option<&str>) -> RunEvent {
 /// A run of two kernels, with what a guest may try in every place where its words get in.
 fn a_run() -> Vec<(usize, RunEvent)> {
     let unavailable = sample::unavailable("5.4");
-    let mut failing = sample::failing("6.1", "6.1.0-47-amd64", 0.0);
-    failing.reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
+    let reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
+    let failing = KernelReport { reason, ..sample::failing("6.1") };
     vec![
         (1, RunEvent::Fetching { done: 0, total: Some(64 << 20) }),
         (1, RunEvent::Fetching { done: 1 << 20, total: Some(64 << 20) }),
@@ -55,9 +55,9 @@ fn a_run() -> Vec<(usize, RunEvent)> {
 #[test]
 fn without_a_terminal_each_phase_is_one_plain_line() {
     let sink = Sink::default();
-    let plain = Plain::new(&names(), Box::new(sink.clone()));
+    let screen = Screen::plain(&names(), Box::new(sink.clone()));
     for (index, event) in a_run() {
-        plain.event(index, event);
+        screen.event(index, event);
     }
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
     assert_golden(&text, "ui/testdata/plain.txt");
@@ -105,10 +105,10 @@ fn on_a_narrow_terminal_nothing_is_wider_and_no_line_of_a_guests_begins_a_line()
     let mut run = sample::hostile(logs.path());
     run.kernels[0].console_log = None;
     let forged = "8 passed, 0 failed";
-    run.kernels[0].tests[1].output = format!("{}{forged}", " ".repeat(40 - 4));
+    run.kernels[0].tests[0].output = format!("{}{}{forged}", "<script>\n".repeat(12), " ".repeat(40 - 4));
     let text = render(&run, false, Looks { width: Some(40), colour: false });
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
-    assert!(text.contains("  │ <script>"), "{text}");
+    assert!(text.contains("  │ … 1 line before\n  │ <script>\n"), "{text}");
     assert!(text.lines().all(|line| console::measure_text_width(line) <= 40), "{text}");
     assert!(!text.lines().any(|line| line.starts_with(forged)), "{text}");
 }

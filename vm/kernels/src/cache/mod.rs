@@ -12,20 +12,22 @@
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
-mod in_use;
 mod stale;
 mod sums;
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{self, Sha256Hex};
 use super::pins::{Pin, Source};
 use super::{Kernel, build, image, kconfig, tree};
-use crate::lock;
+use crate::lock::{self, How};
 
 pub use stale::{Stale, discard, size_of, stale};
 pub use sums::listing;
@@ -107,19 +109,15 @@ impl Entry {
         lock::exclusive(&path, waiting).with_context(hint)
     }
 
-    /// The pinned kernel, if it is here: its image is hashed.
-    ///
-    /// # Errors
-    ///
-    /// When what is here is not that, or no more; says what is wrong with it.
+    /// The pinned kernel, if it is here: its image and configuration are hashed. Says what is wrong when what is here is
+    /// not that, or no more.
     pub fn look(&self, pin: &Pin, source: &Source) -> Result<Option<Kernel>> {
-        self.dir().try_exists()?.then(|| self.load(pin, source)).transpose()
-    }
-
-    fn load(&self, pin: &Pin, source: &Source) -> Result<Kernel> {
         let dir = self.dir();
+        if !dir.try_exists()? {
+            return Ok(None);
+        }
         ensure!(self.exists(), "it has no manifest");
-        in_use::hold(&dir, &dir.join(MANIFEST))?;
+        hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
         let found = digest::sha256_file(&image).with_context(|| format!("cannot read {}", image.display()))?;
@@ -132,7 +130,7 @@ impl Entry {
             Some(config) => Some(self.config(&config)?),
             None => None,
         };
-        Ok(Kernel {
+        Ok(Some(Kernel {
             name: pin.label(),
             arch: pin.arch,
             image,
@@ -142,14 +140,15 @@ impl Entry {
             release: manifest.release,
             config,
             source: source.kind().to_owned(),
-        })
+        }))
     }
 
     /// Reads the kernel's configuration, if it is still what was unpacked.
     fn config(&self, relative: &Path) -> Result<kconfig::Config> {
         let path = self.dir().join(relative);
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let known = sums::contains(&self.dir(), relative, &digest::sha256(text.as_bytes()))?;
+        let listed = sums::read(&self.dir())?;
+        let known = listed.get(relative).is_some_and(|hash| hash == digest::sha256(text.as_bytes()).as_str());
         ensure!(known, "{} is not what was unpacked", path.display());
         Ok(kconfig::parse(&text))
     }
@@ -161,11 +160,7 @@ impl Entry {
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// Hashes every file again; returns how many there are.
-    ///
-    /// # Errors
-    ///
-    /// Names what is missing, changed, or should not be there.
+    /// Hashes every file again; returns how many there are. Names what is missing, changed, or should not be there.
     pub fn verify(&self) -> Result<usize> {
         sums::verify(&self.dir(), &self.manifest()?.sums_sha256)
     }
@@ -200,19 +195,23 @@ fn cannot_write(dir: &Path) -> String {
 }
 
 fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
-    let found =
-        tree::find(&staging.join(TREE)).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
+    let tree = staging.join(TREE);
+    let found = tree::find(&tree).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
     let image = image::inspect(&found.image)?;
     ensure!(image.arch == pin.arch, "the image is for {}, pinned is one for {}", image.arch, pin.arch);
     let expected = &pin.expected;
     if let Some(release) = &image.release {
         ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
     }
+    let mut config = found.config;
+    if config.is_none() {
+        // Next to the image, so that it need not be looked for inside of it again.
+        if let Some(text) = image::config(&found.image)? {
+            std::fs::write(tree.join("config"), text)?;
+            config = Some(tree.join("config"));
+        }
+    }
     let relative = |path: &Path| path.strip_prefix(staging).map(Path::to_owned);
-    let config = match found.config {
-        Some(config) => Some(config),
-        None => extract_config(&found.image, &staging.join(TREE))?,
-    };
     let (size, sums_sha256) = sums::write(staging)?;
     Ok(Manifest {
         release: image.release,
@@ -225,12 +224,21 @@ fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     })
 }
 
-/// Writes the configuration that is inside an image next to it, so that it need not be looked for again.
-fn extract_config(image: &Path, root: &Path) -> Result<Option<PathBuf>> {
-    let Some(text) = image::config(image)? else { return Ok(None) };
-    let path = root.join("config");
-    std::fs::write(&path, text)?;
-    Ok(Some(path))
+/// Keeps `dir`, which the file or directory `path` stands for, from being pruned by another run as long as this process
+/// lives.
+fn hold(dir: &Path, path: &Path) -> Result<()> {
+    static HELD: Mutex<Option<HashMap<PathBuf, File>>> = Mutex::new(None);
+    match lock::existing(path, How::NonBlockingLockShared) {
+        Ok(Some(lock)) => {
+            let mut held = HELD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            held.get_or_insert_default().insert(dir.to_owned(), lock);
+            Ok(())
+        }
+        Ok(None) => bail!("another run is removing it"),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(error.into()),
+        // Where a file system has no locks there is no protection either, and nothing else is lost.
+        Err(_) => Ok(()),
+    }
 }
 
 /// A directory in `cache` for a download that has no entry yet; it is removed when it is dropped.
@@ -239,7 +247,7 @@ pub fn scratch(cache: &Path, name: &str) -> Result<tempfile::TempDir> {
     let make = || {
         std::fs::create_dir_all(&incoming)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
-        in_use::hold(dir.path(), dir.path())?;
+        hold(dir.path(), dir.path())?;
         Ok::<_, anyhow::Error>(dir)
     };
     make().with_context(|| cannot_write(&incoming))
@@ -253,7 +261,7 @@ pub fn remove_all(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
@@ -267,7 +275,7 @@ fn remove_at_once(path: &Path) -> Result<()> {
     let going = path.with_file_name(format!(".{name}.removed"));
     remove_all(&going)?;
     match std::fs::rename(path, &going) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
         Ok(()) => remove_all(&going),
     }

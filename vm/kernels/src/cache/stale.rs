@@ -1,9 +1,11 @@
 //! What nothing needs any more, and removing it.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use walkdir::WalkDir;
 
 use super::{INCOMING, KERNELS, LOCKS, MANIFEST, remove_at_once};
 use crate::lock::{self, How};
@@ -20,14 +22,16 @@ pub struct Stale {
 pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<Stale>> {
     let mut stale = Vec::new();
     for kind in [KERNELS, INCOMING] {
-        for path in children(&root.join(kind))? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let lock = match kind {
-                KERNELS => path.join(MANIFEST),
-                _ => root.join(LOCKS).join(&name),
-            };
+        let dir = root.join(kind);
+        if !dir.try_exists()? {
+            continue;
+        }
+        for entry in WalkDir::new(&dir).min_depth(1).max_depth(1).sort_by_file_name() {
+            let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let lock = if kind == KERNELS { entry.path().join(MANIFEST) } else { root.join(LOCKS).join(&name) };
             if !needed.contains(&name) {
-                stale.push(Stale { path, lock });
+                stale.push(Stale { path: entry.into_path(), lock });
             }
         }
     }
@@ -47,25 +51,9 @@ pub fn discard(stale: &Stale, dry_run: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// Bytes on disk of all files below `path`.
+/// Bytes on disk of all files below `path`, which may be one itself.
 pub fn size_of(path: &Path) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
-    let below = match metadata.is_dir() {
-        true => children(path).unwrap_or_default().iter().map(|path| size_of(path)).sum(),
-        false => 0,
-    };
+    let files = WalkDir::new(path).follow_root_links(false).into_iter().flatten();
     // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
-    below + 512 * std::os::unix::fs::MetadataExt::blocks(&metadata)
-}
-
-/// A directory's entries, sorted; none when it is not there.
-fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.sort();
-    Ok(paths)
+    files.filter_map(|file| file.metadata().ok()).map(|file| 512 * file.blocks()).sum()
 }

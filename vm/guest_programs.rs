@@ -1,8 +1,9 @@
-//! A distribution's static libraries: where they are, and what the linker has to be told of its libelf. Included by the build
-//! script of vm/guest, and by what builds static programs later.
+//! How programs for guests are built, which have no shared libraries, and where a distribution's static libraries are.
+//! Included by the build script of vm/guest, and by what builds static programs later.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use memchr::memmem;
@@ -44,4 +45,32 @@ pub fn linker_script(archive: &[u8]) -> String {
     let forgotten =
         ["eu_search_tree_init", "eu_search_tree_fini"].map(|name| format!("PROVIDE({name} = pthread_self);\n"));
     forgotten.into_iter().chain(zstd).collect()
+}
+
+/// Variables that tell of this build and must not reach the program's: flags, and what stands in for rustc under clippy.
+const NOT_FOR_THE_PROGRAM: &[&str] = &[
+    "CARGO_BUILD_TARGET",
+    "CARGO_TARGET_DIR",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_PROFILE_RELEASE_LTO",
+];
+
+/// What rustc is told to link statically, as cargo's `CARGO_ENCODED_RUSTFLAGS`.
+pub const STATIC: &str = "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static";
+
+/// What builds the program `vmtest-NAME` for a target below the directory `built`, and where the program is then.
+pub fn command(cargo: &OsStr, name: &str, manifest: &Path, target: &str, built: &Path) -> (Command, PathBuf) {
+    let program = format!("vmtest-{name}");
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--release", "--bin", &program, "--target", target, "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(built);
+    for name in NOT_FOR_THE_PROGRAM {
+        command.env_remove(name);
+    }
+    command.env("CARGO_ENCODED_RUSTFLAGS", STATIC);
+    (command, built.join(target).join("release").join(program))
 }
