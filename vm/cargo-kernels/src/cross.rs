@@ -19,8 +19,7 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::kernels::command::show::Line;
 use crate::static_build::guest_programs;
-use crate::tools;
-use crate::{kernels, setup};
+use crate::{kernels, setup, tools};
 
 /// The QEMU program for an architecture.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {

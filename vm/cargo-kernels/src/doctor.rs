@@ -7,7 +7,6 @@ use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::dirs::Dirs;
 use crate::exit;
@@ -21,15 +20,24 @@ pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
     let missing = checks.iter().filter(|check| check.needed && !check.ok).count();
     let text = match as_json {
-        // The version counts incompatible changes of this format.
-        true => serde_json::to_string_pretty(&json!({"version": 1, "ok": missing == 0, "checks": checks}))? + "\n",
+        true => serde_json::to_string_pretty(&Diagnosis { version: 1, ok: missing == 0, checks })? + "\n",
         false => for_people(&checks, missing, &dirs.project),
     };
     ui::print(&text)?;
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-/// One thing; the JSON has this.
+/// The JSON.
+#[derive(Debug, Serialize)]
+struct Diagnosis {
+    /// Counts incompatible changes of this format.
+    version: u32,
+    /// Whether everything that is needed is here.
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+/// One thing.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
@@ -55,12 +63,12 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
         // Only of interest as long as there is something left to install.
         Need::Install => !vng_works,
         Need::Local => !geteuid().is_root(),
-        Need::Boot | Need::Build | Need::Inspect | Need::Source => true,
+        Need::Boot | Need::Build | Need::Extra => true,
         Need::Test => false,
     });
     let answer =
         |tool: &'static Tool| tool.check(dirs).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
-    let needed = |tool: &Tool| !matches!(tool.need, Need::Local | Need::Inspect | Need::Source);
+    let needed = |tool: &Tool| !matches!(tool.need, Need::Local | Need::Extra);
     let tools = shown.map(|tool| (tool.name, tool.purpose, needed(tool), answer(tool)));
     let others = [
         ("cache", "keep kernels", true, cache(dirs)),

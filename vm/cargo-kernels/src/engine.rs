@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use vmtest_agent::{FactsRequest, Program, Task, TestId, Tests};
 
-use crate::flags;
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Host, Launch};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
-use crate::text;
 use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
+use crate::{flags, text};
 use vm_guest::Backend;
 use vm_guest::supervise::{Observed, Progress};
 use vm_kernels::kconfig::{self, Checked};

@@ -264,7 +264,7 @@ fn brought_along(why: &str) -> String {
     format!("{why}: programs bring their libraries along, and find nothing else of this machine")
 }
 
-/// What is copied out of a guest, on its way to a file.
+/// What is copied out of a guest, on its way to a file beside the log.
 struct Archive {
     path: PathBuf,
     file: tempfile::NamedTempFile,
@@ -276,7 +276,6 @@ struct Archive {
 const LONGEST_ARCHIVE: u64 = 1 << 30;
 
 impl Archive {
-    /// Beside the log.
     fn create(log: &Path) -> Result<Self> {
         let path = log.with_extension("tar");
         let directory = path.parent().unwrap_or(Path::new("."));

@@ -11,14 +11,12 @@ use vm_guest::payload::Payload as Files;
 use vm_kernels::Arch;
 use vmtest_agent::{FactsRequest, Program, TestId};
 
-use crate::closure;
 use crate::dirs::Dirs;
-use crate::flags;
-use crate::launch;
 use crate::metadata::Metadata;
 use crate::recorded::{self, Built};
 use crate::static_build::StaticBuild;
 use crate::tools::{self, Need};
+use crate::{closure, flags, launch};
 
 /// Built once, used for every kernel.
 #[derive(Debug, Default)]

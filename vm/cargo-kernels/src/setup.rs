@@ -8,10 +8,9 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cross;
 use crate::dirs::Dirs;
-use crate::exit;
 use crate::tools::{self, Need, Unusable};
+use crate::{cross, exit};
 use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_guest::snapshots::sha256;
 use vm_kernels::{Arch, lock};
@@ -88,7 +87,7 @@ pub fn has_apt() -> bool {
 
 /// Everything that setup is there for and that is not here.
 fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
-    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Inspect, Need::Source], more].concat());
+    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
     if lacks_vng(&missing) {
         missing.extend(python(dirs).err());
     }

@@ -8,16 +8,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cross;
-use crate::kernels;
 use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::flags;
 use crate::metadata::Metadata;
-use crate::tools;
+use crate::{cross, flags, kernels, tools};
 use vm_guest::accel;
 use vm_guest::vng;
 

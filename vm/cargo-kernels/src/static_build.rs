@@ -13,9 +13,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cross;
 use crate::dirs::Dirs;
-use crate::tools;
+use crate::{cross, tools};
 use vm_kernels::{Arch, whole_file};
 
 pub use guest_programs::find;

@@ -17,14 +17,12 @@ pub enum Need {
     Build,
     /// To install virtme-ng, and no more once that is there.
     Install,
-    /// To look at what was built: setup installs it, and everything else does without.
-    Inspect,
+    /// To look at what was built, and to build kernels: setup installs it, and everything else does without.
+    Extra,
     /// To run the program on this machine as root.
     Local,
     /// To run those tests of `cargo xtask test` that are about this.
     Test,
-    /// To build a pinned kernel from its source.
-    Source,
 }
 
 /// A tool, where it is looked for, and what brings it.
@@ -75,13 +73,13 @@ pub static TOOLS: [Tool; 24] = [
     tool("libz.a", Need::Build, "link libbpf statically for the guest", "zlib1g-dev"),
     Tool { version: Some(("Python ", "3.10")),
         ..tool("python3", Need::Install, "install virtme-ng", "python3 python3-venv") },
-    Tool { numbered: true, ..tool("llvm-objdump", Need::Inspect, "show a BPF program's instructions", "llvm") },
-    Tool { numbered: true, ..tool("llvm-readelf", Need::Inspect, "show a BPF object's sections", "llvm") },
-    tool("flex", Need::Source, "build a kernel", "flex"),
-    tool("bison", Need::Source, "build a kernel", "bison"),
-    tool("bc", Need::Source, "build a kernel", "bc"),
-    tool("perl", Need::Source, "build a kernel", "perl"),
-    tool("pahole", Need::Source, "describe a kernel's types (BTF)", "pahole"),
+    Tool { numbered: true, ..tool("llvm-objdump", Need::Extra, "show a BPF program's instructions", "llvm") },
+    Tool { numbered: true, ..tool("llvm-readelf", Need::Extra, "show a BPF object's sections", "llvm") },
+    tool("flex", Need::Extra, "build a kernel", "flex"),
+    tool("bison", Need::Extra, "build a kernel", "bison"),
+    tool("bc", Need::Extra, "build a kernel", "bc"),
+    tool("perl", Need::Extra, "build a kernel", "perl"),
+    tool("pahole", Need::Extra, "describe a kernel's types (BTF)", "pahole"),
     tool("sudo", Need::Local, "run the program on this machine as root", "sudo"),
     tool("nix", Need::Test, "check the flake", "nix-bin"),
     tool("chromium", Need::Test, "check report.html", "chromium"),

@@ -8,21 +8,18 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 
-use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::Engine;
 use crate::exit::{self, Exit};
-use crate::flags;
 use crate::kernels::{self, Arch, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::parallel;
 use crate::payload::Payload;
 use crate::report::words::all_tests;
 use crate::report::{self, RunReport};
-use crate::setup;
 use crate::ui::{self, RunEvent, Screen};
 use crate::verdict::{KernelReport, Verdict};
+use crate::{backends, flags, parallel, setup};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vmtest_agent::TestId;
