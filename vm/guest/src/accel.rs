@@ -231,47 +231,37 @@ mod tests {
 
     use std::time::SystemTime;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    /// A machine with a QEMU of our own making.
-    struct Machine {
-        dir: tempfile::TempDir,
-    }
-
-    impl Machine {
-        fn path(&self, name: &str) -> PathBuf {
-            self.dir.path().join(name)
-        }
-
-        /// `script` is what its QEMU does from now on, as shell code.
-        fn does(&self, script: &str) {
-            let script = format!("echo >> {}\n{script}\n", self.path("calls").display());
-            std::fs::write(self.path("qemu.sh"), script).unwrap();
-        }
-
-        fn error(&self, insists: bool) -> String {
-            let qemu = self.path("qemu");
-            // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
-            let deadline = Duration::from_secs(3);
-            let trial = Trial { qemu: &qemu, memory: self.path("kvm.json"), deadline };
-            trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
-        }
-
-        /// The answer has these words (none: KVM works), and QEMU was started so often in all.
-        #[track_caller]
-        fn check(&self, insists: bool, words: &str, calls: usize) {
-            let error = self.error(insists);
-            assert!(error.contains(words) && error.is_empty() == words.is_empty(), "{error}");
-            assert_eq!(std::fs::read(self.path("calls")).unwrap().len(), calls);
-        }
-    }
-
-    fn machine(script: &str) -> Machine {
-        let machine = Machine { dir: tempfile::tempdir().unwrap() };
+    /// A machine with a QEMU of our own making, which does what `script` says.
+    fn machine(script: &str) -> TempDir {
+        let machine = tempfile::tempdir().unwrap();
         let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-tool");
-        std::os::unix::fs::symlink(fake, machine.path("qemu")).unwrap();
-        machine.does(script);
+        std::os::unix::fs::symlink(fake, machine.path().join("qemu")).unwrap();
+        now_does(&machine, script);
         machine
+    }
+
+    fn now_does(machine: &TempDir, script: &str) {
+        let script = format!("echo >> {}\n{script}\n", machine.path().join("calls").display());
+        std::fs::write(machine.path().join("qemu.sh"), script).unwrap();
+    }
+
+    fn error(machine: &TempDir, insists: bool) -> String {
+        let (qemu, memory) = (machine.path().join("qemu"), machine.path().join("kvm.json"));
+        // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
+        let trial = Trial { qemu: &qemu, memory, deadline: Duration::from_secs(3) };
+        trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
+    }
+
+    /// The answer has these words (none: KVM works), and QEMU was started so often in all.
+    #[track_caller]
+    fn check(machine: &TempDir, insists: bool, words: &str, calls: usize) {
+        let error = error(machine, insists);
+        assert!(error.contains(words) && error.is_empty() == words.is_empty(), "{error}");
+        assert_eq!(std::fs::read(machine.path().join("calls")).unwrap().len(), calls);
     }
 
     const COMES_UP: &str = "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
@@ -290,13 +280,13 @@ mod tests {
             (HANGS, hangs),
         ] {
             let machine = machine(script);
-            machine.check(false, words, 1);
-            machine.check(false, words, 1);
-            machine.check(true, words, 2);
-            let memory = OpenOptions::new().write(true).open(machine.path("kvm.json")).unwrap();
+            check(&machine, false, words, 1);
+            check(&machine, false, words, 1);
+            check(&machine, true, words, 2);
+            let memory = OpenOptions::new().write(true).open(machine.path().join("kvm.json")).unwrap();
             memory.set_modified(SystemTime::now() - FAILURE_VALID).unwrap();
-            machine.does(COMES_UP);
-            machine.check(false, "", 3);
+            now_does(&machine, COMES_UP);
+            check(&machine, false, "", 3);
         }
     }
 
@@ -305,18 +295,18 @@ mod tests {
         let machine = machine(COMES_UP);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| assert_eq!(machine.error(false), ""));
+                scope.spawn(|| assert_eq!(error(&machine, false), ""));
             }
         });
-        machine.check(true, "", 1);
-        let good = std::fs::read_to_string(machine.path("kvm.json")).unwrap();
-        let qemu = machine.path("qemu");
+        check(&machine, true, "", 1);
+        let good = std::fs::read_to_string(machine.path().join("kvm.json")).unwrap();
+        let qemu = machine.path().join("qemu");
         let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
         for (index, part) in [&good[2..38], &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
             assert!(good.contains(part), "{good}");
-            std::fs::write(machine.path("kvm.json"), good.replace(part, "other")).unwrap();
-            machine.check(false, "", index + 2);
-            machine.check(false, "", index + 2);
+            std::fs::write(machine.path().join("kvm.json"), good.replace(part, "other")).unwrap();
+            check(&machine, false, "", index + 2);
+            check(&machine, false, "", index + 2);
         }
     }
 }

@@ -286,24 +286,18 @@ mod tests {
 
     use super::*;
 
-    struct Fixture {
-        snapshots: Snapshots,
-        _root: tempfile::TempDir,
+    fn empty() -> (tempfile::TempDir, Snapshots) {
+        let root = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots { root: root.path().into(), limit: LIMIT };
+        (root, snapshots)
     }
 
-    impl Fixture {
-        fn new() -> Self {
-            let root = tempfile::tempdir().unwrap();
-            Self { snapshots: Snapshots { root: root.path().into(), limit: LIMIT }, _root: root }
-        }
+    fn make(snapshots: &Snapshots, key_material: &Value) -> Snapshot {
+        snapshots.make("kernel", key_material.clone(), soon(), leave).unwrap()
+    }
 
-        fn make(&self, key_material: &Value) -> Snapshot {
-            self.snapshots.make("kernel", key_material.clone(), soon(), leave).unwrap()
-        }
-
-        fn has(&self, key_material: &Value) -> bool {
-            self.snapshots.find(key_material).unwrap().is_some()
-        }
+    fn has(snapshots: &Snapshots, key_material: &Value) -> bool {
+        snapshots.find(key_material).unwrap().is_some()
     }
 
     fn soon() -> Instant {
@@ -334,21 +328,21 @@ mod tests {
 
     #[test]
     fn snapshot_is_found_by_its_key_and_made_once() {
-        let fixture = Fixture::new();
+        let (_root, snapshots) = empty();
         let key_material = json!({ "kernel": "a", "cpu": 1 });
-        assert!(!fixture.has(&key_material));
-        let made = fixture.make(&key_material);
+        assert!(!has(&snapshots, &key_material));
+        let made = make(&snapshots, &key_material);
         assert_eq!((&*made.console, &*made.ready.release), (&b"words"[..], "6.12"));
-        assert!(fixture.has(&json!({ "cpu": 1, "kernel": "a" })), "order matters");
-        assert!(!fixture.has(&json!({ "kernel": "a", "cpu": 2 })));
-        fixture.snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();
+        assert!(has(&snapshots, &json!({ "cpu": 1, "kernel": "a" })), "order matters");
+        assert!(!has(&snapshots, &json!({ "kernel": "a", "cpu": 2 })));
+        snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();
     }
 
     #[test]
     fn one_that_another_makes_for_too_long_is_not_waited_for() {
-        let fixture = Fixture::new();
-        let _making = fixture.snapshots.lock_making(&fixture.snapshots.dir(&json!(1)), soon()).unwrap();
-        let late = fixture.snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
+        let (_root, snapshots) = empty();
+        let _making = snapshots.lock_making(&snapshots.dir(&json!(1)), soon()).unwrap();
+        let late = snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
         assert!(format!("{late:#}").contains("another run"), "{late:#}");
     }
 
@@ -367,60 +361,59 @@ mod tests {
             ("memory cannot be read", |dir| fs::remove_file(dir.join(RAM)).unwrap()),
             ("manifest is damaged", |dir| fs::write(dir.join(MANIFEST), "{\"kernel\":").unwrap()),
         ];
-        let fixture = Fixture::new();
+        let (_root, snapshots) = empty();
         for (what, damage) in damages {
-            let made = fixture.make(&json!(1));
+            let made = make(&snapshots, &json!(1));
             assert!(verify_ram(&made.dir).unwrap());
             damage(&made.dir);
-            let error = fixture.snapshots.find(&json!(1)).unwrap_err();
+            let error = snapshots.find(&json!(1)).unwrap_err();
             assert!(format!("{error:#}").contains(what), "{what}: {error:#}");
-            fixture.make(&json!(1));
-            assert!(fixture.has(&json!(1)), "{what}: not repaired");
+            make(&snapshots, &json!(1));
+            assert!(has(&snapshots, &json!(1)), "{what}: not repaired");
         }
     }
 
     #[test]
     fn failed_save_leaves_nothing() {
-        let fixture = Fixture::new();
+        let (_root, snapshots) = empty();
         let fail = |dir: &Path| {
             leave(dir)?;
             anyhow::bail!("no boot")
         };
-        assert!(fixture.snapshots.make("kernel", json!(1), soon(), fail).is_err());
-        assert!(!fixture.has(&json!(1)));
-        let names = fs::read_dir(&fixture.snapshots.root).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(snapshots.make("kernel", json!(1), soon(), fail).is_err());
+        assert!(!has(&snapshots, &json!(1)));
+        let names = fs::read_dir(&snapshots.root).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), [LOCKS]);
     }
 
     #[test]
     fn one_in_use_is_pruned_after_the_last_process_with_its_lock() {
-        let fixture = Fixture::new();
-        let lock = fixture.make(&json!(1)).lock;
+        let (_root, snapshots) = empty();
+        let lock = make(&snapshots, &json!(1)).lock;
         // It waits for the end of its input, and holds the lock as its error output.
         let mut child = Command::new("cat").stdin(Stdio::piped()).stderr(lock).spawn().unwrap();
-        let listed = &fixture.snapshots.list()[0];
-        assert!(!fixture.snapshots.prune(listed).unwrap());
+        let listed = &snapshots.list()[0];
+        assert!(!snapshots.prune(listed).unwrap());
         child.wait().unwrap();
-        assert!(eventually(|| fixture.snapshots.prune(listed).unwrap()));
-        assert_eq!(fixture.snapshots.list().len(), 0);
+        assert!(eventually(|| snapshots.prune(listed).unwrap()));
+        assert_eq!(snapshots.list().len(), 0);
     }
 
     #[test]
     fn beyond_the_limit_the_one_used_least_recently_goes() {
-        let mut fixture = Fixture::new();
+        let (_root, mut snapshots) = empty();
         for number in 1..=3 {
-            let lock = fixture.make(&json!(number)).lock;
+            let lock = make(&snapshots, &json!(number)).lock;
             let long_ago = SystemTime::now() - Duration::from_secs(3600 * (4 - number));
             lock.set_modified(long_ago).unwrap();
         }
         // Using one is what counts, not making it.
-        assert!(fixture.has(&json!(1)));
-        fixture.snapshots.limit = 2 * fixture.snapshots.list()[0].bytes;
-        let shrunk = |fixture: &Fixture| {
-            fixture.snapshots.shrink();
-            fixture.snapshots.list().len() == 2
-        };
-        assert!(eventually(|| shrunk(&fixture)));
-        assert!(fixture.has(&json!(1)) && fixture.has(&json!(3)));
+        assert!(has(&snapshots, &json!(1)));
+        snapshots.limit = 2 * snapshots.list()[0].bytes;
+        assert!(eventually(|| {
+            snapshots.shrink();
+            snapshots.list().len() == 2
+        }));
+        assert!(has(&snapshots, &json!(1)) && has(&snapshots, &json!(3)));
     }
 }
