@@ -2,6 +2,7 @@
 # here, by name.
 { pkgs }:
 let
+  inherit (pkgs) lib;
   load = file: import file (pkgs // project);
 
   project = {
@@ -10,9 +11,35 @@ let
     programs = load ./programs.nix;
     virtme-ng = load ./virtme-ng.nix;
     kernels = load ./kernels.nix;
-    vm-host = load ./vm-host.nix;
     checks = load ./checks.nix;
-    shell = load ./shell.nix;
+
+    # What boots kernels: the programs that xtask runs, and where it finds the pins.
+    vm-host = {
+      tools = [
+        project.busybox-static
+        pkgs.file
+        pkgs.kmod
+        pkgs.qemu_kvm
+        project.virtme-ng
+      ];
+      variables = pins: { VMTEST_NIX_KERNELS = project.kernels.directory pins; };
+    };
+
+    # `nix develop`: everything to build, test and prove the program, kernels included.
+    shell = pkgs.mkShell {
+      packages =
+        project.toolchain.tools
+        ++ [
+          pkgs.bpftools
+          pkgs.deadnix
+          pkgs.nixfmt
+          pkgs.rust-analyzer
+        ]
+        ++ lib.optionals project.bootsKernels project.vm-host.tools;
+      env =
+        project.toolchain.variables
+        // lib.optionalAttrs project.bootsKernels (project.vm-host.variables project.kernels.pins);
+    };
 
     # A busybox that needs no libraries, alone: its several hundred names would hide those of coreutils.
     busybox-static = pkgs.runCommand "busybox-static" { } ''

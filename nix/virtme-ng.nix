@@ -55,11 +55,5 @@ python3Packages.buildPythonApplication rec {
     $out/bin/vng --version
   '';
 
-  meta = {
-    description = "Boots a kernel in QEMU, on the host's files or on a root of one's own";
-    homepage = "https://github.com/arighi/virtme-ng";
-    license = lib.licenses.gpl2Only;
-    mainProgram = "vng";
-    platforms = [ "x86_64-linux" ];
-  };
+  meta.mainProgram = "vng";
 }

@@ -13,29 +13,29 @@ use predicates::str::contains;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const SYSTEMS: [&str; 2] = ["aarch64-linux", "x86_64-linux"];
-
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// A copy of the workspace, to be changed at will, and a Nix that reaches nothing else.
-struct Bench(TempDir);
+struct Bench {
+    dir: TempDir,
+}
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
         let copy = "mkdir $0/flake; tar -C $1 --exclude ./target --exclude ./.git -c . | tar -C $0/flake -x";
         let mut sh = Command::new("bash");
-        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.0.path(), workspace()]).assert().success();
-        let config = "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
-                      build-users-group =\nsandbox = false\n";
-        fs::write(bench.path("nix.conf"), config).unwrap();
+        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.dir.path(), workspace()]).assert().success();
+        let conf = "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
+             build-users-group =\nsandbox = false\n";
+        fs::write(bench.path("nix.conf"), conf).unwrap();
         bench
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 
     fn url(&self, name: &str) -> String {
@@ -45,7 +45,7 @@ impl Bench {
     fn nix(&self, arguments: &[&str]) -> Command {
         let mut nix = Command::new("nix");
         nix.args(arguments)
-            .env("NIX_CONF_DIR", self.0.path())
+            .env("NIX_CONF_DIR", self.dir.path())
             .env("NIX_USER_CONF_FILES", "/dev/null")
             .env("NIX_STORE_DIR", self.path("store"))
             .env("NIX_STATE_DIR", self.path("state"))
@@ -72,7 +72,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Nix leaves its store read-only, and only root could remove that.
-        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.0.path()).status();
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
     }
 }
 
@@ -90,10 +90,6 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn keys(value: &Value) -> BTreeSet<String> {
-    value.as_object().unwrap().keys().cloned().collect()
-}
-
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
 fn lock_that_disagrees_with_flake_is_refused() {
@@ -103,15 +99,15 @@ fn lock_that_disagrees_with_flake_is_refused() {
     bench.nix(&metadata).assert().success();
 
     let file = bench.path("flake/flake.nix");
-    let other = fs::read_to_string(&file).unwrap();
-    let other = other.replace("github:NixOS/nixpkgs/nixos-26.05", &bench.url("flake/tests/nix/mock-nixpkgs"));
-    fs::write(file, other).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let mock = bench.url("flake/tests/nix/mock-nixpkgs");
+    fs::write(file, text.replace("github:NixOS/nixpkgs/nixos-26.05", &mock)).unwrap();
     bench.nix(&metadata).assert().failure().stderr(contains("requires lock file changes"));
 }
 
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn every_output_evaluates_on_every_system() {
+fn every_output_evaluates_and_the_shell_has_every_tool_and_pin() {
     let bench = Bench::new();
     let flake = bench.url("flake");
     bench.mocked(&["flake", "check", &flake, "--no-build"]).assert().success();
@@ -120,32 +116,28 @@ fn every_output_evaluates_on_every_system() {
     let per_pin = |prefix: &str, extra| -> BTreeSet<String> {
         pins(extra).iter().map(|pin| format!("{prefix}-{}", pin.replace('.', "_"))).collect()
     };
-    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-    let everywhere = names(&["clippy", "formatting", "unit-tests"]);
-    let packages = names(&["cargo-kernels", "default", "kernels", "virtme-ng"]);
+    let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let everywhere = set(&["clippy", "formatting", "unit-tests"]);
+    let packages = set(&["cargo-kernels", "default", "kernels", "virtme-ng"]);
     let per_kernel = &per_pin("kernel", true) | &per_pin("report", false);
-    let [arm, intel] = SYSTEMS;
+    let [arm, intel] = ["aarch64-linux", "x86_64-linux"];
     assert_eq!(keys(&outputs["checks"][arm]), everywhere);
     assert_eq!(keys(&outputs["checks"][intel]), &everywhere | &per_pin("vm", false));
-    assert_eq!(keys(&outputs["packages"][arm]), names(&["default"]));
+    assert_eq!(keys(&outputs["packages"][arm]), set(&["default"]));
     assert_eq!(keys(&outputs["packages"][intel]), &packages | &per_kernel);
-    for system in SYSTEMS {
+    for system in [arm, intel] {
         assert_eq!(outputs["devShells"][system]["default"]["type"], "derivation");
         assert_eq!(outputs["formatter"][system]["type"], "derivation");
     }
-}
 
-#[test]
-#[ignore = "needs nix: cargo xtask test runs it"]
-fn shell_has_every_tool_and_every_pinned_kernel() {
-    let bench = Bench::new();
-    let strings = |output: &str| -> Vec<String> { serde_json::from_value(bench.eval(output)).unwrap() };
-    let tools = strings("devShells.x86_64-linux.default.nativeBuildInputs");
+    let strings = |value: Value| serde_json::from_value::<BTreeSet<String>>(value).unwrap();
+    let tools = strings(bench.eval("devShells.x86_64-linux.default.nativeBuildInputs"));
     for tool in ["cargo", "clang", "nixfmt", "deadnix", "qemu_kvm", "virtme-ng", "busybox-static", "kmod"] {
         assert!(tools.iter().any(|path| path.ends_with(&format!("-{tool}"))), "{tool} is not in {tools:?}");
     }
     let kernels = bench.eval("packages.x86_64-linux.kernels");
     assert_eq!(bench.eval("devShells.x86_64-linux.default.VMTEST_NIX_KERNELS"), kernels);
-    let names: BTreeSet<String> = strings("packages.x86_64-linux.kernels.names").into_iter().collect();
+    let names = strings(bench.eval("packages.x86_64-linux.kernels.names"));
     assert_eq!(names, pins(false).into_iter().collect());
 }

@@ -14,5 +14,4 @@ rec {
   getDev = package: package.dev or package.out;
   getLib = package: package.lib or package.out;
   makeBinPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/bin") packages);
-  licenses.gpl2Only.spdxId = "GPL-2.0-only";
 }

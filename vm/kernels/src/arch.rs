@@ -1,6 +1,6 @@
 //! Architectures that kernels are built for: one table, and nothing else in the harness asks which one it is.
 //!
-//! Another one is another row of [`ARCHES`], its pins, and the two files that the row includes.
+//! Another one is another row of [`ARCHES`], its pins, and the files that the row includes.
 
 use std::fmt;
 

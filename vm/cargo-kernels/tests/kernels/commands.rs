@@ -60,16 +60,12 @@ fn add_pins_an_address_and_keeps_what_is_written() {
     let said = sandbox.run(&["add", "6.14", &url], 0);
     assert!(said.contains("6.14: pinned 6.14.2-mine"), "{said}");
     let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
-    let added = text.strip_prefix(COMMENTED).expect("what was written has changed");
-    for line in [
-        "name = \"6.14\"".to_owned(),
-        "release = \"6.14.2-mine\"".to_owned(),
-        "kind = \"url\"".to_owned(),
-        format!("url = \"{url}\""),
-        format!("sha256 = \"{}\"", sha256(&image)),
-    ] {
-        assert!(added.contains(&line), "{line} is not in {added}");
-    }
+    let added = format!(
+        "\n[[kernel]]\nname = \"6.14\"\nrelease = \"6.14.2-mine\"\nwhy = \"added with `kernels add`\"\n\n\
+         [[kernel.source]]\nkind = \"url\"\nurl = \"{url}\"\nsha256 = \"{}\"\n",
+        sha256(&image)
+    );
+    assert_eq!(text, format!("{COMMENTED}{added}"));
     sandbox.run(&["fetch", "6.14"], 0);
     assert_eq!(server.requests().len(), 1, "it was fetched twice");
     let left = std::fs::read_dir(sandbox.cache().join("incoming")).unwrap().count();
