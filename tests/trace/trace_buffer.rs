@@ -83,16 +83,14 @@ impl TraceBuffer {
 
     /// How many records the kernel says it lost since boot, of whatever origin (`per_cpu/cpu*/stats`).
     pub fn lost(&self) -> usize {
-        let cpus = std::fs::read_dir(self.turn.root.join("per_cpu")).expect("tracefs has per_cpu");
-        cpus.map(|cpu| lost_on(&cpu.unwrap().path().join("stats"))).sum()
+        let mut lost = 0;
+        for cpu in std::fs::read_dir(self.turn.root.join("per_cpu")).expect("tracefs has per_cpu") {
+            let stats = std::fs::read_to_string(cpu.unwrap().path().join("stats")).expect("stats can be read");
+            for counter in ["overrun: ", "commit overrun: ", "dropped events: "] {
+                let number = stats.lines().find_map(|line| line.strip_prefix(counter));
+                lost += number.map_or(0, |number| number.parse::<usize>().expect("a counter is a number"));
+            }
+        }
+        lost
     }
-}
-
-fn lost_on(stats: &Path) -> usize {
-    let text = std::fs::read_to_string(stats).expect("stats can be read");
-    ["overrun: ", "commit overrun: ", "dropped events: "]
-        .iter()
-        .filter_map(|counter| text.lines().find_map(|line| line.strip_prefix(counter)))
-        .map(|number| number.parse::<usize>().expect("a counter is a number"))
-        .sum()
 }

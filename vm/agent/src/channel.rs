@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
@@ -85,18 +85,15 @@ fn read_line(port: &mut impl BufRead) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-/// What of a job every version of the protocol has.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    protocol: u32,
-}
-
 fn parse_job(line: &[u8]) -> Result<Job> {
-    let Versioned { protocol } = serde_json::from_slice(line).context("what came over the channel is no job")?;
-    if protocol != PROTOCOL {
-        bail!("the host speaks version {protocol} of the protocol, this agent {PROTOCOL}");
-    }
-    serde_json::from_slice(line).context("cannot read the job")
+    const NO_JOB: &str = "what came over the channel is no job";
+    let job: serde_json::Value = serde_json::from_slice(line).context(NO_JOB)?;
+    let protocol = job["protocol"].as_u64().context(NO_JOB)?;
+    ensure!(
+        protocol == u64::from(PROTOCOL),
+        "the host speaks version {protocol} of the protocol, this agent {PROTOCOL}"
+    );
+    serde_json::from_value(job).context("cannot read the job")
 }
 
 #[cfg(test)]

@@ -6,55 +6,46 @@ use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::SHARE_TAG;
 
-struct Mount {
-    kind: &'static str,
-    target: &'static str,
-    options: Option<&'static str>,
-    /// A kernel may be built without it.
-    optional: bool,
-}
-
-const fn needed(kind: &'static str, target: &'static str) -> Mount {
-    Mount { kind, target, options: None, optional: false }
-}
-
-const fn optional(kind: &'static str, target: &'static str) -> Mount {
-    Mount { kind, target, options: None, optional: true }
-}
+/// A file system, its place, its options.
+type Mount = (&'static str, &'static str, &'static str);
 
 /// What every guest has, in the order in which it is mounted. Not there already are: in an initramfs all of them, in
 /// a guest of virtme-ng's those that it does not mount itself.
-const ALL: &[Mount] = &[
-    needed("proc", "/proc"),
-    needed("sysfs", "/sys"),
-    Mount { options: Some("mode=0755"), ..needed("devtmpfs", "/dev") },
-    Mount { options: Some("mode=620,ptmxmode=666"), ..optional("devpts", "/dev/pts") },
-    Mount { options: Some("mode=1777"), ..needed("tmpfs", "/dev/shm") },
-    Mount { options: Some("mode=1777"), ..needed("tmpfs", "/tmp") },
-    Mount { options: Some("mode=0755"), ..needed("tmpfs", "/run") },
-    // The kernel makes the directories below /sys, for what it was built with.
-    optional("tracefs", "/sys/kernel/tracing"),
-    optional("debugfs", "/sys/kernel/debug"),
-    optional("securityfs", "/sys/kernel/security"),
-    optional("bpf", "/sys/fs/bpf"),
-    optional("cgroup2", "/sys/fs/cgroup"),
+const NEEDED: &[Mount] = &[
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", "mode=0755"),
+    ("tmpfs", "/dev/shm", "mode=1777"),
+    ("tmpfs", "/tmp", "mode=1777"),
+    ("tmpfs", "/run", "mode=0755"),
+];
+
+/// What comes after that, and what a kernel may be built without. It makes the directories below /sys itself.
+const OPTIONAL: &[Mount] = &[
+    ("devpts", "/dev/pts", "mode=620,ptmxmode=666"),
+    ("tracefs", "/sys/kernel/tracing", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("bpf", "/sys/fs/bpf", ""),
+    ("cgroup2", "/sys/fs/cgroup", ""),
 ];
 
 /// Mounts what is missing. Returns what went wrong.
 pub fn missing() -> Vec<Error> {
     let there = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let missing = ALL.iter().filter(|entry| !entry.is_among(&there));
-    missing.filter_map(|entry| entry.mount().err()).collect()
+    let all = NEEDED.iter().map(|needed| (needed, false)).chain(OPTIONAL.iter().map(|optional| (optional, true)));
+    let missing = all.filter(|(entry, _)| !is_among(entry, &there));
+    missing.filter_map(|(entry, optional)| make(*entry, optional).err()).collect()
 }
 
 /// Mounts a tmpfs of its own at `target`, which is made if need be.
 pub fn tmpfs(target: &'static str) -> Result<()> {
-    Mount { options: Some("mode=0755"), ..needed("tmpfs", target) }.mount()
+    make(("tmpfs", target, "mode=0755"), false)
 }
 
 /// The places that are mounted on in the root directory itself.
 pub fn top() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|mount| mount.target).filter(|target| target.rfind('/') == Some(0))
+    NEEDED.iter().map(|(_, target, _)| *target).filter(|target| target.rfind('/') == Some(0))
 }
 
 /// Mounts the host's share.
@@ -64,27 +55,25 @@ pub fn share(target: &str) -> Result<()> {
         .with_context(|| format!("cannot mount the host's share at {target}"))
 }
 
-impl Mount {
-    /// Whether one of the lines of /proc/mounts (proc_mounts(5)) is of this kind and at this place.
-    fn is_among(&self, mounts: &str) -> bool {
-        mounts.lines().any(|line| {
-            let mut fields = line.split(' ').skip(1);
-            (fields.next(), fields.next()) == (Some(self.target), Some(self.kind))
-        })
-    }
+/// Whether one of the lines of /proc/mounts (proc_mounts(5)) is of this kind and at this place.
+fn is_among((kind, target, _): &Mount, mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        (fields.next(), fields.next()) == (Some(*target), Some(*kind))
+    })
+}
 
-    fn mount(&self) -> Result<()> {
-        // Below sysfs the directories are the kernel's: one that is missing cannot be made.
-        if let Err(error) = fs::create_dir_all(self.target) {
-            return if self.optional { Ok(()) } else { Err(error).context(format!("cannot make {}", self.target)) };
-        }
-        match mount(Some(self.kind), self.target, Some(self.kind), MsFlags::MS_NOSUID, self.options) {
-            // ENODEV: the kernel does not know the file system.
-            Err(nix::Error::ENODEV) if self.optional => Ok(()),
-            // EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
-            Ok(()) | Err(nix::Error::EBUSY) => Ok(()),
-            Err(error) => Err(error).context(format!("cannot mount {} at {}", self.kind, self.target)),
-        }
+fn make((kind, target, options): Mount, optional: bool) -> Result<()> {
+    // Below sysfs the directories are the kernel's: one that is missing cannot be made.
+    if let Err(error) = fs::create_dir_all(target) {
+        return if optional { Ok(()) } else { Err(error).context(format!("cannot make {target}")) };
+    }
+    match mount(Some(kind), target, Some(kind), MsFlags::MS_NOSUID, Some(options)) {
+        // ENODEV: the kernel does not know the file system.
+        Err(nix::Error::ENODEV) if optional => Ok(()),
+        // EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
+        Ok(()) | Err(nix::Error::EBUSY) => Ok(()),
+        Err(error) => Err(error).context(format!("cannot mount {kind} at {target}")),
     }
 }
 
@@ -94,8 +83,8 @@ mod tests {
 
     #[test]
     fn what_is_mounted_is_known_by_its_place_and_its_kind() {
-        let tmp = optional("tmpfs", "/tmp");
-        assert!(tmp.is_among("proc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"));
-        assert!(!tmp.is_among("host /tmp 9p rw 0 0\ntmpfs /tmp/x tmpfs rw 0 0\n/tmp tmpfs x"));
+        let tmp = ("tmpfs", "/tmp", "");
+        assert!(is_among(&tmp, "proc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"));
+        assert!(!is_among(&tmp, "host /tmp 9p rw 0 0\ntmpfs /tmp/x tmpfs rw 0 0\n/tmp tmpfs x"));
     }
 }
