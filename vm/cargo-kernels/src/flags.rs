@@ -386,3 +386,17 @@ fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse();
     number.ok().filter(|number: &f64| *number >= 0.0).ok_or("expected a number such as 10%".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_one_of_so_many() {
+        assert_eq!(partition("1/1"), Ok((1, 1)));
+        assert_eq!(partition("2/3"), Ok((2, 3)));
+        for wrong in ["0/3", "4/3", "1/0", "-1/3", "1", "a/b", ""] {
+            assert!(partition(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::dirs::Dirs;
@@ -134,7 +134,7 @@ impl Metadata {
             let wrong = |problem: String| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()));
             // Each by itself first, so that what is wrong is named with its line.
             let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-            manifest.sections().try_for_each(|metadata| metadata.check()).map_err(wrong)?;
+            manifest.sections().try_for_each(|metadata| metadata.check()).map_err(|error| wrong(error.to_string()))?;
             whole.extend(toml::from_str::<Manifest<toml::Table>>(&text)?.sections().flatten());
         }
         whole.try_into().context("the metadata of two Cargo.toml do not fit together")
@@ -146,32 +146,25 @@ impl Metadata {
     }
 
     /// What no type can say.
-    fn check(&self) -> Result<(), String> {
-        if self.memory_mib == 0 {
-            return Err("memory-mib is 0".into());
+    fn check(&self) -> Result<()> {
+        ensure!(self.memory_mib > 0, "memory-mib is 0");
+        ensure!((1..=64).contains(&self.cpus), "cpus = {}: not between 1 and 64", self.cpus);
+        if let Some(name) = &self.program {
+            ensure!(self.ready_line.is_some(), "program = `{name}` needs a ready-line");
         }
-        if !(1..=64).contains(&self.cpus) {
-            return Err(format!("cpus = {}: not between 1 and 64", self.cpus));
-        }
-        if let Some(name) = self.program.as_ref().filter(|_| self.ready_line.is_none()) {
-            return Err(format!("program = `{name}` needs a ready-line"));
-        }
-        if !(self.test_timeout_s > 0.0 && self.test_timeout_s <= LONGEST_S) {
-            return Err(format!("test-timeout-s = {}: not between 0 and {LONGEST_S}", self.test_timeout_s));
-        }
-        let inside = |component| matches!(component, Component::Normal(_));
-        if let Some(file) = self.files.iter().find(|file| !file.components().all(inside)) {
-            return Err(format!("files: `{}` is not a path below the workspace", file.display()));
+        let limit = self.test_timeout_s;
+        ensure!(limit > 0.0 && limit <= LONGEST_S, "test-timeout-s = {limit}: not between 0 and {LONGEST_S}");
+        for file in &self.files {
+            let is_below = file.components().all(|part| matches!(part, Component::Normal(_)));
+            ensure!(is_below, "files: `{}` is not a path below the workspace", file.display());
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || KERNEL_ARG_PUNCTUATION.contains(c);
-        if let Some(arg) = self.kernel_args.iter().find(|arg| !arg.chars().all(allowed)) {
-            return Err(format!(
-                "kernel-args: `{arg}` is not one word of letters, digits and {KERNEL_ARG_PUNCTUATION}"
-            ));
+        for arg in &self.kernel_args {
+            let what = format!("one word of letters, digits and {KERNEL_ARG_PUNCTUATION}");
+            ensure!(arg.chars().all(allowed), "kernel-args: `{arg}` is not {what}");
         }
-        if self.kernel_args.iter().map(|arg| arg.len() + 1).sum::<usize>() > KERNEL_ARGS_LIMIT {
-            return Err(format!("kernel-args: more than {KERNEL_ARGS_LIMIT} bytes together"));
-        }
+        let length: usize = self.kernel_args.iter().map(|arg| arg.len() + 1).sum();
+        ensure!(length <= KERNEL_ARGS_LIMIT, "kernel-args: more than {KERNEL_ARGS_LIMIT} bytes together");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vmtest_agent::{Facts, TestId, TestOutcome, TestResult};
+use vmtest_agent::{Facts, TestId, TestOutcome};
 
 use crate::exit;
 
@@ -121,11 +121,6 @@ impl KernelReport {
         let ran = |test: &TestId| self.tests.iter().any(|outcome| outcome.test == *test);
         self.missing = tests.iter().filter(|test| !ran(test)).cloned().collect();
         self.expected_tests = tests.len();
-    }
-
-    /// How many tests passed.
-    pub fn passed_tests(&self) -> usize {
-        self.tests.iter().filter(|test| test.result == TestResult::Passed).count()
     }
 
     /// How it counts in the sum. A kernel's complaint that was allowed is a pass; a kernel that was allowed to be

@@ -94,19 +94,15 @@ fn cell(kernel_index: usize, kernel: &KernelReport, test: &TestId) -> Value {
         result,
         mark => MARKS.iter().find(|(word, ..)| *word == result).map_or("", |(_, mark, _)| mark),
         words => format!("{words} on {}", kernel.name),
-        link => failed.map(|(index, _)| failure_id(kernel_index, index)),
+        link => failed.map(|(index, _)| format!("k{kernel_index}-t{index}")),
     }
-}
-
-fn failure_id(kernel: usize, test: usize) -> String {
-    format!("k{kernel}-t{test}")
 }
 
 fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNames) -> Result<Value> {
     let failures = kernel.tests.iter().enumerate().filter(|(_, outcome)| outcome.result != TestResult::Passed);
     let failures = failures.map(|(test, outcome)| {
         context! {
-            id => failure_id(index, test),
+            id => format!("k{index}-t{test}"),
             name => names.name(&outcome.test),
             words => words::sentence(outcome),
             dropped_bytes => outcome.dropped_bytes,
@@ -117,10 +113,15 @@ fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNa
         let log = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         anyhow::Ok(text::ends(&String::from_utf8_lossy(&log), CONSOLE).into_owned())
     });
+    let standing = match kernel.standing() {
+        Standing::Failed => "failed",
+        Standing::Passed if !kernel.tolerated => "passed",
+        _ => words::NOT_RUN,
+    };
     Ok(context! {
         id => format!("k{index}"),
         short_name => text::end(&text::line(&kernel.name), SHORT_NAME),
-        standing => standing(kernel),
+        standing,
         mark => words::mark(kernel),
         words => summary(kernel),
         failures => failures.collect::<Vec<_>>(),
@@ -131,15 +132,6 @@ fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNa
         console => console.transpose()?,
         ..Value::from(Serde(kernel))
     })
-}
-
-fn standing(kernel: &KernelReport) -> &'static str {
-    match kernel.standing() {
-        Standing::Failed => "failed",
-        _ if kernel.tolerated => "tolerated",
-        Standing::Passed => "passed",
-        Standing::NotRun => "not-run",
-    }
 }
 
 /// `6/8 tests · 7.9 s · tcg, boot`

@@ -54,7 +54,7 @@ pub fn mark(kernel: &KernelReport) -> &'static str {
 pub fn passed_of(kernel: &KernelReport) -> String {
     match kernel.tests.len() {
         0 => "-".into(),
-        _ => format!("{}/{}", kernel.passed_tests(), kernel.expected_tests),
+        ran => format!("{}/{}", ran - failures(kernel).count(), kernel.expected_tests),
     }
 }
 /// How this run's tests are called: after their binary where there are several of those.
