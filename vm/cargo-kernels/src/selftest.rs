@@ -34,6 +34,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Selftest) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let copy = sources::copy_of(dirs);
+    sources::take_over_builds(dirs, &copy);
 
     let (mut passed, mut failed) = (0, 0);
     let original = None;

@@ -11,7 +11,7 @@ mod compression;
 mod debian;
 pub mod digest;
 pub mod download;
-#[cfg(any(test, feature = "fake"))]
+#[doc(hidden)]
 pub mod fake;
 pub mod image;
 pub mod kconfig;

@@ -1,7 +1,9 @@
 //! A copy of the workspace's sources, in which mutants are made and compiled.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -19,6 +21,21 @@ pub fn copy_of(dirs: &Dirs) -> Dirs {
         // Not the project's own: a run of the real program beside this one must not find a mutant.
         target: dir.join("target"),
         cache: dirs.cache.clone(),
+    }
+}
+
+/// Where nothing was built of the copy yet, takes over what was built of the project: dependencies are the same in both,
+/// and the copy's own files are newer. Only time is lost where that fails.
+pub fn take_over_builds(of: &Dirs, copy: &Dirs) {
+    let new = copy.target.with_extension("new");
+    if copy.target.exists() || fs::remove_dir_all(&new).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+        return;
+    }
+    let for_the_guest = format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH);
+    let mut cp = Command::new("cp");
+    cp.current_dir(&of.target).args(["--archive", "--reflink=auto", "--parents", "release", &for_the_guest]).arg(&new);
+    if fs::create_dir_all(&new).is_ok() && cp.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        let _ = fs::rename(&new, &copy.target);
     }
 }
 
