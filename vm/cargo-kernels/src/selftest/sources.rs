@@ -24,16 +24,15 @@ pub fn copy_of(dirs: &Dirs) -> Dirs {
     }
 }
 
-/// Where nothing was built of the copy yet, takes over what was built of the project: dependencies are the same in both,
-/// and the copy's own files are newer. Only time is lost where that fails.
+/// Where nothing was built of the copy yet, takes over what was built for this machine itself: what build scripts and macros
+/// are made of is the same for both, and the copy's own files are newer. Only time is lost where that fails.
 pub fn take_over_builds(of: &Dirs, copy: &Dirs) {
     let new = copy.target.with_extension("new");
     if copy.target.exists() || fs::remove_dir_all(&new).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
         return;
     }
-    let for_the_guest = format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH);
     let mut cp = Command::new("cp");
-    cp.current_dir(&of.target).args(["--archive", "--reflink=auto", "--parents", "release", &for_the_guest]).arg(&new);
+    cp.args(["--archive", "--reflink=auto"]).args([of.target.join("release"), new.join("release")]);
     if fs::create_dir_all(&new).is_ok() && cp.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
         let _ = fs::rename(&new, &copy.target);
     }
