@@ -38,7 +38,8 @@ enum Run {
     MinimumCargo(&'static str),
     /// This program, with the options that say how VMs run.
     Xtask(&'static str),
-    /// Tests that are ignored by default: cargo's options to choose them.
+    /// Tests that are ignored by default: cargo's options to choose them. Of the workspace, as in the first step: of one
+    /// package cargo would build much again, with fewer features.
     Ignored(&'static str),
 }
 
@@ -59,14 +60,14 @@ const STEPS: &[Step] = &[
     step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
     Step { needs: |dirs| Arch::named("arm64").map_or(Ok(()), |arch| cross::require(dirs, arch)),
         ..step("an arm64 kernel, restored", Run::Xtask("vmtest --warm --arch arm64 -k 6.12")) },
-    step("faults: programs, guests and hosts that misbehave", Run::Ignored("-p cargo-kernels --test faults")),
-    step("projects that know nothing of the harness", Run::Ignored("-p cargo-kernels --test projects --test page")),
-    step("what verifiers say of programs", Run::Ignored("-p cargo-kernels -p xtask --test load --test program")),
-    step("the workflow", Run::Ignored("-p xtask --test github_workflow")),
+    step("faults: programs, guests and hosts that misbehave", Run::Ignored("--test faults")),
+    step("projects that know nothing of the harness", Run::Ignored("--test projects --test page")),
+    step("what verifiers say of programs", Run::Ignored("--test load --test program")),
+    step("the workflow", Run::Ignored("--test github_workflow")),
     Step { needs: |dirs| tools::find(dirs, "nix").map(drop),
-        ..step("the flake, against a mock of nixpkgs", Run::Ignored("-p xtask --test nix_flake")) },
+        ..step("the flake, against a mock of nixpkgs", Run::Ignored("--test nix_flake")) },
     Step { needs: |dirs| tools::find(dirs, "chromium").map(drop),
-        ..step("report.html in a browser", Run::Ignored("-p cargo-kernels --lib in_chromium")) },
+        ..step("report.html in a browser", Run::Ignored("--lib in_chromium")) },
 ];
 
 /// Runs the command.
@@ -120,7 +121,7 @@ impl Step {
         let (program, arguments) = match self.run {
             Run::Cargo(line) => (cargo, words(line)),
             Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
-            Run::Ignored(which) => (cargo, words(&format!("test --quiet {which} -- --ignored {threads}"))),
+            Run::Ignored(which) => (cargo, words(&format!("test --workspace --quiet {which} -- --ignored {threads}"))),
             Run::Xtask(line) => {
                 // Options go right after the command's name: the end may be behind a `--`.
                 let mut arguments = words(line);

@@ -12,12 +12,13 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap().canonicalize().unwrap()
 }
 
-/// The pages at the root and in docs/.
-fn pages() -> Vec<PathBuf> {
+/// The pages at the root and in docs/, and their text.
+fn pages() -> Vec<(PathBuf, String)> {
     let directories = [workspace(), workspace().join("docs")];
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+    let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
 /// The headings of a page as links name them: GitHub's rules.
@@ -44,8 +45,8 @@ fn accepts(command: &str) -> bool {
 
 #[test]
 fn every_command_is_accepted() {
-    let pages: Vec<String> = pages().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let commands: BTreeSet<&str> = pages.iter().flat_map(|page| page.lines()).filter_map(command).collect();
+    let pages = pages();
+    let commands: BTreeSet<&str> = pages.iter().flat_map(|(_, page)| page.lines()).filter_map(command).collect();
     assert!(commands.len() > 20, "only {} commands were found", commands.len());
     let refused: Vec<&&str> = commands.iter().filter(|command| !accepts(command)).collect();
     assert!(refused.is_empty(), "{refused:?}");
@@ -57,8 +58,7 @@ fn every_command_is_accepted() {
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
     let mut broken = Vec::new();
-    for path in pages() {
-        let page = fs::read_to_string(&path).unwrap();
+    for (path, page) in pages() {
         let links = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));

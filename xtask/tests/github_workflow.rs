@@ -2,23 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assert_cmd::Command;
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-fn workflow() -> PathBuf {
-    workspace().join(".github/workflows/ci.yml")
-}
+const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
 
 /// A tag can be moved to other code, a commit cannot; the version beside it is for people.
 #[test]
 fn actions_are_pinned_by_commit() {
-    let text = fs::read_to_string(workflow()).unwrap();
-    let uses: Vec<&str> = text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action).collect();
+    let uses: Vec<&str> =
+        WORKFLOW.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action).collect();
     assert!(uses.len() > 5, "{uses:?}");
     for action in uses {
         let (name, version) = action.split_once(" # v").unwrap_or_else(|| panic!("no version: {action}"));
@@ -30,8 +24,7 @@ fn actions_are_pinned_by_commit() {
 
 #[test]
 fn no_job_can_hang_for_hours() {
-    let text = fs::read_to_string(workflow()).unwrap();
-    let count = |key: &str| text.lines().filter(|line| line.trim_start().starts_with(key)).count();
+    let count = |key: &str| WORKFLOW.lines().filter(|line| line.trim_start().starts_with(key)).count();
     assert_eq!(count("timeout-minutes:"), count("runs-on:"));
 }
 
@@ -45,9 +38,8 @@ fn the_matrix_has_what_the_workflow_asks_it_for() {
     let matrix: serde_json::Value = serde_json::from_str(&text).unwrap();
     let entries = matrix["include"].as_array().unwrap();
     assert!(!entries.is_empty());
-    let workflow = fs::read_to_string(workflow()).unwrap();
     let asked: Vec<&str> =
-        workflow.split("matrix.").skip(1).filter_map(|rest| rest.split_once(" }}")).map(|(key, _)| key).collect();
+        WORKFLOW.split("matrix.").skip(1).filter_map(|rest| rest.split_once(" }}")).map(|(key, _)| key).collect();
     assert!(asked.contains(&"kernel"), "{asked:?}");
     for key in asked.into_iter().filter(|key| !key.contains("outputs")) {
         assert!(entries.iter().all(|entry| entry[key].is_string()), "{key} is not in {text}");
@@ -57,23 +49,24 @@ fn the_matrix_has_what_the_workflow_asks_it_for() {
 #[test]
 #[ignore = "needs python3 and PyPI: cargo xtask test runs it"]
 fn the_workflow_follows_its_schema_and_good_practice() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let workflow = workspace.join(".github/workflows/ci.yml");
     let tools = tempfile::tempdir().unwrap();
     let program = |name: &str| tools.path().join("bin").join(name);
     Command::new("python3").args(["-m", "venv"]).arg(tools.path()).assert().success();
     Command::new(program("pip"))
         .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
-        .arg(workspace().join("tests/github/requirements.txt"))
+        .arg(workspace.join("tests/github/requirements.txt"))
         .assert()
         .success();
     let schema = |path: &Path| {
         let mut check = Command::new(program("check-jsonschema"));
         check.args(["--builtin-schema", "vendor.github-workflows"]).arg(path).assert()
     };
-    schema(&workflow()).success();
-    Command::new(program("zizmor")).args(["--offline", "--quiet"]).arg(workflow()).assert().success();
+    schema(&workflow).success();
+    Command::new(program("zizmor")).args(["--offline", "--quiet"]).arg(workflow).assert().success();
 
     let misspelt = tools.path().join("misspelt.yml");
-    let text = fs::read_to_string(workflow()).unwrap().replace("timeout-minutes", "timeout-minuts");
-    fs::write(&misspelt, text).unwrap();
+    fs::write(&misspelt, WORKFLOW.replace("timeout-minutes", "timeout-minuts")).unwrap();
     schema(&misspelt).failure();
 }

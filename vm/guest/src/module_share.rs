@@ -105,11 +105,12 @@ pub fn kept(cache: &Path) -> PathBuf {
 
 /// What changes whenever a module does.
 fn identity(modules: &Path, cache: &Path) -> Result<Vec<u8>> {
-    let mut identity = format!("{LAYOUT}\0{}\0", modules.display()).into_bytes();
-    // What is in the cache was hashed, and is never changed.
-    if modules.starts_with(cache.join("kernels")) {
-        return Ok(identity);
+    let identity = |path: &Path| format!("{LAYOUT}\0{}\0", path.display()).into_bytes();
+    // What is in the cache was hashed, and is never changed, wherever the cache is.
+    if let Ok(in_cache) = modules.strip_prefix(cache.join("kernels")) {
+        return Ok(identity(in_cache));
     }
+    let mut identity = identity(modules);
     for entry in WalkDir::new(modules).sort_by_file_name() {
         let entry = entry?;
         identity.extend_from_slice(entry.path().as_os_str().as_bytes());

@@ -5,221 +5,120 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use nix::sys::signal::Signal;
-
-use crate::support::{Ended, Process, Run, Scene};
+use crate::support::{Run, Scene};
 
 /// What a run says before it boots a guest to save it.
 const SAVING: &str = "booting it once, to save it";
-/// How long processes may take to be gone once `xtask` is.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What every run that passes is made of.
+const TEST: &str = "contained::tells_the_time_and_a_secret";
 
-/// A scene whose guests are saved in a cache of its own.
-struct Restore {
-    scene: Scene,
-    cache: PathBuf,
+/// A run that passes, in a guest that has the time of its run; the guest's secret, and what was printed.
+#[track_caller]
+fn pass(scene: &Scene) -> (String, String) {
+    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let begun = now();
+    let ended = scene.run(&["--warm"], TEST);
+    let verdict = ended.expect("pass", 0, "");
+    let output = verdict.test(TEST)["output"].as_str().unwrap();
+    let told = |what: &str| {
+        // The first line begins with the test's name.
+        let mut values = output.lines().filter_map(|line| line.split_once(what));
+        values.next().unwrap().1.trim().to_owned()
+    };
+    let time: u64 = told("time=").parse().unwrap();
+    assert!((begun..=now()).contains(&time), "{time} is not in {begun}..={}", now());
+    (told("secret="), ended.printed)
 }
 
-impl Restore {
-    fn new() -> Self {
-        let scene = Scene::new();
-        let cache = scene.cache();
-        Self { scene, cache }
-    }
-
-    fn vmtest(&self, tests: &str) -> Command {
-        let mut command = self.scene.xtask();
-        command.env("VMTEST_CACHE_DIR", &self.cache);
-        self.scene.vmtest_args(&mut command, &["--warm"], tests);
-        command
-    }
-
-    fn run(&self, tests: &str) -> Ended<'_> {
-        Run::whole(&self.scene, self.vmtest(tests))
-    }
-
-    /// A run that passes; what it printed.
-    #[track_caller]
-    fn pass(&self) -> String {
-        let ended = self.run("contained::tells");
-        ended.expect("pass", 0, "");
-        ended.printed
-    }
-
-    /// The directories of saved guests, and of those that were begun.
-    fn saved(&self) -> Vec<PathBuf> {
-        // A run that is killed early has not even made the directory.
-        let entries = fs::read_dir(self.cache.join("snapshots")).into_iter().flatten();
-        let dirs = entries.map(|entry| entry.unwrap().path());
-        dirs.filter(|dir| !dir.ends_with("locks")).collect()
-    }
-
-    /// The one directory that there is.
-    #[track_caller]
-    fn only(&self) -> PathBuf {
-        let saved = self.saved();
-        assert_eq!(saved.len(), 1, "{saved:?}");
-        saved[0].clone()
-    }
+/// The one guest that is saved.
+#[track_caller]
+fn only(scene: &Scene) -> PathBuf {
+    let saved = scene.saved();
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    saved[0].clone()
 }
 
-/// Overwrites a file's first megabytes, as a disk does that fails: its times stay.
-fn rot(path: &Path) {
-    let file = File::options().write(true).open(path).unwrap();
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_saved_guest_is_used_again_and_outlives_runs_that_are_killed() {
+    let scene = Scene::new().own_cache();
+    Run::start(&scene, scene.vmtest(&["--warm"], TEST)).wait_for(SAVING).kill();
+    let left = scene.saved();
+
+    let (first, printed) = pass(&scene);
+    assert!(printed.contains(SAVING), "{printed}");
+    let saved = only(&scene);
+    assert!(!left.contains(&saved), "what was left behind is still there");
+
+    let (second, _) = pass(&scene);
+    scene.endless(&["--warm"]).kill();
+    let (third, printed) = pass(&scene);
+    assert!(!printed.contains(SAVING) && !printed.contains("no good"), "{printed}");
+    assert_eq!(only(&scene), saved);
+    assert_eq!(BTreeSet::from([&first, &second, &third]).len(), 3, "{first} {second} {third}");
+}
+
+/// Each says so, and saves another.
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn a_damaged_guest_is_saved_again() {
+    let scene = Scene::new().own_cache();
+    pass(&scene);
+    for (damage, words) in [
+        (lose as fn(&Path), "its devices are not what was saved"),
+        (truncate, "its memory was changed"),
+        (rot, "the memory of its saved guest was damaged"),
+        (exchange, "its saved state is no good"),
+    ] {
+        damage(&only(&scene));
+        let (_, printed) = pass(&scene);
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+    let (_, printed) = pass(&scene);
+    assert!(!["no good", "damaged", SAVING].iter().any(|words| printed.contains(words)), "{printed}");
+}
+
+fn lose(saved: &Path) {
+    fs::write(saved.join("state"), "nonsense").unwrap();
+}
+
+fn truncate(saved: &Path) {
+    File::options().write(true).open(saved.join("ram")).unwrap().set_len(4096).unwrap();
+}
+
+/// Overwrites many megabytes, as a disk does that fails: the file's times stay.
+fn rot(saved: &Path) {
+    let file = File::options().write(true).open(saved.join("ram")).unwrap();
     let modified = file.metadata().unwrap().modified().unwrap();
     file.write_all_at(&vec![0xcc; 96 << 20], 1 << 20).unwrap();
     file.set_modified(modified).unwrap();
 }
 
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_saved_guest_is_used_again_and_saved_again_when_it_is_damaged() {
-    let warm = Restore::new();
-    assert!(warm.pass().contains(SAVING));
-    let again = warm.pass();
-    assert!(!again.contains(SAVING) && !again.contains("no good"), "{again}");
-
-    fs::write(warm.only().join("state"), "nonsense").unwrap();
-    assert!(warm.pass().contains("its devices are not what was saved"));
-    assert!(!warm.pass().contains("no good"));
-
-    File::options().write(true).open(warm.only().join("ram")).unwrap().set_len(4096).unwrap();
-    assert!(warm.pass().contains("its memory was changed"));
-    assert!(!warm.pass().contains("no good"));
+/// Half of a state is there as it was saved, says the manifest: only QEMU sees that it is of no use.
+fn exchange(saved: &Path) {
+    let state = fs::read(saved.join("state")).unwrap();
+    fs::write(saved.join("state"), &state[..state.len() / 2]).unwrap();
+    let sum = Command::new("sha256sum").arg(saved.join("state")).output().unwrap();
+    let manifest = fs::read(saved.join("manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["state_sha256"] = String::from_utf8(sum.stdout).unwrap()[..64].into();
+    fs::write(saved.join("manifest.json"), manifest.to_string()).unwrap();
 }
 
+/// While one saves the guest the other waits, and then both restore it.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_guest_whose_memory_rotted_unseen_is_not_believed() {
-    let warm = Restore::new();
-    warm.pass();
-    rot(&warm.only().join("ram"));
-    let printed = warm.pass();
-    assert!(printed.contains("the memory of its saved guest was damaged"), "{printed}");
-    assert!(!warm.pass().contains("damaged"));
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_state_that_qemu_does_not_take_is_saved_again() {
-    let warm = Restore::new();
-    warm.pass();
-    // The state of another machine: whole, and of no use.
-    let dir = warm.only();
-    let state = fs::read(dir.join("state")).unwrap();
-    let cut = &state[..state.len() / 2];
-    fs::write(dir.join("state"), cut).unwrap();
-    let manifest = fs::read_to_string(dir.join("manifest.json")).unwrap();
-    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    manifest["state_sha256"] = sha256(&dir.join("state")).into();
-    fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
-    let printed = warm.pass();
-    assert!(printed.contains("its saved state is no good"), "{printed}");
-    assert!(!warm.pass().contains("no good"));
-}
-
-fn sha256(path: &Path) -> String {
-    let output = Command::new("sha256sum").arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_run_killed_while_it_saves_a_guest_leaves_nothing_that_stays() {
-    let warm = Restore::new();
-    let mut run = Run::start(&warm.scene, warm.vmtest("contained::tells"));
-    run.wait_for(SAVING);
-    run.signal(Signal::SIGKILL);
-    run.end();
-    Process::wait_for_all(&warm.scene.mark(), PATIENCE);
-    let left: BTreeSet<_> = warm.saved().into_iter().collect();
-
-    assert!(warm.pass().contains(SAVING));
-    assert!(!left.contains(&warm.only()), "what was left behind is still there");
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_run_killed_in_a_test_harms_no_later_one() {
-    let warm = Restore::new();
-    warm.pass();
-    let mut run = Run::start(&warm.scene, warm.vmtest("failing::hangs"));
-    run.wait_for_tests();
-    run.signal(Signal::SIGKILL);
-    run.end();
-    Process::wait_for_all(&warm.scene.mark(), PATIENCE);
-
-    let printed = warm.pass();
-    assert!(!printed.contains(SAVING) && !printed.contains("no good"), "{printed}");
-    warm.only();
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn two_runs_at_once_save_one_guest_and_share_it() {
-    let warm = Restore::new();
-    let mut first = Run::start(&warm.scene, warm.vmtest("contained::tells"));
-    first.wait_for(SAVING);
-    // Both write to the same report, which is not what this is about.
-    let second = Run::start(&warm.scene, warm.vmtest("contained::tells"));
-    for run in [first, second] {
-        assert_eq!(run.end().status.code(), Some(0));
-    }
-    warm.only();
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn each_guest_has_the_time_of_its_run_and_secrets_of_its_own() {
-    let warm = Restore::new();
-    warm.pass();
-    // As if it had been saved long ago: a restored guest has the time of when it was saved.
-    let mut secrets = BTreeSet::new();
-    for _ in 0..3 {
-        let begun = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        let ended = warm.run("contained::tells");
-        let verdict = ended.expect("pass", 0, "");
-        let over = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        let test = verdict.test("contained::tells_the_time_and_a_secret");
-        let output = test["output"].as_str().unwrap();
-        let told = |what: &str| {
-            // The first line begins with the test's name.
-            let mut values = output.lines().filter_map(|line| line.split_once(what));
-            values.next().unwrap().1.trim().to_owned()
-        };
-        let time: u64 = told("time=").parse().unwrap();
-        assert!((begun..=over).contains(&time), "{time} is not in {begun}..={over}");
-        secrets.insert(told("secret="));
-    }
-    assert_eq!(secrets.len(), 3, "{secrets:?}");
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_kernel_that_cannot_be_saved_is_judged_as_when_it_is_booted() {
-    let scene = Scene::new().metadata("kernel-args = ['rdinit=/nonexistent']");
-    let cache = scene.cache();
-    let warm = Restore { scene, cache };
-    let words = "before the agent was up: Kernel panic - not syncing";
-    let ended = warm.run("contained::tells");
-    ended.expect("panic", 3, words);
-    assert!(!ended.printed.contains("so it is booted"), "booted a second time: {}", ended.printed);
-    assert_eq!(warm.saved(), Vec::<PathBuf>::new());
-}
-
-#[test]
-#[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_kernel_that_does_not_come_up_to_be_saved_is_not_waited_for_twice() {
-    let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
-    let scene = Scene::new().metadata(args).timeout(30);
-    let cache = scene.cache();
-    let warm = Restore { scene, cache };
-    let words = "nothing was heard of the agent within 30 s; the kernel got as far as: ";
-    let ended = warm.run("contained::tells");
-    ended.expect("no-boot", 3, words);
-    assert!(!ended.printed.contains("so it is booted"), "waited for twice: {}", ended.printed);
+fn two_runs_want_the_same_saved_guest_at_once() {
+    let scenes = [Scene::new().own_cache(), Scene::new()];
+    let first = Run::start(&scenes[0], scenes[0].vmtest(&["--warm"], TEST)).wait_for(SAVING);
+    let mut second = scenes[1].vmtest(&["--warm"], TEST);
+    second.env("VMTEST_CACHE_DIR", scenes[0].cache());
+    let second = Run::start(&scenes[1], second);
+    first.end().expect("pass", 0, "");
+    second.end().expect("pass", 0, "");
+    only(&scenes[0]);
 }
 
 /// Without the directory /sys/kernel/mm the kernel warns that there is no place for one below it, and goes on.
@@ -234,17 +133,14 @@ fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
         (WARNS_AT_BOOT, "the kernel reported: WARNING: CPU: 0 PID: 1 at fs/sysfs/group.c"),
         (TAINTED_AT_BOOT, "there was a warning (taint flag W)"),
     ] {
-        let scene = Scene::new().metadata(args);
-        let cache = scene.cache();
-        let warm = Restore { scene, cache };
-        let booted = Run::whole(&warm.scene, warm.scene.vmtest("contained::tells"));
-        booted.expect("kernel-splat", 1, words);
+        let scene = Scene::new().metadata(args).own_cache();
+        scene.run(&[], TEST).expect("kernel-splat", 1, words);
         for kind in ["saved", "restored"] {
-            let ended = warm.run("contained::tells");
+            let ended = scene.run(&["--warm"], TEST);
             assert_eq!(ended.printed.contains(SAVING), kind == "saved", "{}", ended.printed);
             let verdict = ended.expect("kernel-splat", 1, words);
             let log = verdict.kernel["console_log"].as_str().unwrap();
-            let log = fs::read_to_string(warm.scene.reports().join(log)).unwrap();
+            let log = fs::read_to_string(scene.reports().join(log)).unwrap();
             assert_eq!(log.contains("internal_create_group"), args == WARNS_AT_BOOT, "{kind}: {log}");
         }
     }

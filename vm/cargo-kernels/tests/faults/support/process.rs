@@ -12,13 +12,15 @@ use vmtest_agent::proc::pidfd_open;
 
 /// A variable that every process of a scene has inherited in its environment.
 pub const MARK: &str = "VMTEST_FAULT";
+/// How long processes may take to be gone once the harness is.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One living process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    pub pid: Pid,
+    pid: Pid,
     /// Its arguments, separated by spaces.
-    pub command: String,
+    command: String,
 }
 
 impl Process {
@@ -37,11 +39,12 @@ impl Process {
         .collect()
     }
 
-    /// The one of which the command starts like this.
-    pub fn find(mark: &str, start: &str) -> Self {
+    /// The one whose command starts with the first words and has the others in it.
+    pub fn find(mark: &str, start: &str, words: &str) -> Self {
         let all = Self::marked(mark);
-        let found = all.iter().find(|process| process.command.starts_with(start));
-        found.unwrap_or_else(|| panic!("no process {start:?} among {all:#?}")).clone()
+        let mut found = all.iter().filter(|process| process.command.starts_with(start));
+        let found = found.find(|process| process.command.contains(words));
+        found.unwrap_or_else(|| panic!("no process {start:?} {words:?} among {all:#?}")).clone()
     }
 
     /// The most memory that a process has used since it began, in bytes; nothing once it has ended.
@@ -60,8 +63,8 @@ impl Process {
     }
 
     /// Waits for the end of all that carry this mark.
-    pub fn wait_for_all(mark: &str, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    pub fn wait_for_all(mark: &str) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = Self::marked(mark);
             let Some(process) = left.first() else { return };
@@ -69,7 +72,7 @@ impl Process {
             let mut fds = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
             let time = deadline.saturating_duration_since(Instant::now());
             let seen = poll(&mut fds, PollTimeout::try_from(time).unwrap());
-            assert_ne!(seen, Ok(0), "still there after {patience:?}: {left:#?}");
+            assert_ne!(seen, Ok(0), "still there after {PATIENCE:?}: {left:#?}");
         }
     }
 }

@@ -3,25 +3,26 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::process::MARK;
+use super::run::{Ended, Run};
 
-/// The kernel that faults are shown on; one that boots quickly.
+/// One that boots quickly.
 const KERNEL: &str = "6.1";
 /// Seconds until a guest is given up, where nothing should wait for that.
-const LONG: &str = "2000";
+const LONG: u32 = 2000;
 
 /// One fault's surroundings. Dropping it removes its files.
 pub struct Scene {
     dir: TempDir,
     /// Lines of the metadata table.
     metadata: Vec<String>,
-    kernels: &'static str,
-    timeout: String,
+    kernel: &'static str,
+    timeout: u32,
 }
 
 impl Scene {
@@ -36,7 +37,7 @@ impl Scene {
             "root = 'minimal'",
             "memory-mib = 256",
         ];
-        Self { dir: dir.unwrap(), metadata: metadata.map(str::to_owned).into(), kernels: KERNEL, timeout: LONG.into() }
+        Self { dir: dir.unwrap(), metadata: metadata.map(str::to_owned).into(), kernel: KERNEL, timeout: LONG }
     }
 
     /// A further line of the metadata table, or one in place of another with the same key.
@@ -48,15 +49,13 @@ impl Scene {
     }
 
     /// Gives guests up after so many seconds.
-    pub fn timeout(mut self, seconds: u32) -> Self {
-        self.timeout = seconds.to_string();
-        self
+    pub fn timeout(self, seconds: u32) -> Self {
+        Self { timeout: seconds, ..self }
     }
 
-    /// Runs on these kernels instead of one.
-    pub fn kernels(mut self, kernels: &'static str) -> Self {
-        self.kernels = kernels;
-        self
+    /// Runs on this kernel instead of the usual one.
+    pub fn kernel(self, kernel: &'static str) -> Self {
+        Self { kernel, ..self }
     }
 
     /// A path in a directory of this scene's own.
@@ -74,38 +73,41 @@ impl Scene {
         self.dir.path().file_name().unwrap().to_str().unwrap().to_owned()
     }
 
-    /// `cargo kernels test` on the tests that misbehave of which the name contains `tests`.
-    pub fn vmtest(&self, tests: &str) -> Command {
-        let mut command = self.xtask();
-        self.vmtest_args(&mut command, &[], tests);
-        command
-    }
-
-    /// The arguments of [`vmtest`](Self::vmtest), and further options.
-    pub fn vmtest_args(&self, xtask: &mut Command, options: &[&str], tests: &str) {
-        xtask.arg("test").args(["--kernel", self.kernels, "--timeout", &self.timeout]);
-        xtask.args(options).arg("--report").arg(self.reports()).args(["--", "--ignored", tests]);
-    }
-
-    /// `xtask`, on the package that misbehaves.
-    pub fn xtask(&self) -> Command {
-        self.prepared(Command::new(env!("CARGO_BIN_EXE_cargo-kernels")))
-    }
-
-    /// `xtask` as the last arguments of another program; its own arguments follow.
-    pub fn xtask_under(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.prepared(Command::new(program));
-        command.args(args).arg(env!("CARGO_BIN_EXE_cargo-kernels"));
-        command
-    }
-
-    fn prepared(&self, mut command: Command) -> Command {
+    /// `cargo kernels` on the package that misbehaves, as the last argument of another program if one is given.
+    pub fn harness(&self, under: &[&str]) -> Command {
+        let words = [under, &[env!("CARGO_BIN_EXE_cargo-kernels")]].concat();
         let metadata = self.path("metadata.toml");
         fs::write(&metadata, self.metadata.join("\n")).unwrap();
-        command.env("VMTEST_METADATA", metadata).env(MARK, self.mark()).stdin(Stdio::null());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env("VMTEST_METADATA", metadata).env(MARK, self.mark()).stdin(Stdio::null());
         // Not the summary of the job that runs these tests.
         command.env_remove("GITHUB_STEP_SUMMARY");
+        if self.cache().exists() {
+            command.env("VMTEST_CACHE_DIR", self.cache());
+        }
         command
+    }
+
+    /// `cargo kernels test` on the tests of which the name contains `tests`.
+    pub fn vmtest(&self, options: &[&str], tests: &str) -> Command {
+        self.vmtest_under(&[], options, tests)
+    }
+
+    pub fn vmtest_under(&self, under: &[&str], options: &[&str], tests: &str) -> Command {
+        let mut command = self.harness(under);
+        command.args(["test", "--kernel", self.kernel, "--timeout", &self.timeout.to_string()]);
+        command.args(options).arg("--report").arg(self.reports()).args(["--", "--ignored", tests]);
+        command
+    }
+
+    /// The same, from its start to its end.
+    pub fn run(&self, options: &[&str], tests: &str) -> Ended<'_> {
+        Run::start(self, self.vmtest(options, tests)).end()
+    }
+
+    /// The same, begun: a test runs that does not end.
+    pub fn endless(&self, options: &[&str]) -> Run<'_> {
+        Run::start(self, self.vmtest(options, "failing::hangs")).wait_for(": testing")
     }
 
     /// Makes an executable shell script.
@@ -120,48 +122,38 @@ impl Scene {
         path
     }
 
-    /// A cache with the kernels that are at hand and what setup has installed, and nothing else.
-    pub fn cache(&self) -> PathBuf {
-        let usual = match std::env::var_os("VMTEST_CACHE_DIR") {
-            Some(dir) => PathBuf::from(dir),
-            None => {
-                let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
-                std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("vmtest")
-            }
-        };
-        let cache = self.path("cache");
-        fs::create_dir(&cache).unwrap();
+    /// Has a cache of its own, with all that is in the usual one but saved guests. What takes long is not done again.
+    pub fn own_cache(self) -> Self {
+        let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+        let caches = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+        let usual = std::env::var_os("VMTEST_CACHE_DIR").map_or_else(|| caches().join("vmtest"), PathBuf::from);
+        fs::create_dir(self.cache()).unwrap();
+        fs::create_dir_all(usual.join("modules")).unwrap();
         for entry in fs::read_dir(usual).unwrap().map(Result::unwrap) {
-            let name = entry.file_name();
-            if name == "kernels" || name.to_string_lossy().starts_with("venv-") {
-                symlink(entry.path(), cache.join(name)).unwrap();
+            let (name, from) = (entry.file_name(), entry.path());
+            let to = self.cache().join(&name);
+            if name == "kernels" || name == "modules" || name.to_string_lossy().starts_with("venv-") {
+                symlink(from, to).unwrap();
+            } else if name == "kvm.json" {
+                fs::copy(from, to).unwrap();
             }
         }
-        cache
+        self
     }
 
-    /// A QEMU that is started with further arguments.
-    pub fn qemu_with(&self, args: &str) -> PathBuf {
-        let qemu = tool("VMTEST_QEMU", "qemu-system-x86_64");
-        self.script(
-            "qemu",
-            &format!("case $1 in --version) exec '{0}' \"$1\" ;; *) exec '{0}' \"$@\" {args} ;; esac", qemu.display()),
-        )
+    pub fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+
+    /// The directories of guests that were saved in its own cache, and of those that were begun.
+    pub fn saved(&self) -> Vec<PathBuf> {
+        // A run that is killed early has not even made the directory.
+        let entries = fs::read_dir(self.cache().join("snapshots")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).filter(|dir| !dir.ends_with("locks")).collect()
     }
 }
 
 /// A program that the harness uses: what an environment variable names, else the first on PATH.
 pub fn tool(variable: &str, name: &str) -> PathBuf {
-    if let Some(path) = std::env::var_os(variable) {
-        return path.into();
-    }
-    let path = std::env::var_os("PATH").unwrap();
-    let mut candidates = std::env::split_paths(&path).map(|dir| dir.join(name));
-    candidates.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not on PATH"))
-}
-
-/// Where cargo has put what it built.
-pub fn target() -> &'static Path {
-    // The directory for the files of tests is one in it.
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+    std::env::var_os(variable).map_or_else(|| which::which(name).unwrap(), PathBuf::from)
 }

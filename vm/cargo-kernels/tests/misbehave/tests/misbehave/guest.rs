@@ -17,7 +17,7 @@ pub fn require() {
     let started = parent().is_ok_and(|path| AGENT.map(Path::new).contains(&&*path));
     assert!(
         permitted && hostname.trim() == HOSTNAME && started,
-        "this does harm, and is only done in a guest: see xtask/tests/faults"
+        "this does harm, and is only done in a guest: see vm/cargo-kernels/tests/faults"
     );
 }
 

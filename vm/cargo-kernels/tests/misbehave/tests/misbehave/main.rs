@@ -1,4 +1,4 @@
-//! Tests that do everything that tests should not: `xtask/tests/faults` has the harness run them in a guest and
+//! Tests that do everything that tests should not: `vm/cargo-kernels/tests/faults` has the harness run them in a guest and
 //! looks at what it says of them.
 //!
 //! Every one is ignored by default, and refuses to do anything outside of the harness's guest: run by accident as
