@@ -122,14 +122,6 @@ fn a_build_that_fails_says_why_and_the_source_is_kept() {
 }
 
 #[test]
-fn another_release_than_the_pinned_is_not_taken() {
-    let (_server, sandbox) = pinned(CONFIGURES, BUILDS);
-    std::fs::write(sandbox.path("image"), fake::bzimage("6.2.0", None)).unwrap();
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("the image is 6.2.0, pinned is 6.1.x"), "{said}");
-}
-
-#[test]
 fn a_killed_build_ends_with_its_harness_and_leaves_no_kernel() {
     let (server, sandbox) = pinned(CONFIGURES, WAITS);
     std::fs::write(sandbox.path("hold"), "").unwrap();
