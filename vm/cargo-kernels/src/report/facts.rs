@@ -6,11 +6,8 @@ use super::RunReport;
 use crate::text;
 use crate::verdict::KernelReport;
 
-/// How many there are.
-const COUNT: usize = 10;
-
 /// The columns: head, meaning, and whether the cells are numbers, which stand at the right.
-pub const COLUMNS: [(&str, &str, bool); COUNT] = [
+pub const COLUMNS: [(&str, &str, bool); 10] = [
     ("kernel", "the pin's name", false),
     ("program", "the BPF program's name in the kernel", false),
     ("BTF", "the kernel carries its own type information", false),
@@ -24,7 +21,7 @@ pub const COLUMNS: [(&str, &str, bool); COUNT] = [
 ];
 
 /// A table's line.
-pub type Row = [String; COUNT];
+pub type Row = [String; COLUMNS.len()];
 
 /// A row for each BPF program on each kernel that told anything, in the order of [`COLUMNS`].
 pub fn rows(run: &RunReport) -> Vec<Row> {
