@@ -60,15 +60,14 @@ fn a_saved_guest_is_used_again_and_outlives_runs_that_are_killed() {
     assert_eq!(BTreeSet::from([&first, &second, &third]).len(), 3, "{first} {second} {third}");
 }
 
-/// Each says so, and saves another.
+/// Each run says so, and saves another. What else is seen before QEMU starts, a test of vm/guest's snapshots shows.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_damaged_guest_is_saved_again() {
     let scene = Scene::new().own_cache();
     pass(&scene);
     for (damage, words) in [
-        (lose as fn(&Path), "its devices are not what was saved"),
-        (truncate, "its memory was changed"),
+        (truncate as fn(&Path), "its memory was changed"),
         (rot, "the memory of its saved guest was damaged"),
         (exchange, "its saved state is no good"),
     ] {
@@ -78,10 +77,6 @@ fn a_damaged_guest_is_saved_again() {
     }
     let (_, printed) = pass(&scene);
     assert!(!["no good", "damaged", SAVING].iter().any(|words| printed.contains(words)), "{printed}");
-}
-
-fn lose(saved: &Path) {
-    fs::write(saved.join("state"), "nonsense").unwrap();
 }
 
 fn truncate(saved: &Path) {
