@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
 use vm_guest::{Backend, Spec, Vm};
@@ -229,10 +229,10 @@ impl Launch<'_> {
         Ok(seen)
     }
 
-    fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
+    fn spec<'s>(&'s self, host_root: bool, files: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
         Spec {
             kernel: self.kernel,
-            payload,
+            files,
             run,
             cache: &self.host.dirs.cache,
             accel: self.accel,
