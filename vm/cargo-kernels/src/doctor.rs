@@ -139,7 +139,7 @@ fn kvm(dirs: &Dirs) -> Answer {
         let kernel = target.and_then(|target| target.obtain(&Silent).ok());
         let spinner = ProgressBar::new_spinner().with_message("trying KVM");
         spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-        let error = accel::diagnose(&qemu, kernel.as_ref().map(|kernel| kernel.image.as_path()), &dirs.cache);
+        let error = accel::diagnose(&qemu, kernel.as_ref().map(|kernel| kernel.image.as_path()), &dirs.cache, true);
         spinner.finish_and_clear();
         error
     };

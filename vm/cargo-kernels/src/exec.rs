@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use vm_guest::interrupt::Interrupt;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_guest::supervise::{End, Observed, Progress, Stdin};
 use vmtest_agent::{Ended, Program, Task};
 

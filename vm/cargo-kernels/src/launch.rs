@@ -10,9 +10,9 @@ use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use vm_guest::accel::{self, Accel, AccelChoice};
+use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_guest::rundir::RunDir;
 use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
 use vm_guest::{Backend, Spec, Vm};
@@ -51,7 +51,7 @@ impl<'a> Host<'a> {
     }
 
     /// Why not KVM is said to `note`, once for all kernels of a run.
-    pub fn accel(&self, choice: AccelChoice, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
+    pub fn accel(&self, choice: Option<Accel>, kernel: &Kernel, note: &dyn Fn(String)) -> Result<Accel> {
         let (accel, why_not_kvm) = accel::choose(choice, &self.qemu, kernel, &self.dirs.cache)?;
         if let Some(why) = why_not_kvm {
             self.accel_note.call_once(|| note(why));
@@ -229,10 +229,10 @@ impl Launch<'_> {
         Ok(seen)
     }
 
-    fn spec<'s>(&'s self, host_root: bool, payload: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
+    fn spec<'s>(&'s self, host_root: bool, files: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
         Spec {
             kernel: self.kernel,
-            payload,
+            files,
             run,
             cache: &self.host.dirs.cache,
             accel: self.accel,

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use vm_guest::environment;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_kernels::Arch;
 use vmtest_agent::{FactsRequest, Program, TestId};
 

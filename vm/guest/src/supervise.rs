@@ -472,7 +472,7 @@ fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use vmtest_agent::PROTOCOL;
+    use vmtest_agent::{PROTOCOL, Payload, Root};
 
     use super::*;
     use crate::process::SupervisedCommand;
@@ -484,10 +484,10 @@ mod tests {
         Job {
             protocol: PROTOCOL,
             token: "secret".into(),
-            payload: vmtest_agent::Payload::Memory { bytes: 0 },
+            payload: Payload::Memory { bytes: 0 },
             clock_ns: 0,
             entropy: String::new(),
-            root: vmtest_agent::Root::Minimal { keep: vec![] },
+            root: Root::Minimal { keep: vec![] },
             task: vmtest_agent::Task::Command(vmtest_agent::Program::default()),
             copy_out: None,
         }
@@ -509,8 +509,8 @@ mod tests {
             console: Vec::new(),
             channel: Link::Connected(channel).into(),
             qmp: Link::Connected(qmp).into(),
-            payload: vmtest_agent::Payload::Memory { bytes: 0 },
-            root: vmtest_agent::Root::Minimal { keep: vec![] },
+            payload: Payload::Memory { bytes: 0 },
+            root: Root::Minimal { keep: vec![] },
             ready: None,
         };
         let log = tempfile::NamedTempFile::new().unwrap();

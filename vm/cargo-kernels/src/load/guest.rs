@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use vm_guest::Backend;
 use vm_guest::agent::LOADER;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_guest::supervise::{Observed, Progress};
 use vmtest_agent::{Ended, Program, Task};
 use vmtest_loader::{Job, Line};
@@ -72,7 +72,7 @@ impl Brought {
         std::fs::write(&path, bytes)
             .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        self.files.files.insert(format!("{IN_GUEST}/{name}"), path);
+        self.files.insert(format!("{IN_GUEST}/{name}"), path);
         Ok(format!("/{IN_GUEST}/{name}"))
     }
 }
@@ -146,7 +146,7 @@ impl Guests<'_> {
             let path = self.brought.directory.path().join(format!("config-{release}"));
             std::fs::write(&path, lines.collect::<String>())
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            files.files.insert(format!("boot/config-{release}"), path);
+            files.insert(format!("boot/config-{release}"), path);
         }
         Ok(files)
     }
