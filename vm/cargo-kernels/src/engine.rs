@@ -19,7 +19,7 @@ use crate::verdict::{KernelReport, Verdict};
 use crate::{flags, text};
 use vm_guest::Backend;
 use vm_guest::supervise::{Observed, Progress};
-use vm_kernels::kconfig::{self, Checked};
+use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
@@ -171,18 +171,18 @@ impl<'a> Engine<'a> {
         for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.backend.kconfig()) {
             needs.extend(kconfig::needs(text, name).map_err(|error| host_error(&error))?);
         }
-        match kconfig::check(kernel, needs) {
-            Checked::Complete => Ok(()),
-            Checked::Unknown => {
-                on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
-                Ok(())
-            }
-            Checked::Missing(missing) => Err(Outcome {
-                verdict: Verdict::Unsupported,
-                reason: "the kernel was built without options that are needed".into(),
-                excerpt: missing.iter().map(ToString::to_string).collect(),
-            }),
+        let Some(missing) = kconfig::missing(kernel, needs) else {
+            on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
+            return Ok(());
+        };
+        if missing.is_empty() {
+            return Ok(());
         }
+        Err(Outcome {
+            verdict: Verdict::Unsupported,
+            reason: "the kernel was built without options that are needed".into(),
+            excerpt: missing.iter().map(ToString::to_string).collect(),
+        })
     }
 }
 
