@@ -118,7 +118,7 @@ impl Bench<'_> {
         let report = engine.run(target, &|_| {});
         let time = begun.elapsed();
         if report.standing() != Standing::Passed {
-            bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
+            bail!("{}: {}: {}", backend.name(), report.verdict, report.reason);
         }
         Ok(time)
     }

@@ -82,7 +82,7 @@ impl Display for RunEvent {
 
 /// How it ended, in one line.
 fn verdict(report: &KernelReport) -> String {
-    let mut line = report.verdict.word().to_owned();
+    let mut line = report.verdict.to_string();
     if !report.tests.is_empty() {
         line += &format!(" {}", words::passed_of(report));
     }

@@ -59,7 +59,7 @@ fn kernels(run: &RunReport, looks: Looks) -> String {
         table.add_row([
             Cell::new(text::line(&kernel.name)),
             Cell::new(kernel.release.as_deref().map_or("-".into(), text::line)),
-            Cell::new(kernel.verdict.word()).fg(colour(kernel)),
+            Cell::new(kernel.verdict).fg(colour(kernel)),
             right(words::passed_of(kernel)),
             right(format!("{:.1}", kernel.total_s)),
             Cell::new(kernel.accel.as_deref().unwrap_or("-")),
@@ -87,7 +87,7 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
 fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
-    let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
+    let head = format!("{}: {}: {}", kernel.name, kernel.verdict, kernel.reason);
     let mut lines = wrap("", &text::line(&head), looks);
     lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));
     for outcome in words::failures(kernel) {
