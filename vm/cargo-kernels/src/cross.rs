@@ -17,8 +17,8 @@ use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::kernels::command::show::Line;
 use crate::static_build::guest_programs;
+use crate::ui::Line;
 use crate::{kernels, setup, tools};
 
 /// The QEMU program for an architecture.

@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use comfy_table::Cell;
 use minijinja::context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::class::Reason;
 use super::rows::{LoadResult, Row, Rows};
 use crate::report::{page, write_file};
-use crate::ui::grid::{grid, right, text as print};
+use crate::ui::grid::{self, Looks, grid};
 
 pub fn json(rows: &Rows) -> Result<String> {
     Ok(serde_json::to_string_pretty(rows)? + "\n")
@@ -30,18 +29,17 @@ fn word(row: &Row) -> &'static str {
 pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     let columns = ["program", "kernel", "verdict", "class", "insns", "states", "peak", "stack", "size", "jited", "µs"];
     let mut out = String::new();
-    let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
     for of_object in rows.all.chunk_by(|a, b| a.object == b.object) {
-        let mut table = grid(&columns, width);
+        let mut table = grid(&columns, 4..11, Looks { colour: false, ..Looks::of_stdout() });
         for row in of_object {
             let stats = row.stats.unwrap_or_default();
             let class = row.refused.as_ref().map_or("", |reason| reason.class);
-            let texts = [&row.program, &row.kernel, word(row), class];
+            let texts = [&row.program, &row.kernel, word(row), class].map(str::to_owned);
             let numbers =
                 [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
-            table.add_row(texts.map(Cell::new).into_iter().chain(numbers.map(right)));
+            table.add_row(texts.into_iter().chain(numbers.map(|number| number.to_string())));
         }
-        let _ = writeln!(out, "{}\n{}", of_object[0].object, print(table));
+        let _ = writeln!(out, "{}\n{}", of_object[0].object, grid::text(table));
     }
     for (row, reason) in rows.refused() {
         let _ = writeln!(out, "{}", paragraph(row, reason));

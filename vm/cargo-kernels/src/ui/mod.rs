@@ -20,8 +20,8 @@ use indicatif::BinaryBytes;
 use crate::report::words;
 use crate::text;
 use crate::verdict::{KernelReport, Verdict};
+pub use live::Line;
 use live::Live;
-pub use live::running_line;
 pub use table::table;
 
 /// The life of one kernel's run, in the order in which it is lived:
