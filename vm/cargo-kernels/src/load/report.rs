@@ -10,19 +10,11 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::class::Reason;
 use super::rows::{LoadResult, Row, Rows};
-use crate::report::{page, write_file};
+use crate::report::{page, prose, write_file};
 use crate::ui::grid::{self, Looks, grid};
 
 pub fn json(rows: &Rows) -> Result<String> {
     Ok(serde_json::to_string_pretty(rows)? + "\n")
-}
-
-fn word(row: &Row) -> &'static str {
-    match row.result {
-        LoadResult::Loaded => "loaded",
-        LoadResult::Refused => "refused",
-        LoadResult::Optional => "optional",
-    }
 }
 
 /// The table, then a paragraph for each refusal; the logs, too, if they were asked for.
@@ -34,7 +26,7 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
         for row in of_object {
             let stats = row.stats.unwrap_or_default();
             let class = row.refused.as_ref().map_or("", |reason| reason.class);
-            let texts = [&row.program, &row.kernel, word(row), class].map(str::to_owned);
+            let texts = [row.program.clone(), row.kernel.clone(), row.result.to_string(), class.into()];
             let numbers =
                 [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
             table.add_row(texts.into_iter().chain(numbers.map(|number| number.to_string())));
@@ -67,7 +59,7 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
 fn paragraph(row: &Row, reason: &Reason) -> String {
     let Reason { class, sentence, source, .. } = reason;
     let source = source.as_ref().map(|line| format!("\n  at: {line}")).unwrap_or_default();
-    format!("{} {} on {}: {} ({class}): {sentence}{source}", row.object, row.program, row.kernel, word(row))
+    format!("{} {} on {}: {} ({class}): {sentence}{source}", row.object, row.program, row.kernel, row.result)
 }
 
 /// One suite for each kernel, one test for each program.
@@ -125,20 +117,19 @@ fn cell(row: Option<&Row>) -> String {
 
 /// For a pull request.
 fn markdown(rows: &Rows) -> String {
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;");
-    let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| escaped(kernel)).collect();
+    let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| prose(kernel)).collect();
     let mut out = format!("| program | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
     for (first, cells) in matrix(rows) {
         let cells: Vec<String> = cells.into_iter().map(cell).collect();
-        let (object, program) = (escaped(&first.object), escaped(&first.program));
-        let _ = writeln!(out, "| {object} {program} | {} |", cells.join(" | "));
+        let program = prose(&format!("{} {}", first.object, first.program));
+        let _ = writeln!(out, "| {program} | {} |", cells.join(" | "));
     }
     out.push('\n');
     for (row, reason) in rows.refused() {
-        let _ = writeln!(out, "- {}", escaped(&paragraph(row, reason)).replace('\n', " "));
+        let _ = writeln!(out, "- {}", prose(&paragraph(row, reason)));
     }
     for (kernel, why) in &rows.not_run {
-        let _ = writeln!(out, "- {} was not run: {}", escaped(kernel), escaped(why));
+        let _ = writeln!(out, "- {} was not run: {}", prose(kernel), prose(why));
     }
     out
 }
@@ -179,6 +170,10 @@ pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use vmtest_loader::{Line, Record};
+
+    use super::super::guest::Answer;
+    use super::super::object::Object;
     use super::super::rows::tests::sample;
     use super::*;
 
@@ -194,10 +189,25 @@ mod tests {
     #[test]
     fn every_format_tells_the_refusal_and_escapes_names() {
         let markdown = markdown(&rows());
-        assert!(markdown.contains("| a.bpf.o a&lt;b>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
+        assert!(markdown.contains("| a.bpf.o a\\<b\\>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
         for text in [html(&rows()).unwrap(), junit(&rows()).unwrap()] {
             assert!(text.contains("there since 5.15") && text.contains("a&lt;b"), "{text}");
             assert!(text.contains("no &lt;image"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_control_character_of_anybody_s_is_shown() {
+        let objects = [Object { name: "a.o".into(), bytes: Vec::new() }];
+        let (program, log) = ("p\x1b[2J".into(), "; \x1b[1A\n\x07 unknown".to_owned());
+        let record = Record { program, said: log.clone(), log, ..Record::default() };
+        let lines = vec![Line::Program(Box::new(record))];
+        let answer = Answer { release: "6.1\x1b[31m".into(), lines, incomplete: Some("\x1b[1mdied".into()) };
+        let lost = Err(anyhow::anyhow!("no \x1b]0;owned\x07source\u{9b}2J"));
+        let rows = Rows::new(&objects, &[("6.1\x08".into(), Ok(answer)), ("6.2\r".into(), lost)], &[]);
+        let texts = [table(&rows, true, Duration::ZERO), markdown(&rows), junit(&rows).unwrap(), html(&rows).unwrap()];
+        for text in texts {
+            assert!(text.contains("6.2") && !text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
         }
     }
 

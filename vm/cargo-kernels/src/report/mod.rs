@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 pub use html::page;
+pub use summary::prose;
 use vm_kernels::whole_file;
 
 use crate::exit;

@@ -113,8 +113,8 @@ fn cell(raw: &str) -> String {
     code(raw).replace('|', "\\|")
 }
 
-/// A sentence of ours, in which the guest may have had a word: nothing in it is markup.
-fn prose(raw: &str) -> String {
+/// A sentence of ours, in which the guest may have had a word, on one line: nothing in it is markup.
+pub fn prose(raw: &str) -> String {
     let text = text::line(raw);
     let mut escaped = String::new();
     let mut chars = text.chars().peekable();
