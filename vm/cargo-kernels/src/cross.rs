@@ -188,6 +188,6 @@ pub fn program(
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
     ensure!(status.success(), "the {name} for {arch} was not built: see above");
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    whole_file::write(&kept, &bytes).with_context(|| format!("cannot write {}", kept.display()))?;
+    whole_file::write(&kept, &bytes)?;
     Ok(bytes)
 }

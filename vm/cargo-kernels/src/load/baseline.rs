@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use vm_kernels::whole_file;
 
@@ -71,7 +71,7 @@ pub fn read(path: &Path) -> Result<Baseline> {
 
 /// Writes what was seen, sorted, one row a line.
 pub fn save(path: &Path, rows: &Rows) -> Result<()> {
-    whole_file::write(path, in_lines(rows)?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    whole_file::write(path, in_lines(rows)?.as_bytes())
 }
 
 fn in_lines(rows: &Rows) -> Result<String> {

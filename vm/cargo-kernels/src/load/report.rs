@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use minijinja::context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use vm_kernels::whole_file;
 
 use super::class::Reason;
 use super::rows::{LoadResult, Row, Rows};
-use crate::report::{page, prose, write_file};
+use crate::report::{page, prose};
 use crate::ui::grid::{self, Looks, grid};
 
 pub fn json(rows: &Rows) -> Result<String> {
@@ -154,15 +155,16 @@ fn html(rows: &Rows) -> Result<String> {
 
 /// Writes every format, and each program's log.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
-    write_file(dir, "load.json", &json(rows)?)?;
-    write_file(dir, "junit.xml", &junit(rows)?)?;
-    write_file(dir, "summary.md", &markdown(rows))?;
-    write_file(dir, "load.html", &html(rows)?)?;
+    let write = |name: &str, text: &str| whole_file::write(&dir.join(name), text.as_bytes());
+    write("load.json", &json(rows)?)?;
+    write("junit.xml", &junit(rows)?)?;
+    write("summary.md", &markdown(rows))?;
+    write("load.html", &html(rows)?)?;
     for row in &rows.all {
         let name = format!("{} {} {}.log", row.kernel, row.object, row.program);
         // Names are the guest's and the object's words.
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
-        write_file(dir, &format!("logs/{name}"), &row.log)?;
+        write(&format!("logs/{name}"), &row.log)?;
     }
     Ok(())
 }

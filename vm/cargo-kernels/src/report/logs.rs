@@ -18,9 +18,9 @@ pub fn keep(run: &mut RunReport, dir: &Path) -> Result<()> {
     for kernel in &mut run.kernels {
         let Some(log) = &kernel.console_log else { continue };
         let path = unique(&file_name(&kernel.name), &mut taken);
-        fs::read(log)
-            .and_then(|text| whole_file::write(&dir.join(&path), &text))
+        let text = fs::read(log)
             .with_context(|| format!("cannot keep the console log of {}, {}", kernel.name, log.display()))?;
+        whole_file::write(&dir.join(&path), &text)?;
         kernel.kept_log = Some(path);
     }
     Ok(())

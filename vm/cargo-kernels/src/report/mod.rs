@@ -99,18 +99,12 @@ fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Res
     let summary = summary::render(run);
     let texts = [json::render(run)?, junit::render(run)?, summary.clone(), html::render(run)?];
     for (name, text) in FILES.iter().zip(texts) {
-        write_file(dir, name, &text)?;
+        whole_file::write(&dir.join(name), text.as_bytes())?;
     }
     let Some(path) = step_summary else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(summary.as_bytes()))
         .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
-}
-
-/// Writes a file of a report.
-pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let path = dir.join(name);
-    whole_file::write(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ fn pin(dirs: &Dirs, path: &Path, name: &str, release: &str, source: &Source) -> 
     let text = format!("{text}{end}{gap}{added}{}", toml::to_string(source)?);
     // What is written must be readable: better to find out here than at the next command.
     kernels::parse(dirs, &text, path).context("the new list of pins is wrong; it was not written")?;
-    whole_file::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    whole_file::write(path, text.as_bytes())
 }
 
 /// Makes the source of a pin, once the hash of what is at its address is known.
