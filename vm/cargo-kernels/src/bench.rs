@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use comfy_table::Cell;
 use serde_json::json;
 
 use crate::backends;
@@ -19,7 +18,7 @@ use crate::kernels::{self, Silent, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
-use crate::ui::grid::{self, right};
+use crate::ui::grid::{self, Looks};
 use crate::verdict::Standing;
 use vm_guest::Backend;
 use vm_guest::bare::Bare;
@@ -118,7 +117,7 @@ impl Bench<'_> {
         let report = engine.run(target, &|_| {});
         let time = begun.elapsed();
         if report.standing() != Standing::Passed {
-            bail!("{}: {}: {}", backend.name(), report.verdict.word(), report.reason);
+            bail!("{}: {}: {}", backend.name(), report.verdict, report.reason);
         }
         Ok(time)
     }
@@ -150,14 +149,13 @@ impl Measured {
 
     /// For a person.
     fn text(&self) -> String {
-        let mut table = grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], None);
+        let mut table = grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], 1..6, Looks::default());
         for (way, seconds) in &self.ways {
             let median = self.median(way);
             let ratio = median.zip(self.median("baseline")).map(|(median, baseline)| median / baseline);
             let numbers = [median, seconds.first().copied(), seconds.last().copied(), ratio];
             let numbers = numbers.map(|number| number.map_or("-".into(), |number| format!("{number:.2}")));
-            let cells = numbers.map(right).into_iter().chain([right(seconds.len())]);
-            table.add_row([Cell::new(way)].into_iter().chain(cells));
+            table.add_row([(*way).into()].into_iter().chain(numbers).chain([seconds.len().to_string()]));
         }
         format!("{} ({})\n{}", self.kernel, self.accel, grid::text(table))
     }

@@ -90,11 +90,7 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
 
 /// A row for each thing, with its place or what is wrong and what to do, and the sum.
 fn for_people(checks: &[Check], missing: usize, project: &Path) -> String {
-    let columns = console::Term::stdout().size_checked().map(|(_, columns)| columns);
-    let mut table = grid::grid(&[], columns);
-    if console::colors_enabled() {
-        table.enforce_styling();
-    }
+    let mut table = grid::grid(&[], [], grid::Looks::of_stdout());
     table.add_rows(checks.iter().map(|check| {
         let word = match (check.ok, check.needed) {
             (true, _) => Cell::new("ok").fg(Color::Green),

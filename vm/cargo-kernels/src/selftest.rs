@@ -195,8 +195,8 @@ fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
 
 fn summary(report: &KernelReport) -> String {
     match report.reason.as_str() {
-        "" => report.verdict.word().to_owned(),
-        reason => format!("{}: {reason}", report.verdict.word()),
+        "" => report.verdict.to_string(),
+        reason => format!("{}: {reason}", report.verdict),
     }
 }
 

@@ -107,7 +107,7 @@ impl Session<'_> {
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
         let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
-        let run =
+        let mut run =
             RunReport { program: self.program(), started: began, total_s: started.elapsed().as_secs_f64(), kernels };
         let broke =
             |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
@@ -126,7 +126,7 @@ impl Session<'_> {
         }
         let printed = ui::print(&said);
         if let Some(dir) = &flags.report {
-            report::write(dir, &run)?;
+            report::write(dir, &mut run)?;
         }
         printed.map(|()| run)
     }

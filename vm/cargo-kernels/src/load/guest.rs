@@ -101,7 +101,7 @@ impl Guests<'_> {
     pub fn ask(&self, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
-        let note = |note: String| eprintln!("{name}: {note}");
+        let note = |note: String| eprintln!("{}", text::line(&format!("{name}: {note}")));
         let accel = self.host.accel(self.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
         let log = self.host.log(&[name]);
         let files = self.with_config(&kernel)?;
