@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use vmtest_agent::{FactsRequest, Program, Task, TestId, Tests};
+use vmtest_agent::{Event, FactsRequest, Program, Task, TestId, Tests};
 
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Host, Launch};
@@ -18,7 +18,7 @@ use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{flags, text};
 use vm_guest::Backend;
-use vm_guest::supervise::{Observed, Progress};
+use vm_guest::supervise::Observed;
 use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
@@ -187,16 +187,16 @@ impl<'a> Engine<'a> {
 }
 
 /// Tells of each test.
-fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
+fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
-    move |progress| {
-        let current = match progress {
-            Progress::Listed(count) => {
-                (done, total) = (0, count);
+    move |event| {
+        let current = match event {
+            Event::Listed(tests) => {
+                (done, total) = (0, tests.len());
                 None
             }
-            Progress::Started(test) => Some(text::test_name(test)),
-            Progress::Finished => {
+            Event::TestStarted(test) => Some(text::test_name(test)),
+            Event::TestFinished(_) => {
                 done += 1;
                 None
             }

@@ -14,12 +14,12 @@ use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
 use vm_guest::rundir::RunDir;
-use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
+use vm_guest::supervise::{self, End, Limits, Observed, Stdin};
 use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig;
 use vm_kernels::lock::{self, How};
-use vmtest_agent::{Job, Task};
+use vmtest_agent::{Event, Job, Task};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
@@ -139,29 +139,29 @@ pub const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
     /// does not count: another one has the whole time again. Nothing that the guest does is an error.
-    pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
+    pub fn run(&self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
         let has_printed = Cell::new(false);
-        let mut progress = |event: Progress<'_>| {
-            if matches!(event, Progress::Stdout(_) | Progress::Stderr(_)) {
+        let mut on_event = |event: &Event| {
+            if matches!(event, Event::Stdout(_) | Event::Stderr(_)) {
                 has_printed.set(true);
             }
-            progress(event)
+            on_event(event)
         };
         let deadline = || Instant::now() + self.limit;
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
-        let mut seen = self.once(host_root, first, &mut progress)?;
+        let mut seen = self.once(host_root, first, &mut on_event)?;
         if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.metadata.root) {
             (self.note)(brought_along(why));
             host_root = false;
-            seen = self.once(host_root, first, &mut progress)?;
+            seen = self.once(host_root, first, &mut on_event)?;
         }
         if self.host.interrupt.signal().is_some() || has_printed.get() || !(self.is_in_doubt)(&seen) {
             return Ok(seen);
         }
         let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };
         (self.note)(format!("{why}: what came of it does not count, running again"));
-        self.once(host_root, deadline(), &mut progress)
+        self.once(host_root, deadline(), &mut on_event)
     }
 
     /// What was wrong with a guest that is in doubt.
@@ -206,7 +206,7 @@ impl Launch<'_> {
         &self,
         host_root: bool,
         deadline: Instant,
-        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+        mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Observed> {
         let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
         let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
@@ -214,10 +214,10 @@ impl Launch<'_> {
         let job = self.job(&started, host_root)?;
         let limits = Limits { deadline, given: self.limit, each_test: self.each_test };
         let mut archive = self.copy_out.map(|_| Archive::create(self.log)).transpose()?;
-        let keeping = |event: Progress<'_>| match (event, &mut archive) {
-            (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
-            (Progress::Archive(_), None) => ControlFlow::Break(()),
-            (event, _) => progress(event),
+        let keeping = |event: &Event| match (event, &mut archive) {
+            (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
+            (Event::Archive(_), None) => ControlFlow::Break(()),
+            (event, _) => on_event(event),
         };
         let interrupt = self.host.interrupt;
         let seen = supervise::run(started, &job, limits, self.log, interrupt, (self.stdin)(), keeping)?;

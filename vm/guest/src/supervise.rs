@@ -13,9 +13,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
+use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Piece, Ready, TestId, TestOutcome};
 
 use crate::console::{self, Console, Recorder};
 use crate::deadline::left;
@@ -107,25 +105,6 @@ pub enum End {
     Interrupted,
 }
 
-/// What is to be known, or passed on, while a guest runs.
-#[derive(Debug)]
-pub enum Progress<'a> {
-    /// The agent is up and has the job.
-    Testing,
-    /// So many tests will be run.
-    Listed(usize),
-    /// This comes next in the archive of the directory that was asked for.
-    Archive(&'a [u8]),
-    /// A command has printed this.
-    Stdout(&'a [u8]),
-    /// A command has printed this as an error.
-    Stderr(&'a [u8]),
-    /// A test has begun.
-    Started(&'a TestId),
-    /// A test has ended.
-    Finished,
-}
-
 enum Seen {
     Channel(Result<Event>),
     Connected(UnixStream),
@@ -140,7 +119,8 @@ enum Seen {
 /// Where the standard input of a command comes from.
 pub type Stdin = Box<dyn Read + Send>;
 
-/// Runs a job in a guest that was just started, and ends the guest; sooner if `progress` breaks it off.
+/// Runs a job in a guest that was just started, and ends the guest; sooner if `on_event`, which is told of all that the
+/// agent says, breaks it off.
 /// Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
@@ -149,7 +129,7 @@ pub fn run(
     console_log: &Path,
     interrupt: &Interrupt,
     stdin: Option<Stdin>,
-    progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    on_event: impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Observed> {
     let begun = Instant::now();
     let encoded = encode(job)?;
@@ -185,7 +165,7 @@ pub fn run(
         exited: None,
         process: Arc::clone(&process),
         subscription: Some(subscription),
-        progress,
+        on_event,
         recorder,
         consoles: heard,
         read,
@@ -225,7 +205,7 @@ fn encode(job: &Job) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-struct Watch<P> {
+struct Watch<F> {
     /// The job as it is sent.
     encoded: Vec<u8>,
     stdin: Option<Stdin>,
@@ -241,7 +221,7 @@ struct Watch<P> {
     process: Arc<Supervised>,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription>,
-    progress: P,
+    on_event: F,
     recorder: Recorder,
     consoles: Vec<Console>,
     /// Makes room for the next piece of a console.
@@ -249,7 +229,7 @@ struct Watch<P> {
     observed: Observed,
 }
 
-impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
+impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
@@ -284,7 +264,10 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
             Seen::Connected(stream) => {
                 self.stream = Some(stream);
                 // A restored guest has said long ago that it is ready.
-                self.observed.ready.is_some().then(|| self.send_job()).flatten()
+                if self.observed.ready.is_some() {
+                    self.send_job();
+                }
+                None
             }
             Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
@@ -327,26 +310,27 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
+        if (self.on_event)(&event).is_break() {
+            return Some(End::Interrupted);
+        }
         match event {
             Event::Ready(ready) if self.job_sent.is_none() => {
                 self.observed.boot = Some(self.begun.elapsed());
                 self.observed.ready = Some(ready);
-                self.send_job()
+                self.send_job();
+                None
             }
             Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
-                let again = self.observed.listed.is_some();
                 let longer = self.limits.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
                 self.limits.deadline = self.limits.deadline.checked_add(longer).unwrap_or(self.limits.deadline);
                 self.observed.limit += longer;
-                let told = self.tell(Progress::Listed(tests.len()));
-                self.observed.listed = Some(tests);
-                told.or(again.then(|| End::ProtocolError("tests were listed twice".into())))
+                let before = self.observed.listed.replace(tests);
+                before.map(|_| End::ProtocolError("tests were listed twice".into()))
             }
             Event::TestStarted(test) => {
-                let told = self.tell(Progress::Started(&test));
                 self.observed.running = Some(test);
-                told
+                None
             }
             Event::TestFinished(outcome) => {
                 self.observed.running = None;
@@ -354,12 +338,9 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
                 // More results than tests: whoever sends them is not our agent.
                 let listed = self.observed.listed.as_ref().map_or(0, Vec::len);
                 let more = self.observed.outcomes.len() > listed;
-                self.tell(Progress::Finished)
-                    .or_else(|| more.then(|| End::ProtocolError("more results than there are tests".into())))
+                more.then(|| End::ProtocolError("more results than there are tests".into()))
             }
-            Event::Stdout(piece) => self.pass_on(&piece, |bytes| Progress::Stdout(bytes)),
-            Event::Stderr(piece) => self.pass_on(&piece, |bytes| Progress::Stderr(bytes)),
-            Event::Archive(piece) => self.pass_on(&piece, |bytes| Progress::Archive(bytes)),
+            Event::Stdout(_) | Event::Stderr(_) | Event::Archive(_) => None,
             Event::Ended(ended) => {
                 self.observed.ended = Some(ended);
                 None
@@ -380,22 +361,10 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         }
     }
 
-    fn tell(&mut self, progress: Progress<'_>) -> Option<End> {
-        (self.progress)(progress).is_break().then_some(End::Interrupted)
-    }
-
-    fn pass_on(&mut self, piece: &str, of: impl FnOnce(&[u8]) -> Progress<'_>) -> Option<End> {
-        match decode::bytes(piece) {
-            Ok(bytes) => self.tell(of(&bytes)),
-            Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
-        }
-    }
-
-    fn send_job(&mut self) -> Option<End> {
-        let mut stream = self.stream.as_ref()?.try_clone().ok()?;
+    fn send_job(&mut self) {
+        let Some(Ok(mut stream)) = self.stream.as_ref().map(UnixStream::try_clone) else { return };
         let now = Instant::now();
         self.job_sent = Some(now);
-        let told = self.tell(Progress::Testing);
         let left = self.limits.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
@@ -404,7 +373,6 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         if let (Some(stdin), Ok(stream)) = (self.stdin.take(), stream.try_clone()) {
             std::thread::spawn(move || forward(stdin, stream));
         }
-        told
     }
 }
 
@@ -413,7 +381,7 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
         let count = stdin.read(&mut buffer)?;
-        let piece = (count > 0).then(|| STANDARD.encode(&buffer[..count]));
+        let piece = (count > 0).then(|| Piece(buffer[..count].to_vec()));
         let mut line = serde_json::to_vec(&Input { stdin: piece })?;
         line.push(b'\n');
         to.write_all(&line)?;
@@ -516,8 +484,7 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
         let limits = Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
-        let progress = |_: Progress<'_>| ControlFlow::Continue(());
-        run(started, job, limits, log.path(), &interrupt, None, progress).unwrap()
+        run(started, job, limits, log.path(), &interrupt, None, |_| ControlFlow::Continue(())).unwrap()
     }
 
     #[test]
