@@ -114,16 +114,17 @@ impl std::error::Error for NoHostRoot {}
 fn switch(keep: &[String], lists: &Path) -> Result<()> {
     // The present root keeps its own, where a program that is not of the job's finds the modules: the kernel's modprobe.
     let moved = mounts::top().filter(|dir| *dir != RUN);
-    let moved: Vec<(&str, OwnedFd)> = moved.map(|dir| Ok((dir, open(dir)?))).collect::<Result<_>>()?;
-    let modules = Path::new(MODULES_SHARE).is_dir().then(|| clone(MODULES_SHARE)).transpose()?;
-    let lists = lists.is_dir().then(|| clone(lists)).transpose()?;
+    let moved: Vec<(&str, OwnedFd)> =
+        moved.map(|dir| Ok((dir, tree(dir, OpenTreeFlags::empty())?))).collect::<Result<_>>()?;
+    let modules = Path::new(MODULES_SHARE).is_dir().then(|| tree(MODULES_SHARE, CLONE)).transpose()?;
+    let lists = lists.is_dir().then(|| tree(lists, CLONE)).transpose()?;
     std::env::set_current_dir(NEW)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     nix::unistd::chroot(".")?;
     std::env::set_current_dir("/")?;
     let hidden = |dir: &&String| mounts::top().any(|top| Path::new(dir).starts_with(top));
     let there = |dir: &&String| Path::new(dir).is_dir();
-    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, clone(dir)?)));
+    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, tree(dir, CLONE)?)));
     let kept: Vec<(&String, OwnedFd)> = kept.collect::<Result<_>>()?;
     for (dir, from) in moved {
         attach(&from, dir)?;
@@ -142,17 +143,13 @@ fn switch(keep: &[String], lists: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The mount that is at a place (open_tree(2), since 5.2).
-fn open(dir: impl AsRef<Path>) -> Result<OwnedFd> {
-    tree(dir.as_ref(), OpenTreeFlags::empty())
-}
+/// For [`tree`]: a mount of its own of a directory and all that is mounted in it, at no place yet; else it is the mount that
+/// is there.
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::AT_RECURSIVE);
 
-/// A mount of its own of a directory and all that is mounted in it, at no place yet.
-fn clone(dir: impl AsRef<Path>) -> Result<OwnedFd> {
-    tree(dir.as_ref(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE)
-}
-
-fn tree(dir: &Path, flags: OpenTreeFlags) -> Result<OwnedFd> {
+/// What is mounted at a place (open_tree(2), since 5.2).
+fn tree(dir: impl AsRef<Path>, flags: OpenTreeFlags) -> Result<OwnedFd> {
+    let dir = dir.as_ref();
     open_tree(CWD, dir, flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .with_context(|| format!("cannot open {}", dir.display()))
 }
