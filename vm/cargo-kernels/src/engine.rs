@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use vmtest_agent::{Task, TestId, Tests};
+use vmtest_agent::{Event, Task, TestId, Tests};
 
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Guests, Host, Launch};
@@ -18,7 +18,7 @@ use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{flags, text};
 use vm_guest::Backend;
-use vm_guest::supervise::{Observed, Progress};
+use vm_guest::supervise::Observed;
 use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
@@ -120,6 +120,7 @@ impl<'a> Engine<'a> {
             limit: launch.accel.default_timeout() + Duration::from_secs_f64(self.guests.metadata.test_timeout_s),
             each_test: launch.accel.for_each_test(),
             files: &|| self.payload.brought_along().cloned(),
+            started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
             is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,
             ..launch
         };
@@ -167,20 +168,16 @@ impl<'a> Engine<'a> {
 }
 
 /// Tells of each test.
-fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
+fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
-    move |progress| {
-        let current = match progress {
-            Progress::Begun { restored } => {
-                on(if restored { RunEvent::Restoring } else { RunEvent::Booting });
-                return ControlFlow::Continue(());
-            }
-            Progress::Listed(count) => {
-                (done, total) = (0, count);
+    move |event| {
+        let current = match event {
+            Event::Listed(tests) => {
+                (done, total) = (0, tests.len());
                 None
             }
-            Progress::Started(test) => Some(text::test_name(test)),
-            Progress::Finished => {
+            Event::TestStarted(test) => Some(text::test_name(test)),
+            Event::TestFinished(_) => {
                 done += 1;
                 None
             }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
-use vm_guest::supervise::{End, Observed, Progress};
-use vmtest_agent::{Ended, Program, Task};
+use vm_guest::supervise::{End, Observed};
+use vmtest_agent::{Ended, Event, Program, Task};
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
@@ -76,10 +76,10 @@ fn run(
         ..guests.launch(&kernel, &log, Task::Command(program.clone()), &note)?
     };
     let mut written = Ok(());
-    let seen = launch.run(|progress| {
-        written = match progress {
-            Progress::Stdout(bytes) => write(io::stdout(), bytes),
-            Progress::Stderr(bytes) => write(io::stderr(), bytes),
+    let seen = launch.run(|event| {
+        written = match event {
+            Event::Stdout(piece) => write(io::stdout(), &piece.0),
+            Event::Stderr(piece) => write(io::stderr(), &piece.0),
             _ => Ok(()),
         };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

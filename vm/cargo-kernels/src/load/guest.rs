@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use vm_guest::agent::LOADER;
 use vm_guest::payload::Files;
-use vm_guest::supervise::{Observed, Progress};
-use vmtest_agent::{Ended, Program, Task};
+use vm_guest::supervise::Observed;
+use vmtest_agent::{Ended, Event, Program, Task};
 use vmtest_loader::{Job, Line};
 
 use super::object::Object;
@@ -88,13 +88,13 @@ impl Brought {
             ..guests.launch(&kernel, &log, Task::Command(program), &note)?
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let seen = launch.run(|progress| {
-            let (to, bytes) = match progress {
-                Progress::Stdout(bytes) => (&mut out, bytes),
-                Progress::Stderr(bytes) => (&mut err, bytes),
+        let seen = launch.run(|event| {
+            let (to, piece) = match event {
+                Event::Stdout(piece) => (&mut out, piece),
+                Event::Stderr(piece) => (&mut err, piece),
                 _ => return ControlFlow::Continue(()),
             };
-            to.extend_from_slice(bytes);
+            to.extend_from_slice(&piece.0);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         answer(&seen, &out, &String::from_utf8_lossy(&err), &log)
