@@ -114,19 +114,15 @@ pub fn key(pin: &Pin) -> String {
 
 /// Whether a kernel needs no network, without hashing it.
 pub fn at_hand(store: &Store, pin: &Pin) -> bool {
-    let is_here = |source: &Source| Entry::of(&store.cache, pin, source).exists();
-    nix_directory(store, pin).is_some() || pin.sources.iter().any(is_here)
+    let is_here = |source: &Source| Entry::of(&store.cache, pin, source).manifest().is_ok();
+    nix(store, pin).is_some() || pin.sources.iter().any(is_here)
 }
 
-/// The pin's directory in the one that `nix develop` names, if there is one. That has this machine's kernels only.
-fn nix_directory(store: &Store, pin: &Pin) -> Option<PathBuf> {
-    Some(store.nix.as_ref()?.join(&pin.name)).filter(|dir| pin.arch.is_host() && dir.is_dir())
-}
-
-/// The pin's kernel in the directory that `nix develop` names, if it has one.
+/// The pin's kernel in the directory that `nix develop` names, if it has one; it has this machine's kernels only.
 pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
-    let dir = nix_directory(store, pin)?;
-    Some(tree::find(&dir).and_then(|found| from_tree(found, &pin.name, &pin.expected, "nix")))
+    let dir = store.nix.as_ref()?.join(&pin.name);
+    (pin.arch.is_host() && dir.is_dir())
+        .then(|| tree::find(&dir).and_then(|found| from_tree(found, &pin.name, &pin.expected, "nix")))
 }
 
 /// A kernel that is used where it lies.

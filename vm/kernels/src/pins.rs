@@ -302,8 +302,10 @@ sha256 = "{SHA256}"
         let no_source = "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n";
         let one = format!("{no_source}source = [{{ kind = \"file\", path = \"x\", sha256 = \"{SHA256}\" }}]\n");
         let twice = format!("{one}{one}[[kernel]]");
-        let wrong: [(&str, &str, usize, &str); 17] = [
+        let short_sha1 = format!("{no_sha256}, sha1 = \"{}\"", &SHA256[..39]);
+        let wrong: [(&str, &str, usize, &str); 18] = [
             (&no_sha256, &sha1, 6, "missing field `sha256`"),
+            (&no_sha256, &short_sha1, 6, "expected 40 lower-case hexadecimal digits"),
             ("why =", "y =", 4, "unknown field `y`"),
             ("kind = \"url\"", "kind = \"ftp\"", 10, "unknown variant `ftp`"),
             ("name = \"6.1\"\n", "", 1, "missing field `name`"),
