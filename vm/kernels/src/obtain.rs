@@ -27,12 +27,12 @@ pub struct Store {
     pub debian_archive: Option<Url>,
 }
 
-/// Hears of one kernel's progress; called from the thread that gets it.
+/// Hears of one kernel's progress, or of nothing; called from the thread that gets it.
 pub trait Progress: Sync {
     /// So many bytes of the current file are here, of so many if that is known.
-    fn bytes(&self, done: u64, total: Option<u64>);
+    fn bytes(&self, _done: u64, _total: Option<u64>) {}
     /// Something worth a line: what is done next, or what went wrong and is tried another way.
-    fn note(&self, text: &str);
+    fn note(&self, _text: &str) {}
     /// What is done at this moment, such as the file that is being compiled; may come a hundred times a second.
     fn working_on(&self, _step: &str) {}
 }
@@ -41,10 +41,7 @@ pub trait Progress: Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 
-impl Progress for Silent {
-    fn bytes(&self, _done: u64, _total: Option<u64>) {}
-    fn note(&self, _text: &str) {}
-}
+impl Progress for Silent {}
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]

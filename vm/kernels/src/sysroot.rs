@@ -10,7 +10,8 @@ use super::obtain::{self, Progress, Store};
 use super::pins::Source;
 use super::{Arch, archive, cache, digest, lock};
 
-/// An architecture's files, below one directory.
+/// An architecture's files, below one directory: headers in `usr/include`, static libraries in [`Self::libraries`], and
+/// `bin/busybox` and `bin/bash-static`, the latter for virtme-ng's init.
 #[derive(Debug, Clone)]
 pub struct Sysroot {
     /// The directory.
@@ -37,21 +38,6 @@ impl Sysroot {
     /// The directory of the libraries.
     pub fn libraries(&self) -> PathBuf {
         self.dir.join("usr/lib").join(self.arch.gnu)
-    }
-
-    /// The directory of the headers.
-    pub fn headers(&self) -> PathBuf {
-        self.dir.join("usr/include")
-    }
-
-    /// A static busybox.
-    pub fn busybox(&self) -> PathBuf {
-        self.dir.join("bin/busybox")
-    }
-
-    /// A static bash, for virtme-ng's init.
-    pub fn bash(&self) -> PathBuf {
-        self.dir.join("bin/bash-static")
     }
 
     /// Fetches, verifies and unpacks them, if they are not there.
