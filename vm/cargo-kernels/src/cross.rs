@@ -99,7 +99,7 @@ fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> 
     if !sysroot.exists() {
         let name = "the libraries and programs for its guests".to_owned();
         let remedy = format!("unpack Debian's for {} in the cache, and not install them", arch.debian);
-        let get = move || Ok(sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"))?);
+        let get = move || sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"));
         missing.push(Missing { name, remedy, get: Box::new(get) });
     }
     Ok(missing)

@@ -332,15 +332,12 @@ sha256 = "{SHA256}"
 
     #[test]
     fn merged_lists_prefer_the_projects_own() {
-        let list = |name: &str, why: &str| {
-            let mut pins = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
-            pins.retain(|pin| pin.arch == &ARCHES[0]);
-            pins.into_iter().map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
-        };
-        let base = [list("a", "base"), list("b", "base")].concat();
-        let all = merged(base, [list("b", "own"), list("c", "own")].concat());
-        let all: Vec<_> = all.iter().map(|pin| (pin.name.as_str(), pin.why.as_str())).collect();
-        assert_eq!(all, [("a", "base"), ("b", "own"), ("c", "own")]);
+        let (base, usual) = (built_in(), built_in().remove(0));
+        let own = |name: &str| Pin { name: name.to_owned(), why: "own".to_owned(), ..usual.clone() };
+        let all = merged(base.clone(), vec![own("mine"), own("6.1")]);
+        assert_eq!(all.len(), base.len() + 1);
+        let names: Vec<_> = all.iter().filter(|pin| pin.why == "own").map(Pin::full_name).collect();
+        assert_eq!(names, ["6.1-x86_64", "mine-x86_64"]);
     }
 
     #[test]
