@@ -43,7 +43,11 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
         require(dirs, arch)?;
     }
     let agent = program(dirs, arch, "agent", agent::PROGRAM, |_| ())?;
-    Ok(Programs { agent: Cow::Owned(agent), busybox: sysroot.busybox(), bash: Some(sysroot.bash()) })
+    Ok(Programs {
+        agent: Cow::Owned(agent),
+        busybox: sysroot.dir.join("bin/busybox"),
+        bash: Some(sysroot.dir.join("bin/bash-static")),
+    })
 }
 
 /// Where its libraries are.
@@ -55,7 +59,7 @@ pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
 pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
     let target = arch.target.replace('-', "_");
     let compiler = OsString::from(arch.compiler());
-    let headers = format!("-isystem {}", sysroot.headers().display());
+    let headers = format!("-isystem {}", sysroot.dir.join("usr/include").display());
     [
         (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler.clone()),
         (format!("CC_{target}"), compiler),
@@ -95,7 +99,7 @@ fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> 
     if !sysroot.exists() {
         let name = "the libraries and programs for its guests".to_owned();
         let remedy = format!("unpack Debian's for {} in the cache, and not install them", arch.debian);
-        let get = move || Ok(sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"))?);
+        let get = move || sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"));
         missing.push(Missing { name, remedy, get: Box::new(get) });
     }
     Ok(missing)

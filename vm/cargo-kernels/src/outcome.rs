@@ -226,7 +226,6 @@ fn last(lines: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::PathBuf;
 
     use vmtest_agent::{PROTOCOL, Ready, TestOutcome};
 
@@ -257,17 +256,7 @@ mod tests {
     }
 
     fn judge(seen: &Observed, metadata: &Metadata) -> Outcome {
-        let kernel = Kernel {
-            arch: vm_kernels::Arch::host(),
-            name: "5.15".into(),
-            image: PathBuf::new(),
-            sha256: None,
-            modules: None,
-            expected: Expected::Series("5.15.".into()),
-            release: None,
-            config: None,
-            source: "path".into(),
-        };
+        let kernel = Kernel { expected: Expected::Series("5.15.".into()), ..vm_kernels::fake::kernel() };
         Case { kernel: &kernel, tests: None, metadata }.classify(seen)
     }
 

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use assert_cmd::assert::OutputAssertExt;
 use sha1::{Digest, Sha1};
@@ -33,7 +34,7 @@ impl Sandbox {
     }
 
     /// A server that has this file at this path, and a sandbox whose only pin is that.
-    pub fn serving(path: &str, content: &[u8]) -> (Server, Self) {
+    pub fn serving(path: &str, content: &[u8]) -> (Arc<Server>, Self) {
         let server = Server::https();
         server.at(path, Answer::File(content.to_vec()));
         let sandbox = Self::new().trusting(&server);

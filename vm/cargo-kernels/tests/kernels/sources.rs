@@ -111,10 +111,14 @@ fn nix_is_first_when_it_is_there() {
 #[test]
 fn file_that_is_not_the_kernel_is_refused() {
     let page = b"<!DOCTYPE html><p>Please log in".to_vec();
+    let mut half = fake::kernel_deb("6.1.9-test", ".xz");
+    half.truncate(half.len() - 1000);
     let escapes = fake::zstd(&fake::tar(&[Member::File("../../../../kernels.toml", b"x")]));
     for (file, finding) in [
         (fake::bzimage("6.2.0", None), "the image is 6.2.0, pinned is 6.1.x"),
         (page, "it is no kernel image: it is a web page"),
+        (half, "cannot unpack the .deb"),
+        (fake::deb(b"BZh9", ".bz2"), "cannot unpack the .deb: data.tar.bz2: unknown compression"),
         (escapes, "archive member ../../../../kernels.toml: refused: it would be written outside"),
     ] {
         let (_server, sandbox) = Sandbox::serving("/bzImage", &file);
