@@ -5,5 +5,5 @@ mod run;
 mod scene;
 
 pub use process::Process;
-pub use run::{Run, Verdict};
+pub use run::{Run, test};
 pub use scene::{Scene, tool};

@@ -1,14 +1,16 @@
 //! One run of the harness, from its start to its end.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 use serde_json::Value;
 
 use super::process::Process;
@@ -24,9 +26,9 @@ pub struct Run<'a> {
     scene: &'a Scene,
     child: Child,
     started: Instant,
-    lines: Receiver<String>,
-    /// What it printed so far, on both streams.
-    printed: String,
+    /// The other end of what it prints, on both streams.
+    output: File,
+    printed: Vec<u8>,
 }
 
 /// A run that has ended.
@@ -36,31 +38,19 @@ pub struct Ended<'a> {
     pub printed: String,
 }
 
-/// What report.json says of a kernel.
-pub struct Verdict {
-    pub word: String,
-    pub reason: String,
-    pub kernel: Value,
-}
-
 impl<'a> Run<'a> {
     pub fn start(scene: &'a Scene, mut command: Command) -> Self {
-        let started = Instant::now();
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        read(child.stdout.take().unwrap(), sender.clone());
-        read(child.stderr.take().unwrap(), sender);
-        Self { scene, child, started, lines, printed: String::new() }
+        let (output, input) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let child = command.stdout(input.try_clone().unwrap()).stderr(input).spawn().unwrap();
+        Self { scene, child, started: Instant::now(), output: output.into(), printed: Vec::new() }
     }
 
-    /// Waits for a line with these words.
+    /// Waits for these words.
     pub fn wait_for(mut self, words: &str) -> Self {
-        while let Some(line) = self.next_line() {
-            if line.contains(words) {
-                return self;
-            }
+        while !String::from_utf8_lossy(&self.printed).contains(words) {
+            assert!(self.read_more(), "it ended without {words:?}:\n{}", String::from_utf8_lossy(&self.printed));
         }
-        panic!("it ended without {words:?}:\n{}", self.printed);
+        self
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -77,9 +67,11 @@ impl<'a> Run<'a> {
 
     /// Waits for its end.
     pub fn end(mut self) -> Ended<'a> {
-        while self.next_line().is_some() {}
+        while self.read_more() {}
         let status = self.child.wait().unwrap();
-        Ended { scene: self.scene, status, printed: self.printed }
+        // Whatever a guest prints, what the harness makes of it is text.
+        let printed = String::from_utf8(self.printed).expect("output that is no UTF-8");
+        Ended { scene: self.scene, status, printed }
     }
 
     /// Waits for its end, and asserts that the harness never used much memory. wait4(2) would tell the peak of whichever
@@ -104,45 +96,32 @@ impl<'a> Run<'a> {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    fn next_line(&mut self) -> Option<String> {
-        let left = PATIENCE.saturating_sub(self.started.elapsed());
-        match self.lines.recv_timeout(left) {
-            Ok(line) => {
-                self.printed += &line;
-                Some(line)
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                self.signal(Signal::SIGKILL);
-                panic!("not done after {PATIENCE:?}:\n{}", self.printed);
-            }
+    /// False once everybody who could print has ended.
+    fn read_more(&mut self) -> bool {
+        let left = PollTimeout::try_from(PATIENCE.saturating_sub(self.started.elapsed())).unwrap();
+        if poll(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], left) == Ok(0) {
+            self.signal(Signal::SIGKILL);
+            panic!("not done after {PATIENCE:?}:\n{}", String::from_utf8_lossy(&self.printed));
         }
+        let mut piece = [0; 4096];
+        let length = self.output.read(&mut piece).unwrap();
+        self.printed.extend_from_slice(&piece[..length]);
+        length > 0
     }
 }
 
-fn read(from: impl Read + Send + 'static, to: Sender<String>) {
-    thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut line = Vec::new();
-        while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            // Whatever a guest prints, what the harness makes of it is text.
-            let text = String::from_utf8(std::mem::take(&mut line)).expect("output that is no UTF-8");
-            let _ = to.send(text);
-        }
-    });
-}
-
 impl Ended<'_> {
-    /// Asserts what was said of the kernel, and that no process is left; the verdict, for more questions.
+    /// Asserts what was said of the kernel, and that no process is left; what report.json says of it, for more questions.
     #[track_caller]
-    pub fn expect(&self, verdict: &str, code: i32, words: &str) -> Verdict {
-        let given = Verdict::read(&self.scene.reports())
-            .unwrap_or_else(|error| panic!("no report: {error}; it printed:\n{}", self.printed));
-        assert_eq!(given.word, verdict, "{}\n{}", given.reason, self.printed);
-        assert!(given.reason.contains(words), "{:?} is not in {:?}", words, given.reason);
+    pub fn expect(&self, verdict: &str, code: i32, words: &str) -> Value {
+        assert!(self.scene.reports().exists(), "no report; it printed:\n{}", self.printed);
+        let kernel = self.scene.reported();
+        let reason = kernel["reason"].as_str().unwrap();
+        assert_eq!(kernel["verdict"], verdict, "{reason}\n{}", self.printed);
+        assert!(reason.contains(words), "{words:?} is not in {reason:?}");
         assert!(self.printed.contains(&format!(": {verdict}")), "{}", self.printed);
         self.expect_exit(code, "");
-        given
+        kernel
     }
 
     /// Asserts the exit code, what was printed, and that no process is left.
@@ -154,23 +133,9 @@ impl Ended<'_> {
     }
 }
 
-impl Verdict {
-    /// Of the first kernel in the reports of a directory.
-    pub fn read(reports: &Path) -> std::io::Result<Self> {
-        let report: Value = serde_json::from_slice(&fs::read(reports.join("report.json"))?)?;
-        let kernel = report["kernels"][0].clone();
-        let text = |key: &str| kernel[key].as_str().unwrap_or_else(|| panic!("no {key}: {kernel:#}")).to_owned();
-        Ok(Self { word: text("verdict"), reason: text("reason"), kernel })
-    }
-
-    pub fn tests(&self) -> &[Value] {
-        self.kernel["tests"].as_array().unwrap()
-    }
-
-    /// What is said of a test.
-    #[track_caller]
-    pub fn test(&self, name: &str) -> &Value {
-        let mut tests = self.tests().iter();
-        tests.find(|test| test["name"] == name).unwrap_or_else(|| panic!("no {name}: {:#}", self.kernel))
-    }
+/// What is said of a kernel's test.
+#[track_caller]
+pub fn test<'a>(kernel: &'a Value, name: &str) -> &'a Value {
+    let mut tests = kernel["tests"].as_array().unwrap().iter();
+    tests.find(|test| test["name"] == name).unwrap_or_else(|| panic!("no {name}: {kernel:#}"))
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::MARK;
@@ -23,6 +24,8 @@ pub struct Scene {
     metadata: Vec<String>,
     kernel: &'static str,
     timeout: u32,
+    /// The program and arguments that start the harness, if it is not started by itself.
+    under: Vec<String>,
 }
 
 impl Scene {
@@ -37,7 +40,13 @@ impl Scene {
             "root = 'minimal'",
             "memory-mib = 256",
         ];
-        Self { dir: dir.unwrap(), metadata: metadata.map(str::to_owned).into(), kernel: KERNEL, timeout: LONG }
+        Self {
+            dir: dir.unwrap(),
+            metadata: metadata.map(str::to_owned).into(),
+            kernel: KERNEL,
+            timeout: LONG,
+            under: Vec::new(),
+        }
     }
 
     /// A further line of the metadata table, or one in place of another with the same key.
@@ -58,6 +67,11 @@ impl Scene {
         Self { kernel, ..self }
     }
 
+    /// Has the harness started by another program, whose last arguments it and its own become.
+    pub fn under(self, words: &[&str]) -> Self {
+        Self { under: words.iter().map(|&word| word.to_owned()).collect(), ..self }
+    }
+
     /// A path in a directory of this scene's own.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -68,18 +82,24 @@ impl Scene {
         self.path("report")
     }
 
+    /// What report.json says of the kernel.
+    pub fn reported(&self) -> Value {
+        let report = fs::read(self.reports().join("report.json")).unwrap();
+        serde_json::from_slice::<Value>(&report).unwrap()["kernels"][0].clone()
+    }
+
     /// What distinguishes the processes of this scene from all others on the machine.
     pub fn mark(&self) -> String {
         self.dir.path().file_name().unwrap().to_str().unwrap().to_owned()
     }
 
-    /// `cargo kernels` on the package that misbehaves, as the last argument of another program if one is given.
-    pub fn harness(&self, under: &[&str]) -> Command {
-        let words = [under, &[env!("CARGO_BIN_EXE_cargo-kernels")]].concat();
+    /// `cargo kernels` on the package that misbehaves.
+    pub fn harness(&self) -> Command {
+        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_cargo-kernels")]);
         let metadata = self.path("metadata.toml");
         fs::write(&metadata, self.metadata.join("\n")).unwrap();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).env("VMTEST_METADATA", metadata).env(MARK, self.mark()).stdin(Stdio::null());
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).env("VMTEST_METADATA", metadata).env(MARK, self.mark()).stdin(Stdio::null());
         // Not the summary of the job that runs these tests.
         command.env_remove("GITHUB_STEP_SUMMARY");
         if self.cache().exists() {
@@ -90,11 +110,7 @@ impl Scene {
 
     /// `cargo kernels test` on the tests of which the name contains `tests`.
     pub fn vmtest(&self, options: &[&str], tests: &str) -> Command {
-        self.vmtest_under(&[], options, tests)
-    }
-
-    pub fn vmtest_under(&self, under: &[&str], options: &[&str], tests: &str) -> Command {
-        let mut command = self.harness(under);
+        let mut command = self.harness();
         command.args(["test", "--kernel", self.kernel, "--timeout", &self.timeout.to_string()]);
         command.args(options).arg("--report").arg(self.reports()).args(["--", "--ignored", tests]);
         command
