@@ -11,7 +11,7 @@ use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need};
 use cargo_kernels::{cargo, cross, exit, setup};
 
-use crate::{flags, local, minimum_rust};
+use crate::{Test, local, minimum_rust};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
@@ -72,7 +72,7 @@ const STEPS: &[Step] = &[
 
 /// Runs the command.
 /// A failing step is no error: the others still run.
-pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &Test) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
         minimum_rust::install(dirs)?;
@@ -113,7 +113,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
 }
 
 impl Step {
-    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &flags::Test) -> Result<()> {
+    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &Test) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
         let threads = "--test-threads 4";

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
@@ -101,21 +100,13 @@ fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> 
     Ok(missing)
 }
 
-/// Whether programs for it can be compiled: its standard library is an option of Rust's. Asking rustc takes longer than
-/// restoring a guest, so what is there is remembered.
+/// Whether programs for it can be compiled: its standard library is an option of Rust's.
 fn has_rust(arch: &Arch) -> bool {
-    static THERE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
-    let mut there = THERE.lock().unwrap_or_else(PoisonError::into_inner);
-    if there.contains(&arch.target) {
-        return true;
-    }
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut rustc = Command::new(rustc);
     rustc.args(["--print", "target-libdir", "--target", arch.target]).stdin(Stdio::null()).stderr(Stdio::null());
     let directory = rustc.output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    let found = directory.is_ok_and(|directory| Path::new(&directory).is_dir());
-    there.extend(found.then_some(arch.target));
-    found
+    directory.is_ok_and(|directory| Path::new(&directory).is_dir())
 }
 
 /// Checks that all is here that an architecture needs beside what this machine's own does; else says in one sentence what
