@@ -16,7 +16,6 @@ use crate::tools::{self, Found, Need, TOOLS};
 use crate::ui::{self, grid};
 use vm_guest::accel;
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
     let missing = checks.iter().filter(|check| check.needed && !check.ok).count();
@@ -29,7 +28,6 @@ pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-/// One thing.
 #[derive(Default, Serialize)]
 struct Check {
     name: &'static str,

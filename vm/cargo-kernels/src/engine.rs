@@ -28,7 +28,6 @@ pub struct Engine<'a> {
     options: &'a flags::Vmtest,
 }
 
-/// Where a run's events go.
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 
 fn host_error(error: &anyhow::Error) -> Outcome {
