@@ -15,7 +15,6 @@ use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::kernels::command::show::Line;
 use crate::static_build::guest_programs;
 use crate::{kernels, setup, tools};
@@ -116,11 +115,9 @@ pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
         return Ok(());
     }
     let missing: Vec<String> = missing(dirs, arch)?.into_iter().map(|missing| missing.name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
     let setup = crate::command::hint(&format!("setup --arch {arch}"));
-    Err(Exit::not_run(format!("kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "))))
+    ensure!(missing.is_empty(), "kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "));
+    Ok(())
 }
 
 /// `setup --arch`: says what is to be done, and unless it is only to be said, does it.
@@ -166,10 +163,8 @@ pub fn program(
         return Ok(program);
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("Cargo.toml");
-    if !manifest.exists() {
-        let gone = manifest.display();
-        return Err(Exit::not_run(format!("{gone} is gone, from which this program was built: install it anew")));
-    }
+    let gone = manifest.display();
+    ensure!(manifest.exists(), "{gone} is gone, from which this program was built: install it anew");
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -109,10 +109,10 @@ fn cache(dirs: &Dirs) -> Answer {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
     match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => at(dir),
-        Err(error) => {
-            let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Err((problem, Some("set VMTEST_CACHE_DIR to a directory that you can write to".into())))
-        }
+        Err(error) => Err((
+            format!("{} cannot be written to: {}", dir.display(), error.desc()),
+            Some("set VMTEST_CACHE_DIR to a directory that you can write to".into()),
+        )),
     }
 }
 
@@ -128,10 +128,9 @@ fn kvm(dirs: &Dirs) -> Answer {
         spinner.finish_and_clear();
         error
     };
-    match diagnose() {
-        Ok(None) => at("/dev/kvm"),
-        Ok(Some(error)) => Err((error, None)),
-        Err(error) => Err((format!("it could not be tried: {error:#}"), None)),
+    match diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}"))) {
+        None => at("/dev/kvm"),
+        Some(error) => Err((error, None)),
     }
 }
 

@@ -22,7 +22,6 @@ use vm_kernels::lock::{self, How};
 use vmtest_agent::{Job, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::flags::VmArgs;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
@@ -72,7 +71,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
     let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
-    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let lock = made.with_context(|| format!("cannot create {}", path.display()))?;
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     old.sort();

@@ -34,3 +34,5 @@ pub mod tools;
 mod ui;
 mod verdict;
 pub mod vmtest;
+
+pub use ui::print;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::{Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::dirs::Dirs;
 use crate::engine::Engine;
@@ -85,9 +85,7 @@ impl Session<'_> {
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
         let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags);
         let report = engine.list(target, &|_| {});
-        if report.verdict != Verdict::Pass {
-            return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
-        }
+        ensure!(report.verdict == Verdict::Pass, "kernel {}: {}", target.name(), report.reason);
         let several = payload.binaries.len() > 1;
         for test in &report.missing {
             let binary = if several { format!("{} ", test.binary) } else { String::new() };
