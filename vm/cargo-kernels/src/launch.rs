@@ -22,20 +22,15 @@ use vm_kernels::lock::{self, How};
 use vmtest_agent::{Event, Job, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::flags::VmArgs;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
 /// This machine, and when the run began: what all guests of a run have in common.
 pub struct Host<'a> {
-    /// Where things are.
     pub dirs: &'a Dirs,
-    /// Ends all guests.
     pub interrupt: &'a Interrupt,
-    /// When the run began.
     pub started: Instant,
-    /// For finding out whether KVM works.
     qemu: PathBuf,
     /// Where console logs are kept, spared by other runs while this one lasts.
     logs: (PathBuf, Option<File>),
@@ -76,7 +71,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
     let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
-    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let lock = made.with_context(|| format!("cannot create {}", path.display()))?;
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     old.sort();
@@ -91,9 +86,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
 /// What all guests of a run and an architecture have in common.
 #[derive(Clone, Copy)]
 pub struct Guests<'a> {
-    /// This machine.
     pub host: &'a Host<'a>,
-    /// How they come to be.
     pub backend: &'a dyn Backend,
     /// Their memory, their processors, their root directory, their further kernel parameters.
     pub metadata: &'a Metadata,
@@ -107,17 +100,13 @@ pub struct Guests<'a> {
 
 /// A guest to be started, and what is to be done in it.
 pub struct Launch<'a> {
-    /// Those of its kind.
     pub guests: Guests<'a>,
-    /// Its kernel.
     pub kernel: &'a Kernel,
     /// Where its console is kept.
     pub log: &'a Path,
     /// The task, as it is in a guest that has the host's root directory.
     pub task: Task,
-    /// Told what a person should know.
     pub note: &'a dyn Fn(String),
-    /// KVM or TCG.
     pub accel: Accel,
     /// How long it may take from its start to the end of the job, where the user does not say.
     pub limit: Duration,

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use vm_guest::agent::LOADER;
 use vm_guest::payload::Files;
@@ -16,7 +16,6 @@ use vmtest_loader::{Job, Line};
 use super::object::Object;
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Guests, Launch};
 use crate::static_build::StaticBuild;
@@ -46,12 +45,11 @@ pub struct Brought {
 
 impl Brought {
     pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
-        if LOADER.is_empty() {
-            return Err(Exit::not_run(
-                "this program was built where libelf.a or libz.a was missing, so it has no loader: \
-                 install them (Debian: libelf-dev, zlib1g-dev) and install it again",
-            ));
-        }
+        ensure!(
+            !LOADER.is_empty(),
+            "this program was built where libelf.a or libz.a was missing, so it has no loader: \
+             install them (Debian: libelf-dev, zlib1g-dev) and install it again",
+        );
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut brought = Self { directory, files: Files::default() };
         job.objects.clear();
@@ -140,7 +138,7 @@ fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> 
         }
     };
     if let (None, Some(why)) = (&seen.ready, &incomplete) {
-        return Err(Exit::not_run(why));
+        bail!("{why}");
     }
     let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
     Ok(Answer { release, lines, incomplete })
