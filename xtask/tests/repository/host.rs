@@ -1,5 +1,4 @@
 //! What the harness needs of the host, on machines of the tests' own making: every tool is a fake on a PATH of its own.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
