@@ -83,10 +83,7 @@ fn programs_bring_their_libraries_where_the_host_s_root_is_not() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_test_that_ends_its_guest_or_eats_its_memory_is_told_so() {
-    for (test, verdict, words) in [
-        ("reboots", "fail", "the guest shut down"),
-        ("eats_memory", "fail", "--memory"),
-    ] {
+    for (test, verdict, words) in [("reboots", "fail", "the guest shut down"), ("eats_memory", "fail", "--memory")] {
         let (code, kernel, _) = reported(&["-p", "one", "--test", "same", "--", "--ignored", test]);
         let reason = kernel["reason"].as_str().unwrap();
         assert_eq!((code, kernel["verdict"].as_str()), (1, Some(verdict)), "{reason}");
