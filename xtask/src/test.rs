@@ -127,7 +127,12 @@ impl Step {
                 // Options go right after the command's name: the end may be behind a `--`.
                 let mut arguments = words(line);
                 let timeout = flags.vm.timeout.map(|seconds| format!("--timeout={seconds}"));
-                arguments.splice(1..1, timeout.into_iter().chain([format!("--accel={}", flags.vm.accel.name())]));
+                arguments.splice(
+                    1..1,
+                    timeout
+                        .into_iter()
+                        .chain([format!("--accel={}", flags.vm.accel.map_or("auto", |accel| accel.name()))]),
+                );
                 (xtask.into(), arguments)
             }
         };

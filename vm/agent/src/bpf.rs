@@ -4,6 +4,7 @@
 //! stays zero.
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 // enum bpf_cmd
@@ -49,6 +50,10 @@ pub struct ProgramInfo {
     pub verified_insns: u32,
     pub attach_btf_obj_id: u32,
 }
+
+// Fields are where the kernel has them.
+const _: () = assert!(offset_of!(ProgramInfo, name) == 64 && offset_of!(ProgramInfo, run_time_ns) == 192);
+const _: () = assert!(offset_of!(ProgramInfo, verified_insns) == 216 && size_of::<ProgramInfo>() == 224);
 
 /// The beginning of `struct bpf_link_info`.
 #[repr(C)]
@@ -121,17 +126,4 @@ unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<RawFd> {
     // SAFETY: the caller's.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use super::*;
-
-    #[test]
-    fn fields_are_where_the_kernel_has_them() {
-        assert_eq!((offset_of!(ProgramInfo, name), offset_of!(ProgramInfo, run_time_ns)), (64, 192));
-        assert_eq!((offset_of!(ProgramInfo, verified_insns), size_of::<ProgramInfo>()), (216, 224));
-    }
 }

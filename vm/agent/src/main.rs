@@ -13,7 +13,6 @@ mod job;
 mod machine;
 mod modules;
 mod mounts;
-mod network;
 mod output;
 mod process;
 mod record;

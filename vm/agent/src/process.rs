@@ -7,8 +7,8 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
+use rustix::process::{WaitOptions, wait};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level;
 use vmtest_agent::{Program, proc};
@@ -27,8 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running program, in a process group of its own.
 pub struct Watched {
-    child: Child,
-    group: Pid,
+    /// Its process, and the group, which this leads.
+    pid: Pid,
+    stdin: Option<ChildStdin>,
+    /// How its process ended, once it was collected.
+    status: Option<ExitStatus>,
     /// What it prints on: one pipe for both its outputs, or one for each. Taken out when it is at its end.
     outputs: Vec<Option<File>>,
     deaths: &'static UnixStream,
@@ -78,9 +81,10 @@ impl Watched {
     /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
     fn spawn(mut command: Command, outputs: Vec<File>) -> io::Result<Self> {
         let deaths = deaths()?;
-        let child = command.process_group(0).spawn()?;
-        let group = Pid::from_raw(child.id() as i32);
-        Ok(Self { child, group, outputs: outputs.into_iter().map(Some).collect(), deaths })
+        // Not waited for through this handle: whatever ends is collected by `reap`.
+        let mut child = command.process_group(0).spawn()?;
+        let outputs = outputs.into_iter().map(Some).collect();
+        Ok(Self { pid: proc::pid_of(child.id()), stdin: child.stdin.take(), status: None, outputs, deaths })
     }
 
     /// Hands the program's output to `look` as it comes, with the number of its pipe, until that has seen
@@ -93,7 +97,8 @@ impl Watched {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             // The end comes before output: what a program left behind may print for ever.
-            if reap_others(self.group) {
+            reap(self.pid, &mut self.status, WaitOptions::NOHANG)?;
+            if self.status.is_some() {
                 return Ok(Stop::Ended);
             }
             let Some(readable) = self.wait(deadline)? else { return Ok(Stop::Deadline) };
@@ -114,12 +119,15 @@ impl Watched {
 
     /// The program's standard input, if the command said `piped`.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
+        self.stdin.take()
     }
 
-    /// Sends the program's process a signal; one that has ended does not mind.
+    /// Sends the program's process a signal, unless it has ended.
     pub fn signal(&self, signal: Signal) {
-        let _ = kill(self.group, signal);
+        // Until it is collected its number is nobody else's.
+        if self.status.is_none() {
+            let _ = kill(self.pid, signal);
+        }
     }
 
     /// As [`Watched::follow`], and then ends the program and everything that it started, which may print some more. How
@@ -130,14 +138,9 @@ impl Watched {
         mut look: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<(Stop, Option<ExitStatus>)> {
         let stop = self.follow(deadline, &mut look);
-        let _ = killpg(self.group, Signal::SIGKILL);
-        let patience = Instant::now() + PATIENCE;
-        while !reap_others(self.group) && self.wait_for_death(patience)? {}
-        // Nothing if it is still there.
-        let status = self.child.try_wait()?;
-        if status.is_some() {
-            self.kill_strays(Instant::now() + PATIENCE)?;
-        }
+        // The group all at once: one that goes on starting processes has no time to.
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        self.end_children(Instant::now() + PATIENCE)?;
         let mut buffer = vec![0; 64 * 1024];
         for (number, output) in self.outputs.iter_mut().enumerate() {
             let Some(output) = output else { continue };
@@ -146,18 +149,17 @@ impl Watched {
                 let _ = look(number, &buffer[..count]);
             }
         }
-        Ok((stop?, status))
+        Ok((stop?, self.status))
     }
 
-    /// Kills and reaps every other child of this process: as the first process of the guest, or as a
-    /// subreaper, it inherits whoever outlives their parent, in whatever process group they are.
-    fn kill_strays(&self, deadline: Instant) -> io::Result<()> {
-        while has_children() {
-            for stray in children() {
-                let _ = kill(stray, Signal::SIGKILL);
+    /// Kills and collects every child of this process: as the first process of the guest, or as a subreaper, it inherits
+    /// whoever outlives their parent, in whatever process group they are.
+    fn end_children(&mut self, deadline: Instant) -> io::Result<()> {
+        while reap(self.pid, &mut self.status, WaitOptions::NOHANG)? {
+            for child in proc::children()? {
+                let _ = kill(child, Signal::SIGKILL);
             }
-            reap_others(self.group);
-            if has_children() && !self.wait_for_death(deadline)? {
+            if !self.wait_for_death(deadline)? {
                 break;
             }
         }
@@ -226,40 +228,22 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// Reaps every child that has ended, but for `own`: whether that one has.
-fn reap_others(own: Pid) -> bool {
-    while let Ok(ended @ 1..) = ended_child() {
-        if ended == own.as_raw() {
-            return true;
-        }
-        let _ = waitpid(Pid::from_raw(ended), None);
-    }
-    false
-}
-
-/// Whether this process has any children. Looking through /proc for them takes longer.
-fn has_children() -> bool {
-    ended_child() != Err(Errno::ECHILD)
-}
-
-/// A child that has ended and was not reaped; 0 if there is none. Not through nix, which has no real-time signals and
-/// fails for what one of them killed.
-fn ended_child() -> nix::Result<libc::pid_t> {
-    // SAFETY: a structure of integers.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+/// Collects dead children, and the program's status if it is among them: with `NOHANG` those there are, without it also
+/// the first one there will be. Whether any child is left.
+pub fn reap(program: Pid, program_status: &mut Option<ExitStatus>, mut options: WaitOptions) -> io::Result<bool> {
     loop {
-        // SAFETY: the kernel writes to `info`, a process's part of it or nothing.
-        match Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) }) {
-            Err(Errno::EINTR) => {}
-            result => return result.map(|_| unsafe { info.si_pid() }),
+        match wait(options) {
+            Ok(Some((pid, status))) if program_status.is_none() && pid.as_raw_pid() == program.as_raw() => {
+                *program_status = Some(ExitStatus::from_raw(status.as_raw()));
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::CHILD) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
+        options |= WaitOptions::NOHANG;
     }
-}
-
-/// The processes whose parent is this one.
-pub fn children() -> Vec<Pid> {
-    proc::children().into_iter().flatten().collect()
 }
 
 /// Held by a test that runs programs: each ends every other child of its process, the ones of a test beside it too.

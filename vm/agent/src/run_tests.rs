@@ -213,6 +213,7 @@ mod tests {
     use std::sync::MutexGuard;
 
     use tempfile::TempDir;
+    use vmtest_agent::proc;
 
     use super::*;
 
@@ -372,7 +373,7 @@ mod tests {
         let outcome = binary.run(1);
         assert_eq!(outcome.result, TestResult::TimedOut);
         assert_eq!(outcome.output, "begun\n");
-        assert_eq!(crate::process::children(), []);
+        assert_eq!(proc::children().unwrap().count(), 0);
     }
 
     /// What a test of a daemon does: it waits for the end of one that is not its child any more.
@@ -391,7 +392,7 @@ mod tests {
         let binary = Binary::new(&format!("{left_behind}\n{RUNNING}; {PASSED}"));
         let outcome = binary.run(500);
         assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
-        assert_eq!(crate::process::children(), []);
+        assert_eq!(proc::children().unwrap().count(), 0);
     }
 
     #[test]

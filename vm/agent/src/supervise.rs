@@ -22,8 +22,10 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid, setsid};
-use rustix::process::{WaitOptions, wait};
+use rustix::process::WaitOptions;
 use vmtest_agent::proc::{children, pid_of, pidfd_open};
+
+use crate::process::reap;
 
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
 const FAILED: i32 = 125;
@@ -169,24 +171,6 @@ fn watch(
         reap(program, status, WaitOptions::NOHANG)?;
     }
     Ok(())
-}
-
-/// Collects dead children, and the program's status if it is among them: with `NOHANG` those there are, without it also
-/// the first one there will be. Whether any child is left.
-fn reap(program: Pid, program_status: &mut Option<ExitStatus>, mut options: WaitOptions) -> io::Result<bool> {
-    loop {
-        match wait(options) {
-            Ok(Some((pid, status))) if pid.as_raw_pid() == program.as_raw() => {
-                *program_status = Some(ExitStatus::from_raw(status.as_raw()));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::CHILD) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-        options |= WaitOptions::NOHANG;
-    }
 }
 
 /// Kills everything below this process and waits until nothing is left.

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_kernels::Arch;
 use vmtest_agent::Program;
 use walkdir::{DirEntry, WalkDir};
@@ -128,7 +128,7 @@ pub fn of_package(directory: &Path, target: &Path) -> Result<BTreeSet<PathBuf>> 
 /// Files that have the same paths in a guest as here.
 pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> Files {
     let name = |file: &Path| file.to_string_lossy().trim_start_matches('/').to_owned();
-    Files { files: files.into_iter().map(|file| (name(&file), file)).collect() }
+    files.into_iter().map(|file| (name(&file), file)).collect()
 }
 
 #[cfg(test)]

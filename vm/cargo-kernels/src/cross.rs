@@ -17,8 +17,8 @@ use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::kernels::command::show::Line;
 use crate::static_build::guest_programs;
+use crate::ui::Line;
 use crate::{kernels, setup, tools};
 
 /// The QEMU program for an architecture.
@@ -188,6 +188,6 @@ pub fn program(
     let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
     ensure!(status.success(), "the {name} for {arch} was not built: see above");
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    whole_file::write(&kept, &bytes).with_context(|| format!("cannot write {}", kept.display()))?;
+    whole_file::write(&kept, &bytes)?;
     Ok(bytes)
 }

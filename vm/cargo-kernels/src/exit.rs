@@ -1,5 +1,7 @@
 //! The exit codes, which scripts depend on.
 
+use crate::text;
+
 /// Everything that was asked for was run and passed.
 pub const OK: u8 = 0;
 /// A kernel failed a test.
@@ -50,7 +52,8 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
 pub fn conclude(result: anyhow::Result<u8>) -> std::process::ExitCode {
     result
         .unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
+            // A guest, or a server, may have had a word in it.
+            eprintln!("error: {}", text::block(&format!("{error:#}")));
             code_of(&error)
         })
         .into()

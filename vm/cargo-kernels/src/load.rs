@@ -17,11 +17,11 @@ use vmtest_loader::Job;
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::kernels;
-use crate::launch::Host;
+use crate::launch::{Guests, Host};
 use crate::metadata::{Metadata, RootChoice};
-use crate::{backends, flags, parallel, ui};
+use crate::{backends, flags, parallel, text, ui};
 
-use guest::{Brought, Guests};
+use guest::Brought;
 use object::Object;
 use rows::{LoadResult, Rows};
 
@@ -41,25 +41,20 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     };
     let host = Host::open(dirs, &interrupt, started)?;
     let metadata = Metadata { root: RootChoice::Minimal, ..Metadata::load(dirs)? };
-    let (mut names, mut answers) = (Vec::new(), Vec::new());
+    let mut answers = Vec::new();
     for (arch, targets) in kernels::by_arch(targets) {
-        let guests = Guests {
-            host: &host,
-            backend: &*backends::open(dirs, arch, true, &interrupt)?,
-            brought: &Brought::new(dirs, arch, &objects, job.clone())?,
-            vm: &flags.select.vm,
-            metadata: &metadata,
-        };
+        let backend = &*backends::open(dirs, arch, true, &interrupt)?;
+        let brought = Brought::new(dirs, arch, &objects, job.clone())?;
+        let vm = &flags.select.vm;
+        let guests = Guests { host: &host, backend, metadata: &metadata, vm, keep: &[], copy_out: None };
         answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
-            guests.ask(target).map_err(|error| format!("{error:#}"))
+            (target.name().to_owned(), brought.ask(guests, target))
         }));
-        names.extend(targets.iter().map(|target| target.name().to_owned()));
     }
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let rows = Rows::new(&objects, &names, &answers, &flags.optional);
+    let rows = Rows::new(&objects, &answers, &flags.optional);
     every_name_is_known(&rows, flags)?;
     conclude(&rows, flags, before.as_ref(), started)
 }
@@ -69,14 +64,15 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Object>> {
     for path in paths {
         let found = match object::read(path) {
             Err(why) if why.ends_with(object::NO_PROGRAM) && paths.len() > 1 => {
-                eprintln!("{why}: left out");
+                eprintln!("{}: left out", text::line(&why));
                 continue;
             }
             found => found.map_err(Exit::usage)?,
         };
         for mut object in found {
+            object.name = text::line(&object.name);
             if objects.iter().any(|other| other.name == object.name) {
-                object.name = path.with_file_name(&object.name).display().to_string();
+                object.name = text::line(&path.with_file_name(&object.name).to_string_lossy());
             }
             objects.push(object);
         }
@@ -154,7 +150,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sample = object::tests::sample();
         let program = [b"\x7fELF\x02\x01\x01 a program", &sample[..], &sample].concat();
-        let paths = ["a", "b"].map(|name| directory.path().join(name).join("program"));
+        let paths = ["a", "b"].map(|name| directory.path().join(name).join("prog\x1b[1mram"));
         for path in &paths {
             std::fs::create_dir(path.parent().unwrap()).unwrap();
             std::fs::write(path, &program).unwrap();

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use vm_guest::environment;
-use vm_guest::payload::Payload as Files;
+use vm_guest::payload::Files;
 use vm_kernels::Arch;
 use vmtest_agent::{FactsRequest, Program, TestId};
 
@@ -40,10 +40,6 @@ pub struct Payload {
     target: PathBuf,
     brought_along: OnceLock<Result<Files, String>>,
 }
-
-/// In a guest that has not the host's root directory these have other values.
-const MINIMAL_ENV: [(&str, &str); 3] =
-    [("HOME", "/root"), ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("TMPDIR", "/tmp")];
 
 impl Payload {
     /// Builds what is out of date, for guests of an architecture. For those of another than this machine's all is linked
@@ -117,13 +113,6 @@ impl Payload {
             }
         }
         Ok(closure::in_place(files))
-    }
-
-    /// How a binary is started in a guest that has not the host's root directory.
-    pub fn minimal(program: &Program) -> Program {
-        let mut program = program.clone();
-        program.env.extend(MINIMAL_ENV.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        program
     }
 }
 

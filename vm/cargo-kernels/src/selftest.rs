@@ -48,10 +48,7 @@ struct Mutants {
     mutant: Vec<Mutant>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When a mutant cannot be made or does not compile, and when a tool is missing. One that lives makes the exit code 1.
+/// Runs the command. A mutant that lives makes the exit code 1.
 pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
     let mutants = load(dirs)?;
@@ -66,6 +63,7 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
 
     let (mut passed, mut failed) = (0, 0);
     let original = None;
+    let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         let mut tests: Vec<TestId> = Vec::new();
@@ -77,8 +75,7 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
             let meant =
                 |mutant: &Mutant| tests.iter().filter(|test| mutant.caught_by.contains(&test.name)).cloned().collect();
             payload.only = mutant.map(meant);
-            let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
-            let engine = Engine::new(&host, &*backend, &metadata, &payload, options);
+            let engine = Engine::new(&host, &*backend, &metadata, &payload, &options);
             for target in targets {
                 let report = engine.run(target, &|_| {});
                 let (as_it_should_be, outcome) = match mutant {
@@ -195,8 +192,8 @@ fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
 
 fn summary(report: &KernelReport) -> String {
     match report.reason.as_str() {
-        "" => report.verdict.word().to_owned(),
-        reason => format!("{}: {reason}", report.verdict.word()),
+        "" => report.verdict.to_string(),
+        reason => format!("{}: {reason}", report.verdict),
     }
 }
 

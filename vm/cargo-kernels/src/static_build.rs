@@ -53,8 +53,7 @@ impl StaticBuild {
         let script = dirs.target.join(format!("vmtest/{}libelf.ld", arch.tool_prefix()));
         // One that was not touched is nothing to link again for.
         if !std::fs::read(&script).is_ok_and(|there| there == text.as_bytes()) {
-            whole_file::write(&script, text.as_bytes())
-                .with_context(|| format!("cannot write {}", script.display()))?;
+            whole_file::write(&script, text.as_bytes())?;
         }
         Ok(Self { target: arch.target, script, env })
     }

@@ -1,5 +1,6 @@
 //! What is said of a kernel in the end: one type, used by the terminal and by every report.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -34,21 +35,10 @@ pub enum Verdict {
     HostError,
 }
 
-impl Verdict {
-    /// The word, as it is written in tables and reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Fail => "fail",
-            Self::Panic => "panic",
-            Self::KernelSplat => "kernel-splat",
-            Self::Hang => "hang",
-            Self::NoBoot => "no-boot",
-            Self::WrongKernel => "wrong-kernel",
-            Self::Unsupported => "unsupported",
-            Self::Unavailable => "unavailable",
-            Self::HostError => "host-error",
-        }
+/// The word, as in report.json.
+impl Display for Verdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 
@@ -108,6 +98,9 @@ pub struct KernelReport {
     /// The guest's console, kept for the reader.
     #[serde(skip)]
     pub console_log: Option<PathBuf>,
+    /// The copy of it beside the reports, relative to their directory: `console/6.12.log`.
+    #[serde(rename = "console_log")]
+    pub kept_log: Option<String>,
 }
 
 impl KernelReport {

@@ -80,7 +80,7 @@ impl Session<'_> {
         };
         let payload = Payload::build(self.dirs, arch, &self.metadata, self.flags)?;
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
-        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags.clone());
+        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags);
         let report = engine.list(target, &|_| {});
         if report.verdict != Verdict::Pass {
             return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
@@ -100,14 +100,15 @@ impl Session<'_> {
         let payloads = self.backends.iter().map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, flags));
         let payloads = payloads.collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
-        let engines = self.backends.iter().zip(&payloads).map(|((arch, backend), payload)| {
-            (*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags.clone()))
-        });
+        let engines =
+            self.backends.iter().zip(&payloads).map(|((arch, backend), payload)| {
+                (*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags))
+            });
         let engines: Vec<_> = engines.collect();
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
         let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
-        let run =
+        let mut run =
             RunReport { program: self.program(), started: began, total_s: started.elapsed().as_secs_f64(), kernels };
         let broke =
             |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
@@ -126,7 +127,7 @@ impl Session<'_> {
         }
         let printed = ui::print(&said);
         if let Some(dir) = &flags.report {
-            report::write(dir, &run)?;
+            report::write(dir, &mut run)?;
         }
         printed.map(|()| run)
     }

@@ -4,12 +4,12 @@
 //! is about to be booted is started under KVM with a deadline. That KVM works is remembered until the host reboots;
 //! that it does not, for a while only: perhaps the host was busy, or it was that kernel's fault.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -50,60 +50,35 @@ impl Accel {
     }
 }
 
-/// What the user wants of a VM.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AccelChoice {
-    /// KVM where it works, else TCG.
-    #[default]
-    Auto,
-    /// KVM or nothing.
-    Kvm,
-    /// Emulation.
-    Tcg,
-}
-
-impl AccelChoice {
-    /// The word for it on a command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}
-
 /// Chooses KVM or TCG for a kernel that is about to be booted with this QEMU, this machine's own; and says, in one sentence,
 /// why it is not KVM although that was not ruled out.
 ///
-/// A kernel of another architecture is emulated. `auto` ends on TCG when KVM does not work, whatever the cause. Side by
-/// side, only one caller on this machine tries and the others wait for its answer.
-/// With [`AccelChoice::Kvm`] it is an error when KVM does not work, after at most 10 seconds.
-pub fn choose(choice: AccelChoice, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<(Accel, Option<String>)> {
+/// A kernel of another architecture is emulated. Without a `choice` it is KVM where that works, else TCG, whatever the cause.
+/// Side by side, only one caller on this machine tries and the others wait for its answer. Where KVM is chosen it is an
+/// error when it does not work, after at most 10 seconds.
+pub fn choose(choice: Option<Accel>, qemu: &Path, kernel: &Kernel, cache: &Path) -> Result<(Accel, Option<String>)> {
     let (arch, host) = (kernel.arch, Arch::host());
-    let insists = choice == AccelChoice::Kvm;
+    let insists = choice == Some(Accel::Kvm);
     if insists && arch != host {
         bail!("KVM runs what this machine is, {host}, and this kernel is for {arch}: leave --accel out");
     }
-    if choice == AccelChoice::Tcg || arch != host {
+    if choice == Some(Accel::Tcg) || arch != host {
         return Ok((Accel::Tcg, None));
     }
-    let error = match device_error() {
-        None => Trial::new(qemu, cache).error(&kernel.image, insists)?,
-        error => error,
-    };
-    match error {
+    match diagnose(qemu, Some(&kernel.image), cache, insists)? {
         None => Ok((Accel::Kvm, None)),
         Some(error) if insists => bail!("KVM does not work here: {error}"),
         Some(error) => Ok((Accel::Tcg, Some(format!("emulating, since KVM does not work here: {error}")))),
     }
 }
 
-/// Why KVM does not work, as part of a sentence; `None` when it does. A failure that is remembered does not count.
-pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path) -> Result<Option<String>> {
-    match kernel_image {
-        Some(image) if device_error().is_none() => Trial::new(qemu, cache).error(image, true),
-        _ => Ok(device_error().or_else(|| Some("it could not be tried: no kernel is at hand".into()))),
+/// Why KVM does not work, as part of a sentence; `None` when it does. With `anew`, since something may have been changed, a
+/// failure that is remembered does not count.
+pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path, anew: bool) -> Result<Option<String>> {
+    match (device_error(), kernel_image) {
+        (None, Some(image)) => remembered_or_tried(qemu, image, cache, anew),
+        (None, None) => Ok(Some("it could not be tried: no kernel is at hand".into())),
+        (error, _) => Ok(error),
     }
 }
 
@@ -124,8 +99,8 @@ fn device_error() -> Option<String> {
 
 const DEVICE: &str = "/dev/kvm";
 
-/// How long a kernel may take to its sign of life under KVM, where it takes a few tenths of a second.
-const DEADLINE: Duration = Duration::from_secs(6);
+/// How long a kernel may take to its sign of life under KVM, where it takes a few tenths of a second. A test waits for it.
+const DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 6 });
 /// How long a failure is believed. Trying again takes up to [`DEADLINE`].
 const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 
@@ -134,95 +109,77 @@ const FAILURE_VALID: Duration = Duration::from_secs(15 * 60);
 /// kernels also hang after them, when they wait for the first timer interrupt.
 const SIGNS_OF_LIFE: &[&str] = &["NET: Registered", "VFS: ", "Kernel panic"];
 
-/// Everything a trial depends on.
-struct Trial<'a> {
-    qemu: &'a Path,
-    /// Where the answer is remembered.
-    memory: PathBuf,
-    deadline: Duration,
+/// The last answer if it still counts, else a new one.
+fn remembered_or_tried(qemu: &Path, kernel_image: &Path, cache: &Path, anew: bool) -> Result<Option<String>> {
+    let memory = cache.join("kvm.json");
+    // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to, each
+    // tries for itself.
+    let _ = fs::create_dir_all(cache);
+    let _lock = lock::exclusive(&memory.with_extension("lock"), || ());
+    // An answer is for this boot of the host and for this QEMU.
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let boot_id = boot_id.context("cannot tell whether this machine has rebooted")?;
+    let modified = qemu.metadata().with_context(|| format!("cannot look at {}", qemu.display()))?.mtime();
+    let now = format!("{} {modified} {}", boot_id.trim(), qemu.display());
+    match remembered(&memory) {
+        Some((then, error)) if then == now && (error.is_none() || !anew) => return Ok(error),
+        _ => {}
+    }
+    let error = boot(qemu, kernel_image)?;
+    // Only spares the next kernel a trial, so failing to write it is no error.
+    let _ = whole_file::write(&memory, &serde_json::to_vec(&(now, &error))?);
+    Ok(error)
 }
 
-impl<'a> Trial<'a> {
-    fn new(qemu: &'a Path, cache: &Path) -> Self {
-        Self { qemu, memory: cache.join("kvm.json"), deadline: DEADLINE }
-    }
+/// What the last answer is for, and the answer; a failure only if it was found not long ago.
+fn remembered(memory: &Path) -> Option<(String, Option<String>)> {
+    let answer: (String, Option<String>) = serde_json::from_slice(&fs::read(memory).ok()?).ok()?;
+    let age = memory.metadata().ok()?.modified().ok()?.elapsed();
+    (answer.1.is_none() || age.is_ok_and(|age| age < FAILURE_VALID)).then_some(answer)
+}
 
-    /// Why KVM does not work. Whoever insists on it may have changed something, so a remembered failure does not count.
-    fn error(&self, kernel_image: &Path, insists: bool) -> Result<Option<String>> {
-        // Held while trying: other kernels and other runs wait for the answer. Where the cache cannot be written to,
-        // each tries for itself.
-        let _ = self.memory.parent().map(std::fs::create_dir_all);
-        let _lock = lock::exclusive(&self.memory.with_extension("lock"), || ());
-        let now = self.valid_for()?;
-        if let Some(error) = self.remembered(&now).filter(|error| error.is_none() || !insists) {
-            return Ok(error);
+/// Boots the kernel without a root file system until it shows that it lives; what is wrong, if it does not.
+fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
+    let arch = Arch::host();
+    let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
+    let (stream, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+    let mut command = SupervisedCommand::new(qemu)?;
+    command
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        .args(["-machine", arch.board, "-accel", "kvm", "-cpu", Accel::Kvm.cpu(arch), "-m", "256"])
+        .args(["-serial", "stdio", "-append", &parameters, "-kernel"])
+        .arg(kernel_image)
+        .stdin(Stdio::null())
+        .stdout(OwnedFd::from(theirs.try_clone().context("cannot hand on a socket")?))
+        .stderr(OwnedFd::from(theirs));
+    // Ended when this function returns.
+    let _qemu = Supervised::spawn(command)?;
+    // QEMU's messages begin with its name.
+    let name = format!("{}: ", qemu.file_name().unwrap_or_default().to_string_lossy());
+    let (mut complaint, mut last) = (None, String::new());
+    for line in BufReader::new(Until { stream, deadline: Instant::now() + DEADLINE }).split(b'\n') {
+        let Ok(line) = line else {
+            let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
+            let seconds = DEADLINE.as_secs();
+            let why = format!("{kernel} does not come up under it within {seconds} s; its last line was {last:?}");
+            return Ok(Some(format!("{DEVICE} is there, but {why}")));
+        };
+        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
+            return Ok(None);
         }
-        let error = self.boot(kernel_image)?;
-        // Only spares the next kernel a trial, so failing to write it is no error.
-        let _ = whole_file::write(&self.memory, &serde_json::to_vec(&(now, &error))?);
-        Ok(error)
-    }
-
-    /// What an answer is valid for: this boot of the host, this QEMU.
-    fn valid_for(&self) -> Result<String> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .context("cannot tell whether this machine has rebooted")?;
-        let qemu = self.qemu.display();
-        let modified = self.qemu.metadata().with_context(|| format!("cannot look at {qemu}"))?.mtime();
-        Ok(format!("{} {modified} {qemu}", boot_id.trim()))
-    }
-
-    /// The last answer, if it was found as things are now, and a failure not long ago.
-    fn remembered(&self, now: &str) -> Option<Option<String>> {
-        let (then, error): (String, Option<String>) =
-            serde_json::from_slice(&std::fs::read(&self.memory).ok()?).ok()?;
-        let age = self.memory.metadata().ok()?.modified().ok()?.elapsed();
-        (then == now && (error.is_none() || age.is_ok_and(|age| age < FAILURE_VALID))).then_some(error)
-    }
-
-    /// Boots the kernel without a root file system until it shows that it lives; what is wrong, if it does not.
-    fn boot(&self, kernel_image: &Path) -> Result<Option<String>> {
-        let arch = Arch::host();
-        let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
-        let (stream, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-        let mut command = SupervisedCommand::new(self.qemu)?;
-        command
-            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-machine", arch.board, "-accel", "kvm", "-cpu", Accel::Kvm.cpu(arch), "-m", "256"])
-            .args(["-serial", "stdio", "-append", &parameters, "-kernel"])
-            .arg(kernel_image)
-            .stdin(Stdio::null())
-            .stdout(OwnedFd::from(theirs.try_clone().context("cannot hand on a socket")?))
-            .stderr(OwnedFd::from(theirs));
-        // Ended when this function returns.
-        let _qemu = Supervised::spawn(command)?;
-        // QEMU's messages begin with its name.
-        let name = format!("{}: ", self.qemu.file_name().unwrap_or_default().to_string_lossy());
-        let (mut complaint, mut last) = (None, String::new());
-        for line in BufReader::new(Until { stream, deadline: Instant::now() + self.deadline }).split(b'\n') {
-            let Ok(line) = line else {
-                let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
-                let seconds = self.deadline.as_secs();
-                let why = format!("{kernel} does not come up under it within {seconds} s; its last line was {last:?}");
-                return Ok(Some(format!("{DEVICE} is there, but {why}")));
-            };
-            let line = String::from_utf8_lossy(&line).trim().to_owned();
-            if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {
-                return Ok(None);
-            }
-            // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
-            if line.starts_with("KVM internal error") {
-                complaint = Some(line);
-                break;
-            }
-            if !line.is_empty() && !line.contains(": warning: ") {
-                let own = line.strip_prefix(&name).map(|own| own.trim_start_matches("error: ").to_owned());
-                complaint = complaint.or(own);
-                last = line;
-            }
+        // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
+        if line.starts_with("KVM internal error") {
+            complaint = Some(line);
+            break;
         }
-        Ok(Some(format!("{DEVICE} is there, but QEMU cannot use it: {}", complaint.unwrap_or(last))))
+        if !line.is_empty() && !line.contains(": warning: ") {
+            let own = line.strip_prefix(&name).map(|own| own.trim_start_matches("error: ").to_owned());
+            complaint = complaint.or(own);
+            last = line;
+        }
     }
+    Ok(Some(format!("{DEVICE} is there, but QEMU cannot use it: {}", complaint.unwrap_or(last))))
 }
 
 #[cfg(test)]
@@ -246,38 +203,35 @@ mod tests {
 
     fn now_does(machine: &TempDir, script: &str) {
         let script = format!("echo >> {}\n{script}\n", machine.path().join("calls").display());
-        std::fs::write(machine.path().join("qemu.sh"), script).unwrap();
+        fs::write(machine.path().join("qemu.sh"), script).unwrap();
     }
 
-    fn error(machine: &TempDir, insists: bool) -> String {
-        let (qemu, memory) = (machine.path().join("qemu"), machine.path().join("kvm.json"));
-        // Only waited for by a kernel that hangs; long enough for its last words on a busy machine.
-        let trial = Trial { qemu: &qemu, memory, deadline: Duration::from_secs(3) };
-        trial.error(Path::new("/boot/vmlinuz-1"), insists).unwrap().unwrap_or_default()
+    fn error(machine: &TempDir, anew: bool) -> String {
+        let (qemu, image) = (machine.path().join("qemu"), Path::new("/boot/vmlinuz-1"));
+        remembered_or_tried(&qemu, image, machine.path(), anew).unwrap().unwrap_or_default()
     }
 
     /// The answer has these words (none: KVM works), and QEMU was started so often in all.
     #[track_caller]
-    fn check(machine: &TempDir, insists: bool, words: &str, calls: usize) {
-        let error = error(machine, insists);
+    fn check(machine: &TempDir, anew: bool, words: &str, calls: usize) {
+        let error = error(machine, anew);
         assert!(error.contains(words) && error.is_empty() == words.is_empty(), "{error}");
-        assert_eq!(std::fs::read(machine.path().join("calls")).unwrap().len(), calls);
+        assert_eq!(fs::read(machine.path().join("calls")).unwrap().len(), calls);
     }
 
     const COMES_UP: &str = "echo '[    0.1] NET: Registered PF_NETLINK/PF_ROUTE protocol family'; exec sleep 1000";
-    const HANGS: &str = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
-    const REFUSES: &str = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
-        echo 'Assertion failed' >&2; exit 134";
-    const BREAKS: &str = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
 
     #[test]
     fn failure_is_remembered_for_a_while_unless_someone_insists() {
-        let hangs =
-            "vmlinuz-1 does not come up under it within 3 s; its last line was \"[    0.0] Linux version 6.12\"";
+        let refuses = "echo 'qemu: warning: pni' >&2; echo 'qemu: error: failed to set MSR' >&2; \
+            echo 'Assertion failed' >&2; exit 134";
+        let breaks = "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000";
+        let hangs = "echo '[    0.0] Linux version 6.12'; echo; exec sleep 1000";
+        let last = "vmlinuz-1 does not come up under it within 3 s; its last line was \"[    0.0] Linux version 6.12\"";
         for (script, words) in [
-            (REFUSES, "is there, but QEMU cannot use it: failed to set MSR"),
-            (BREAKS, "QEMU cannot use it: KVM internal error. Suberror: 1"),
-            (HANGS, hangs),
+            (refuses, "is there, but QEMU cannot use it: failed to set MSR"),
+            (breaks, "QEMU cannot use it: KVM internal error. Suberror: 1"),
+            (hangs, last),
         ] {
             let machine = machine(script);
             check(&machine, false, words, 1);
@@ -299,12 +253,12 @@ mod tests {
             }
         });
         check(&machine, true, "", 1);
-        let good = std::fs::read_to_string(machine.path().join("kvm.json")).unwrap();
+        let memory = machine.path().join("kvm.json");
+        let good = fs::read_to_string(&memory).unwrap();
         let qemu = machine.path().join("qemu");
         let modified = format!(" {} ", qemu.metadata().unwrap().mtime());
         for (index, part) in [&good[2..38], &modified, qemu.to_str().unwrap(), "\""].into_iter().enumerate() {
-            assert!(good.contains(part), "{good}");
-            std::fs::write(machine.path().join("kvm.json"), good.replace(part, "other")).unwrap();
+            fs::write(&memory, good.replacen(part, "other", 1)).unwrap();
             check(&machine, false, "", index + 2);
             check(&machine, false, "", index + 2);
         }

@@ -1,12 +1,12 @@
 //! The agent: the static program that runs in every guest, and on this machine supervises what is started here.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::LazyLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -21,25 +21,20 @@ pub const LOADER: &[u8] = include_bytes!(env!("LOADER"));
 
 /// A path at which this process, and a child of it up to its `execve`, can execute the agent: a file in memory.
 pub fn on_this_machine() -> Result<PathBuf> {
-    static FILE: Mutex<Option<File>> = Mutex::new(None);
-    let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
-    let fd = match &*file {
-        Some(file) => file.as_raw_fd(),
-        None => file.insert(in_memory()?).as_raw_fd(),
-    };
-    Ok(format!("/proc/self/fd/{fd}").into())
+    static FILE: LazyLock<io::Result<File>> = LazyLock::new(in_memory);
+    match &*FILE {
+        Ok(file) => Ok(format!("/proc/self/fd/{}", file.as_raw_fd()).into()),
+        Err(error) => bail!("cannot make a program in memory (memfd_create): {error}"),
+    }
 }
 
-fn in_memory() -> Result<File> {
-    let written = || -> std::io::Result<File> {
-        let mut file = File::from(memfd_create(c"vm-agent", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(PROGRAM)?;
-        // A file that is open for writing cannot be executed (ETXTBSY, execve(2)).
-        let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        // Out of the way of those numbers that a program is to find its descriptors at.
-        let high = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
-        // SAFETY: fcntl just made it, for nobody else.
-        Ok(unsafe { OwnedFd::from_raw_fd(high) }.into())
-    };
-    written().context("cannot make a program in memory (memfd_create)")
+fn in_memory() -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"vm-agent", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(PROGRAM)?;
+    // A file that is open for writing cannot be executed (ETXTBSY, execve(2)).
+    let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // Out of the way of those numbers that a program is to find its descriptors at.
+    let high = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
+    // SAFETY: fcntl just made it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(high) }.into())
 }

@@ -8,7 +8,7 @@ use vmtest_agent::Root;
 
 use crate::guest_root::{self, Programs};
 use crate::qemu::{Machine, Memory};
-use crate::{Backend, Spec, Vm, initramfs};
+use crate::{Backend, Spec, Vm, initramfs, payload};
 
 /// Boots kernels in QEMU directly.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Backend for Bare {
         let dir = spec.run.path();
         let root = dir.join("root");
         guest_root::stage(&root, &self.programs, None)?;
-        let payload = spec.payload.stage(&root)?;
+        let payload = payload::stage(spec.files, &root)?;
         let machine = Machine {
             spec,
             qemu: &self.qemu,

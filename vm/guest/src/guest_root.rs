@@ -101,21 +101,18 @@ mod tests {
     #[test]
     fn what_a_strict_umask_closed_is_opened() {
         let root = tempfile::tempdir().unwrap();
-        let bin = root.path().join("bin");
+        let [bin, program, text] = ["bin", "bin/program", "bin/text"].map(|name| root.path().join(name));
         fs::create_dir(&bin).unwrap();
         symlink("/nonexistent", bin.join("link")).unwrap();
-        let files =
-            [(bin.join("program"), 0o700, 0o755), (bin.join("text"), 0o600, 0o644), (bin.clone(), 0o700, 0o755)];
-        for (path, closed, _) in &files {
-            if *path != bin {
-                fs::write(path, "").unwrap();
-            }
+        fs::write(&program, "").unwrap();
+        fs::write(&text, "").unwrap();
+        let modes = [(program, 0o700, 0o755), (text, 0o600, 0o644), (bin, 0o700, 0o755)];
+        for (path, closed, _) in &modes {
             fs::set_permissions(path, Permissions::from_mode(*closed)).unwrap();
         }
         open_to_all(root.path()).unwrap();
-        for (path, _, opened) in &files {
-            let now = fs::metadata(path).unwrap().permissions().mode() & 0o777;
-            assert_eq!(now, *opened, "{}: {now:o}", path.display());
+        for (path, _, opened) in modes {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, opened, "{}", path.display());
         }
     }
 }

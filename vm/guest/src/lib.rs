@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use vm_kernels::Kernel;
-use vmtest_agent::{Ready, Root};
+use vmtest_agent::{Payload, Ready, Root};
 
 pub mod accel;
 pub mod agent;
@@ -39,7 +39,7 @@ pub mod supervise;
 pub mod vng;
 
 use accel::Accel;
-use payload::Payload;
+use payload::Files;
 use process::Supervised;
 use rundir::RunDir;
 
@@ -73,7 +73,7 @@ pub struct Spec<'a> {
     /// The kernel to run.
     pub kernel: &'a Kernel,
     /// Files that are put into its root directory.
-    pub payload: &'a Payload,
+    pub files: &'a Files,
     /// A directory of this run's own, removed when the run is over.
     pub run: &'a RunDir,
     /// What is made of kernels and kept is below this directory.
@@ -105,7 +105,7 @@ pub struct Vm {
     /// QEMU's own voice: why the machine stopped.
     pub qmp: Arc<Link>,
     /// Where the agent finds the payload.
-    pub payload: vmtest_agent::Payload,
+    pub payload: Payload,
     /// What its programs find as their root directory.
     pub root: Root,
     /// What the agent said when it became ready, for a guest that was saved after that.

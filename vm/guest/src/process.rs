@@ -19,6 +19,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::agent::{self, FIRST_OWN_FD};
+use rustix::process::{self, pidfd_send_signal};
 use vmtest_agent::proc::{self, pidfd_open};
 
 /// A command to be started with [`Supervised::spawn`].
@@ -92,7 +93,6 @@ pub struct Supervised {
     pub stderr: Option<ChildStderr>,
     /// The program, as it was named when it was started.
     pub program: String,
-    supervisor_pid: Pid,
     supervisor_exit: OwnedFd,
     supervisor: Mutex<Child>,
 }
@@ -107,9 +107,9 @@ impl Supervised {
         // With it goes the last copy on this side of what only the program is to hold.
         drop(command);
 
-        let supervisor_pid = proc::pid_of(supervisor.id());
-        let supervisor_exit = pidfd_open(supervisor_pid).inspect_err(|_| {
-            let _ = kill(supervisor_pid, Signal::SIGTERM);
+        let pid = proc::pid_of(supervisor.id());
+        let supervisor_exit = pidfd_open(pid).inspect_err(|_| {
+            let _ = kill(pid, Signal::SIGTERM);
             let _ = supervisor.wait();
         });
         let supervisor_exit = supervisor_exit.with_context(failed)?;
@@ -117,7 +117,6 @@ impl Supervised {
             stdout: supervisor.stdout.take(),
             stderr: supervisor.stderr.take(),
             program: program.clone(),
-            supervisor_pid,
             supervisor_exit,
             supervisor: Mutex::new(supervisor),
         };
@@ -134,40 +133,29 @@ impl Supervised {
 
     /// Waits until the program and all it started have ended; the status is the program's, and always the same.
     pub fn wait(&self) -> Result<ExitStatus> {
-        self.is_dead(PollTimeout::NONE)?;
-        self.reap(&mut self.supervisor.lock().unwrap_or_else(PoisonError::into_inner))
+        let wait = || -> io::Result<ExitStatus> {
+            poll_exit(&self.supervisor_exit)?;
+            let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only a supervisor that was killed itself can leave anything; its pid names the session until it is collected.
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let status = waitid(Id::PIDFd(self.supervisor_exit.as_fd()), flags);
+            if let Ok(WaitStatus::Signaled(session, Signal::SIGKILL, _)) = status {
+                end_session(session)?;
+            }
+            supervisor.wait()
+        };
+        wait().with_context(|| format!("waiting for {}", self.program))
     }
 
     /// Ends the program and all it started, and returns once nothing is left. Does nothing if they have ended.
     pub fn kill(&self) -> Result<ExitStatus> {
-        {
-            let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.is_dead(PollTimeout::ZERO)? {
-                return self.reap(&mut supervisor);
-            }
-            // Not collected yet, and nobody can while the lock is held: the pid is still the supervisor's.
-            for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-                kill(self.supervisor_pid, signal).with_context(|| format!("cannot end {}", self.program))?;
+        for signal in [process::Signal::TERM, process::Signal::CONT] {
+            match pidfd_send_signal(&self.supervisor_exit, signal) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot end {}", self.program)),
             }
         }
         self.wait()
-    }
-
-    /// Whether the supervisor is dead, waiting for it no longer than `timeout`.
-    fn is_dead(&self, timeout: PollTimeout) -> Result<bool> {
-        poll_exit(&self.supervisor_exit, timeout).with_context(|| format!("waiting for {}", self.program))
-    }
-
-    /// The status, once the supervisor is dead.
-    fn reap(&self, supervisor: &mut Child) -> Result<ExitStatus> {
-        let waiting = || format!("waiting for {}", self.program);
-        // Only a supervisor that was killed itself can leave anything; its pid names the session until it is collected.
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        let status = waitid(Id::PIDFd(self.supervisor_exit.as_fd()), flags);
-        if matches!(status, Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))) {
-            end_session(self.supervisor_pid).with_context(waiting)?;
-        }
-        supervisor.wait().with_context(waiting)
     }
 }
 
@@ -197,19 +185,19 @@ fn end_session(session: Pid) -> io::Result<()> {
             return Ok(());
         }
         for exit in ending {
-            poll_exit(&exit, PollTimeout::NONE)?;
+            poll_exit(&exit)?;
         }
     }
 }
 
-/// Whether a process is dead of which this is the pidfd, waiting for it no longer than `timeout`.
-fn poll_exit(pidfd: &OwnedFd, timeout: PollTimeout) -> io::Result<bool> {
-    loop {
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            ready => return Ok(ready? > 0),
+/// Waits until a process is dead of which this is the pidfd.
+fn poll_exit(pidfd: &OwnedFd) -> io::Result<()> {
+    while let Err(error) = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        if error != Errno::EINTR {
+            return Err(error.into());
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -323,7 +311,7 @@ mod tests {
         read_to_end(output);
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
         let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
-        kill(supervised.supervisor_pid, Signal::SIGKILL).unwrap();
+        pidfd_send_signal(&supervised.supervisor_exit, process::Signal::KILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));
         read_to_end(output);
     }
@@ -332,6 +320,6 @@ mod tests {
     fn a_descriptor_belongs_to_the_program_alone() {
         let (supervised, output) = start(sh("echo through; exec >&-; exec sleep 1000"));
         assert_eq!(read_to_end(output), "through\n", "the end comes although it still runs");
-        assert!(!supervised.is_dead(PollTimeout::ZERO).unwrap());
+        assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
     }
 }

@@ -15,7 +15,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vmtest_agent::{Root, SHARE_TAG};
+use vmtest_agent::{Payload, Root, SHARE_TAG};
 
 use crate::process::{Supervised, SupervisedCommand};
 use crate::{Link, Spec, Vm, command_line};
@@ -152,7 +152,7 @@ impl Machine<'_> {
 impl Running {
     /// For the one who watches it: the guest has `printed` this already, its agent finds the payload there, and makes this
     /// root directory.
-    pub fn into_started(mut self, printed: Vec<u8>, payload: vmtest_agent::Payload, root: Root) -> Vm {
+    pub fn into_started(mut self, printed: Vec<u8>, payload: Payload, root: Root) -> Vm {
         let mut console: Vec<Box<dyn Read + Send>> = vec![Box::new(Cursor::new(printed).chain(self.console))];
         if let Some(stderr) = self.process.stderr.take() {
             console.push(Box::new(stderr));

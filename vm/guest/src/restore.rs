@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use vmtest_agent::{PROTOCOL, Ready, Root};
+use vmtest_agent::{PROTOCOL, Payload, Ready, Root};
 
 use crate::accel::Accel;
 use crate::console::{self, Console};
@@ -28,7 +28,7 @@ use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::Qmp;
 use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Backend, Spec, Vm, initramfs};
+use crate::{Backend, Spec, Vm, initramfs, payload};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
@@ -96,7 +96,7 @@ struct Guest<'a> {
     shared: PathBuf,
     archive: File,
     ivshmem: u64,
-    payload: vmtest_agent::Payload,
+    payload: Payload,
 }
 
 impl<'a> Guest<'a> {
@@ -106,7 +106,7 @@ impl<'a> Guest<'a> {
         let contents = spec.run.path().join("root");
         guest_root::stage(&contents, &warm.programs, modules.as_ref())?;
         let mut archive = qemu::blank_memory(0)?;
-        let bytes = spec.payload.write_tar(&mut archive)?;
+        let bytes = payload::write_tar(spec.files, &mut archive)?;
         let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
         archive.set_len(ivshmem).context("no memory for the payload")?;
         Ok(Self {
@@ -117,7 +117,7 @@ impl<'a> Guest<'a> {
             shared,
             archive,
             ivshmem,
-            payload: vmtest_agent::Payload::Memory { bytes },
+            payload: Payload::Memory { bytes },
         })
     }
 

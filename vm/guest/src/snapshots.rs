@@ -333,7 +333,7 @@ mod tests {
         assert!(!has(&snapshots, &key_material));
         let made = make(&snapshots, &key_material);
         assert_eq!((&*made.console, &*made.ready.release), (&b"words"[..], "6.12"));
-        assert!(has(&snapshots, &json!({ "cpu": 1, "kernel": "a" })), "order matters");
+        assert!(has(&snapshots, &key_material));
         assert!(!has(&snapshots, &json!({ "kernel": "a", "cpu": 2 })));
         snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();
     }

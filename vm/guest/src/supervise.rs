@@ -110,8 +110,11 @@ pub enum End {
 /// What is to be known, or passed on, while a guest runs.
 #[derive(Debug)]
 pub enum Progress<'a> {
-    /// The agent is up and has the job.
-    Testing,
+    /// The guest's process runs.
+    Begun {
+        /// Whether the guest was restored from a snapshot.
+        restored: bool,
+    },
     /// So many tests will be run.
     Listed(usize),
     /// This comes next in the archive of the directory that was asked for.
@@ -191,7 +194,9 @@ pub fn run(
         read,
         observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
-    let end = watch.until_over(&seen);
+    let restored = watch.observed.ready.is_some();
+    let told = watch.tell(Progress::Begun { restored });
+    let end = told.unwrap_or_else(|| watch.until_over(&seen));
     process.kill().context("cannot end the virtual machine")?;
     channel.close();
     qmp.close();
@@ -284,7 +289,10 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
             Seen::Connected(stream) => {
                 self.stream = Some(stream);
                 // A restored guest has said long ago that it is ready.
-                self.observed.ready.is_some().then(|| self.send_job()).flatten()
+                if self.observed.ready.is_some() {
+                    self.send_job();
+                }
+                None
             }
             Seen::Channel(Ok(event)) => self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
@@ -331,7 +339,8 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
             Event::Ready(ready) if self.job_sent.is_none() => {
                 self.observed.boot = Some(self.begun.elapsed());
                 self.observed.ready = Some(ready);
-                self.send_job()
+                self.send_job();
+                None
             }
             Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
@@ -391,11 +400,10 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         }
     }
 
-    fn send_job(&mut self) -> Option<End> {
-        let mut stream = self.stream.as_ref()?.try_clone().ok()?;
+    fn send_job(&mut self) {
+        let Some(mut stream) = self.stream.as_ref().and_then(|stream| stream.try_clone().ok()) else { return };
         let now = Instant::now();
         self.job_sent = Some(now);
-        let told = self.tell(Progress::Testing);
         let left = self.limits.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
@@ -404,7 +412,6 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         if let (Some(stdin), Ok(stream)) = (self.stdin.take(), stream.try_clone()) {
             std::thread::spawn(move || forward(stdin, stream));
         }
-        told
     }
 }
 
@@ -472,7 +479,7 @@ fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use vmtest_agent::PROTOCOL;
+    use vmtest_agent::{PROTOCOL, Payload, Root};
 
     use super::*;
     use crate::process::SupervisedCommand;
@@ -484,10 +491,10 @@ mod tests {
         Job {
             protocol: PROTOCOL,
             token: "secret".into(),
-            payload: vmtest_agent::Payload::Memory { bytes: 0 },
+            payload: Payload::Memory { bytes: 0 },
             clock_ns: 0,
             entropy: String::new(),
-            root: vmtest_agent::Root::Minimal { keep: vec![] },
+            root: Root::Minimal { keep: vec![] },
             task: vmtest_agent::Task::Command(vmtest_agent::Program::default()),
             copy_out: None,
         }
@@ -509,8 +516,8 @@ mod tests {
             console: Vec::new(),
             channel: Link::Connected(channel).into(),
             qmp: Link::Connected(qmp).into(),
-            payload: vmtest_agent::Payload::Memory { bytes: 0 },
-            root: vmtest_agent::Root::Minimal { keep: vec![] },
+            payload: Payload::Memory { bytes: 0 },
+            root: Root::Minimal { keep: vec![] },
             ready: None,
         };
         let log = tempfile::NamedTempFile::new().unwrap();

@@ -20,11 +20,11 @@ use crate::guest_root::Programs;
 use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::rundir::RunDir;
-use crate::{Backend, Link, Spec, Vm, command_line, guest_root, qemu};
+use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Arch, Kernel, image, modules};
-use vmtest_agent::Root;
+use vmtest_agent::{Payload, Root};
 
 /// The directory of the host's that the guest can mount, in the directory that QEMU runs in.
 const SHARE: &str = "share";
@@ -74,12 +74,12 @@ impl Backend for Vng {
 }
 
 impl Vng {
-    fn stage(&self, spec: &Spec<'_>) -> Result<(vmtest_agent::Payload, Root)> {
+    fn stage(&self, spec: &Spec<'_>) -> Result<(Payload, Root)> {
         let dir = spec.run.path();
         let root = dir.join("root");
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         guest_root::stage(&root, &self.programs, modules.as_ref())?;
-        let payload = spec.payload.stage(&root)?;
+        let payload = payload::stage(spec.files, &root)?;
         guest_root::open_to_all(&root)?;
         // It finds only what it needs: everything else that its guests usually load (keyboards, virtio-fs, consoles)
         // costs time.

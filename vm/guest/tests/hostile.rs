@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
-use serde_json::{Value, json};
+use serde_json::Value;
 use vm_guest::console::Console;
 use vm_guest::decode::{self, Lines};
 use vmtest_agent::{Ended, Event, OUTPUT_LIMIT, TestResult};
@@ -41,46 +41,43 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Messages, in which any number stands for a zero, and any text for an empty one.
-fn event() -> impl Strategy<Value = Value> {
-    let results = ["passed", "timed-out"].map(Value::from).into_iter().chain([
-        json!({ "failed": { "code": 0 } }),
-        json!({ "killed": { "signal": 0 } }),
-        json!({ "not-started": { "reason": "" } }),
-    ]);
-    let finished = results.map(|result| {
-        let test = json!({ "binary": "", "name": "" });
-        let outcome =
-            json!({ "test": test, "result": result, "attempts": 1, "seconds": 0, "output": "", "dropped_bytes": 0 });
-        json!({ "test-finished": outcome })
-    });
-    let program = json!({ "name": "", "verified_insns": 0, "xlated_bytes": 0, "event_ns": 0, "events": 0 });
-    let others = [
-        json!({ "ready": { "protocol": 0, "release": "", "uptime_s": 0 } }),
-        json!({ "tainted": { "flags": 0 } }),
-        json!({ "facts": { "btf": true, "jit": null, "load_s": 0, "programs": [] } }),
-        json!({ "facts": { "btf": null, "jit": false, "load_s": 0, "programs": [program, program] } }),
-        json!({ "failed": { "reason": "" } }),
-        json!({ "stdout": "" }),
-        json!({ "ended": { "exited": { "code": 0 } } }),
-        json!({ "ended": { "killed": { "signal": 0 } } }),
-        json!("finished"),
+/// Messages, in JSON.
+fn event() -> impl Strategy<Value = String> {
+    // Any number stands for a #, and any text for a $.
+    let results = [
+        r#""passed""#,
+        r#""timed-out""#,
+        r##"{"failed":{"code":#}}"##,
+        r##"{"killed":{"signal":#}}"##,
+        r#"{"not-started":{"reason":$}}"#,
     ];
-    let events = finished.chain(others).collect::<Vec<_>>();
-    (select(events), vec(number(), 9), vec(text(), 4)).prop_map(|(mut event, mut numbers, mut texts)| {
-        fill(&mut event, &mut numbers, &mut texts);
-        event
+    let finished = results.map(|result| {
+        let test = r#""test":{"binary":$,"name":$}"#;
+        let rest = r##""attempts":#,"seconds":#,"output":$,"dropped_bytes":#"##;
+        format!(r#"{{"test-finished":{{{test},"result":{result},{rest}}}}}"#)
+    });
+    let program = r##"{"name":$,"verified_insns":#,"xlated_bytes":#,"event_ns":#,"events":#}"##;
+    let facts = format!(r##"{{"facts":{{"btf":null,"jit":false,"load_s":#,"programs":[{program},{program}]}}}}"##);
+    let others = [
+        r##"{"ready":{"protocol":#,"release":$,"uptime_s":#}}"##,
+        r##"{"tainted":{"flags":#}}"##,
+        r##"{"facts":{"btf":true,"jit":null,"load_s":#,"programs":[]}}"##,
+        &facts,
+        r#"{"failed":{"reason":$}}"#,
+        r#"{"stdout":$}"#,
+        r##"{"ended":{"exited":{"code":#}}}"##,
+        r##"{"ended":{"killed":{"signal":#}}}"##,
+        r#""finished""#,
+    ];
+    let events = finished.into_iter().chain(others.map(str::to_owned)).collect::<Vec<_>>();
+    (select(events), vec(number(), 9), vec(text(), 4)).prop_map(|(event, mut numbers, mut texts)| {
+        let filled = event.chars().map(|c| match c {
+            '#' => numbers.pop().unwrap().to_string(),
+            '$' => Value::from(texts.pop().unwrap()).to_string(),
+            other => other.into(),
+        });
+        filled.collect()
     })
-}
-
-fn fill(value: &mut Value, numbers: &mut Vec<Value>, texts: &mut Vec<String>) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, numbers, texts)),
-        Value::Object(members) => members.values_mut().for_each(|member| fill(member, numbers, texts)),
-        _ if *value == 0 => *value = numbers.pop().unwrap(),
-        _ if *value == "" => *value = texts.pop().unwrap().into(),
-        _ => {}
-    }
 }
 
 /// What a kernel prints, what looks like it, and anything.
@@ -147,8 +144,8 @@ fn check_event(line: &[u8]) {
     let _ = decode::ready(line);
 }
 
-fn framed(event: &Value) -> Vec<u8> {
-    serde_json::to_vec(&json!({ "token": "secret", "event": event })).unwrap()
+fn framed(event: &str) -> Vec<u8> {
+    format!(r#"{{"token":"secret","event":{event}}}"#).into_bytes()
 }
 
 proptest! {
@@ -191,17 +188,13 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_with_any_values_is_an_event_in_range_or_malformed(event in event()) {
-        check_event(&framed(&event));
-    }
-
-    #[test]
-    fn a_damaged_frame_is_an_event_in_range_or_malformed(
+    fn a_frame_with_any_values_damaged_or_not_is_an_event_in_range_or_malformed(
         event in event(),
         cut in any::<Index>(),
         changes in vec(any::<(Index, u8)>(), 0..4),
     ) {
         let mut line = framed(&event);
+        check_event(&line);
         let whole = line.len();
         for (at, byte) in &changes {
             line[at.index(whole)] = *byte;

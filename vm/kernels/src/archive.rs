@@ -4,12 +4,12 @@
 //! link, or with more data than any kernel has, the whole is refused; a link that leads out is removed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::compression::Compression;
+use super::compression::decompressed;
 use super::tree;
 
 /// No kernel with all its modules is larger than this when unpacked.
@@ -25,7 +25,7 @@ pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
         File::open(file)?.take(8).read_to_end(&mut start)?;
         if start.starts_with(b"!<arch>\n") {
             unpack_package(file, into, &WANTED_OF_A_PACKAGE).context("cannot unpack the .deb")?;
-        } else if let Some(reader) = decompressed(file)? {
+        } else if let Some(reader) = decompressed(BufReader::new(File::open(file)?), false)? {
             unpack_tar(reader, into, &[]).context("cannot unpack the tar archive")?;
         } else {
             super::image::inspect(file)?;
@@ -37,13 +37,6 @@ pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
     remove_links_out(into)
 }
 
-/// What is in a compressed file; `None` when it is not compressed.
-pub fn decompressed(file: &Path) -> Result<Option<Box<dyn Read>>> {
-    let mut reader = BufReader::new(File::open(file).with_context(|| format!("cannot read {}", file.display()))?);
-    let compression = Compression::of(reader.fill_buf()?);
-    Ok(compression.map(|compression| compression.decoder(reader)).transpose()?)
-}
-
 /// Unpacks what is below the directories `wanted` of a .deb into the directory `into`, which exists.
 pub fn unpack_package(file: &Path, into: &Path, wanted: &[&str]) -> Result<()> {
     let mut members = ar::Archive::new(BufReader::new(File::open(file)?));
@@ -51,8 +44,12 @@ pub fn unpack_package(file: &Path, into: &Path, wanted: &[&str]) -> Result<()> {
         let member = member?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
         let Some(suffix) = name.trim_end_matches('/').strip_prefix("data.tar") else { continue };
-        let compression = Compression::of_suffix(suffix).with_context(|| format!("{name}: unknown compression"))?;
-        return unpack_tar(compression.decoder(BufReader::new(member))?, into, wanted);
+        let member = BufReader::new(member);
+        if suffix.is_empty() {
+            return unpack_tar(member, into, wanted);
+        }
+        let reader = decompressed(member, false)?.with_context(|| format!("{name}: unknown compression"))?;
+        return unpack_tar(reader, into, wanted);
     }
     bail!("it has no data.tar")
 }

@@ -12,8 +12,9 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 
+use super::compression::decompressed;
 use super::obtain::Progress;
-use super::{Arch, archive, digest, kconfig};
+use super::{Arch, digest, kconfig};
 
 /// Programs that the build runs, each with Debian's package, and the architecture's own compiler besides. No libssl-dev:
 /// nothing is signed.
@@ -121,7 +122,8 @@ fn dropped(fragment: &str, config: &str) -> Vec<String> {
 /// Unpacks the tarball, whose hash is known by now; returns the one directory in it.
 fn unpack(arch: &Arch, tarball: &Path, work: &Path) -> Result<PathBuf> {
     let dir = work.join("source");
-    let reader = archive::decompressed(tarball)?.context("it is no compressed archive")?;
+    let reader = BufReader::new(File::open(tarball)?);
+    let reader = decompressed(reader, false)?.context("it is no compressed archive")?;
     tar::Archive::new(reader).unpack(&dir).with_context(|| format!("cannot unpack {}", tarball.display()))?;
     let mut entries = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
     let [kconfig, ..] = arch.source;

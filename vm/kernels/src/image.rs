@@ -1,7 +1,7 @@
 //! Kernel images: telling one from any other file, the release it names, the configuration inside it.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use memchr::memmem;
 
 use super::Arch;
-use super::compression::Compression;
+use super::compression::decompressed;
 
 /// Offsets of the x86 boot protocol's header (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 mod header {
@@ -22,6 +22,8 @@ mod header {
     pub const PAYLOAD_LENGTH: usize = 0x24c;
     pub const SIZE: usize = 0x250; // all of the above fits in this
 }
+/// No kernel is longer than this, decompressed.
+const MAX_KERNEL: u64 = 512 << 20;
 /// No configuration is longer than this.
 const MAX_CONFIG: u64 = 16 << 20;
 
@@ -39,7 +41,7 @@ pub struct Image {
 /// Reads an image's header. Of what is no kernel image the error says what it seems to be instead.
 pub fn inspect(path: &Path) -> Result<Image> {
     let mut file = File::open(path)?;
-    let start = read_up_to(&mut file, header::SIZE)?;
+    let start = read_up_to(&mut file, header::SIZE as u64)?;
     let arch = Arch::of_image(&start);
     if let Some(arch) = arch.filter(|arch| arch.image_magic.0 != header::MAGIC) {
         return Ok(Image { payload: None, arch, release: plain_release(path)? });
@@ -79,13 +81,10 @@ fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Opti
 
 /// Its header has no place for the release; the banner of `/proc/version` is in the uncompressed kernel.
 fn plain_release(path: &Path) -> io::Result<Option<String>> {
-    let Some(mut after) = after_marker(File::open(path)?, b"Linux version ")? else {
-        return Ok(None);
-    };
-    let mut text = Vec::new();
-    (&mut after).take(128).read_to_end(&mut text)?;
-    let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
-    Ok(std::str::from_utf8(word).ok().filter(|word| !word.contains('%')).map(str::to_owned))
+    let kernel = read_up_to(&mut File::open(path)?, MAX_KERNEL)?;
+    let Some(banner) = after(&kernel, b"Linux version ") else { return Ok(None) };
+    let word = banner.iter().take(128).take_while(|byte| **byte != b' ').copied().collect();
+    Ok(String::from_utf8(word).ok().filter(|word| !word.contains('%')))
 }
 
 /// The configuration inside an image: `CONFIG_IKCONFIG` puts it, compressed with gzip, behind the marker
@@ -93,9 +92,11 @@ fn plain_release(path: &Path) -> io::Result<Option<String>> {
 ///
 /// `None` when the kernel was built without it, or is compressed in a way that is not known here.
 pub fn config(path: &Path) -> Result<Option<String>> {
-    let Some(kernel) = payload(path)? else { return Ok(None) };
-    // A payload that does not decompress is the boot's to complain of; here there is just no configuration.
-    let Ok(Some(compressed)) = after_marker(kernel, b"IKCFG_ST") else { return Ok(None) };
+    let Some(reader) = payload(path)? else { return Ok(None) };
+    let mut kernel = Vec::new();
+    // A payload that does not decompress is the boot's to complain of; what there is of it may do.
+    let _ = reader.take(MAX_KERNEL).read_to_end(&mut kernel);
+    let Some(compressed) = after(&kernel, b"IKCFG_ST") else { return Ok(None) };
     let mut text = String::new();
     let read = flate2::read::GzDecoder::new(compressed).take(MAX_CONFIG).read_to_string(&mut text);
     Ok(read.is_ok().then_some(text))
@@ -106,33 +107,12 @@ pub fn payload(path: &Path) -> Result<Option<Box<dyn Read>>> {
     let mut file = File::open(path)?;
     let Some(payload) = inspect(path)?.payload else { return Ok(Some(Box::new(file))) };
     file.seek(SeekFrom::Start(payload.start))?;
-    let mut reader = BufReader::new(file.take(payload.end - payload.start));
-    let compression = Compression::of(reader.fill_buf()?);
-    Ok(compression.map(|compression| compression.single_decoder(reader)).transpose()?)
+    Ok(decompressed(BufReader::new(file.take(payload.end - payload.start)), true)?)
 }
 
-/// Reads up to the end of `marker`; what is returned goes on from there. Keeps one buffer in memory, no more.
-fn after_marker(mut reader: impl Read, marker: &[u8]) -> io::Result<Option<impl Read>> {
-    let finder = memmem::Finder::new(marker);
-    let mut buffer = vec![0; 256 * 1024];
-    let mut filled = 0;
-    loop {
-        let count = match reader.read(&mut buffer[filled..]) {
-            Ok(0) => return Ok(None),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        filled += count;
-        if let Some(at) = finder.find(&buffer[..filled]) {
-            let rest = buffer[at + marker.len()..filled].to_vec();
-            return Ok(Some(io::Cursor::new(rest).chain(reader)));
-        }
-        // The marker may straddle two reads.
-        let keep = filled.min(marker.len() - 1);
-        buffer.copy_within(filled - keep..filled, 0);
-        filled = keep;
-    }
+/// What comes after `marker`.
+fn after<'a>(bytes: &'a [u8], marker: &[u8]) -> Option<&'a [u8]> {
+    memmem::find(bytes, marker).map(|at| &bytes[at + marker.len()..])
 }
 
 fn what_it_is_instead(start: &[u8]) -> &'static str {
@@ -152,9 +132,9 @@ fn what_it_is_instead(start: &[u8]) -> &'static str {
     }
 }
 
-fn read_up_to(file: &mut File, count: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(count);
-    file.take(count as u64).read_to_end(&mut bytes)?;
+fn read_up_to(file: &mut File, count: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(count).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -218,15 +198,6 @@ mod tests {
         assert_eq!(config(written(&image).path()).unwrap().as_ref(), Some(&long));
         image.truncate(image.len() - 10_000);
         assert_eq!(config(written(&image).path()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_marker_is_found_wherever_the_reads_cut_it() {
-        let text = [fake::noise(256 * 1024 - 3).as_slice(), b"MARKERrest"].concat();
-        let mut rest = String::new();
-        after_marker(text.as_slice(), b"MARKER").unwrap().unwrap().read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "rest");
-        assert!(after_marker(text.as_slice(), b"NOWHERE").unwrap().is_none());
     }
 
     #[test]

@@ -37,17 +37,6 @@ pub fn parse(text: &str) -> Config {
     text.lines().filter_map(option).collect()
 }
 
-/// What became of a check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Checked {
-    /// The kernel's configuration could not be found: only the boot can tell.
-    Unknown,
-    /// Everything is there.
-    Complete,
-    /// Something is not.
-    Missing(Vec<Missing>),
-}
-
 /// An option that a kernel does not have as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
@@ -55,8 +44,6 @@ pub struct Missing {
     pub need: Need,
     /// What the kernel has: a value, or `None` for "not set".
     pub found: Option<String>,
-    /// Whether the option is a module, which would do, but the module's file is nowhere.
-    pub module_absent: bool,
 }
 
 /// One line of a fragment.
@@ -75,27 +62,25 @@ pub struct Need {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Need { option, values, why, fragment } = &self.need;
-        match (&self.found, self.module_absent) {
-            (Some(_), true) => write!(f, "{option}=m, but there are no modules")?,
-            (Some(found), false) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
-            (None, _) => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
+        match &self.found {
+            Some(found) if values.contains(found) => write!(f, "{option}={found}, but there are no modules")?,
+            Some(found) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
+            None => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
         }
         write!(f, ": {why} ({fragment})")
     }
 }
 
-/// Checks a kernel against what is needed.
-pub fn check(kernel: &Kernel, needs: Vec<Need>) -> Checked {
-    let Some(config) = &kernel.config else { return Checked::Unknown };
+/// What a kernel lacks of what is needed; `None` when its configuration could not be found: then only the boot can tell.
+pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<Missing>> {
+    let config = kernel.config.as_ref()?;
     let unmet = |need: Need| {
         let found = config.get(&need.option).cloned();
         let value = found.as_deref().unwrap_or("n");
-        let module_absent = value == "m" && kernel.modules.is_none();
-        let met = need.values.iter().any(|wanted| wanted == value) && !module_absent;
-        (!met).then_some(Missing { need, found, module_absent })
+        let met = need.values.iter().any(|wanted| wanted == value) && (value != "m" || kernel.modules.is_some());
+        (!met).then_some(Missing { need, found })
     };
-    let missing: Vec<_> = needs.into_iter().filter_map(unmet).collect();
-    if missing.is_empty() { Checked::Complete } else { Checked::Missing(missing) }
+    Some(needs.into_iter().filter_map(unmet).collect())
 }
 
 /// Reads the text of a fragment, which people know as `fragment`.
@@ -142,15 +127,6 @@ mod tests {
         Kernel { modules: modules.map(Into::into), config: config.map(parse), ..crate::fake::kernel() }
     }
 
-    /// What is missing, in words.
-    fn missing(kernel: &Kernel, fragment: &str) -> Vec<String> {
-        match check(kernel, needs(fragment, "kconfig").unwrap()) {
-            Checked::Complete => Vec::new(),
-            Checked::Missing(missing) => missing.iter().map(ToString::to_string).collect(),
-            Checked::Unknown => vec!["unknown".into()],
-        }
-    }
-
     #[test]
     fn a_configuration_is_read() {
         let config = parse(CONFIG);
@@ -163,17 +139,21 @@ mod tests {
     fn missing_option_is_named_with_its_reason() {
         let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
         let without = kernel(Some(CONFIG), None);
-        let unknown = kernel(None, None);
+        let lacks = |kernel: &Kernel, fragment: &str| -> Option<Vec<String>> {
+            let missing = missing(kernel, needs(fragment, "kconfig").unwrap())?;
+            Some(missing.iter().map(ToString::to_string).collect())
+        };
         let all = "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
-        assert_eq!(missing(&with, all), [""; 0]);
+        assert_eq!(lacks(&with, all), Some(Vec::new()));
+        assert_eq!(lacks(&kernel(None, None), all), None);
         for (kernel, line, said) in [
             (&with, "CONFIG_A=n # a", "CONFIG_A=y, needed is n: a (kconfig)"),
             (&with, "CONFIG_B=y # early", "CONFIG_B=m, needed is y: early (kconfig)"),
             (&with, "CONFIG_C=y|m # c", "CONFIG_C is not set, needed is y|m: c (kconfig)"),
             (&without, "CONFIG_B=y|m # b", "CONFIG_B=m, but there are no modules: b (kconfig)"),
-            (&unknown, "CONFIG_A=y # a", "unknown"),
+            (&without, "CONFIG_B=y # early", "CONFIG_B=m, needed is y: early (kconfig)"),
         ] {
-            assert_eq!(missing(kernel, line), [said]);
+            assert_eq!(lacks(kernel, line), Some(vec![said.to_owned()]));
         }
     }
 

@@ -1,11 +1,11 @@
 //! What a kernel is, once it is here.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::Arch;
 use super::digest::Sha256Hex;
+use super::kconfig::Config;
 
 /// A kernel that is on this machine, verified, unpacked and ready to boot.
 #[derive(Debug, Clone)]
@@ -24,8 +24,8 @@ pub struct Kernel {
     pub expected: Expected,
     /// The release that the image itself names in its header, where it could be read.
     pub release: Option<String>,
-    /// The kernel's configuration, where it could be found: option (`CONFIG_BPF`) to value (`y`, `m`, …).
-    pub config: Option<BTreeMap<String, String>>,
+    /// The kernel's configuration, where it could be found.
+    pub config: Option<Config>,
     /// Which source it came from, for a person: `debian`, `nix`, `url`, `path`.
     pub source: String,
 }

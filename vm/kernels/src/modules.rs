@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection};
 
-use super::compression::Compression;
+use super::compression::decompressed;
 use super::{Kernel, cache, digest, tree};
 
 /// A module, ready for init_module(2).
@@ -72,7 +72,7 @@ fn canonical(name: &str) -> String {
 fn name_of(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (name, suffix) = file.split_once(".ko")?;
-    Compression::of_suffix(suffix).map(|_| canonical(name))
+    ["", ".gz", ".xz", ".lzma", ".zst"].contains(&suffix).then(|| canonical(name))
 }
 
 /// A file, relative to the module directory, and its SHA-256 if it is one of the cache's.
@@ -126,9 +126,9 @@ impl Plan<'_> {
 fn read(file: &Path, sha256: Option<&str>) -> Result<Vec<u8>> {
     let raw = std::fs::read(file)?;
     ensure!(sha256.is_none_or(|sha256| sha256 == digest::sha256(&raw).as_str()), Damaged);
-    let Some(compression) = Compression::of(&raw) else { return Ok(raw) };
+    let Some(mut reader) = decompressed(raw.as_slice(), false)? else { return Ok(raw) };
     let mut bytes = Vec::new();
-    compression.decoder(raw.as_slice())?.read_to_end(&mut bytes).context("it is damaged")?;
+    reader.read_to_end(&mut bytes).context("it is damaged")?;
     Ok(bytes)
 }
 

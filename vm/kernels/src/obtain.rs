@@ -122,26 +122,21 @@ fn nix_directory(store: &Store, pin: &Pin) -> Option<PathBuf> {
 /// The pin's kernel in the directory that `nix develop` names, if it has one.
 pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
     let dir = nix_directory(store, pin)?;
-    let found = tree::find(&dir).with_context(|| format!("no kernel image in {}", dir.display()));
-    let (name, expected) = (pin.name.clone(), pin.expected.clone());
-    Some(found.and_then(|found| from_tree(found, name, expected, "nix")))
+    Some(tree::find(&dir).and_then(|found| from_tree(found, &pin.name, &pin.expected, "nix")))
 }
 
 /// A kernel that is used where it lies.
-pub fn from_tree(found: tree::Tree, name: String, expected: Expected, source: &str) -> anyhow::Result<Kernel> {
-    let image = image::inspect(&found.image).with_context(|| format!("cannot use {}", found.image.display()))?;
-    if let Some(release) = &image.release {
-        anyhow::ensure!(expected.accepts(release), "{} is {release}, pinned is {expected}", found.image.display());
-    }
+pub fn from_tree(found: tree::Tree, name: &str, expected: &Expected, source: &str) -> anyhow::Result<Kernel> {
+    found.check_release(expected)?;
     let config = match &found.config {
         Some(path) => Some(kconfig::read(path)?),
         None => image::config(&found.image)?.as_deref().map(kconfig::parse),
     };
     Ok(Kernel {
-        name,
-        arch: image.arch,
-        expected,
-        release: image.release,
+        name: name.to_owned(),
+        arch: found.header.arch,
+        expected: expected.clone(),
+        release: found.header.release,
         config,
         image: found.image,
         sha256: None,

@@ -1,13 +1,12 @@
 //! What was asked for: a pin by its name, or a kernel of the user's own at a path.
 
 use std::io;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::obtain::{self, Progress, Store, Unavailable};
 use super::pins::Pin;
-use super::{Arch, Expected, Kernel, image, tree};
+use super::{Arch, Expected, Kernel, tree};
 
 /// A kernel that was asked for, and where it is looked for.
 #[derive(Debug, Clone)]
@@ -22,8 +21,8 @@ pub struct Target {
 enum Kind {
     /// One of the list.
     Pin(Pin),
-    /// A kernel of the user's own, known to be one, for this architecture.
-    Path(tree::Tree, &'static Arch),
+    /// A kernel of the user's own.
+    Path(tree::Tree),
 }
 
 /// Finds what was asked for: pins' names, images, directories; every pin that is not extra if nothing was. A pin is
@@ -63,24 +62,18 @@ fn find(wanted: &str, pins: &[Pin], arch: &'static Arch, asked: &[&'static Arch]
     if pins.iter().any(|pin| pin.name == wanted) {
         bail!("kernel {wanted} is not pinned for {arch}; for that there are {known}");
     }
-    let path = Path::new(wanted);
-    let tree = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => tree::find(path).with_context(|| {
-            format!(
-                "{wanted}: there is no kernel image in this directory; looked for bzImage, vmlinuz*, boot/vmlinuz-*, \
-                 arch/x86/boot/bzImage and lib/modules/*/vmlinuz"
-            )
-        })?,
-        Ok(_) => tree::around(path),
+    let tree = match std::fs::metadata(wanted) {
+        Ok(metadata) if metadata.is_dir() => tree::find(&std::path::absolute(wanted)?)?,
+        Ok(_) => tree::around(&std::path::absolute(wanted)?)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("unknown kernel {wanted:?}: no pin and no file has this name; the pins are {known}");
         }
         Err(error) => bail!("unknown kernel {wanted:?}: as a path: {error}; the pins are {known}"),
     };
-    let image = image::inspect(&tree.image).with_context(|| tree.image.display().to_string())?;
-    let is_asked = asked.is_empty() || asked.contains(&image.arch);
-    ensure!(is_asked, "{}: it is a kernel for {}, which was not asked for", tree.image.display(), image.arch);
-    Ok(Kind::Path(tree, image.arch))
+    let arch = tree.header.arch;
+    let is_asked = asked.is_empty() || asked.contains(&arch);
+    ensure!(is_asked, "{}: it is a kernel for {arch}, which was not asked for", tree.image.display());
+    Ok(Kind::Path(tree))
 }
 
 impl Target {
@@ -93,7 +86,7 @@ impl Target {
     pub fn arch(&self) -> &'static Arch {
         match &self.kind {
             Kind::Pin(pin) => pin.arch,
-            Kind::Path(_, arch) => arch,
+            Kind::Path(tree) => tree.header.arch,
         }
     }
 
@@ -115,28 +108,19 @@ impl Target {
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path(tree, _) => own(&self.name, tree).map_err(|error| Unavailable {
-                reason: format!("kernel {} cannot be used: {error:#}", self.name),
-                attempts: Vec::new(),
+            Kind::Path(tree) => obtain::from_tree(tree.clone(), &self.name, &Expected::Any, "path").map_err(|error| {
+                Unavailable { reason: format!("kernel {} cannot be used: {error:#}", self.name), attempts: Vec::new() }
             }),
         }?;
         Ok(Kernel { name: self.name.clone(), ..kernel })
     }
 }
 
-fn own(given: &str, tree: &tree::Tree) -> Result<Kernel> {
-    let absolute = |path: &Path| std::path::absolute(path);
-    let tree = tree::Tree {
-        image: absolute(&tree.image)?,
-        modules: tree.modules.as_deref().map(absolute).transpose()?,
-        config: tree.config.as_deref().map(absolute).transpose()?,
-    };
-    obtain::from_tree(tree, given.to_owned(), Expected::Any, "path")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
 
     use super::*;
     use crate::{ARCHES, Silent, fake, pins};

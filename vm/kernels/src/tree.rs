@@ -4,13 +4,19 @@ use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, ensure};
 use walkdir::WalkDir;
 
+use super::Expected;
+use super::image::{self, Image};
+
 /// What a directory holds of a kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tree {
     /// The bootable image.
     pub image: PathBuf,
+    /// What the image says of itself.
+    pub header: Image,
     /// `…/lib/modules/<release>`.
     pub modules: Option<PathBuf>,
     /// Its configuration, a text file.
@@ -33,49 +39,61 @@ const VERSIONED: [&str; 2] = ["boot", "."];
 /// Where modules are, each with a directory per release.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
-/// Looks for a kernel in `dir`; `None` when there is no image in any place known.
-///
-/// When several releases are there, the image whose release has modules wins, then the last by name.
-pub fn find(dir: &Path) -> Option<Tree> {
-    let releases = module_directories(dir);
+impl Tree {
+    /// Whether the image names the release that is pinned, if it names one.
+    pub fn check_release(&self, expected: &Expected) -> Result<()> {
+        let Some(release) = &self.header.release else { return Ok(()) };
+        ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}: {}", self.image.display());
+        Ok(())
+    }
+}
+
+/// Looks for a kernel in `dir`. When several releases are there, the image whose release has modules wins, then the last
+/// by name.
+pub fn find(dir: &Path) -> Result<Tree> {
+    let all = MODULES.iter().flat_map(|place| entries(&dir.join(place)));
+    let releases: Vec<_> = all.filter(|path| path.is_dir()).collect();
     let fixed = IMAGES.iter().map(|place| dir.join(place)).find(|path| path.is_file());
-    let image = fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases))?;
-    let modules = match release_of(&image) {
-        Some(release) => releases.into_iter().find(|path| path.ends_with(&release)),
+    let found = fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases));
+    let image = found.with_context(|| {
+        format!(
+            "there is no kernel image in {}; looked for bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and \
+             lib/modules/*/vmlinuz",
+            dir.display()
+        )
+    })?;
+    let header = inspect(&image)?;
+    let modules = match &header.release {
+        Some(release) => releases.into_iter().find(|path| path.ends_with(release)),
         None if releases.len() == 1 => releases.into_iter().next(),
         None => None,
     };
     let config = config_near(dir, &image, modules.as_deref());
-    Some(Tree { image, modules, config })
+    Ok(Tree { image, header, modules, config })
+}
+
+fn inspect(image: &Path) -> Result<Image> {
+    image::inspect(image).with_context(|| format!("cannot use {}", image.display()))
 }
 
 /// What belongs to an image that was named by itself: `/boot/vmlinuz-<release>` has its modules in `/lib/modules`,
 /// a kernel tree's `arch/x86/boot/bzImage` its configuration at the top.
-pub fn around(image: &Path) -> Tree {
+pub fn around(image: &Path) -> Result<Tree> {
+    let header = inspect(image)?;
     let real = image.canonicalize().unwrap_or_else(|_| image.to_owned());
     let beside = real.parent().unwrap_or(Path::new("/"));
     let build = IMAGES
         .iter()
         .filter(|place| place.starts_with("arch/"))
         .find_map(|place| real.ends_with(place).then(|| real.ancestors().nth(place.split('/').count()))?);
-    let release = release_of(image);
-    let modules = release.as_deref().and_then(|release| {
+    let modules = header.release.as_deref().and_then(|release| {
         let above = beside.parent()?;
         let installed = MODULES.iter().map(|place| above.join(place).join(release));
         let own = beside.ends_with(release).then(|| beside.to_owned());
         own.into_iter().chain(installed).find(|path| path.is_dir())
     });
     let config = config_near(build.unwrap_or(beside), &real, modules.as_deref());
-    Tree { image: image.to_owned(), modules, config }
-}
-
-fn release_of(image: &Path) -> Option<String> {
-    super::image::inspect(image).ok()?.release
-}
-
-fn module_directories(dir: &Path) -> Vec<PathBuf> {
-    let all = MODULES.iter().flat_map(|place| entries(&dir.join(place)));
-    all.filter(|path| path.is_dir()).collect()
+    Ok(Tree { image: image.to_owned(), header, modules, config })
 }
 
 /// `lib/modules/<release>/vmlinuz`: Fedora, and Debian from 7.x on.
@@ -185,8 +203,10 @@ mod tests {
         ];
         for (images, others, expected) in cases {
             let dir = laid_out(images, others);
-            let tree = find(dir.path());
-            let found = tree.map_or([None, None, None], |tree| [Some(tree.image), tree.modules, tree.config]);
+            let found = match find(dir.path()) {
+                Ok(tree) => [Some(tree.image), tree.modules, tree.config],
+                Err(_) => [None, None, None],
+            };
             let expected = expected.map(|path| (!path.is_empty()).then(|| dir.path().join(path)));
             assert_eq!(found, expected, "{images:?} {others:?}");
         }
@@ -198,10 +218,10 @@ mod tests {
         let images = [("boot/vmlinuz-6.1", "6.1"), ("src/arch/x86/boot/bzImage", "6.3")];
         let dir = laid_out(&images, &others);
         let root = dir.path().canonicalize().unwrap();
-        let installed = around(&root.join("boot/vmlinuz-6.1"));
+        let installed = around(&root.join("boot/vmlinuz-6.1")).unwrap();
         assert_eq!(installed.modules, Some(root.join("lib/modules/6.1")));
         assert_eq!(installed.config, Some(root.join("boot/config-6.1")));
-        let built = around(&root.join("src/arch/x86/boot/bzImage"));
+        let built = around(&root.join("src/arch/x86/boot/bzImage")).unwrap();
         assert_eq!((built.modules, built.config), (None, Some(root.join("src/.config"))));
     }
 }

@@ -5,16 +5,21 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use anyhow::{Context, Result};
+
 /// Writes a file that others may read, as the umask says, and makes its directory if need be. Where that fails, the file
 /// is what it was.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::create_dir_all(dir)?;
-    // As any file of the user's, less what the umask takes.
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let try_it = || -> io::Result<()> {
+        let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        std::fs::create_dir_all(dir)?;
+        // As any file of the user's, less what the umask takes.
+        let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    try_it().with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

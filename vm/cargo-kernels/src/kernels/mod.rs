@@ -12,6 +12,7 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags;
 use crate::metadata::Metadata;
+use crate::ui::Line;
 
 pub use vm_kernels::{
     ARCHES, Arch, Expected, Kernel, NIX_VARIABLE, Pin, Progress, Silent, Store, Target, cache, digest, download,
@@ -102,7 +103,7 @@ pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Resul
 
 /// Gets a kernel, and tells on standard error how that goes.
 pub fn obtain(target: &Target) -> Result<Kernel> {
-    target.obtain(&command::show::Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
+    target.obtain(&Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
 /// What the fragments at `paths` say that a kernel needs.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use vm_kernels::whole_file;
 
@@ -58,7 +58,7 @@ impl Entry {
     fn change(&self, what: &str, worse: bool) -> Change {
         let Self { object, program, kernel, .. } = self;
         let word = if worse { "worse" } else { "changed" };
-        Change { line: format!("{word}: {object} {program} on {kernel}: {what}"), worse }
+        Change { line: text::line(&format!("{word}: {object} {program} on {kernel}: {what}")), worse }
     }
 }
 
@@ -71,7 +71,7 @@ pub fn read(path: &Path) -> Result<Baseline> {
 
 /// Writes what was seen, sorted, one row a line.
 pub fn save(path: &Path, rows: &Rows) -> Result<()> {
-    whole_file::write(path, in_lines(rows)?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    whole_file::write(path, in_lines(rows)?.as_bytes())
 }
 
 fn in_lines(rows: &Rows) -> Result<String> {
@@ -107,7 +107,7 @@ fn difference(then: Option<&Entry>, now: &Entry, row: &Row, max_growth: f64) -> 
         (Some(Entry { loaded: true, .. }), false) => Some((format!("refused now: {sentence}"), refused)),
         (Some(Entry { loaded: false, .. }), true) => Some(("loads now".into(), false)),
         (Some(then), false) => (then.class != now.class).then(|| {
-            let class = |entry: &Entry| text::line(entry.class.as_deref().unwrap_or("-"));
+            let class = |entry: &Entry| entry.class.clone().unwrap_or("-".into());
             (format!("refused as before, for {} instead of {}", class(now), class(then)), false)
         }),
         (Some(then), true) => {

@@ -5,43 +5,34 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use comfy_table::Cell;
 use minijinja::context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use vm_kernels::whole_file;
 
 use super::class::Reason;
 use super::rows::{LoadResult, Row, Rows};
-use crate::report::{page, write_file};
-use crate::ui::grid::{grid, right, text as print};
+use crate::report::{page, prose};
+use crate::ui::grid::{self, Looks, grid};
 
 pub fn json(rows: &Rows) -> Result<String> {
     Ok(serde_json::to_string_pretty(rows)? + "\n")
-}
-
-fn word(row: &Row) -> &'static str {
-    match row.result {
-        LoadResult::Loaded => "loaded",
-        LoadResult::Refused => "refused",
-        LoadResult::Optional => "optional",
-    }
 }
 
 /// The table, then a paragraph for each refusal; the logs, too, if they were asked for.
 pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
     let columns = ["program", "kernel", "verdict", "class", "insns", "states", "peak", "stack", "size", "jited", "µs"];
     let mut out = String::new();
-    let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
     for of_object in rows.all.chunk_by(|a, b| a.object == b.object) {
-        let mut table = grid(&columns, width);
+        let mut table = grid(&columns, 4..11, Looks { colour: false, ..Looks::of_stdout() });
         for row in of_object {
             let stats = row.stats.unwrap_or_default();
             let class = row.refused.as_ref().map_or("", |reason| reason.class);
-            let texts = [&row.program, &row.kernel, word(row), class];
+            let texts = [row.program.clone(), row.kernel.clone(), row.result.to_string(), class.into()];
             let numbers =
                 [stats.insns, stats.states, stats.peak_states, stats.stack, row.size, row.jited, stats.time_us];
-            table.add_row(texts.map(Cell::new).into_iter().chain(numbers.map(right)));
+            table.add_row(texts.into_iter().chain(numbers.map(|number| number.to_string())));
         }
-        let _ = writeln!(out, "{}\n{}", of_object[0].object, print(table));
+        let _ = writeln!(out, "{}\n{}", of_object[0].object, grid::text(table));
     }
     for (row, reason) in rows.refused() {
         let _ = writeln!(out, "{}", paragraph(row, reason));
@@ -69,7 +60,7 @@ pub fn table(rows: &Rows, logs: bool, took: Duration) -> String {
 fn paragraph(row: &Row, reason: &Reason) -> String {
     let Reason { class, sentence, source, .. } = reason;
     let source = source.as_ref().map(|line| format!("\n  at: {line}")).unwrap_or_default();
-    format!("{} {} on {}: {} ({class}): {sentence}{source}", row.object, row.program, row.kernel, word(row))
+    format!("{} {} on {}: {} ({class}): {sentence}{source}", row.object, row.program, row.kernel, row.result)
 }
 
 /// One suite for each kernel, one test for each program.
@@ -127,20 +118,19 @@ fn cell(row: Option<&Row>) -> String {
 
 /// For a pull request.
 fn markdown(rows: &Rows) -> String {
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;");
-    let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| escaped(kernel)).collect();
+    let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| prose(kernel)).collect();
     let mut out = format!("| program | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
     for (first, cells) in matrix(rows) {
         let cells: Vec<String> = cells.into_iter().map(cell).collect();
-        let (object, program) = (escaped(&first.object), escaped(&first.program));
-        let _ = writeln!(out, "| {object} {program} | {} |", cells.join(" | "));
+        let program = prose(&format!("{} {}", first.object, first.program));
+        let _ = writeln!(out, "| {program} | {} |", cells.join(" | "));
     }
     out.push('\n');
     for (row, reason) in rows.refused() {
-        let _ = writeln!(out, "- {}", escaped(&paragraph(row, reason)).replace('\n', " "));
+        let _ = writeln!(out, "- {}", prose(&paragraph(row, reason)));
     }
     for (kernel, why) in &rows.not_run {
-        let _ = writeln!(out, "- {} was not run: {}", escaped(kernel), escaped(why));
+        let _ = writeln!(out, "- {} was not run: {}", prose(kernel), prose(why));
     }
     out
 }
@@ -165,15 +155,16 @@ fn html(rows: &Rows) -> Result<String> {
 
 /// Writes every format, and each program's log.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
-    write_file(dir, "load.json", &json(rows)?)?;
-    write_file(dir, "junit.xml", &junit(rows)?)?;
-    write_file(dir, "summary.md", &markdown(rows))?;
-    write_file(dir, "load.html", &html(rows)?)?;
+    let write = |name: &str, text: &str| whole_file::write(&dir.join(name), text.as_bytes());
+    write("load.json", &json(rows)?)?;
+    write("junit.xml", &junit(rows)?)?;
+    write("summary.md", &markdown(rows))?;
+    write("load.html", &html(rows)?)?;
     for row in &rows.all {
         let name = format!("{} {} {}.log", row.kernel, row.object, row.program);
         // Names are the guest's and the object's words.
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
-        write_file(dir, &format!("logs/{name}"), &row.log)?;
+        write(&format!("logs/{name}"), &row.log)?;
     }
     Ok(())
 }
@@ -181,6 +172,10 @@ pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use vmtest_loader::{Line, Record};
+
+    use super::super::guest::Answer;
+    use super::super::object::Object;
     use super::super::rows::tests::sample;
     use super::*;
 
@@ -196,10 +191,25 @@ mod tests {
     #[test]
     fn every_format_tells_the_refusal_and_escapes_names() {
         let markdown = markdown(&rows());
-        assert!(markdown.contains("| a.bpf.o a&lt;b>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
+        assert!(markdown.contains("| a.bpf.o a\\<b\\>\\|,\" | ✗ helper | ✓ 100 |"), "{markdown}");
         for text in [html(&rows()).unwrap(), junit(&rows()).unwrap()] {
             assert!(text.contains("there since 5.15") && text.contains("a&lt;b"), "{text}");
             assert!(text.contains("no &lt;image"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_control_character_of_anybody_s_is_shown() {
+        let objects = [Object { name: "a.o".into(), bytes: Vec::new() }];
+        let (program, log) = ("p\x1b[2J".into(), "; \x1b[1A\n\x07 unknown".to_owned());
+        let record = Record { program, said: log.clone(), log, ..Record::default() };
+        let lines = vec![Line::Program(Box::new(record))];
+        let answer = Answer { release: "6.1\x1b[31m".into(), lines, incomplete: Some("\x1b[1mdied".into()) };
+        let lost = Err(anyhow::anyhow!("no \x1b]0;owned\x07source\u{9b}2J"));
+        let rows = Rows::new(&objects, &[("6.1\x08".into(), Ok(answer)), ("6.2\r".into(), lost)], &[]);
+        let texts = [table(&rows, true, Duration::ZERO), markdown(&rows), junit(&rows).unwrap(), html(&rows).unwrap()];
+        for text in texts {
+            assert!(text.contains("6.2") && !text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
         }
     }
 

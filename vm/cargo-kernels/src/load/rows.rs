@@ -1,7 +1,9 @@
 //! One row for each object, program and kernel.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
 
+use anyhow::Result;
 use serde::Serialize;
 use vmtest_loader::{Line, Record, Stats};
 
@@ -18,6 +20,13 @@ pub enum LoadResult {
     Refused,
     /// Refused, and `--optional` allows that.
     Optional,
+}
+
+/// The word, as in the JSON.
+impl Display for LoadResult {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// One program on one kernel.
@@ -64,12 +73,14 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn new(objects: &[Object], kernels: &[&str], answers: &[Result<Answer, String>], optional: &[String]) -> Self {
+    /// From each kernel's name and its answer, or why there is none. No text in it has control characters.
+    pub fn new(objects: &[Object], answers: &[(String, Result<Answer>)], optional: &[String]) -> Self {
         let mut rows = Self::default();
-        for (kernel, answer) in kernels.iter().zip(answers) {
+        for (kernel, answer) in answers {
+            let kernel = text::line(kernel);
             match answer {
-                Ok(answer) => rows.add(objects, kernel, answer, optional),
-                Err(why) => rows.not_run.push(((*kernel).into(), why.clone())),
+                Ok(answer) => rows.add(objects, &kernel, answer, optional),
+                Err(why) => rows.not_run.push((kernel, text::block(&format!("{why:#}")))),
             }
         }
         let place = |name: &str| objects.iter().position(|object| object.name == name);
@@ -83,7 +94,7 @@ impl Rows {
     fn add(&mut self, objects: &[Object], kernel: &str, answer: &Answer, optional: &[String]) {
         self.kernels.push((kernel.into(), text::line(&answer.release)));
         if let Some(why) = &answer.incomplete {
-            self.not_run.push((kernel.into(), why.clone()));
+            self.not_run.push((kernel.into(), text::block(why)));
         }
         for line in &answer.lines {
             match line {
@@ -160,7 +171,6 @@ pub(super) mod tests {
     /// Rows of one program that loads on the kernels where the second word is `true`.
     pub fn sample(kernels: &[(&str, bool)]) -> Rows {
         let objects = [Object { name: "a.bpf.o".into(), bytes: Vec::new() }];
-        let names: Vec<&str> = kernels.iter().map(|(kernel, _)| *kernel).collect();
         let answers = kernels.iter().map(|(kernel, loaded)| {
             let record = Record {
                 program: "p".into(),
@@ -171,9 +181,9 @@ pub(super) mod tests {
                 ..Record::default()
             };
             let lines = vec![Line::Program(Box::new(record))];
-            Ok(Answer { release: format!("{kernel}.1-x"), lines, incomplete: None })
+            ((*kernel).into(), Ok(Answer { release: format!("{kernel}.1-x"), lines, incomplete: None }))
         });
-        Rows::new(&objects, &names, &answers.collect::<Vec<_>>(), &[])
+        Rows::new(&objects, &answers.collect::<Vec<_>>(), &[])
     }
 
     #[test]

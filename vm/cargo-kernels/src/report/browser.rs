@@ -50,7 +50,7 @@ fn nothing_a_guest_wrote_runs_in_chromium() {
 fn look(run: &RunReport, dark: bool) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let (page, frames) = (dir.path().join("report.html"), dir.path().join("frames.html"));
-    fs::write(&page, html::render(run, &sample::log_paths(run)).unwrap()).unwrap();
+    fs::write(&page, html::render(run).unwrap()).unwrap();
     let frame = |width| format!("<iframe width={width} height=800 src=\"file://{}\"></iframe>", page.display());
     let style = "<style>:root { color-scheme: light dark } body { margin: 0 } iframe { border: 0 }</style>";
     let (iframes, script) = (WIDTHS.map(frame).concat(), include_str!("testdata/measure.js"));

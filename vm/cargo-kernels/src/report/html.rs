@@ -10,7 +10,6 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, esca
 use vmtest_agent::{TestId, TestResult};
 
 use super::json::moment;
-use super::logs::LogPath;
 use super::words::{self, TestNames};
 use super::{RunReport, facts};
 use crate::text;
@@ -34,10 +33,9 @@ const MARKS: [(&str, &str, &str); 6] = [
 ];
 
 /// The whole file.
-pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
+pub fn render(run: &RunReport) -> Result<String> {
     let names = TestNames::of(run);
-    let kernels = run.kernels.iter().zip(logs).enumerate();
-    let kernels = kernels.map(|(index, (report, log))| kernel(index, report, log.as_deref(), &names));
+    let kernels = run.kernels.iter().enumerate().map(|(index, report)| kernel(index, report, &names));
     let data = context! {
         program => &run.program,
         sum => run.sum(),
@@ -98,7 +96,7 @@ fn cell(kernel_index: usize, kernel: &KernelReport, test: &TestId) -> Value {
     }
 }
 
-fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNames) -> Result<Value> {
+fn kernel(index: usize, kernel: &KernelReport, names: &TestNames) -> Result<Value> {
     let failures = kernel.tests.iter().enumerate().filter(|(_, outcome)| outcome.result != TestResult::Passed);
     let failures = failures.map(|(test, outcome)| {
         context! {
@@ -128,7 +126,6 @@ fn kernel(index: usize, kernel: &KernelReport, log: Option<&str>, names: &TestNa
         not_run => kernel.missing.iter().map(|test| names.name(test)).collect::<Vec<_>>(),
         start => kernel.start_s,
         phases => phases(kernel),
-        log,
         console => console.transpose()?,
         ..Value::from(Serde(kernel))
     })
@@ -162,19 +159,15 @@ mod tests {
     use super::*;
     use crate::report::sample;
 
-    fn page_of(run: &RunReport) -> String {
-        render(run, &sample::log_paths(run)).unwrap()
-    }
-
     #[test]
     fn everything_about_a_run_is_in_its_page_and_a_test_that_did_not_pass_leads_to_its_output() {
         let logs = tempfile::tempdir().unwrap();
         let run = sample::run(logs.path());
-        let page = page_of(&run);
+        let page = render(&run).unwrap();
         let mut expected: Vec<String> = sample::TESTS.map(|test| test.replace('_', "_<wbr>")).into();
         for kernel in &run.kernels {
             expected.push(format!("<b>{}</b>", kernel.name));
-            expected.push(format!("{} {}</span>", words::mark(kernel), kernel.verdict.word()));
+            expected.push(format!("{} {}</span>", words::mark(kernel), kernel.verdict));
         }
         let output = "left: 49";
         let console = "[    2.417003] Kernel panic - not syncing: sysrq triggered crash";
@@ -192,7 +185,7 @@ mod tests {
     #[test]
     fn nothing_a_guest_wrote_becomes_markup() {
         let logs = tempfile::tempdir().unwrap();
-        let page = page_of(&sample::hostile(logs.path()));
+        let page = render(&sample::hostile(logs.path())).unwrap();
         assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
         assert!(page.contains("&lt;script&gt;"));
         assert!(!page.contains(|c: char| c.is_control() && c != '\n'));
@@ -201,7 +194,7 @@ mod tests {
     #[test]
     fn a_run_that_never_came_to_a_test_has_a_page() {
         let kernel = KernelReport { missing: vec![], total_s: 0.0, ..sample::unavailable("5.4") };
-        let page = page_of(&sample::report([kernel]));
+        let page = render(&sample::report([kernel])).unwrap();
         assert!(page.contains("helloworld on 1 kernel<") && !page.contains("NaN"), "{page}");
     }
 
@@ -212,7 +205,7 @@ mod tests {
         let tests = run.kernels.iter_mut().flat_map(|kernel| &mut kernel.tests);
         tests.for_each(|test| test.output = "\u{1}<".repeat(1 << 17));
         std::fs::write(logs.path().join("7.3.log"), vec![b'<'; 8 << 20]).unwrap();
-        let page = page_of(&run);
+        let page = render(&run).unwrap();
         assert!(page.len() < 1 << 20, "{}", page.len());
         assert!(page.contains("8290304 bytes are left out here"));
     }

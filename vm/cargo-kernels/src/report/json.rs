@@ -7,7 +7,6 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
-use super::logs::LogPath;
 use super::{RunReport, words};
 use crate::verdict::{KernelReport, Standing};
 
@@ -15,8 +14,8 @@ use crate::verdict::{KernelReport, Standing};
 const VERSION: u32 = 2;
 
 /// The whole file.
-pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
-    let kernels = run.kernels.iter().zip(logs).map(|(report, log)| kernel(run, report, log.as_deref()));
+pub fn render(run: &RunReport) -> Result<String> {
+    let kernels = run.kernels.iter().map(|report| kernel(run, report));
     let report = json!({
         "version": VERSION,
         "program": run.program,
@@ -31,11 +30,10 @@ pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
     Ok(format!("{report:#}\n"))
 }
 
-fn kernel(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> Result<Value> {
+fn kernel(run: &RunReport, kernel: &KernelReport) -> Result<Value> {
     let mut value = serde_json::to_value(kernel).context("cannot make report.json")?;
     value["exit_code"] = kernel.exit_code().into();
     value["started"] = timestamp(run.started, kernel.start_s).into();
-    value["console_log"] = log.into();
     value["tests"] = kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect();
     Ok(value)
 }
@@ -87,13 +85,16 @@ mod tests {
         let mut kernel = sample::failing("6.1");
         kernel.tests = vec![kernel.tests.swap_remove(2)];
         kernel.expected_tests = 1;
+        kernel.tests[0].output = "lines for 50 execves: 49\n".into();
         kernel.reason = "`one_line_for_each_of_50_execves` failed".into();
-        let render = |kernel| render(&sample::report([kernel]), &[Some("console/6.1.log".into())]).unwrap();
+        kernel.kept_log = Some("console/6.1.log".into());
+        let render = |kernel| render(&sample::report([kernel])).unwrap();
         let text = render(kernel.clone());
         let page = include_str!("../../../../docs/report.md");
         kernel.facts = None;
-        let example = render(kernel);
-        assert!(page.contains(&format!("```json\n{example}```")), "not in docs/report.md:\n{example}");
+        let [real, example] = [&*render(kernel), page.split("```json").nth(1).unwrap().split("```").next().unwrap()]
+            .map(|json| serde_json::from_str::<Value>(json).unwrap());
+        assert_eq!(real, example);
         let keys = text.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\":"));
         for (key, _) in keys {
             assert!(page.contains(&format!("| `{key}` |")), "nothing of `{key}` in docs/report.md");
@@ -109,7 +110,7 @@ mod tests {
         kernel.missing = vec![kernel.tests.remove(1).test];
         let results = [TestResult::Failed { code: 101 }, TestResult::Killed { signal: 9 }, TestResult::TimedOut];
         kernel.tests.extend(results.map(|result| sample::outcome("t", result, "")));
-        let json: Value = serde_json::from_str(&render(&run, &[None]).unwrap()).unwrap();
+        let json: Value = serde_json::from_str(&render(&run).unwrap()).unwrap();
         assert_eq!(json["kernels"][0]["verdict"], "fail");
         let tests = json["kernels"][0]["tests"].as_array().unwrap();
         assert_eq!((&tests[0]["output"], &tests[0]["name"]), (&output.into(), &sample::MARKUP.into()));

@@ -10,7 +10,6 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::json::moment;
-use super::logs::LogPath;
 use super::{RunReport, words};
 use crate::text;
 use crate::verdict::{KernelReport, Verdict};
@@ -19,47 +18,48 @@ use crate::verdict::{KernelReport, Verdict};
 const DESCRIPTION_LINES: usize = 40;
 
 /// The whole file.
-pub fn render(run: &RunReport, logs: &[LogPath]) -> Result<String> {
+pub fn render(run: &RunReport) -> Result<String> {
     let mut report = Report::new(text::line(&run.program));
     report.set_timestamp(moment(run.started, 0.0)).set_time(duration(run.total_s));
-    report.add_test_suites(run.kernels.iter().zip(logs).map(|(k, log)| suite(run, k, log.as_deref())));
+    report.add_test_suites(run.kernels.iter().map(|kernel| suite(run, kernel)));
     report.to_string().context("cannot make junit.xml")
 }
 
-fn suite(run: &RunReport, kernel: &KernelReport, log: Option<&str>) -> TestSuite {
+fn suite(run: &RunReport, kernel: &KernelReport) -> TestSuite {
     let mut suite = TestSuite::new(text::line(&kernel.name));
     suite.set_timestamp(moment(run.started, kernel.start_s)).set_time(duration(kernel.total_s));
+    let verdict = kernel.verdict.to_string();
     let properties = [
-        ("verdict", Some(kernel.verdict.word())),
+        ("verdict", Some(&*verdict)),
         ("release", kernel.release.as_deref()),
         ("accel", kernel.accel.as_deref()),
         ("backend", Some(&*kernel.backend)),
-        ("console_log", log),
+        ("console_log", kernel.kept_log.as_deref()),
     ];
     for (name, value) in properties {
         if let Some(value) = value {
             suite.add_property(Property::new(name, text::line(value)));
         }
     }
-    suite.add_test_cases(verdict_case(kernel, log));
+    suite.add_test_cases(verdict_case(kernel));
     suite.add_test_cases(kernel.tests.iter().map(test_case));
     let mut not_run = unless_tolerated(kernel);
-    not_run.set_type(words::NOT_RUN).set_message(format!("not run: {}", kernel.verdict.word()));
+    not_run.set_type(words::NOT_RUN).set_message(format!("not run: {verdict}"));
     suite.add_test_cases(kernel.missing.iter().map(|test| case(test, not_run.clone())));
     suite
 }
 
 /// The case for a verdict that no test's case shows.
-fn verdict_case(kernel: &KernelReport, log: Option<&str>) -> Option<TestCase> {
+fn verdict_case(kernel: &KernelReport) -> Option<TestCase> {
     let shown_by_tests =
         kernel.verdict == Verdict::Fail && (words::failures(kernel).next().is_some() || !kernel.missing.is_empty());
     if kernel.verdict == Verdict::Pass || shown_by_tests {
         return None;
     }
     let mut status = unless_tolerated(kernel);
-    status.set_type(kernel.verdict.word()).set_message(text::line(&kernel.reason));
+    status.set_type(kernel.verdict.to_string()).set_message(text::line(&kernel.reason));
     let mut lines = words::excerpt(kernel);
-    lines.extend(log.map(|log| format!("console: {log}")));
+    lines.extend(kernel.kept_log.iter().map(|log| format!("console: {log}")));
     if !kernel.tolerated {
         status.set_description(lines.join("\n"));
     }
@@ -118,8 +118,7 @@ mod tests {
 
     /// Written, and read again by the JUnit reader.
     fn read(run: &RunReport) -> Report {
-        let xml = render(run, &vec![None; run.kernels.len()]).unwrap();
-        Report::deserialize_from_str(&xml).unwrap()
+        Report::deserialize_from_str(&render(run).unwrap()).unwrap()
     }
 
     #[test]
@@ -164,6 +163,6 @@ mod tests {
         assert_eq!(hostile.name.as_str(), sample::MARKUP);
         assert!(hostile.system_out.as_ref().unwrap().contains("]]></system-out>"));
         let forbidden = |c: char| matches!(c, '\0'..='\x08' | '\x0b'..='\x1f' | '\u{fffe}' | '\u{ffff}');
-        assert!(!render(&run, &[None]).unwrap().contains(forbidden));
+        assert!(!render(&run).unwrap().contains(forbidden));
     }
 }

@@ -12,25 +12,18 @@ use super::RunReport;
 /// The longest file name made of a kernel's name; the rest of a path is cut from its beginning.
 const NAME_LENGTH: usize = 80;
 
-/// Where a kernel's console is, relative to the report's directory: `console/6.12.log`; `None` without a log.
-pub type LogPath = Option<String>;
-
-/// Copies every kernel's console log, of which the host keeps 16 MiB at the most, and says where each is.
-pub fn keep(run: &RunReport, dir: &Path) -> Result<Vec<LogPath>> {
+/// Copies every kernel's console log, of which the host keeps 16 MiB at the most, and notes where it is.
+pub fn keep(run: &mut RunReport, dir: &Path) -> Result<()> {
     let mut taken = HashSet::new();
-    let mut paths = Vec::new();
-    for kernel in &run.kernels {
-        let Some(log) = &kernel.console_log else {
-            paths.push(None);
-            continue;
-        };
+    for kernel in &mut run.kernels {
+        let Some(log) = &kernel.console_log else { continue };
         let path = unique(&file_name(&kernel.name), &mut taken);
-        fs::read(log)
-            .and_then(|text| whole_file::write(&dir.join(&path), &text))
+        let text = fs::read(log)
             .with_context(|| format!("cannot keep the console log of {}, {}", kernel.name, log.display()))?;
-        paths.push(Some(path));
+        whole_file::write(&dir.join(&path), &text)?;
+        kernel.kept_log = Some(path);
     }
-    Ok(paths)
+    Ok(())
 }
 
 /// A kernel's name, which may be a path, as a file name.

@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 pub use html::page;
+pub use summary::prose;
 use vm_kernels::whole_file;
 
 use crate::exit;
@@ -88,28 +89,22 @@ pub fn prepare(dir: &Path) -> Result<()> {
 
 /// Writes every report and the console logs, each whole or not at all, and appends the summary to the
 /// file that `GITHUB_STEP_SUMMARY` names, if any.
-pub fn write(dir: &Path, run: &RunReport) -> Result<()> {
+pub fn write(dir: &Path, run: &mut RunReport) -> Result<()> {
     let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
     write_to(dir, run, step_summary.as_deref().map(Path::new))
 }
 
-fn write_to(dir: &Path, run: &RunReport, step_summary: Option<&Path>) -> Result<()> {
+fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Result<()> {
+    logs::keep(run, dir)?;
     let summary = summary::render(run);
-    let logs = logs::keep(run, dir)?;
-    let texts = [json::render(run, &logs)?, junit::render(run, &logs)?, summary.clone(), html::render(run, &logs)?];
+    let texts = [json::render(run)?, junit::render(run)?, summary.clone(), html::render(run)?];
     for (name, text) in FILES.iter().zip(texts) {
-        write_file(dir, name, &text)?;
+        whole_file::write(&dir.join(name), text.as_bytes())?;
     }
     let Some(path) = step_summary else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(summary.as_bytes()))
         .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
-}
-
-/// Writes a file of a report.
-pub fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let path = dir.join(name);
-    whole_file::write(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -150,7 +145,7 @@ mod tests {
         let (reports, step_summary) = (dir.path().join("a/b"), dir.path().join("step"));
         fs::write(&step_summary, "what an earlier step wrote\n").unwrap();
         prepare(&reports).unwrap();
-        write_to(&reports, &sample::run(logs.path()), Some(&step_summary)).unwrap();
+        write_to(&reports, &mut sample::run(logs.path()), Some(&step_summary)).unwrap();
 
         let expected = FILES.into_iter().chain(["console"]).map(str::to_owned);
         assert_eq!(names_in(&reports), expected.collect());
@@ -178,9 +173,9 @@ mod tests {
     #[test]
     fn a_log_that_is_gone_is_an_error_and_leaves_no_report() {
         let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let run = sample::run(logs.path());
+        let mut run = sample::run(logs.path());
         fs::remove_file(logs.path().join("7.3.log")).unwrap();
-        let error = format!("{:#}", write_to(dir.path(), &run, None).unwrap_err());
+        let error = format!("{:#}", write_to(dir.path(), &mut run, None).unwrap_err());
         assert!(error.starts_with("cannot keep the console log of 7.3, "), "{error}");
         assert!(FILES.iter().all(|name| !dir.path().join(name).exists()));
     }

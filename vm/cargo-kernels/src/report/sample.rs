@@ -75,12 +75,6 @@ pub fn report(kernels: impl IntoIterator<Item = KernelReport>) -> RunReport {
     RunReport { program: "helloworld".into(), started, total_s, kernels }
 }
 
-/// Where [`super::logs`] puts the logs of a run of the above.
-pub fn log_paths(run: &RunReport) -> Vec<Option<String>> {
-    let path = |kernel: &KernelReport| kernel.console_log.is_some().then(|| format!("console/{}.log", kernel.name));
-    run.kernels.iter().map(path).collect()
-}
-
 /// All tests passed.
 pub fn passing(name: &str) -> KernelReport {
     let program = ProgramFacts {
@@ -192,6 +186,7 @@ fn with_logs(mut run: RunReport, logs: &Path) -> RunReport {
         let log = format!("[    0.000000] Linux version\r\n{}", excerpt.collect::<String>());
         std::fs::write(&path, log).expect("the log can be written");
         kernel.console_log = Some(path);
+        kernel.kept_log = Some(format!("console/{}.log", kernel.name));
     }
     run
 }

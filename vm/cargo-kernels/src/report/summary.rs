@@ -40,7 +40,7 @@ fn kernels(run: &RunReport) -> String {
         [
             cell(&kernel.name),
             kernel.release.as_deref().map_or("-".into(), cell),
-            format!("{} {}", words::mark(kernel), kernel.verdict.word()),
+            format!("{} {}", words::mark(kernel), kernel.verdict),
             words::passed_of(kernel),
             format!("{:.1}", kernel.total_s),
             kernel.accel.as_deref().map_or("-".into(), cell),
@@ -68,7 +68,7 @@ fn table<const N: usize>(header: &str, rows: impl Iterator<Item = [String; N]>) 
 }
 
 fn error(kernel: &KernelReport, names: &TestNames) -> String {
-    let mut section = format!("\n### {} {}: {}\n\n", words::mark(kernel), code(&kernel.name), kernel.verdict.word());
+    let mut section = format!("\n### {} {}: {}\n\n", words::mark(kernel), code(&kernel.name), kernel.verdict);
     section += &format!("{}\n", prose(&kernel.reason));
     let excerpt = words::excerpt(kernel);
     if !excerpt.is_empty() {
@@ -113,8 +113,8 @@ fn cell(raw: &str) -> String {
     code(raw).replace('|', "\\|")
 }
 
-/// A sentence of ours, in which the guest may have had a word: nothing in it is markup.
-fn prose(raw: &str) -> String {
+/// A sentence of ours, in which the guest may have had a word, on one line: nothing in it is markup.
+pub fn prose(raw: &str) -> String {
     let text = text::line(raw);
     let mut escaped = String::new();
     let mut chars = text.chars().peekable();

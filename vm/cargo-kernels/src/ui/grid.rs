@@ -1,27 +1,47 @@
 //! The look of every table: one line below the header and no other, columns two spaces apart.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 /// comfy-table's characters for each place in a table: a line below the header, also where it crosses the blank between
 /// two columns, and nothing elsewhere.
 const LINE_BELOW_HEADER: &str = "     ──            ";
 
-/// An empty table; cells are wrapped where it would be wider than `width`.
-pub fn grid(header: &[&str], width: Option<u16>) -> Table {
+/// What the reader's terminal can show.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Looks {
+    /// Columns, where cells are wrapped; `None` where they are not, as in a file.
+    pub width: Option<u16>,
+    /// Whether there are colours.
+    pub colour: bool,
+}
+
+impl Looks {
+    /// What standard output can show; its colours follow `NO_COLOR`, too.
+    pub fn of_stdout() -> Self {
+        let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
+        Self { width, colour: console::colors_enabled() }
+    }
+}
+
+/// An empty table; `numbers` are the columns of numbers, which stand at the right.
+pub fn grid(header: &[&str], numbers: impl IntoIterator<Item = usize>, looks: Looks) -> Table {
     let mut table = Table::new();
     table.load_preset(LINE_BELOW_HEADER).force_no_tty();
     if !header.is_empty() {
         table.set_header(header.iter().copied());
     }
-    if let Some(width) = width {
+    for number in numbers {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    if let Some(width) = looks.width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
+    if looks.colour {
+        table.enforce_styling();
+    }
     table
-}
-
-/// A cell for a number.
-pub fn right(text: impl ToString) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 /// The table's lines, without blanks at their ends.

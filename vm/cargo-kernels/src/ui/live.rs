@@ -11,6 +11,7 @@ use super::RunEvent;
 use crate::report::words;
 use crate::text;
 use crate::verdict::{KernelReport, Standing};
+use vm_kernels::Progress;
 
 const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
 const RUNNING: &str = "{spinner:.cyan} {prefix:.bold} {elapsed_s:>7} {wide_msg}";
@@ -62,13 +63,6 @@ impl Drop for Live {
     }
 }
 
-/// A line of its own for something that is under way, until it is finished or dropped; hidden where there is no terminal.
-pub fn running_line(prefix: String) -> ProgressBar {
-    let progress = ProgressBar::new_spinner().with_prefix(prefix).with_style(line_style(RUNNING));
-    progress.enable_steady_tick(TICK);
-    progress
-}
-
 impl Bar {
     fn new(lines: &MultiProgress, name: String, width: usize) -> Self {
         let progress = lines.add(ProgressBar::new_spinner());
@@ -98,6 +92,41 @@ impl Bar {
         self.progress.set_style(line_style(FINISHED));
         self.progress.set_prefix(format!("{mark} {}", style(self.progress.prefix()).bold()));
         self.progress.finish_with_message(super::verdict(report));
+    }
+}
+
+/// How the getting of one kernel goes, on standard error: a live line on a terminal, elsewhere each note is a line.
+pub struct Line(ProgressBar);
+
+impl Line {
+    /// For the kernel of this name, until it is dropped.
+    pub fn new(name: &str) -> Self {
+        let bar = ProgressBar::new_spinner().with_prefix(name.to_owned()).with_style(line_style(RUNNING));
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+}
+
+impl Progress for Line {
+    fn bytes(&self, done: u64, total: Option<u64>) {
+        self.0.set_message(RunEvent::Fetching { done, total }.to_string());
+    }
+
+    fn note(&self, text: &str) {
+        if self.0.is_hidden() {
+            eprintln!("{}: {text}", self.0.prefix());
+        }
+        self.0.set_message(text.to_owned());
+    }
+
+    fn working_on(&self, step: &str) {
+        self.0.set_message(step.to_owned());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -20,8 +20,8 @@ use indicatif::BinaryBytes;
 use crate::report::words;
 use crate::text;
 use crate::verdict::{KernelReport, Verdict};
+pub use live::Line;
 use live::Live;
-pub use live::running_line;
 pub use table::table;
 
 /// The life of one kernel's run, in the order in which it is lived:
@@ -82,7 +82,7 @@ impl Display for RunEvent {
 
 /// How it ended, in one line.
 fn verdict(report: &KernelReport) -> String {
-    let mut line = report.verdict.word().to_owned();
+    let mut line = report.verdict.to_string();
     if !report.tests.is_empty() {
         line += &format!(" {}", words::passed_of(report));
     }

@@ -1,9 +1,9 @@
 //! The end of a run on a terminal: the table, what went wrong, the facts, the sum.
 
-use comfy_table::{Cell, Color, Table};
+use comfy_table::{Cell, Color};
 use vmtest_agent::{TestOutcome, TestResult};
 
-use super::grid::{self, lines, right, text as print};
+use super::grid::{self, Looks, grid};
 use crate::report::words::{self, TestNames};
 use crate::report::{RunReport, facts};
 use crate::text;
@@ -18,22 +18,10 @@ const INDENT: &str = "  ";
 /// Where nothing tells how wide lines may be, and a guest's line has to end all the same.
 const LONGEST_LINE: usize = 500;
 
-/// What the reader's terminal can show.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Looks {
-    /// Columns; `None` where lines are not wrapped, as in a file.
-    pub width: Option<u16>,
-    /// Whether there are colours.
-    pub colour: bool,
-}
-
 /// Everything to say at the end: a line a kernel, then what went wrong, then, with `facts`, what the kernels
 /// say of the program, and the sum as the last line.
 pub fn table(run: &RunReport, facts: bool) -> String {
-    let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
-    // They follow `NO_COLOR` and the terminal.
-    let colour = console::colors_enabled();
-    render(run, facts, Looks { width, colour })
+    render(run, facts, Looks::of_stdout())
 }
 
 pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
@@ -54,18 +42,18 @@ pub(super) fn render(run: &RunReport, facts: bool, looks: Looks) -> String {
 }
 
 fn kernels(run: &RunReport, looks: Looks) -> String {
-    let mut table = borderless(&["kernel", "release", "verdict", "tests", "seconds", "accel"], looks);
+    let mut table = grid(&["kernel", "release", "verdict", "tests", "seconds", "accel"], [3, 4], looks);
     for kernel in &run.kernels {
         table.add_row([
             Cell::new(text::line(&kernel.name)),
             Cell::new(kernel.release.as_deref().map_or("-".into(), text::line)),
-            Cell::new(kernel.verdict.word()).fg(colour(kernel)),
-            right(words::passed_of(kernel)),
-            right(format!("{:.1}", kernel.total_s)),
+            Cell::new(kernel.verdict).fg(colour(kernel)),
+            Cell::new(words::passed_of(kernel)),
+            Cell::new(format!("{:.1}", kernel.total_s)),
             Cell::new(kernel.accel.as_deref().unwrap_or("-")),
         ]);
     }
-    print(table)
+    grid::text(table)
 }
 
 fn facts_part(run: &RunReport, looks: Looks) -> String {
@@ -73,12 +61,10 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
     if rows.is_empty() {
         return "No kernel said anything of the program.\n".into();
     }
-    let mut table = borderless(&facts::COLUMNS.map(|(name, ..)| name), looks);
-    for row in rows {
-        let cells = row.into_iter().zip(facts::COLUMNS);
-        table.add_row(cells.map(|(cell, (.., number))| if number { right(cell) } else { Cell::new(cell) }));
-    }
-    let mut part = print(table);
+    let numbers = (0..facts::COLUMNS.len()).filter(|index| facts::COLUMNS[*index].2);
+    let mut table = grid(&facts::COLUMNS.map(|(name, ..)| name), numbers, looks);
+    table.add_rows(rows);
+    let mut part = grid::text(table);
     for (kernel, error) in facts::errors(run) {
         part += &(wrap("", &format!("{kernel}: {error}"), looks).join("\n") + "\n");
     }
@@ -87,7 +73,7 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
 
 /// What went wrong on a kernel: the reason, what shows it, the tests with the end of their output, the log.
 fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
-    let head = format!("{}: {}: {}", kernel.name, kernel.verdict.word(), kernel.reason);
+    let head = format!("{}: {}: {}", kernel.name, kernel.verdict, kernel.reason);
     let mut lines = wrap("", &text::line(&head), looks);
     lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));
     for outcome in words::failures(kernel) {
@@ -121,19 +107,11 @@ fn quote(line: &str, looks: Looks) -> String {
 fn wrap(indent: &str, text: &str, looks: Looks) -> Vec<String> {
     let margin = u16::try_from(indent.len() + INDENT.len()).unwrap_or(0);
     let width = looks.width.map(|width| width.saturating_sub(margin));
-    let mut table = borderless(&[], Looks { width, ..looks });
+    let mut table = grid(&[], [], Looks { width, ..looks });
     table.add_row([text]);
     let further = format!("{indent}{INDENT}");
     let indents = std::iter::once(indent).chain(std::iter::repeat(&*further));
-    lines(table).iter().zip(indents).map(|(line, indent)| format!("{indent}{line}")).collect()
-}
-
-fn borderless(header: &[&str], looks: Looks) -> Table {
-    let mut table = grid::grid(header, looks.width);
-    if looks.colour {
-        table.enforce_styling();
-    }
-    table
+    grid::lines(table).iter().zip(indents).map(|(line, indent)| format!("{indent}{line}")).collect()
 }
 
 fn colour(kernel: &KernelReport) -> Color {

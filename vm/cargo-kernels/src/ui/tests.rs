@@ -4,8 +4,9 @@
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
+use super::grid::Looks;
 use super::live::Live;
-use super::table::{Looks, render};
+use super::table::render;
 use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;

@@ -121,7 +121,7 @@ fn add_refuses_what_makes_no_pin() {
         ("5.4", page.as_str(), 2, "5.4 is pinned already"),
         ("a/b", &page, 2, "expected a name of letters, digits"),
         ("6.14", "http://localhost/x", 2, "expected an https address"),
-        ("6.14", "/nowhere", 2, "No such file"),
+        ("6.14", "/nowhere\x1b[2J", 2, "error: /nowhere: No such file"),
         ("6.14", dir.to_str().unwrap(), 2, "a directory works with -k"),
         ("6.14", &page, 3, "it is a web page"),
         ("6.14", &server.url("/nothing"), 3, "404 Not Found"),

@@ -33,7 +33,7 @@ fn script(page: &str, root: &Path) -> (String, usize) {
 fn the_page_leads_to_a_pass() {
     let dir = tempfile::tempdir().unwrap();
     let (script, steps) = script(include_str!("../../../../docs/your-own-program.md"), dir.path());
-    assert_eq!(steps, 6, "{script}");
+    assert_eq!(steps, 4, "{script}");
     let tool = Path::new(crate::TOOL).parent().unwrap();
     let path = format!("{}:{}", tool.display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");

@@ -21,7 +21,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{self, Sha256Hex};
@@ -196,13 +196,10 @@ fn cannot_write(dir: &Path) -> String {
 
 fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     let tree = staging.join(TREE);
-    let found = tree::find(&tree).ok_or_else(|| anyhow!("there is no kernel image in what was fetched"))?;
-    let image = image::inspect(&found.image)?;
-    ensure!(image.arch == pin.arch, "the image is for {}, pinned is one for {}", image.arch, pin.arch);
-    let expected = &pin.expected;
-    if let Some(release) = &image.release {
-        ensure!(expected.accepts(release), "the image is {release}, pinned is {expected}");
-    }
+    let found = tree::find(&tree)?;
+    let arch = found.header.arch;
+    ensure!(arch == pin.arch, "the image is for {arch}, pinned is one for {}", pin.arch);
+    found.check_release(&pin.expected)?;
     let mut config = found.config;
     if config.is_none() {
         // Next to the image, so that it need not be looked for inside of it again.
@@ -214,7 +211,7 @@ fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     let relative = |path: &Path| path.strip_prefix(staging).map(Path::to_owned);
     let (size, sums_sha256) = sums::write(staging)?;
     Ok(Manifest {
-        release: image.release,
+        release: found.header.release,
         image_sha256: digest::sha256_file(&found.image)?,
         image: relative(&found.image)?,
         sums_sha256,

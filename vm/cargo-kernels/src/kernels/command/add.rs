@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use indicatif::BinaryBytes;
 use toml::Value;
 use url::Url;
 
-use super::show;
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::download::{Address, download};
 use crate::kernels::pins::{self, Pin, Source};
 use crate::kernels::{self, ARCHES, Arch, Expected, Progress, digest, obtain};
+use crate::ui::Line;
 use vm_kernels::digest::Sha256Hex;
 use vm_kernels::lock::{self, How};
 use vm_kernels::{archive, whole_file};
@@ -26,11 +27,11 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     read(dirs, &path, name)?;
     pins::check_name(name).map_err(Exit::usage)?;
     let (url, source) = given(dirs, from)?;
-    let (release, source, size) = store(dirs, name, &url, source, &show::Line::new(name))?;
+    let (release, source, size) = store(dirs, name, &url, source, &Line::new(name))?;
     // Of a source nothing says the release but what was asked for.
     let release = release.unwrap_or_else(|| from.to_owned());
     pin(dirs, &path, name, &release, &source)?;
-    println!("{name}: pinned {release}, {}, in {}", show::size(size), path.display());
+    println!("{name}: pinned {release}, {}, in {}", BinaryBytes(size), path.display());
     println!("Say there, under `why`, what this kernel is for.");
     match &source {
         Source::Source { .. } => {
@@ -72,7 +73,7 @@ fn pin(dirs: &Dirs, path: &Path, name: &str, release: &str, source: &Source) -> 
     let text = format!("{text}{end}{gap}{added}{}", toml::to_string(source)?);
     // What is written must be readable: better to find out here than at the next command.
     kernels::parse(dirs, &text, path).context("the new list of pins is wrong; it was not written")?;
-    whole_file::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    whole_file::write(path, text.as_bytes())
 }
 
 /// Makes the source of a pin, once the hash of what is at its address is known.

@@ -1,15 +1,16 @@
 //! `cargo xtask kernels list`: the pins, which are at hand, and how to get those that are not.
 
 use anyhow::Result;
+use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::show;
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, Arch, Store, obtain};
 use crate::ui;
+use crate::ui::grid::{self, Looks, grid};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Default, Serialize)]
@@ -49,7 +50,9 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
         return Ok(exit::OK);
     }
     let header = ["pin", "release", "source", "sha256", "size", "at hand", "why"];
-    ui::print(&show::table(&header, &[4], rows.iter().map(cells).collect()))?;
+    let mut table = grid(&header, [4], Looks::default());
+    table.add_rows(rows.iter().map(cells));
+    ui::print(&grid::text(table))?;
     let absent: Vec<&str> = rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
     if !absent.is_empty() {
         let fetch = crate::command::hint(&format!("fetch {}", absent.join(" ")));
@@ -88,17 +91,17 @@ fn row(store: &Store, pin: &Pin) -> Row {
     row
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row) -> [String; 7] {
     let of_pin = || row.sources.iter().map(|source| source.kind).collect::<Vec<_>>().join(", ");
     // Twelve digits, as Git shows them; `--json` has all.
     let hashes = row.sources.iter().filter_map(|source| source.sha256.first());
     let hashes: Vec<_> = hashes.filter_map(|hash| hash.get(..12)).collect();
-    vec![
+    [
         row.name.clone(),
         row.release.clone().unwrap_or_else(|| row.expected.clone()),
         row.source.map_or_else(of_pin, str::to_owned),
         hashes.join(", "),
-        row.size.map_or_else(|| "-".to_owned(), show::size),
+        row.size.map_or_else(|| "-".to_owned(), |size| BinaryBytes(size).to_string()),
         if row.at_hand { "yes" } else { "no" }.to_owned(),
         row.why.split(':').next().unwrap_or_default().to_owned(),
     ]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use indicatif::BinaryBytes;
 
-use super::show;
 use crate::cross;
 use crate::dirs::Dirs;
 use crate::exit;
@@ -12,6 +12,7 @@ use crate::kernels;
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::pins::Pin;
 use crate::ui;
+use crate::ui::grid::{self, Looks, grid};
 use vm_guest::module_share;
 use vm_guest::snapshots::{Listed, Snapshots};
 use vm_kernels::lock::{self, How};
@@ -29,7 +30,7 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
         return Ok(exit::OK);
     }
     let gone = lines.iter().filter(|(_, _, outcome)| matches!(outcome, Ok(true)));
-    let freed = show::size(gone.map(|(_, size, _)| size).sum());
+    let freed = BinaryBytes(gone.map(|(_, size, _)| size).sum());
     let failed = lines.iter().any(|(_, _, outcome)| outcome.is_err());
     let (removed, would_be) = if dry_run { ("would be removed", "would be ") } else { ("removed", "") };
     let rows = lines.into_iter().map(|(path, size, outcome)| {
@@ -38,10 +39,11 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
             Ok(false) => "in use, kept".to_owned(),
             Err(error) => format!("cannot be removed: {error:#}"),
         };
-        vec![path, show::size(size), outcome]
+        [path, BinaryBytes(size).to_string(), outcome]
     });
-    ui::print(&show::table(&["path", "size", ""], &[1], rows.collect()))?;
-    ui::print(&format!("{freed} {would_be}freed\n"))?;
+    let mut table = grid(&["path", "size", ""], [1], Looks::default());
+    table.add_rows(rows);
+    ui::print(&format!("{}{freed} {would_be}freed\n", grid::text(table)))?;
     Ok(if failed { exit::NOT_RUN } else { exit::OK })
 }
 
