@@ -3,7 +3,7 @@
 //! The ways take turns, so that whatever else the machine does falls on all of them. Each does the
 //! same job, the first test alone.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::dirs::Dirs;
 use crate::engine::Engine;
 use crate::exit;
 use crate::flags;
-use crate::kernels::{self, Silent, Target};
+use crate::kernels::{self, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
@@ -23,31 +23,30 @@ use crate::verdict::Standing;
 use vm_guest::Backend;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
-use vmtest_agent::TestId;
 
-/// Runs the command.
-///
-/// # Errors
-/// On wrong usage, when a tool is missing, and when a run that is to be timed fails; never by how long anything took.
+/// Runs the command, whose exit code says nothing of how long anything took.
 pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     let targets = kernels::select(dirs, &flags.select.kernels, &flags.select.of.arches)?;
     let interrupt = Interrupt::install()?;
     let metadata = Metadata::load(dirs)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
+    let options = flags::Vmtest { allow_kernel_warnings: true, select: flags.select.clone(), ..Default::default() };
     let mut code = exit::OK;
     for (arch, targets) in kernels::by_arch(targets) {
         let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
+        let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
         let [boot, restore] = [false, true].map(|warm| backends::open(dirs, arch, warm, &interrupt));
-        let mut bench = Bench {
-            flags,
-            host: &host,
-            metadata: &metadata,
-            payload: Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?,
-            backends: [Box::new(bare), boot?, restore?],
-        };
-        bench.payload.only = Some(vec![bench.first_test(&targets)?]);
+        let (boot, restore) = (boot?, restore?);
+        // As the first kernel's guest lists them.
+        let target = targets.first().context("no kernel was named")?;
+        let report = Engine::new(&host, &*restore, &metadata, &payload, &options).list(target, &|_| {});
+        let first = report.missing.into_iter().next();
+        let first = first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))?;
+        payload.only = Some(vec![first]);
+        let engines = [&bare as &dyn Backend, &*boot, &*restore]
+            .map(|backend| (backend.name(), Engine::new(&host, backend, &metadata, &payload, &options)));
         for target in &targets {
-            match bench.measure(target) {
+            match measure(&engines, target, flags.rounds, &interrupt) {
                 Ok(measured) if flags.json => println!("{}", measured.json()),
                 Ok(measured) => println!("{}", measured.text()),
                 Err(error) => {
@@ -63,70 +62,43 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     Ok(code)
 }
 
-struct Bench<'a> {
-    flags: &'a flags::Bench,
-    host: &'a Host<'a>,
-    metadata: &'a Metadata,
-    payload: Payload,
-    /// The baseline, cold, warm.
-    backends: [Box<dyn Backend + 'a>; 3],
-}
-
-impl Bench<'_> {
-    /// As the first kernel's guest lists them.
-    fn first_test(&self, targets: &[Target]) -> Result<TestId> {
-        let target = targets.first().context("no kernel was named")?;
-        let report = self.engine(&*self.backends[2]).list(target, &|_| {});
-        let first = report.missing.into_iter().next();
-        first.with_context(|| format!("{} lists no test: {}", target.name(), report.reason))
-    }
-
-    fn engine<'b>(&'b self, backend: &'b dyn Backend) -> Engine<'b> {
-        let select = self.flags.select.clone();
-        let options = flags::Vmtest { allow_kernel_warnings: true, select, ..Default::default() };
-        Engine::new(self.host, backend, self.metadata, &self.payload, options)
-    }
-
-    /// Every way on one kernel, in turns.
-    fn measure(&self, target: &Target) -> Result<Measured> {
-        let kernel = target.obtain(&Silent)?;
-        let accel = self.host.accel(self.flags.select.vm.accel, &kernel, &|_| {})?;
-        let mut ways: Vec<_> = self.backends.iter().map(|backend| (backend.name(), Vec::new())).collect();
-        // The round before the first fills caches, and saves the guest that is restored later.
-        for round in 0..=self.flags.rounds {
-            match round {
-                0 => eprintln!("{}: warming up", target.name()),
-                _ => eprintln!("{}: round {round} of {}", target.name(), self.flags.rounds),
-            }
-            for (backend, (_, seconds)) in self.backends.iter().zip(&mut ways) {
-                let time = self.verdict(&**backend, target)?;
-                seconds.extend((round > 0).then_some(time.as_secs_f64()));
-            }
-            if self.host.interrupt.signal().is_some() {
-                bail!("interrupted");
-            }
+/// Every way on one kernel, in turns; from the kernel's name to the verdict, everything built.
+fn measure(
+    engines: &[(&'static str, Engine<'_>)],
+    target: &Target,
+    rounds: u16,
+    interrupt: &Interrupt,
+) -> Result<Measured> {
+    let mut ways: Vec<_> = engines.iter().map(|(name, _)| (*name, Vec::new())).collect();
+    let mut accel = None;
+    // The round before the first fills caches, and saves the guest that is restored later.
+    for round in 0..=rounds {
+        match round {
+            0 => eprintln!("{}: warming up", target.name()),
+            _ => eprintln!("{}: round {round} of {rounds}", target.name()),
         }
-        ways.iter_mut().for_each(|(_, seconds)| seconds.sort_by(f64::total_cmp));
-        Ok(Measured { kernel: target.name().to_owned(), accel: accel.name(), ways })
-    }
-
-    /// From the kernel's name to the verdict, everything built.
-    fn verdict(&self, backend: &dyn Backend, target: &Target) -> Result<Duration> {
-        let engine = self.engine(backend);
-        let begun = Instant::now();
-        let report = engine.run(target, &|_| {});
-        let time = begun.elapsed();
-        if report.standing() != Standing::Passed {
-            bail!("{}: {}: {}", backend.name(), report.verdict, report.reason);
+        for ((name, engine), (_, seconds)) in engines.iter().zip(&mut ways) {
+            let begun = Instant::now();
+            let report = engine.run(target, &|_| {});
+            let time = begun.elapsed();
+            if report.standing() != Standing::Passed {
+                bail!("{name}: {}: {}", report.verdict, report.reason);
+            }
+            seconds.extend((round > 0).then_some(time.as_secs_f64()));
+            accel = report.accel;
         }
-        Ok(time)
+        if interrupt.signal().is_some() {
+            bail!("interrupted");
+        }
     }
+    ways.iter_mut().for_each(|(_, seconds)| seconds.sort_by(f64::total_cmp));
+    Ok(Measured { kernel: target.name().to_owned(), accel: accel.unwrap_or_default(), ways })
 }
 
 /// Everything measured on one kernel.
 struct Measured {
     kernel: String,
-    accel: &'static str,
+    accel: String,
     /// How long each way took, in seconds, sorted.
     ways: Vec<(&'static str, Vec<f64>)>,
 }
@@ -142,7 +114,7 @@ impl Measured {
     /// One object on one line.
     fn json(&self) -> String {
         let [floor_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
-        let (kernel, accel) = (&self.kernel, self.accel);
+        let (kernel, accel) = (&self.kernel, &self.accel);
         json!({ "kernel": kernel, "accel": accel, "floor_s": floor_s, "boot_s": boot_s, "snapshot_s": snapshot_s })
             .to_string()
     }
@@ -169,7 +141,7 @@ mod tests {
     #[test]
     fn the_table_has_spread_and_ratio_and_json_has_null_for_what_was_not_measured() {
         let ways = vec![("baseline", vec![2.0, 2.5, 3.0]), ("snapshot", vec![0.1, 0.4, 0.5, 0.9])];
-        let measured = Measured { kernel: "6.12".into(), accel: "tcg", ways };
+        let measured = Measured { kernel: "6.12".into(), accel: "tcg".into(), ways };
         let expected = json!({ "kernel": "6.12", "accel": "tcg", "floor_s": 2.5, "boot_s": null, "snapshot_s": 0.45 });
         assert_eq!(serde_json::from_str::<serde_json::Value>(&measured.json()).unwrap(), expected);
         let text = measured.text();

@@ -7,38 +7,28 @@ use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::{self, Silent};
-use crate::tools::{self, Found, Need, TOOLS, Tool};
+use crate::tools::{self, Found, Need, TOOLS};
 use crate::ui::{self, grid};
 use vm_guest::accel;
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
     let missing = checks.iter().filter(|check| check.needed && !check.ok).count();
     let text = match as_json {
-        true => serde_json::to_string_pretty(&Diagnosis { version: 1, ok: missing == 0, checks })? + "\n",
+        // The version counts incompatible changes.
+        true => serde_json::to_string_pretty(&json!({ "version": 1, "ok": missing == 0, "checks": checks }))? + "\n",
         false => for_people(&checks, missing, &dirs.project),
     };
     ui::print(&text)?;
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-/// The JSON.
-#[derive(Debug, Serialize)]
-struct Diagnosis {
-    /// Counts incompatible changes of this format.
-    version: u32,
-    /// Whether everything that is needed is here.
-    ok: bool,
-    checks: Vec<Check>,
-}
-
-/// One thing.
-#[derive(Debug, Serialize)]
+#[derive(Default, Serialize)]
 struct Check {
     name: &'static str,
     /// Completes "needed to …".
@@ -48,9 +38,7 @@ struct Check {
     ok: bool,
     version: Option<String>,
     path: Option<PathBuf>,
-    /// What is wrong.
     problem: Option<String>,
-    /// What to do about it.
     remedy: Option<String>,
 }
 
@@ -58,7 +46,7 @@ struct Check {
 type Answer = Result<Found, (String, Option<String>)>;
 
 fn checks(dirs: &Dirs) -> Vec<Check> {
-    let vng_works = tools::named("vng").check(dirs).is_ok();
+    let vng_works = tools::find(dirs, "vng").is_ok();
     let shown = TOOLS.iter().filter(|tool| match tool.need {
         // Only of interest as long as there is something left to install.
         Need::Install => !vng_works,
@@ -66,23 +54,20 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
         Need::Boot | Need::Build | Need::Extra => true,
         Need::Test => false,
     });
-    let answer =
-        |tool: &'static Tool| tool.check(dirs).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
-    let needed = |tool: &Tool| !matches!(tool.need, Need::Local | Need::Extra);
-    let tools = shown.map(|tool| (tool.name, tool.purpose, needed(tool), answer(tool)));
+    let tools = shown.map(|tool| {
+        let answer = tool.check(dirs).map_err(|unusable| (unusable.what.clone(), Some(unusable.remedy())));
+        (tool.name, tool.purpose, !matches!(tool.need, Need::Local | Need::Extra), answer)
+    });
     let others = [
         ("cache", "keep kernels", true, cache(dirs)),
         ("KVM", "run kernels at full speed", false, kvm(dirs)),
         ("tracefs", "run the program on this machine", false, tracefs()),
     ];
-    let check = |(name, purpose, needed, answer)| match answer {
-        Ok(Found { path, version }) => {
-            let path = Some(path);
-            Check { name, purpose, needed, ok: true, version, path, problem: None, remedy: None }
-        }
-        Err((problem, remedy)) => {
-            let problem = Some(problem);
-            Check { name, purpose, needed, ok: false, version: None, path: None, problem, remedy }
+    let check = |(name, purpose, needed, answer)| {
+        let check = Check { name, purpose, needed, ..Check::default() };
+        match answer {
+            Ok(Found { path, version }) => Check { ok: true, path: Some(path), version, ..check },
+            Err((problem, remedy)) => Check { problem: Some(problem), remedy, ..check },
         }
     };
     tools.chain(others).map(check).collect()
@@ -120,10 +105,10 @@ fn cache(dirs: &Dirs) -> Answer {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
     match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => at(dir),
-        Err(error) => {
-            let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Err((problem, Some("set VMTEST_CACHE_DIR to a directory that you can write to".into())))
-        }
+        Err(error) => Err((
+            format!("{} cannot be written to: {}", dir.display(), error.desc()),
+            Some("set VMTEST_CACHE_DIR to a directory that you can write to".into()),
+        )),
     }
 }
 
@@ -139,10 +124,9 @@ fn kvm(dirs: &Dirs) -> Answer {
         spinner.finish_and_clear();
         error
     };
-    match diagnose() {
-        Ok(None) => at("/dev/kvm"),
-        Ok(Some(error)) => Err((error, None)),
-        Err(error) => Err((format!("it could not be tried: {error:#}"), None)),
+    match diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}"))) {
+        None => at("/dev/kvm"),
+        Some(error) => Err((error, None)),
     }
 }
 

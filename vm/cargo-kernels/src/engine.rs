@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use vmtest_agent::{Event, FactsRequest, Program, Task, TestId, Tests};
+use anyhow::{Result, ensure};
+use vmtest_agent::{Event, Task, TestId, Tests};
 
 use crate::kernels::{self, Kernel, Target};
-use crate::launch::{Host, Launch};
+use crate::launch::{Guests, Host, Launch};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
@@ -23,27 +23,19 @@ use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
-    host: &'a Host<'a>,
-    backend: &'a dyn Backend,
-    metadata: &'a Metadata,
+    guests: Guests<'a>,
     payload: &'a Payload,
-    options: flags::Vmtest,
+    options: &'a flags::Vmtest,
 }
 
-/// Where a run's events go.
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
-
-/// Why there is no guest to judge.
-fn stopped(verdict: Verdict, reason: String) -> Outcome {
-    Outcome { verdict, reason, excerpt: Vec::new() }
-}
 
 fn host_error(error: &anyhow::Error) -> Outcome {
     let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
         Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
         None => String::new(),
     };
-    stopped(Verdict::HostError, format!("{error:#}{hint}"))
+    Outcome { verdict: Verdict::HostError, reason: format!("{error:#}{hint}"), excerpt: Vec::new() }
 }
 
 impl<'a> Engine<'a> {
@@ -53,9 +45,10 @@ impl<'a> Engine<'a> {
         backend: &'a dyn Backend,
         metadata: &'a Metadata,
         payload: &'a Payload,
-        options: flags::Vmtest,
+        options: &'a flags::Vmtest,
     ) -> Self {
-        Self { host, backend, metadata, payload, options }
+        let (vm, copy_out) = (&options.select.vm, options.guest.keep.as_deref());
+        Self { guests: Guests { host, backend, metadata, vm, keep: &payload.keep, copy_out }, payload, options }
     }
 
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
@@ -63,21 +56,21 @@ impl<'a> Engine<'a> {
         if self.options.isolate {
             return isolate::run(self, target, on);
         }
-        self.run_tests(target, None, &self.host.log(&[target.name()]), on)
+        self.run_tests(target, None, &self.guests.host.log(&[target.name()]), on)
     }
 
     /// Lists the payload's tests in a guest; they are those that are missing in the report.
     pub fn list(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        self.run_tests(target, Some(&[]), &self.host.log(&[target.name(), "list"]), on)
+        self.run_tests(target, Some(&[]), &self.guests.host.log(&[target.name(), "list"]), on)
     }
 
     /// Runs tests in one guest: those of the payload if nothing is said, else these; none means that they are listed.
     fn run_tests(&self, target: &Target, tests: Option<&[TestId]>, log: &Path, on: OnEvent<'_>) -> KernelReport {
         let begun = Instant::now();
-        let mut report = KernelReport::unknown(target.name(), self.backend.name());
-        report.start_s = self.host.started.elapsed().as_secs_f64();
+        let mut report = KernelReport::unknown(target.name(), self.guests.backend.name());
+        report.start_s = self.guests.host.started.elapsed().as_secs_f64();
         report.expect(tests.unwrap_or_default());
-        let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|stopped| stopped);
+        let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|error| host_error(&error));
         report.verdict = outcome.verdict;
         report.reason = outcome.reason;
         report.excerpt = outcome.excerpt;
@@ -97,92 +90,70 @@ impl<'a> Engine<'a> {
         log: &Path,
         report: &mut KernelReport,
         on: OnEvent<'_>,
-    ) -> Result<Outcome, Outcome> {
+    ) -> Result<Outcome> {
         let begun = Instant::now();
-        let kernel = target.obtain(&Fetch(on)).map_err(|unavailable| Outcome {
-            verdict: Verdict::Unavailable,
-            reason: unavailable.reason,
-            excerpt: unavailable.attempts,
-        })?;
+        let kernel = match target.obtain(&Fetch(on)) {
+            Ok(kernel) => kernel,
+            Err(kernels::obtain::Unavailable { reason, attempts, .. }) => {
+                return Ok(Outcome { verdict: Verdict::Unavailable, reason, excerpt: attempts });
+            }
+        };
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
-        self.check_config(&kernel, on)?;
-        if self.host.interrupt.signal().is_some() {
-            return Err(stopped(Verdict::HostError, "interrupted".into()));
+        let excerpt = self.lacking(&kernel, on)?;
+        if !excerpt.is_empty() {
+            let reason = "the kernel was built without options that are needed".into();
+            return Ok(Outcome { verdict: Verdict::Unsupported, reason, excerpt });
         }
+        ensure!(self.guests.host.interrupt.signal().is_none(), "interrupted");
         on(RunEvent::Preparing);
         let note = |text| on(RunEvent::Note(text));
-        let accel =
-            self.host.accel(self.options.select.vm.accel, &kernel, &note).map_err(|error| host_error(&error))?;
-        report.accel = Some(accel.name().into());
+        let launch = self.guests.launch(&kernel, log, Task::Tests(self.tests(tests)), &note)?;
+        report.accel = Some(launch.accel.name().into());
         report.console_log = Some(log.to_owned());
-        let case = Case { kernel: &kernel, tests, metadata: self.metadata };
-        let timeout_s = self.options.select.vm.timeout;
-        let by_default = || accel.default_timeout() + Duration::from_secs_f64(self.metadata.test_timeout_s);
+        let case = Case { kernel: &kernel, tests, metadata: self.guests.metadata };
         let launch = Launch {
-            host: self.host,
-            backend: self.backend,
-            kernel: &kernel,
-            accel,
-            metadata: self.metadata,
-            keep: &self.payload.keep,
-            limit: timeout_s.map_or_else(by_default, Duration::from_secs_f64),
-            each_test: if timeout_s.is_some() { Duration::ZERO } else { accel.for_each_test() },
-            log,
-            copy_out: self.options.guest.keep.as_deref(),
-            task: &|host_root| Task::Tests(self.tests(tests, host_root)),
+            limit: launch.accel.default_timeout() + Duration::from_secs_f64(self.guests.metadata.test_timeout_s),
+            each_test: launch.accel.for_each_test(),
             files: &|| self.payload.brought_along().cloned(),
-            stdin: &|| None,
-            is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,
-            note: &note,
             started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
+            is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,
+            ..launch
         };
-        let seen = launch.run(reporting(on)).map_err(|error| host_error(&error))?;
+        let seen = launch.run(reporting(on))?;
         let outcome = case.classify(&seen);
         record(report, seen);
         Ok(outcome)
     }
 
-    fn tests(&self, tests: Option<&[TestId]>, host_root: bool) -> Tests {
+    fn tests(&self, tests: Option<&[TestId]>) -> Tests {
         let list = tests.is_some_and(<[_]>::is_empty);
-        let binaries = self.payload.binaries.iter();
         let wants_facts = !list && (self.options.facts || self.options.report.is_some());
-        let facts = self.payload.facts.clone().filter(|_| wants_facts);
         let only = tests.filter(|_| !list).map(<[_]>::to_vec);
-        let in_root = |program: &Program| match host_root {
-            true => program.clone(),
-            false => Payload::minimal(program),
-        };
         Tests {
-            binaries: binaries.map(|(id, program)| (id.clone(), in_root(program))).collect(),
+            binaries: self.payload.binaries.clone(),
             only: only.or_else(|| self.payload.only.clone()),
             list,
-            timeout_s: self.metadata.test_timeout_s,
+            timeout_s: self.guests.metadata.test_timeout_s,
             retries: self.options.retries,
             fail_fast: self.options.fail_fast,
-            facts: facts.map(|facts| FactsRequest { program: in_root(&facts.program), ..facts }),
+            facts: self.payload.facts.clone().filter(|_| wants_facts),
         }
     }
 
-    fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Outcome> {
-        let dirs = self.host.dirs;
-        let own = self.metadata.kconfig_paths(dirs);
-        let mut needs = kernels::needs(dirs, &own).map_err(|error| host_error(&error))?;
-        for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.backend.kconfig()) {
-            needs.extend(kconfig::needs(text, name).map_err(|error| host_error(&error))?);
+    /// The options that are needed and that the kernel was built without.
+    fn lacking(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<Vec<String>> {
+        let dirs = self.guests.host.dirs;
+        let own = self.guests.metadata.kconfig_paths(dirs);
+        let mut needs = kernels::needs(dirs, &own)?;
+        for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.guests.backend.kconfig()) {
+            needs.extend(kconfig::needs(text, name)?);
         }
-        let Some(missing) = kconfig::missing(kernel, needs) else {
+        let missing = kconfig::missing(kernel, needs);
+        if missing.is_none() {
             on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
-            return Ok(());
-        };
-        if missing.is_empty() {
-            return Ok(());
         }
-        Err(Outcome {
-            verdict: Verdict::Unsupported,
-            reason: "the kernel was built without options that are needed".into(),
-            excerpt: missing.iter().map(ToString::to_string).collect(),
-        })
+        Ok(missing.unwrap_or_default().iter().map(ToString::to_string).collect())
     }
 }
 

@@ -5,19 +5,18 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
-use vm_guest::supervise::{End, Observed, Stdin};
+use vm_guest::supervise::{End, Observed};
 use vmtest_agent::{Ended, Event, Program, Task};
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::launch::{self, FOR_EVER, Host, Launch};
+use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
-use crate::payload::Payload;
 use crate::{backends, closure, flags, kernels};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
@@ -62,27 +61,19 @@ fn run(
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let name = target.name();
     let kernel = kernels::obtain(&target)?;
-    let accel = host.accel(flags.one.vm.accel, &kernel, note)?;
-    let log = host.log(&[name]);
-    let has_input = !io::stdin().is_terminal();
-    let launch = Launch {
+    let guests = Guests {
         host: &host,
         backend: &*backend,
-        kernel: &kernel,
-        accel,
         metadata: &metadata,
+        vm: &flags.one.vm,
         keep: &keep(dirs, &program),
-        limit: flags.one.vm.timeout.map_or(FOR_EVER, Duration::from_secs_f64),
-        each_test: Duration::ZERO,
-        log: &log,
         copy_out: flags.guest.keep.as_deref(),
-        task: &|host_root| Task::Command(if host_root { program.clone() } else { Payload::minimal(&program) }),
+    };
+    let (log, note) = (host.log(&[name]), |text| note(format!("{name}: {text}")));
+    let launch = Launch {
         files: &|| brought_along(dirs, &program),
-        stdin: &|| has_input.then(|| Box::new(io::stdin()) as Stdin),
-        // What was read cannot be again.
-        is_in_doubt: &|seen| seen.ended.is_none() && !has_input,
-        note: &|text| note(format!("{name}: {text}")),
-        started: &|_| {},
+        has_input: !io::stdin().is_terminal(),
+        ..guests.launch(&kernel, &log, Task::Command(program.clone()), &note)?
     };
     let mut written = Ok(());
     let seen = launch.run(|event| {
@@ -115,9 +106,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     // Any other name is one of busybox's.
     let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
     let Some(path) = path else { return Ok(Files::default()) };
-    let path = Path::new(&program.cwd).join(path);
-    let argv = vec![path.to_string_lossy().into_owned()];
-    let mut files = closure::of_program(&Program { argv, ..program.clone() })?;
+    let mut files = closure::of_program(&Path::new(&program.cwd).join(path), program)?;
     if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
         files.extend(closure::of_package(Path::new(package), &dirs.target)?);
     }
@@ -132,9 +121,9 @@ fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
     if let Some(words) = &seen.console.panic {
         return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
     }
-    let not_run = |why: String| Err(Exit::not_run(format!("kernel {kernel}: {why}")));
+    let not_run = |why: String| Err(anyhow!("kernel {kernel}: {why}"));
     let code = match (&seen.ended, &seen.end) {
-        (Some(Ended::NotStarted { reason }), _) => return Err(Exit::not_run(reason)),
+        (Some(Ended::NotStarted { reason }), _) => bail!("{reason}"),
         (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
         (Some(Ended::Killed { signal }), _) => {
             eprintln!("killed by signal {signal}");

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -19,22 +19,18 @@ use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig;
 use vm_kernels::lock::{self, How};
-use vmtest_agent::{Event, Job, Task};
+use vmtest_agent::{Event, Job, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
+use crate::flags::VmArgs;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
 /// This machine, and when the run began: what all guests of a run have in common.
 pub struct Host<'a> {
-    /// Where things are.
     pub dirs: &'a Dirs,
-    /// Ends all guests.
     pub interrupt: &'a Interrupt,
-    /// When the run began.
     pub started: Instant,
-    /// For finding out whether KVM works.
     qemu: PathBuf,
     /// Where console logs are kept, spared by other runs while this one lasts.
     logs: (PathBuf, Option<File>),
@@ -75,7 +71,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
     let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
-    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let lock = made.with_context(|| format!("cannot create {}", path.display()))?;
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     old.sort();
@@ -87,44 +83,67 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     Ok((path, lock))
 }
 
-/// A guest to be started, and what is to be done in it.
-pub struct Launch<'a> {
-    /// This machine.
+/// What all guests of a run and an architecture have in common.
+#[derive(Clone, Copy)]
+pub struct Guests<'a> {
     pub host: &'a Host<'a>,
-    /// How it comes to be.
     pub backend: &'a dyn Backend,
-    /// Its kernel.
-    pub kernel: &'a Kernel,
-    /// KVM or TCG.
-    pub accel: Accel,
-    /// Its memory, its processors, its root directory, its further kernel parameters.
+    /// Their memory, their processors, their root directory, their further kernel parameters.
     pub metadata: &'a Metadata,
+    /// KVM or TCG, and the time limit, if the user says so.
+    pub vm: &'a VmArgs,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
-    /// How long it may take from its start to the end of the job.
-    pub limit: Duration,
-    /// How much longer for each test.
-    pub each_test: Duration,
-    /// Where its console is kept.
-    pub log: &'a Path,
     /// A directory of the guest's that is copied out.
     pub copy_out: Option<&'a str>,
-    /// The task in a guest that has the host's root directory, or in one that has not.
-    pub task: &'a dyn Fn(bool) -> Task,
-    /// What is brought along into one that has not.
-    pub files: &'a dyn Fn() -> Result<Files>,
-    /// The standard input of a command.
-    pub stdin: &'a dyn Fn() -> Option<Stdin>,
-    /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one. A command that
-    /// printed something is not done again, whatever this says.
-    pub is_in_doubt: &'a dyn Fn(&Observed) -> bool,
-    /// What a person should know.
-    pub note: &'a dyn Fn(String),
-    /// The guest was started; whether it was restored.
-    pub started: &'a dyn Fn(bool),
 }
 
-/// For [`Launch::keep`]: those of the directories that there are, and where links lead; one that is in another comes with it.
+/// A guest to be started, and what is to be done in it.
+pub struct Launch<'a> {
+    pub guests: Guests<'a>,
+    pub kernel: &'a Kernel,
+    /// Where its console is kept.
+    pub log: &'a Path,
+    /// The task, as it is in a guest that has the host's root directory.
+    pub task: Task,
+    pub note: &'a dyn Fn(String),
+    pub accel: Accel,
+    /// How long it may take from its start to the end of the job, where the user does not say.
+    pub limit: Duration,
+    /// How much longer for each test, where the user does not say.
+    pub each_test: Duration,
+    /// What is brought along into a guest that has not the host's root directory.
+    pub files: &'a dyn Fn() -> Result<Files>,
+    /// Whether a command has this program's standard input.
+    pub has_input: bool,
+    /// Told that the guest runs, and whether it was restored.
+    pub started: &'a dyn Fn(bool),
+    /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one. A command that
+    /// has input, or printed something, is not done again, whatever this says.
+    pub is_in_doubt: &'a dyn Fn(&Observed) -> bool,
+}
+
+impl<'a> Guests<'a> {
+    /// One of them; what is not said here is as for a command that needs no files.
+    pub fn launch(self, kernel: &'a Kernel, log: &'a Path, task: Task, note: &'a dyn Fn(String)) -> Result<Launch<'a>> {
+        Ok(Launch {
+            guests: self,
+            kernel,
+            log,
+            task,
+            note,
+            accel: self.host.accel(self.vm.accel, kernel, note)?,
+            limit: FOR_EVER,
+            each_test: Duration::ZERO,
+            files: &|| Ok(Files::default()),
+            has_input: false,
+            started: &|_| {},
+            is_in_doubt: &|seen| seen.ended.is_none(),
+        })
+    }
+}
+
+/// For [`Guests::keep`]: those of the directories that there are, and where links lead; one that is in another comes with it.
 pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
     let named: BTreeSet<PathBuf> = directories.into_iter().map(Path::to_owned).collect();
     let real = named.iter().filter_map(|dir| dir.canonicalize().ok());
@@ -134,7 +153,7 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
 }
 
 /// Longer than anybody waits.
-pub const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
@@ -148,15 +167,17 @@ impl Launch<'_> {
             }
             on_event(event)
         };
-        let deadline = || Instant::now() + self.limit;
+        let deadline = || Instant::now() + self.limit().0;
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
         let mut seen = self.once(host_root, first, &mut on_event)?;
-        if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.metadata.root) {
+        if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.guests.metadata.root) {
             (self.note)(brought_along(why));
             host_root = false;
             seen = self.once(host_root, first, &mut on_event)?;
         }
-        if self.host.interrupt.signal().is_some() || has_printed.get() || !(self.is_in_doubt)(&seen) {
+        // What was read cannot be again, either.
+        let is_final = self.guests.host.interrupt.signal().is_some() || has_printed.get() || self.has_input;
+        if is_final || !(self.is_in_doubt)(&seen) {
             return Ok(seen);
         }
         let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };
@@ -164,11 +185,17 @@ impl Launch<'_> {
         self.once(host_root, deadline(), &mut on_event)
     }
 
+    /// From the guest's start to the end of the job, and how much longer for each test.
+    fn limit(&self) -> (Duration, Duration) {
+        let asked = self.guests.vm.timeout.map(Duration::from_secs_f64);
+        asked.map_or((self.limit, self.each_test), |limit| (limit, Duration::ZERO))
+    }
+
     /// What was wrong with a guest that is in doubt.
     fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
         let verify = || {
-            let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
-            self.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
+            let (files, run) = (self.files(host_root)?, RunDir::create(&self.guests.host.dirs.runs())?);
+            self.guests.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
         };
         match verify() {
             Ok(Some(why)) => return Some(why),
@@ -178,7 +205,7 @@ impl Launch<'_> {
         }
         // QEMU 7.2's emulation now and then leaves rubbish in the flags register of a guest that goes on: the kernel
         // panics within milliseconds. What the program does, or the kernel, it does in the second guest as well.
-        let is_early = seen.listed.is_none() && self.backend.name() == "snapshot" && self.accel == Accel::Tcg;
+        let is_early = seen.listed.is_none() && self.guests.backend.name() == "snapshot" && self.accel == Accel::Tcg;
         let panic = seen.console.panic.as_ref().filter(|_| is_early);
         panic.map(|words| format!("the kernel panicked at once: {words}"))
     }
@@ -189,8 +216,9 @@ impl Launch<'_> {
 
     fn wants_host_root(&self) -> Result<bool> {
         // What is there is for this machine.
-        if self.metadata.root != RootChoice::Auto || !self.kernel.arch.is_host() {
-            return Ok(self.metadata.root == RootChoice::Host);
+        let wanted = self.guests.metadata.root;
+        if wanted != RootChoice::Auto || !self.kernel.arch.is_host() {
+            return Ok(wanted == RootChoice::Host);
         }
         let needs = kconfig::needs(include_str!("../../kconfig.host-root"), "vm/kconfig.host-root")?;
         // Of one that is not known it is tried: if it cannot, it says so.
@@ -208,19 +236,21 @@ impl Launch<'_> {
         deadline: Instant,
         mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Observed> {
-        let (files, run) = (self.files(host_root)?, RunDir::create(&self.host.dirs.runs())?);
-        let started = self.backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
-        (self.started)(started.ready.is_some());
+        let Guests { host, backend, copy_out, .. } = self.guests;
+        let (files, run) = (self.files(host_root)?, RunDir::create(&host.dirs.runs())?);
+        let started = backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
         let job = self.job(&started, host_root)?;
-        let limits = Limits { deadline, given: self.limit, each_test: self.each_test };
-        let mut archive = self.copy_out.map(|_| Archive::create(self.log)).transpose()?;
+        (self.started)(started.ready.is_some());
+        let (given, each_test) = self.limit();
+        let limits = Limits { deadline, given, each_test };
+        let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: &Event| match (event, &mut archive) {
             (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
             (Event::Archive(_), None) => ControlFlow::Break(()),
             (event, _) => on_event(event),
         };
-        let interrupt = self.host.interrupt;
-        let seen = supervise::run(started, &job, limits, self.log, interrupt, (self.stdin)(), keeping)?;
+        let stdin = self.has_input.then(|| Box::new(io::stdin()) as Stdin);
+        let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
         if let Some(archive) = archive {
             (self.note)(archive.finish()?);
         }
@@ -228,18 +258,19 @@ impl Launch<'_> {
     }
 
     fn spec<'s>(&'s self, host_root: bool, files: &'s Files, run: &'s RunDir, deadline: Instant) -> Spec<'s> {
+        let Guests { host, metadata, keep, .. } = self.guests;
         Spec {
             kernel: self.kernel,
             files,
             run,
-            cache: &self.host.dirs.cache,
+            cache: &host.dirs.cache,
             accel: self.accel,
             deadline,
-            memory_mib: self.metadata.memory_mib,
-            cpus: self.metadata.cpus,
+            memory_mib: metadata.memory_mib,
+            cpus: metadata.cpus,
             host_root,
-            keep: self.keep,
-            kernel_args: &self.metadata.kernel_args,
+            keep,
+            kernel_args: &metadata.kernel_args,
         }
     }
 
@@ -252,10 +283,27 @@ impl Launch<'_> {
             clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
             entropy: random_hex(64)?,
             root: started.root.clone(),
-            task: (self.task)(host_root),
-            copy_out: self.copy_out.map(str::to_owned),
+            task: if host_root { self.task.clone() } else { minimal(self.task.clone()) },
+            copy_out: self.guests.copy_out.map(str::to_owned),
         })
     }
+}
+
+/// A task in a guest that has not the host's root directory, where these variables have other values.
+fn minimal(mut task: Task) -> Task {
+    const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+    let programs: Vec<&mut Program> = match &mut task {
+        Task::Command(program) => vec![program],
+        Task::Tests(tests) => {
+            let facts = tests.facts.as_mut().map(|facts| &mut facts.program);
+            tests.binaries.values_mut().chain(facts).collect()
+        }
+    };
+    for program in programs {
+        let env = [("HOME", "/root"), ("PATH", PATH), ("TMPDIR", "/tmp")];
+        program.env.extend(env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    task
 }
 
 fn brought_along(why: &str) -> String {
@@ -267,7 +315,7 @@ struct Archive {
     path: PathBuf,
     file: tempfile::NamedTempFile,
     bytes: u64,
-    written: std::io::Result<()>,
+    written: io::Result<()>,
 }
 
 /// The most that is copied out of a guest, in bytes.
@@ -285,7 +333,7 @@ impl Archive {
     fn add(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         self.bytes += bytes.len() as u64;
         self.written = match self.bytes > LONGEST_ARCHIVE {
-            true => Err(std::io::Error::other("it is more than 1 GiB")),
+            true => Err(io::Error::other("it is more than 1 GiB")),
             false => self.file.write_all(bytes),
         };
         if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -17,11 +17,11 @@ use vmtest_loader::Job;
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::kernels;
-use crate::launch::Host;
+use crate::launch::{Guests, Host};
 use crate::metadata::{Metadata, RootChoice};
 use crate::{backends, flags, parallel, text, ui};
 
-use guest::{Brought, Guests};
+use guest::Brought;
 use object::Object;
 use rows::{LoadResult, Rows};
 
@@ -43,15 +43,12 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let metadata = Metadata { root: RootChoice::Minimal, ..Metadata::load(dirs)? };
     let mut answers = Vec::new();
     for (arch, targets) in kernels::by_arch(targets) {
-        let guests = Guests {
-            host: &host,
-            backend: &*backends::open(dirs, arch, true, &interrupt)?,
-            brought: &Brought::new(dirs, arch, &objects, job.clone())?,
-            vm: &flags.select.vm,
-            metadata: &metadata,
-        };
+        let backend = &*backends::open(dirs, arch, true, &interrupt)?;
+        let brought = Brought::new(dirs, arch, &objects, job.clone())?;
+        let vm = &flags.select.vm;
+        let guests = Guests { host: &host, backend, metadata: &metadata, vm, keep: &[], copy_out: None };
         answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
-            (target.name().to_owned(), guests.ask(target))
+            (target.name().to_owned(), brought.ask(guests, target))
         }));
     }
     if let Some(signal) = interrupt.signal() {

@@ -41,10 +41,6 @@ pub struct Payload {
     brought_along: OnceLock<Result<Files, String>>,
 }
 
-/// In a guest that has not the host's root directory these have other values.
-const MINIMAL_ENV: [(&str, &str); 3] =
-    [("HOME", "/root"), ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("TMPDIR", "/tmp")];
-
 impl Payload {
     /// Builds what is out of date, for guests of an architecture. For those of another than this machine's all is linked
     /// statically, unless a `--target` is chosen.
@@ -105,11 +101,10 @@ impl Payload {
 
     fn gather(&self) -> Result<Files> {
         let mut files: BTreeSet<PathBuf> = self.files.iter().cloned().collect();
-        let environment = self.binaries.values().next().cloned().unwrap_or_default();
-        let started =
-            |path: &PathBuf| Program { argv: vec![path.to_string_lossy().into_owned()], ..environment.clone() };
-        for program in self.binaries.values().cloned().chain(self.programs.values().map(started)) {
-            files.extend(closure::of_program(&program)?);
+        let first = self.binaries.values().next().cloned().unwrap_or_default();
+        let tests = self.binaries.values().filter_map(|program| Some((Path::new(program.argv.first()?), program)));
+        for (path, started) in tests.chain(self.programs.values().map(|path| (path.as_path(), &first))) {
+            files.extend(closure::of_program(path, started)?);
         }
         if !self.is_static {
             for directory in self.binaries.values().map(|program| &program.cwd).collect::<BTreeSet<_>>() {
@@ -117,13 +112,6 @@ impl Payload {
             }
         }
         Ok(closure::in_place(files))
-    }
-
-    /// How a binary is started in a guest that has not the host's root directory.
-    pub fn minimal(program: &Program) -> Program {
-        let mut program = program.clone();
-        program.env.extend(MINIMAL_ENV.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        program
     }
 }
 

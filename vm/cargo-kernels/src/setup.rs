@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::dirs::Dirs;
 use crate::tools::{self, Need, Unusable};
@@ -31,26 +31,47 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
         println!("Everything that is needed is here.");
         return Ok(exit::OK);
     }
-    let missing = missing(dirs, &[]);
-    if missing.is_empty() {
+    let plan = Plan::new(dirs, &[]);
+    if plan.missing.is_empty() {
         println!("Nothing to do: everything that is needed is here.");
     }
-    let packages = packages(&missing);
-    if !packages.is_empty() {
-        println!("would install Debian packages: {}", packages.join(" "));
+    if !plan.packages.is_empty() {
+        println!("would install Debian packages: {}", plan.packages.join(" "));
     }
-    if lacks_vng(&missing) {
+    if plan.vng {
         println!("would install virtme-ng into {}", environment(dirs).display());
     }
-    let by_hand = missing.iter().filter(|one| !one.can_be_installed() || one.tool.name != "vng" && !has_apt());
+    let by_hand = plan.missing.iter().filter(|one| !one.can_be_installed() || one.tool.name != "vng" && !has_apt());
     by_hand.for_each(|one| println!("cannot install here: {one}"));
     Ok(exit::OK)
+}
+
+/// What setup is there for and is not here, and what it does about it.
+struct Plan {
+    missing: Vec<Unusable>,
+    /// For apt-get.
+    packages: Vec<&'static str>,
+    /// Whether virtme-ng's environment is made.
+    vng: bool,
+}
+
+impl Plan {
+    fn new(dirs: &Dirs, more: &[Need]) -> Self {
+        let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
+        let vng = missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed());
+        if vng {
+            missing.extend(tools::unusable(dirs, &[Need::Install]));
+        }
+        let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
+        let packages: BTreeSet<_> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
+        Self { packages: packages.into_iter().collect(), missing, vng }
+    }
 }
 
 /// Installs what is missing, and what these `more` take, where that can be installed; says what it is about to do, and is
 /// quick and quiet when nothing is missing.
 pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
-    if missing(dirs, more).is_empty() {
+    if Plan::new(dirs, more).missing.is_empty() {
         return Ok(());
     }
     // One setup at a time with this cache; apt-get sees to its own.
@@ -59,18 +80,19 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     fs::create_dir_all(&dirs.cache).with_context(failed)?;
     let _lock = lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)?;
     // Another setup may have done it meanwhile.
-    let lacking = missing(dirs, more);
-    let packages = packages(&lacking);
-    if !packages.is_empty() {
-        install(dirs, &packages)?;
+    let plan = Plan::new(dirs, more);
+    if !plan.packages.is_empty() {
+        install(dirs, &plan.packages)?;
     }
-    // Without Python there is no use in trying; the list at the end names it.
-    if lacks_vng(&lacking) && python(dirs).is_ok() {
-        make_environment(dirs)?;
+    if plan.vng {
+        // Without Python there is no use in trying; the list at the end names it.
+        if let Ok(python) = tools::find(dirs, "python3") {
+            make_environment(dirs, &python)?;
+        }
     }
     // No kernel can be tested without these.
     let vital = |one: &Unusable| matches!(one.tool.need, Need::Boot | Need::Build | Need::Install);
-    tools::all_usable(&missing(dirs, &[]).into_iter().filter(vital).collect::<Vec<_>>())
+    tools::all_usable(&Plan::new(dirs, &[]).missing.into_iter().filter(vital).collect::<Vec<_>>())
 }
 
 /// The `vng` of the environment in the cache, if that is complete and the pinned one.
@@ -83,38 +105,6 @@ pub fn installed_vng(dirs: &Dirs) -> Option<PathBuf> {
 /// Whether packages can be installed here the way Debian and Ubuntu do it.
 pub fn has_apt() -> bool {
     ["apt-get", "dpkg"].iter().all(|name| tools::program_on_path(name).is_some())
-}
-
-/// Everything that setup is there for and that is not here.
-fn missing(dirs: &Dirs, more: &[Need]) -> Vec<Unusable> {
-    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
-    if lacks_vng(&missing) {
-        missing.extend(python(dirs).err());
-    }
-    missing
-}
-
-/// The packages to be installed.
-fn packages(missing: &[Unusable]) -> Vec<&'static str> {
-    let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
-    let packages: BTreeSet<&str> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
-    packages.into_iter().collect()
-}
-
-/// Whether the environment with virtme-ng is to be made.
-fn lacks_vng(missing: &[Unusable]) -> bool {
-    missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed())
-}
-
-/// A Python that can make environments: Debian has `venv` in Python itself, and what that needs in a package of its own.
-fn python(dirs: &Dirs) -> Result<PathBuf, Unusable> {
-    let tool = tools::named("python3");
-    let python = tool.check(dirs)?.path;
-    let tried = Command::new(&python).args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
-    match tried.is_ok_and(|status| status.success()) {
-        true => Ok(python),
-        false => Err(tool.unusable(format!("{} has no venv", python.display()))),
-    }
 }
 
 /// `apt-get install` with these packages, or options and packages.
@@ -136,13 +126,9 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
-        if tools::find(dirs, "sudo").is_err() {
-            bail!(
-                "installing packages needs root, and there is no sudo: run `{}` as root, or see what it would install \
-                 with --dry-run",
-                crate::command::hint("setup")
-            );
-        }
+        let setup = crate::command::hint("setup");
+        let wrong = || format!("run `{setup}` as root, or see what it would install with --dry-run");
+        tools::find(dirs, "sudo").with_context(wrong)?;
         line.insert(0, "sudo");
     }
     line.extend(arguments);
@@ -156,17 +142,15 @@ fn environment(dirs: &Dirs) -> PathBuf {
     dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes())[..16]))
 }
 
-fn make_environment(dirs: &Dirs) -> Result<()> {
+fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
     let environment = environment(dirs);
     let (requirements, marker) = (environment.join("requirements.txt"), environment.join(MARKER));
     println!("Installing virtme-ng into {}", environment.display());
     // A directory that something is wrong with is cleared; the marker goes first.
-    if let Err(error) = fs::remove_file(&marker) {
-        if error.kind() != std::io::ErrorKind::NotFound {
-            return Err(error).context("cannot replace the environment of virtme-ng");
-        }
+    if marker.exists() {
+        fs::remove_file(&marker).context("cannot replace the environment of virtme-ng")?;
     }
-    run_python(&python(dirs)?, "-m venv --clear", &environment)?;
+    run_python(python, "-m venv --clear", &environment)?;
     fs::write(&requirements, REQUIREMENTS).with_context(|| format!("cannot write {}", requirements.display()))?;
     let pip = "-m pip install --quiet --disable-pip-version-check --no-input --progress-bar off --only-binary :all: \
                --require-hashes -r";

@@ -1,6 +1,6 @@
 //! What the harness needs of the host: one table, finding each thing, and saying how to get it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
@@ -42,13 +42,19 @@ pub struct Tool {
     numbered: bool,
     /// Whether it must do without shared libraries.
     is_static: bool,
-    /// What stands before the version in the output of `--version`, and the oldest that will do.
+    /// What stands before the version in what it prints, and the oldest that will do.
     version: Option<(&'static str, &'static str)>,
+    /// The arguments with which it prints that.
+    asked: &'static [&'static str],
 }
 
 const fn tool(name: &'static str, need: Need, purpose: &'static str, packages: &'static str) -> Tool {
-    Tool { name, need, purpose, packages, env: "", numbered: false, is_static: false, version: None }
+    let asked = &["--version"];
+    Tool { name, need, purpose, packages, env: "", numbered: false, is_static: false, version: None, asked }
 }
+
+/// What virtme-ng's environment takes: Debian has `venv` in Python itself, and what that needs in a package of its own.
+const PYTHON: &[&str] = &["-c", "import venv, ensurepip, platform; print('Python', platform.python_version())"];
 
 /// QEMU: the newest thing asked of it is a machine's memory-backend, of 5.0, and systems with the Python that virtme-ng
 /// needs have 6.2 or newer. clang: older ones cannot describe a program's types (BTF).
@@ -71,7 +77,7 @@ pub static TOOLS: [Tool; 24] = [
     tool("libc.a", Need::Build, "link statically for the guest", "libc6-dev"),
     tool("libelf.a", Need::Build, "link libbpf statically for the guest", "libelf-dev"),
     tool("libz.a", Need::Build, "link libbpf statically for the guest", "zlib1g-dev"),
-    Tool { version: Some(("Python ", "3.10")),
+    Tool { version: Some(("Python ", "3.10")), asked: PYTHON,
         ..tool("python3", Need::Install, "install virtme-ng", "python3 python3-venv") },
     Tool { numbered: true, ..tool("llvm-objdump", Need::Extra, "show a BPF program's instructions", "llvm") },
     Tool { numbered: true, ..tool("llvm-readelf", Need::Extra, "show a BPF object's sections", "llvm") },
@@ -86,11 +92,11 @@ pub static TOOLS: [Tool; 24] = [
 ];
 
 /// A row of the table.
-pub fn named(name: &str) -> &'static Tool {
+fn named(name: &str) -> &'static Tool {
     TOOLS.iter().find(|tool| tool.name == name).unwrap_or_else(|| panic!("{name} is not in the table of tools"))
 }
 
-/// The path of a tool that works; else an [`Unusable`].
+/// The path of a tool that works.
 pub fn find(dirs: &Dirs, name: &str) -> Result<PathBuf> {
     Ok(named(name).check(dirs)?.path)
 }
@@ -134,12 +140,12 @@ impl Tool {
     /// Finds it, and says which version it is.
     pub fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
         let path = self.locate(dirs)?;
-        let wrong = |what: String| self.unusable(format!("{} {what}", path.display()));
+        let wrong = |what: String| Unusable { tool: self, what: format!("{} {what}", path.display()) };
         if self.is_static && !matches!(closure::loader(&path), Ok(None)) {
             return Err(wrong("is not a static executable, and the guest has no shared libraries".into()));
         }
         let Some((before, minimum)) = self.version else { return Ok(Found { path, version: None }) };
-        let version = ask(&path, before).map_err(wrong)?;
+        let version = ask(Command::new(&path).args(self.asked), before).map_err(wrong)?;
         if !at_least(&version, minimum) {
             return Err(wrong(format!("is version {version}, and {minimum} or newer is needed")));
         }
@@ -147,13 +153,13 @@ impl Tool {
     }
 
     fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
-        let missing = || self.unusable(format!("{} was not found", self.name));
+        let missing = || Unusable { tool: self, what: format!("{} was not found", self.name) };
         if self.is_archive() {
             return static_build::find(self.name).and_then(|path| path.canonicalize().ok()).ok_or_else(missing);
         }
         if let Some(named) = self.named() {
-            let what = || self.unusable(format!("{} is set to {named}, which is no such program", self.env));
-            return program_on_path(&named).ok_or_else(what);
+            let what = format!("{} is set to {named}, which is no such program", self.env);
+            return program_on_path(&named).ok_or(Unusable { tool: self, what });
         }
         let installed = (self.name == "vng").then(|| setup::installed_vng(dirs)).flatten();
         // The newest that there is.
@@ -171,11 +177,6 @@ impl Tool {
         let set = (!self.env.is_empty()).then(|| std::env::var_os(self.env)).flatten()?;
         (!set.is_empty()).then(|| set.to_string_lossy().into_owned())
     }
-
-    /// This tool, with what is wrong with it.
-    pub fn unusable(&'static self, what: String) -> Unusable {
-        Unusable { tool: self, what }
-    }
 }
 
 /// A program that is on PATH, whatever it is. Root's directories come last: modprobe and depmod are there, and they are not
@@ -187,9 +188,8 @@ pub fn program_on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// The program's version, such as `7.2.22`: the digits and points after `before`; else why not.
-fn ask(path: &Path, before: &str) -> Result<String, String> {
-    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("does not work: {error}"))?;
+fn ask(program: &mut Command, before: &str) -> Result<String, String> {
+    let output = program.stdin(Stdio::null()).output().map_err(|error| format!("does not work: {error}"))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let after = said.split_once(before).map_or("", |(_, after)| after);
@@ -210,7 +210,7 @@ fn at_least(version: &str, minimum: &str) -> bool {
     numbers(version) >= numbers(minimum)
 }
 
-/// A tool that is missing, or of no use; its text says everything that a person needs.
+/// A tool that is missing, or of no use; its text is all that a person needs.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{what}; it is needed to {}: {}", .tool.purpose, self.remedy())]
 pub struct Unusable {
@@ -249,14 +249,7 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        for (version, minimum, enough) in [
-            ("1.42", "1.42", true),
-            ("1.100", "1.42", true),
-            ("2", "1.42", true),
-            ("1.9", "1.42", false),
-            ("1", "1.42", false),
-        ] {
-            assert_eq!(at_least(version, minimum), enough, "{version}");
-        }
+        assert!(["1.42", "1.100", "2"].iter().all(|version| at_least(version, "1.42")));
+        assert!(!["1.9", "1"].iter().any(|version| at_least(version, "1.42")));
     }
 }

@@ -19,11 +19,11 @@ pub fn run(engine: &Engine<'_>, target: &Target, on: OnEvent<'_>) -> KernelRepor
             report => return report,
         },
     };
-    let mut whole = KernelReport::unknown(target.name(), engine.backend.name());
-    whole.start_s = engine.host.started.elapsed().as_secs_f64();
+    let mut whole = KernelReport::unknown(target.name(), engine.guests.backend.name());
+    whole.start_s = engine.guests.host.started.elapsed().as_secs_f64();
     whole.verdict = Verdict::Pass;
     for (done, test) in tests.iter().enumerate() {
-        let log = engine.host.log(&[target.name(), &test.name]);
+        let log = engine.guests.host.log(&[target.name(), &test.name]);
         let shifted = |event| match event {
             RunEvent::Testing { current, .. } => on(RunEvent::Testing { done, total: tests.len(), current }),
             // Told once, for the first of many guests.

@@ -5,9 +5,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use vm_guest::Backend;
 use vm_guest::agent::LOADER;
 use vm_guest::payload::Files;
 use vm_guest::supervise::Observed;
@@ -17,11 +16,8 @@ use vmtest_loader::{Job, Line};
 use super::object::Object;
 use crate::cross;
 use crate::dirs::Dirs;
-use crate::exit::Exit;
-use crate::flags;
 use crate::kernels::{Arch, Kernel, Target};
-use crate::launch::{Host, Launch};
-use crate::metadata::Metadata;
+use crate::launch::{Guests, Launch};
 use crate::static_build::StaticBuild;
 use crate::{kernels, text};
 
@@ -49,12 +45,11 @@ pub struct Brought {
 
 impl Brought {
     pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
-        if LOADER.is_empty() {
-            return Err(Exit::not_run(
-                "this program was built where libelf.a or libz.a was missing, so it has no loader: \
-                 install them (Debian: libelf-dev, zlib1g-dev) and install it again",
-            ));
-        }
+        ensure!(
+            !LOADER.is_empty(),
+            "this program was built where libelf.a or libz.a was missing, so it has no loader: \
+             install them (Debian: libelf-dev, zlib1g-dev) and install it again",
+        );
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut brought = Self { directory, files: Files::default() };
         job.objects.clear();
@@ -75,55 +70,20 @@ impl Brought {
         self.files.insert(format!("{IN_GUEST}/{name}"), path);
         Ok(format!("/{IN_GUEST}/{name}"))
     }
-}
 
-fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
-    if arch.is_host() {
-        return Ok(Cow::Borrowed(LOADER));
-    }
-    let build = StaticBuild::detect(dirs, arch)?;
-    let loader = cross::program(dirs, arch, "loader", LOADER, |cargo| {
-        build.link(cargo, None).args(["--features", "guest"]);
-    });
-    Ok(Cow::Owned(loader?))
-}
-
-/// What all kernels have in common.
-pub struct Guests<'a> {
-    pub host: &'a Host<'a>,
-    pub backend: &'a dyn Backend,
-    pub brought: &'a Brought,
-    pub vm: &'a flags::VmArgs,
-    pub metadata: &'a Metadata,
-}
-
-impl Guests<'_> {
-    pub fn ask(&self, target: &Target) -> Result<Answer> {
+    /// Loads the objects in a guest of this kernel.
+    pub fn ask(&self, guests: Guests<'_>, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
         let note = |note: String| eprintln!("{}", text::line(&format!("{name}: {note}")));
-        let accel = self.host.accel(self.vm.accel, &kernel, &|note| eprintln!("{note}"))?;
-        let log = self.host.log(&[name]);
+        let log = guests.host.log(&[name]);
         let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
         let program = Program { argv, cwd: "/".into(), ..Program::default() };
         let launch = Launch {
-            host: self.host,
-            backend: self.backend,
-            kernel: &kernel,
-            accel,
-            metadata: self.metadata,
-            keep: &[],
-            limit: self.vm.timeout.map_or(LIMIT, Duration::from_secs_f64),
-            each_test: Duration::ZERO,
-            log: &log,
-            copy_out: None,
-            task: &|_| Task::Command(program.clone()),
+            limit: LIMIT,
             files: &|| Ok(files.clone()),
-            stdin: &|| None,
-            is_in_doubt: &|seen| seen.ended.is_none(),
-            note: &note,
-            started: &|_| {},
+            ..guests.launch(&kernel, &log, Task::Command(program), &note)?
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let seen = launch.run(|event| {
@@ -140,16 +100,27 @@ impl Guests<'_> {
 
     /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
     fn with_config(&self, kernel: &Kernel) -> Result<Files> {
-        let mut files = self.brought.files.clone();
+        let mut files = self.files.clone();
         if let (Some(config), Some(release)) = (&kernel.config, &kernel.release) {
             let lines = config.iter().map(|(option, value)| format!("{option}={value}\n"));
-            let path = self.brought.directory.path().join(format!("config-{release}"));
+            let path = self.directory.path().join(format!("config-{release}"));
             std::fs::write(&path, lines.collect::<String>())
                 .with_context(|| format!("cannot write {}", path.display()))?;
             files.insert(format!("boot/config-{release}"), path);
         }
         Ok(files)
     }
+}
+
+fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
+    if arch.is_host() {
+        return Ok(Cow::Borrowed(LOADER));
+    }
+    let build = StaticBuild::detect(dirs, arch)?;
+    let loader = cross::program(dirs, arch, "loader", LOADER, |cargo| {
+        build.link(cargo, None).args(["--features", "guest"]);
+    });
+    Ok(Cow::Owned(loader?))
 }
 
 fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
@@ -167,7 +138,7 @@ fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> 
         }
     };
     if let (None, Some(why)) = (&seen.ready, &incomplete) {
-        return Err(Exit::not_run(why));
+        bail!("{why}");
     }
     let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
     Ok(Answer { release, lines, incomplete })

@@ -173,7 +173,8 @@ mod tests {
         let console = "[    2.417003] Kernel panic - not syncing: sysrq triggered crash";
         let fact = "<td class=\"number\">1904 ns</td>";
         let timeline = "fetch 5.5 s, boot 2.1 s, other 1.2 s";
-        expected.extend([output, console, fact, timeline].map(str::to_owned));
+        let log = "<a href=\"console&#x2f;7.3.log\">";
+        expected.extend([output, console, fact, timeline, log].map(str::to_owned));
         for expected in expected {
             assert!(page.contains(&expected), "{expected}");
         }

@@ -1,7 +1,10 @@
 //! What goes wrong inside of a guest.
 
-use crate::support::{Scene, Verdict};
+use serde_json::Value;
 
+use crate::support::{Scene, test};
+
+/// Where virtme-ng's init is above the agent: a saved guest's first process can be neither killed nor stopped.
 const BOOTED: &[&str] = &[];
 /// In a guest that was saved, for what does not depend on how a guest came to be.
 const WARM: &[&str] = &["--warm"];
@@ -37,12 +40,12 @@ fn does_not_come_up(scene: Scene, verdict: &str, words: &str) {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_has_too_little_memory_to_boot() {
     let scene = Scene::new().metadata("memory-mib = 40");
-    let verdict = scene.run(BOOTED, "contained::").expect("no-boot", 3, "before the agent was up");
-    assert!(verdict.reason.contains("40 MiB of memory"), "{}", verdict.reason);
+    let kernel = scene.run(BOOTED, "contained::").expect("no-boot", 3, "before the agent was up");
+    assert!(kernel["reason"].as_str().unwrap().contains("40 MiB of memory"), "{kernel:#}");
 }
 
 /// Runs one test, after which the run is no pass.
-fn told(options: &[&str], test: &str, verdict: &str, words: &str) -> Verdict {
+fn told(options: &[&str], test: &str, verdict: &str, words: &str) -> Value {
     Scene::new().run(options, test).expect(verdict, 1, words)
 }
 
@@ -52,12 +55,11 @@ fn the_kernel_panics_during_a_test() {
     let test = "fatal::panics_the_kernel";
     let words = "while `fatal::panics_the_kernel` ran: Kernel panic - not syncing: sysrq triggered crash";
     for options in [BOOTED, WARM] {
-        let excerpt = told(options, test, "panic", words).kernel["excerpt"].to_string();
+        let excerpt = told(options, test, "panic", words)["excerpt"].to_string();
         assert!(excerpt.contains("Call Trace"), "{excerpt}");
     }
 }
 
-/// Only where virtme-ng's init is above it: the first process cannot be killed.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_agent_is_killed_or_the_guest_switched_off() {
@@ -70,10 +72,10 @@ fn the_agent_is_killed_or_the_guest_switched_off() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_in_a_test() {
-    for test in ["fatal::stops_the_agent", "failing::hangs"] {
-        let scene = Scene::new().metadata("test-timeout-s = 1000.0").timeout(20);
-        let words = format!("not finished within 20 s: the guest hung while `{test}` ran");
-        scene.run(WARM, test).expect("hang", 1, &words);
+    for (options, test, seconds) in [(BOOTED, "fatal::stops_the_agent", 45), (WARM, "failing::hangs", 20)] {
+        let scene = Scene::new().metadata("test-timeout-s = 1000.0").timeout(seconds);
+        let words = format!("not finished within {seconds} s: the guest hung while `{test}` ran");
+        scene.run(options, test).expect("hang", 1, &words);
     }
 }
 
@@ -92,15 +94,15 @@ fn tests_fail_in_every_way_and_each_is_told() {
     let scene = Scene::new().metadata("test-timeout-s = 5.0");
     let words = "`failing::aborts` was killed by SIGABRT, and 7 more of 8 tests";
     let ended = scene.run(WARM, "failing::");
-    let verdict = ended.expect("fail", 1, words);
+    let kernel = ended.expect("fail", 1, words);
     assert!(!ended.printed.contains(['\0', '\x1b', '\x07', '\u{202e}']), "{:?}", ended.printed);
     for (name, result, key, value) in FAILING {
-        let test = verdict.test(name);
+        let test = test(&kernel, name);
         assert_eq!((&test["result"], &test[key]), (&(*result).into(), &(*value).into()), "{test:#}");
     }
-    assert_eq!(verdict.test("failing::hangs")["result"], "timed-out");
+    assert_eq!(test(&kernel, "failing::hangs")["result"], "timed-out");
     for name in ["failing::exits_as_if_it_had_passed", "failing::claims_to_have_passed_and_exits"] {
-        let test = verdict.test(name);
+        let test = test(&kernel, name);
         assert_eq!(test["result"], "not-started", "{test:#}");
         let reason = test["reason"].as_str().unwrap();
         assert!(reason.contains("its binary exited with 0"), "{reason}");
@@ -121,9 +123,9 @@ fn a_test_writes_on_the_agents_line() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_kernel_warns_and_the_tests_pass() {
     let warning = "the tests passed, but the kernel reported: WARNING: CPU: 0 PID: 1 at kernel/misbehave.c:1";
-    let test = "fatal::makes_the_kernel_warn";
-    assert_eq!(told(WARM, test, "kernel-splat", warning).test(test)["result"], "passed");
-    Scene::new().run(&["--warm", "--allow-kernel-warnings"], test).expect("kernel-splat", 0, warning);
+    let warns = "fatal::makes_the_kernel_warn";
+    assert_eq!(test(&told(WARM, warns, "kernel-splat", warning), warns)["result"], "passed");
+    Scene::new().run(&["--warm", "--allow-kernel-warnings"], warns).expect("kernel-splat", 0, warning);
     told(WARM, "fatal::hides_a_warning", "kernel-splat", "there was a warning (taint flag W)");
 }
 
@@ -132,9 +134,9 @@ fn the_kernel_warns_and_the_tests_pass() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_program_that_is_never_ready_costs_facts_and_no_verdict() {
     let scene = Scene::new().metadata("ready-line = 'never said'");
-    let verdict = scene.run(WARM, "contained::tells").expect("pass", 0, "");
-    let error = verdict.kernel["facts"]["error"].to_string();
-    assert!(error.contains("did not print"), "{:#}", verdict.kernel);
+    let kernel = scene.run(WARM, "contained::tells").expect("pass", 0, "");
+    let error = kernel["facts"]["error"].to_string();
+    assert!(error.contains("did not print"), "{kernel:#}");
 }
 
 /// Of the files that virtme-ng and QEMU have open, the guest can reach one.

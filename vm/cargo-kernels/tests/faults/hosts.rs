@@ -7,22 +7,20 @@ use crate::support::{Process, Run, Scene};
 /// A test that passes at once.
 const QUICK: &str = "contained::prints_the_agents_words";
 
-/// A shell script with mounts of its own, which needs root, and then the harness.
-fn with_mounts<'a>(scene: &'a Scene, script: &str, options: &[&str]) -> Run<'a> {
+/// The harness is run after a shell script that has mounts of its own, which needs root.
+fn with_mounts(script: &str) -> Scene {
     let script = format!("set -e; here=$PWD; {script}; cd \"$here\"; exec \"$@\"");
-    let under = ["unshare", "--mount", "sh", "-c", &script, "sh"];
-    Run::start(scene, scene.vmtest_under(&under, options, QUICK))
+    Scene::new().own_cache().under(&["unshare", "--mount", "sh", "-c", &script, "sh"])
 }
 
 /// And none of them disturbs another.
 #[test]
 #[ignore = "boots VMs, needs root: `cargo xtask test` runs it"]
 fn tmp_is_full_paths_are_odd_and_the_user_is_an_ordinary_one() {
-    let [full, odd, ordinary] = [Scene::new().own_cache(), Scene::new().own_cache(), Scene::new()];
+    let full = with_mounts("mount -t tmpfs -o size=64k tmpfs /tmp; ! head -c 1m /dev/zero > /tmp/full 2> /dev/null");
+    let on_full = Run::start(&full, full.vmtest(&[], QUICK));
 
-    let script = "mount -t tmpfs -o size=64k tmpfs /tmp; ! head -c 1m /dev/zero > /tmp/full 2> /dev/null";
-    let on_full = with_mounts(&full, script, &[]);
-
+    let odd = Scene::new().own_cache();
     let target = odd.path("zwei Wörter, $HOME & 'ein \"drittes\"' ☃");
     let mut vmtest = odd.vmtest(&[], QUICK);
     vmtest.env("CARGO_TARGET_DIR", &target);
@@ -31,7 +29,8 @@ fn tmp_is_full_paths_are_odd_and_the_user_is_an_ordinary_one() {
     // The user namespace maps whoever runs this to a user who owns the checkout and can do no more than that.
     let check = "test $(id -u) = 1000 && grep -q 'CapEff:.0000000000000000' /proc/self/status && exec \"$@\"";
     let user = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "sh", "-c", check, "sh"];
-    let on_ordinary = Run::start(&ordinary, ordinary.vmtest_under(&user, &[], QUICK));
+    let ordinary = Scene::new().under(&user);
+    let on_ordinary = Run::start(&ordinary, ordinary.vmtest(&[], QUICK));
 
     for run in [on_full, on_odd, on_ordinary] {
         run.end().expect("pass", 0, "");
@@ -66,16 +65,16 @@ fn without_kvm_it_emulates_unless_kvm_is_insisted_on() {
              ln -s /proc/self/fd dev/fd; {kvm}; mount --rbind dev /dev; cd /"
         );
         // The guest ends as soon as the kernel is up.
-        let scene = Scene::new().metadata("kernel-args = ['rdinit=/nonexistent']").own_cache();
+        let scene = with_mounts(&script).metadata("kernel-args = ['rdinit=/nonexistent']");
         // What is known of the host's.
         let _ = fs::remove_file(scene.cache().join("kvm.json"));
-        let ended = with_mounts(&scene, &script, &[]).end();
-        assert_eq!(ended.expect("panic", 3, "Kernel panic - not syncing: VFS").kernel["accel"], "tcg");
+        let ended = scene.run(&[], QUICK);
+        assert_eq!(ended.expect("panic", 3, "Kernel panic - not syncing: VFS")["accel"], "tcg");
         let note = format!("emulating, since KVM does not work here: {why}");
         assert!(ended.printed.contains(&note), "{}", ended.printed);
 
         let why = format!("KVM does not work here: {why}");
-        with_mounts(&scene, &script, &["--accel", "kvm"]).end().expect("host-error", 3, &why);
+        scene.run(&["--accel", "kvm"], QUICK).expect("host-error", 3, &why);
     }
 }
 
@@ -86,8 +85,8 @@ fn the_kernel_lacks_an_option() {
     let fragment = scene.path("kconfig");
     fs::write(&fragment, "CONFIG_NOT_INVENTED_YET=y  # it is not\n").unwrap();
     let scene = scene.metadata(&format!("kconfig = ['{}']", fragment.display()));
-    let verdict = scene.run(&[], QUICK).expect("unsupported", 3, "built without options that are needed");
-    assert!(verdict.kernel["excerpt"].to_string().contains("CONFIG_NOT_INVENTED_YET"));
+    let kernel = scene.run(&[], QUICK).expect("unsupported", 3, "built without options that are needed");
+    assert!(kernel["excerpt"].to_string().contains("CONFIG_NOT_INVENTED_YET"));
 }
 
 /// The cargo that it is given builds the agent and nothing else, as in a tree that does not compile.
@@ -102,7 +101,7 @@ fn exec_runs_where_it_was_called_and_finds_what_a_test_does_and_no_secret() {
     let script = "pwd; echo \"$TOLD $NEW ${SECRET-unset}\"; cat /proc/cmdline; grep ' /sys/fs/bpf bpf ' /proc/mounts; hostname; \
                   modprobe dummy; mount -t squashfs nothing /run; ls -d /sys/module/dummy /sys/module/squashfs; \
                   sleep 9999 & setsid sleep 9999 & echo last";
-    let mut exec = scene.harness(&[]);
+    let mut exec = scene.harness();
     // Not the package that misbehaves, of which every test is ignored.
     exec.env_remove("VMTEST_METADATA").env("CARGO", cargo);
     exec.current_dir(&odd).env("SECRET", "secret").env("TOLD", "a $(touch x)");
@@ -117,16 +116,6 @@ fn exec_runs_where_it_was_called_and_finds_what_a_test_does_and_no_secret() {
     assert!(said.ends_with("\nlast\n") && !said.contains("secret"), "{said}");
     assert_eq!(fs::read_dir(&odd).unwrap().count(), 0);
     assert_eq!(Process::marked(&scene.mark()), []);
-}
-
-#[test]
-fn a_tool_is_missing() {
-    for variable in ["VMTEST_VNG", "VMTEST_QEMU", "VMTEST_BUSYBOX"] {
-        let scene = Scene::new();
-        let mut vmtest = scene.vmtest(&[], QUICK);
-        vmtest.env(variable, "/nonexistent/tool");
-        Run::start(&scene, vmtest).end().expect_exit(3, &format!("{variable} is set to /nonexistent/tool"));
-    }
 }
 
 const VNG: &str = "virtme-ng 1.42";
@@ -152,7 +141,7 @@ fn tools_are_impostors() {
         let tool = format!("case $1 in --version) echo '{version}' ;; *) {does} ;; esac");
         let mut command = scene.vmtest(&["--accel", "tcg"], QUICK);
         command.env(variable, scene.script("tool", &tool));
-        let given = Run::start(&scene, command).end_within_memory().expect(verdict, 3, words);
-        assert!(given.kernel["excerpt"].to_string().contains(printed), "{:#}", given.kernel);
+        let kernel = Run::start(&scene, command).end_within_memory().expect(verdict, 3, words);
+        assert!(kernel["excerpt"].to_string().contains(printed), "{kernel:#}");
     }
 }

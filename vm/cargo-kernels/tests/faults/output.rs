@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::support::{Process, Run, Scene, Verdict, tool};
+use crate::support::{Process, Run, Scene, test, tool};
 
 /// What of a test's output is kept, in bytes.
 const OUTPUT: usize = 64 * 1024;
@@ -23,21 +23,22 @@ fn tests_misbehave_and_pass() {
 
     let ended = Run::start(&scene, vmtest).end_within_memory();
 
-    let verdict = ended.expect("pass", 0, "");
-    let flood = verdict.test("contained::floods_stdout");
+    let kernel = ended.expect("pass", 0, "");
+    let flood = test(&kernel, "contained::floods_stdout");
     assert!(flood["dropped_bytes"].as_u64().unwrap() > 199_000_000, "{}", flood["dropped_bytes"]);
-    for test in verdict.tests() {
+    let tests = kernel["tests"].as_array().unwrap();
+    for test in tests {
         assert!(test["output"].as_str().unwrap().len() <= OUTPUT, "{}", test["name"]);
         let seconds = test["seconds"].as_f64().unwrap();
         assert!((0.0..600.0).contains(&seconds), "{} s for {}: the clock was set", seconds, test["name"]);
     }
-    let text = verdict.test("contained::prints_what_is_no_text")["output"].as_str().unwrap();
+    let text = test(&kernel, "contained::prints_what_is_no_text")["output"].as_str().unwrap();
     assert!(text.contains("\u{fffd}\u{fffd}\u{fffd}( invalid, \0 a NUL"), "{text:?}");
     assert!(!ended.printed.contains(['\0', '\x1b', '\x07']), "{:?}", ended.printed);
 
     let junit = fs::read_to_string(scene.reports().join("junit.xml")).unwrap();
     let junit = quick_junit::Report::deserialize_from_str(&junit).unwrap();
-    assert_eq!((junit.tests, junit.failures, junit.errors), (verdict.tests().len(), 0, 0));
+    assert_eq!((junit.tests, junit.failures, junit.errors), (tests.len(), 0, 0));
     let summary = fs::read_to_string(scene.reports().join("summary.md")).unwrap();
     assert!(!summary.contains(['\0', '\x1b', '\u{202e}']), "{summary:?}");
 }
@@ -52,7 +53,7 @@ fn nobody() -> Stdio {
 #[test]
 fn a_reader_goes_away() {
     let scene = Scene::new();
-    let output = scene.harness(&[]).arg("matrix").stdout(nobody()).output().unwrap();
+    let output = scene.harness().arg("matrix").stdout(nobody()).output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
@@ -64,6 +65,6 @@ fn a_reader_of_verdicts_goes_away() {
     let mut vmtest = scene.vmtest(&["--warm"], "contained::prints_the_agents_words");
     let output = vmtest.stdout(nobody()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", output.status);
-    assert_eq!(Verdict::read(&scene.reports()).unwrap().word, "pass");
+    assert_eq!(scene.reported()["verdict"], "pass");
     assert_eq!(Process::marked(&scene.mark()), []);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::support::{Run, Scene};
+use crate::support::{Run, Scene, test};
 
 /// What a run says before it boots a guest to save it.
 const SAVING: &str = "booting it once, to save it";
@@ -20,8 +20,8 @@ fn pass(scene: &Scene) -> (String, String) {
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let begun = now();
     let ended = scene.run(&["--warm"], TEST);
-    let verdict = ended.expect("pass", 0, "");
-    let output = verdict.test(TEST)["output"].as_str().unwrap();
+    let kernel = ended.expect("pass", 0, "");
+    let output = test(&kernel, TEST)["output"].as_str().unwrap();
     let told = |what: &str| {
         // The first line begins with the test's name.
         let mut values = output.lines().filter_map(|line| line.split_once(what));
@@ -133,8 +133,8 @@ fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
         for kind in ["saved", "restored"] {
             let ended = scene.run(&["--warm"], TEST);
             assert_eq!(ended.printed.contains(SAVING), kind == "saved", "{}", ended.printed);
-            let verdict = ended.expect("kernel-splat", 1, words);
-            let log = verdict.kernel["console_log"].as_str().unwrap();
+            let kernel = ended.expect("kernel-splat", 1, words);
+            let log = kernel["console_log"].as_str().unwrap();
             let log = fs::read_to_string(scene.reports().join(log)).unwrap();
             assert_eq!(log.contains("internal_create_group"), args == WARNS_AT_BOOT, "{kind}: {log}");
         }

@@ -1,5 +1,4 @@
 //! What the harness needs of the host, on machines of the tests' own making: every tool is a fake on a PATH of its own.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -14,12 +13,12 @@ use tempfile::TempDir;
 struct Machine(TempDir);
 
 /// Tools that only have to be there.
-const THERE: &str = "file modprobe depmod make pkg-config llvm-objdump llvm-readelf flex bison bc perl pahole";
+const THERE: &str = "busybox file modprobe depmod make pkg-config llvm-objdump llvm-readelf flex bison bc perl pahole";
 /// What the other working tools do, as shell code.
 const WORKING: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "echo 'QEMU emulator version 7.2.22 (Fake)'"),
     ("vng", "echo 'virtme-ng 1.42'"),
-    ("python3", "echo 'Python 3.11.2'"),
+    ("python3", PYTHON),
     ("clang", "echo 'Fake clang version 14.0.6'"),
     ("cc", "echo \"$LIBRARIES/${1#-print-file-name=}\""),
     ("sudo", "exec \"$@\""),
@@ -29,7 +28,7 @@ const WORKING: &[(&str, &str)] = &[
 /// Makes an environment, and in it a vng that works once pip is through; `python3.pip` is what its pip does.
 const PYTHON: &str = r#"
 case "$*" in
-    --version) echo 'Python 3.11.2' ;;
+    "-c import venv, "*) echo 'Python 3.11.2' ;;
     "-m venv --clear "*)
         PATH=$REAL_PATH
         rm -rf "$4" && mkdir -p "$4/bin"
@@ -53,12 +52,6 @@ impl Machine {
         ["lib/libc.a", "lib/libelf.a", "lib/libz.a"].iter().for_each(|name| fs::write(machine.path(name), "").unwrap());
         let there = THERE.split(' ').map(|name| (name, ""));
         there.chain(WORKING.iter().copied()).for_each(|(name, code)| machine.tool(name, code));
-        // An ELF executable without a program header, and so without an interpreter: magic, 64 bits, little-endian,
-        // version 1 (elf(5)).
-        let mut header = vec![0; 64];
-        header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-        fs::write(machine.path("bin/busybox"), &header).unwrap();
-        fs::set_permissions(machine.path("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
         names.iter().for_each(|name| machine.remove(name));
         machine
     }
@@ -73,14 +66,7 @@ impl Machine {
         machine
     }
 
-    /// One without vng, and with a Python that can make environments.
-    fn without_vng(pip: &str) -> Self {
-        let machine = Self::without(&["vng"]);
-        machine.tool("python3", PYTHON);
-        machine.pip(pip);
-        machine
-    }
-
+    /// What pip does in an environment that is made from now on.
     fn pip(&self, code: &str) {
         fs::write(self.path("bin/python3.pip"), code).unwrap();
     }
@@ -160,22 +146,12 @@ impl Machine {
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("bin").exists()).collect()
     }
 
-    /// A setup that has begun, and what it prints.
-    fn begin(&self) -> (Child, BufReader<ChildStdout>) {
+    /// A setup that has come to a line that begins so, and what more it prints.
+    fn begin(&self, beginning: &str) -> (Child, BufReader<ChildStdout>) {
         let mut child = self.xtask(&["setup"]).stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.by_ref().lines().map(Result::unwrap).find(|line| line.starts_with(beginning)).unwrap();
         (child, output)
-    }
-
-    /// One whose setup has come to a pip that waits for a line in `gate`.
-    fn with_waiting_setup() -> (Self, Child, BufReader<ChildStdout>) {
-        let machine = Self::without_vng("");
-        let gate = machine.path("gate");
-        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        machine.pip(&format!("echo pip is here; read go < '{}'\n{PIP}", gate.display()));
-        let (child, mut output) = machine.begin();
-        read_to(&mut output, "pip is here");
-        (machine, child, output)
     }
 }
 
@@ -188,11 +164,6 @@ fn diagnosis(doctor: &mut Command, name: &str) -> Value {
     assert_eq!(report["ok"], fine, "{report}");
     assert_eq!(output.status.code(), Some(if fine { 0 } else { 3 }), "{report}");
     checks.iter().find(|check| check["name"] == name).unwrap_or(&Value::Null).clone()
-}
-
-/// Reads up to a line that begins so.
-fn read_to(output: &mut impl BufRead, beginning: &str) {
-    output.lines().map(Result::unwrap).find(|line| line.starts_with(beginning)).unwrap();
 }
 
 #[test]
@@ -224,7 +195,8 @@ fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
 #[test]
 fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
     // Its vng is there already, and then something goes wrong.
-    let machine = Machine::without_vng(&format!("{PIP} exit 1"));
+    let machine = Machine::without(&["vng"]);
+    machine.pip(&format!("{PIP} exit 1"));
     let said = machine.says(&["setup"], 3);
     assert!(said.contains("installing virtme-ng failed"), "{said}");
     let environment = machine.environments().pop().unwrap();
@@ -250,27 +222,24 @@ fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
 }
 
 #[test]
-fn two_setups_at_once_do_the_work_once() {
-    let (machine, mut first, mut first_output) = Machine::with_waiting_setup();
-    let (mut second, mut output) = machine.begin();
-    read_to(&mut output, "Waiting for another setup");
-    fs::write(machine.path("gate"), "go\n").unwrap();
-    read_to(&mut first_output, "Everything that is needed is here.");
-    read_to(&mut output, "Everything that is needed is here.");
-    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
-    assert_eq!(machine.calls("pip").len(), 1);
-}
-
-#[test]
-fn a_setup_that_is_killed_leaves_no_process_and_the_next_one_succeeds() {
-    let (machine, mut child, mut output) = Machine::with_waiting_setup();
-    child.kill().unwrap();
-    child.wait().unwrap();
+fn of_setups_at_once_one_does_the_work_and_leaves_no_process_when_it_is_killed() {
+    let machine = Machine::without(&["vng"]);
+    let gate = machine.path("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    machine.pip(&format!("echo pip is here; read go < '{}'", gate.display()));
+    let (mut killed, mut output) = machine.begin("pip is here");
+    let others = [(); 2].map(|()| machine.begin("Waiting for another setup"));
+    machine.pip(PIP);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
     // The pipe ends when the last process that holds it has ended.
     output.read_to_string(&mut String::new()).unwrap();
-    assert_eq!(machine.doctor("vng")["ok"], false);
-    machine.pip(PIP);
-    machine.sets_up();
+    for (mut child, mut output) in others {
+        let mut said = String::new();
+        output.read_to_string(&mut said).unwrap();
+        assert!(child.wait().unwrap().success() && said.ends_with("Everything that is needed is here.\n"), "{said}");
+    }
+    assert_eq!(machine.calls("pip").len(), 1);
 }
 
 #[test]
@@ -286,6 +255,8 @@ fn a_missing_tool_is_named_with_the_way_to_get_it() {
         machine.has_trouble(name, &[name, "was not found"], "install what Debian has");
     }
     machine.has_trouble("vng", &["vng was not found"], "cargo xtask setup");
+    machine.tool("python3", "echo 'No module named ensurepip' >&2; exit 1");
+    machine.has_trouble("python3", &["bin/python3 does not work", "ensurepip"], "python3-venv");
     machine.has_trouble("libelf.a", &["libelf.a was not found"], "libelf-dev");
     // Only `inspect` is without it; a numbered one will do.
     let objdump = machine.doctor("llvm-objdump");
@@ -326,12 +297,18 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
 fn an_environment_variable_comes_first_and_must_be_right() {
     let machine = Machine::without(&[]);
     machine.tool("mine", "echo 'virtme-ng 1.50'");
-    let doctor = |value: &str| diagnosis(machine.xtask(&["doctor", "--json"]).env("VMTEST_VNG", value), "vng");
-    assert_eq!(doctor(machine.path("bin/mine").to_str().unwrap())["version"], "1.50");
-    let wrong = doctor("/nonexistent/vng");
-    assert!(wrong["problem"].as_str().unwrap().contains("VMTEST_VNG is set to /nonexistent/vng"));
-    assert!(wrong["remedy"].as_str().unwrap().contains("VMTEST_VNG"));
-    assert_eq!(doctor("")["version"], "1.42", "empty is unset");
+    let doctor =
+        |variable: &str, value: &str, name| diagnosis(machine.xtask(&["doctor", "--json"]).env(variable, value), name);
+    assert_eq!(doctor("VMTEST_VNG", machine.path("bin/mine").to_str().unwrap(), "vng")["version"], "1.50");
+    assert_eq!(doctor("VMTEST_VNG", "", "vng")["version"], "1.42", "empty is unset");
+    for (variable, name) in
+        [("VMTEST_VNG", "vng"), ("VMTEST_QEMU", "qemu-system-x86_64"), ("VMTEST_BUSYBOX", "busybox")]
+    {
+        let wrong = doctor(variable, "/nonexistent/tool", name);
+        let problem = wrong["problem"].as_str().unwrap();
+        assert!(problem.contains(&format!("{variable} is set to /nonexistent/tool")), "{wrong}");
+        assert!(wrong["remedy"].as_str().unwrap().contains(variable), "{wrong}");
+    }
 }
 
 #[test]
