@@ -15,16 +15,14 @@ use super::tree;
 /// No kernel with all its modules is larger than this when unpacked.
 const MAX_UNPACKED: u64 = 4 << 30;
 
-/// The part of a distribution's package that is of use here.
-const WANTED_OF_A_PACKAGE: [&str; 3] = ["boot", "lib/modules", "usr/lib/modules"];
-
 /// Unpacks `files`, whatever they are, into the directory `into`, which exists.
 pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
     for file in files {
         let mut start = Vec::new();
         File::open(file)?.take(8).read_to_end(&mut start)?;
         if start.starts_with(b"!<arch>\n") {
-            unpack_package(file, into, &WANTED_OF_A_PACKAGE).context("cannot unpack the .deb")?;
+            unpack_package(file, into, &["boot", "lib/modules", "usr/lib/modules"])
+                .context("cannot unpack the .deb")?;
         } else if let Some(reader) = decompressed(BufReader::new(File::open(file)?), false)? {
             unpack_tar(reader, into, &[]).context("cannot unpack the tar archive")?;
         } else {

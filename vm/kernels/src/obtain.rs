@@ -80,7 +80,7 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
         None => {}
     }
     for source in &pin.sources {
-        match Entry::of(&store.cache, pin, source).look(pin, source) {
+        match Entry::of(&store.cache, pin, source).look() {
             Ok(Some(kernel)) => return Ok(kernel),
             Ok(None) => {}
             Err(why) => progress.note(&format!("the {} kernel here is damaged: {why:#}", source.kind())),
@@ -145,7 +145,7 @@ pub fn from_tree(found: tree::Tree, name: &str, expected: &Expected, source: &st
 fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> Result<Kernel, Failure> {
     let entry = Entry::of(&store.cache, pin, source);
     let _lock = entry.lock(|| progress.note("another run is fetching it; waiting"))?;
-    if let Ok(Some(kernel)) = entry.look(pin, source) {
+    if let Ok(Some(kernel)) = entry.look() {
         return Ok(kernel);
     }
     let incoming = entry.incoming();
@@ -159,7 +159,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     let work = incoming.join("build");
     // What a build has left that was killed.
     cache::remove_all(&work)?;
-    let made = entry.make(pin, |root| match downloads.as_slice() {
+    let made = entry.make(|root| match downloads.as_slice() {
         [tarball] if is_built => build::build(pin.arch, tarball, &work, root, progress),
         files => archive::unpack(files, root),
     });
@@ -169,7 +169,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
         true => Failure::Here(error),
         false => Failure::there(format!("{error:#}")),
     })?;
-    Ok(entry.look(pin, source)?.context("it vanished while it was being stored")?)
+    Ok(entry.look()?.context("it vanished while it was being stored")?)
 }
 
 /// Whether an error is this machine's own, such as a full disk, rather than the archive's.

@@ -41,9 +41,10 @@ const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
 
 /// One source's place in the cache.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    root: PathBuf,
+pub struct Entry<'a> {
+    root: &'a Path,
+    pin: &'a Pin,
+    source: &'a Source,
     name: String,
 }
 
@@ -66,10 +67,10 @@ pub struct Manifest {
     pub size: u64,
 }
 
-impl Entry {
+impl<'a> Entry<'a> {
     /// The place of `source`'s kernel.
-    pub fn of(cache: &Path, pin: &Pin, source: &Source) -> Self {
-        Self { root: cache.to_owned(), name: Self::name_of(pin, source) }
+    pub fn of(root: &'a Path, pin: &'a Pin, source: &'a Source) -> Self {
+        Self { root, pin, source, name: Self::name_of(pin, source) }
     }
 
     /// Its name: the pin's, and what the hashes make.
@@ -97,7 +98,7 @@ impl Entry {
     /// Waits until no other run makes this entry; `waiting` is called if there is one.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
         let path = self.root.join(LOCKS).join(&self.name);
-        let hint = || cannot_write(&self.root);
+        let hint = || cannot_write(self.root);
         for dir in [LOCKS, KERNELS] {
             std::fs::create_dir_all(self.root.join(dir)).with_context(hint)?;
         }
@@ -106,7 +107,7 @@ impl Entry {
 
     /// The pinned kernel, if it is here: its image and configuration are hashed. Says what is wrong when what is here is
     /// not that, or no more.
-    pub fn look(&self, pin: &Pin, source: &Source) -> Result<Option<Kernel>> {
+    pub fn look(&self) -> Result<Option<Kernel>> {
         let dir = self.dir();
         if !dir.try_exists()? {
             return Ok(None);
@@ -126,15 +127,15 @@ impl Entry {
             None => None,
         };
         Ok(Some(Kernel {
-            name: pin.label(),
-            arch: pin.arch,
+            name: self.pin.label(),
+            arch: self.pin.arch,
             image,
             sha256: Some(found),
             modules,
-            expected: pin.expected.clone(),
+            expected: self.pin.expected.clone(),
             release: manifest.release,
             config,
-            source: source.kind().to_owned(),
+            source: self.source.kind().to_owned(),
         }))
     }
 
@@ -166,7 +167,7 @@ impl Entry {
     }
 
     /// Makes the entry of what `fill` puts into the directory that it is given; the caller holds the lock.
-    pub fn make(&self, pin: &Pin, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub fn make(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let staging = self.incoming().join("entry");
         remove_all(&staging)?;
         let root = staging.join(TREE);
@@ -175,7 +176,7 @@ impl Entry {
             remove_all(&staging)?;
             return Err(error);
         }
-        let manifest = describe(pin, &staging)?;
+        let manifest = describe(self.pin, &staging)?;
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(staging.join(MANIFEST), json).context("cannot write the manifest")?;
         // Nothing is forced to the disk: what a power cut damages is found by its hash when it is used.

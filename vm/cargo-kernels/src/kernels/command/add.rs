@@ -140,7 +140,7 @@ fn store(
         return Ok((None, source, size));
     }
     progress.note("unpacking");
-    let made = entry.make(&pin, |root| archive::unpack(&[part], root));
+    let made = entry.make(|root| archive::unpack(&[part], root));
     cache::remove_all(&entry.incoming())?;
     made?;
     let manifest = entry.manifest()?;

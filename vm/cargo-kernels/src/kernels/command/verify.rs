@@ -66,7 +66,7 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
 }
 
 /// Removes an entry, unless it was made anew meanwhile.
-fn drop_damaged(entry: &Entry) -> Result<()> {
+fn drop_damaged(entry: &Entry<'_>) -> Result<()> {
     let _lock = entry.lock(|| ())?;
     match entry.verify() {
         Ok(_) => Ok(()),
