@@ -141,10 +141,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn what_is_no_kernel_is_wrong_usage() {
-        let error = select(&Dirs::find().unwrap(), &["6.99".to_owned()], &[]).unwrap_err();
-        assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE);
-    }
 }
