@@ -15,15 +15,17 @@ let
 
     # What boots kernels: the programs that xtask runs, and where it finds the pins.
     vm-host = {
-      tools = [
-        project.busybox-static
-        pkgs.file
-        pkgs.kmod
-        pkgs.qemu_kvm
-        project.virtme-ng
-      ];
+      tools = project.guest-tools ++ [ project.virtme-ng ];
       variables = pins: { VMTEST_NIX_KERNELS = project.kernels.directory pins; };
     };
+
+    # What virtme-ng itself runs.
+    guest-tools = [
+      project.busybox-static
+      pkgs.file
+      pkgs.kmod
+      pkgs.qemu_kvm
+    ];
 
     # `nix develop`: everything to build, test and prove the program, kernels included.
     shell = pkgs.mkShell {

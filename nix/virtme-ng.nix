@@ -1,12 +1,9 @@
 # virtme-ng, which boots the kernels. That of nixpkgs comes without its init for guests.
 {
-  busybox-static,
-  file,
-  kmod,
+  fetchPypi,
+  guest-tools,
   lib,
   python3Packages,
-  fetchPypi,
-  qemu_kvm,
   ...
 }:
 python3Packages.buildPythonApplication rec {
@@ -39,12 +36,7 @@ python3Packages.buildPythonApplication rec {
     "--suffix"
     "PATH"
     ":"
-    (lib.makeBinPath [
-      busybox-static
-      file
-      kmod
-      qemu_kvm
-    ])
+    (lib.makeBinPath guest-tools)
   ];
 
   # Guests run these as they are.

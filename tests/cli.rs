@@ -1,4 +1,5 @@
-//! The program from outside, as anybody may run it. What needs root is in `tests/trace`.
+//! The program from outside, as anybody may run it, and what the documentation says of it. What needs root is in
+//! `tests/trace`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use assert_cmd::Command;
@@ -99,4 +101,52 @@ fn a_closed_stderr_does_not_change_the_exit_code() {
     let stderr = OwnedFd::from(writer);
     let status = command.stdin(Stdio::null()).stderr(stderr).status().unwrap();
     assert_eq!(status.code(), Some(NOT_PERMITTED));
+}
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What `--help` prints behind these arguments, which are checked, too.
+fn help_after(arguments: &str) -> String {
+    let output = helloworld().args(arguments.split_whitespace()).arg("--help").unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_walkthrough_shows_the_source_as_it_is() {
+    let source = format!("\n```c\n{}```\n", read("bpf/helloworld.bpf.c"));
+    assert!(read("docs/walkthrough.md").contains(&source));
+}
+
+#[test]
+fn the_table_of_exit_codes_is_that_of_the_help() {
+    let page = read("docs/troubleshooting.md");
+    let (_, section) = page.split_once("\n## The tracer itself\n").unwrap();
+    let table = section.lines().skip_while(|line| !line.starts_with("| exit code |")).skip(2);
+    let documented: Vec<String> = table
+        .take_while(|line| line.starts_with('|'))
+        .map(|row| row.split('|').map(str::trim).collect::<Vec<_>>())
+        .map(|cells| format!("{:>4}  {}", cells[1], cells[2]))
+        .collect();
+    assert!(documented.len() > 10, "{documented:?}");
+    assert!(help_after("").trim_end().ends_with(&documented.join("\n")));
+}
+
+#[test]
+fn every_command_line_of_the_documentation_is_accepted() {
+    let mut found = 0;
+    for name in ["README.md", "docs/walkthrough.md", "docs/troubleshooting.md"] {
+        let page = read(name);
+        for line in page.lines() {
+            for start in ["cargo xtask run -- ", "`helloworld "] {
+                for rest in line.split(start).skip(1) {
+                    help_after(rest.split(['`', '#']).next().unwrap());
+                    found += 1;
+                }
+            }
+        }
+    }
+    assert!(found > 2, "only {found} command lines were found");
 }

@@ -1,6 +1,5 @@
 //! `cargo xtask inspect`: what the compiler made of a BPF program, as LLVM's tools show it.
 
-use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -18,11 +17,7 @@ pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
     };
     for object in objects {
         let text = describe(dirs, &object).with_context(|| format!("cannot inspect {}", object.display()))?;
-        match std::io::stdout().write_all(text.as_bytes()) {
-            // Whoever reads it may stop reading (`| head`).
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
-            written => written.context("cannot write to standard output")?,
-        }
+        cargo_kernels::print(&text)?;
     }
     Ok(exit::OK)
 }

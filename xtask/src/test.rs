@@ -11,68 +11,56 @@ use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need};
 use cargo_kernels::{cargo, cross, exit, setup};
 
-use crate::{flags, local, minimum_rust};
+use crate::{Test, local, minimum_rust};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
 
-/// Where the reports of the two matrices go, below the workspace.
-const REPORT: &str = "target/vmtest/report";
-
 /// One step: what it is, and what is run for it.
 struct Step {
     name: &'static str,
-    run: Run,
+    /// A program and its arguments, blanks between them. `xtask` is this program, with the options that say how VMs run;
+    /// `oldest-cargo` is the cargo of the oldest Rust that Cargo.toml promises; `ignored` runs tests that are ignored by
+    /// default. These are of the workspace, as in the first step: of one package cargo would build much again, with fewer
+    /// features.
+    line: &'static str,
     /// Where it fails the step is not run, which is said, and is no failure.
     needs: fn(&Dirs) -> Result<()>,
     /// Looked at when the program has succeeded.
     then: fn(&Dirs) -> Result<()>,
 }
 
-/// What is run, with its arguments, blanks between them.
-#[derive(Clone, Copy)]
-enum Run {
-    Cargo(&'static str),
-    /// The cargo of the oldest Rust that Cargo.toml promises.
-    MinimumCargo(&'static str),
-    /// This program, with the options that say how VMs run.
-    Xtask(&'static str),
-    /// Tests that are ignored by default: cargo's options to choose them. Of the workspace, as in the first step: of one
-    /// package cargo would build much again, with fewer features.
-    Ignored(&'static str),
-}
-
-const fn step(name: &'static str, run: Run) -> Step {
-    Step { name, run, needs: |_| Ok(()), then: |_| Ok(()) }
+const fn step(name: &'static str, line: &'static str) -> Step {
+    Step { name, line, needs: |_| Ok(()), then: |_| Ok(()) }
 }
 
 #[rustfmt::skip]
 const STEPS: &[Step] = &[
-    step("tests that need no VM", Run::Cargo("test --workspace --quiet --no-fail-fast")),
+    step("tests that need no VM", "cargo test --workspace --quiet --no-fail-fast"),
     step("the workspace, with the oldest Rust that it promises",
-        Run::MinimumCargo("check --workspace --all-targets --locked --quiet")),
+        "oldest-cargo check --workspace --all-targets --locked --quiet"),
     Step { then: enough_kernels, ..step("the tests on every kernel at hand, booted",
-        Run::Xtask("vmtest --allow-unavailable --report target/vmtest/report")) },
+        "xtask vmtest --allow-unavailable --report target/vmtest/report") },
     Step { then: enough_kernels, ..step("the tests on every kernel at hand, restored",
-        Run::Xtask("vmtest --warm --allow-unavailable --report target/vmtest/report")) },
-    step("the long tests, on one kernel", Run::Xtask("vmtest --warm -k 6.12 -- --ignored")),
-    step("mutants of the program, on one kernel", Run::Xtask("selftest -k 6.12")),
+        "xtask vmtest --warm --allow-unavailable --report target/vmtest/report") },
+    step("the long tests, on one kernel", "xtask vmtest --warm -k 6.12 -- --ignored"),
+    step("mutants of the program, on one kernel", "xtask selftest -k 6.12"),
     Step { needs: |dirs| Arch::named("arm64").map_or(Ok(()), |arch| cross::require(dirs, arch)),
-        ..step("an arm64 kernel, restored", Run::Xtask("vmtest --warm --arch arm64 -k 6.12")) },
-    step("faults: programs, guests and hosts that misbehave", Run::Ignored("--test faults")),
-    step("projects that know nothing of the harness", Run::Ignored("--test projects --test page")),
-    step("what verifiers say of programs", Run::Ignored("--test load --test program")),
-    step("the workflow", Run::Ignored("--test github_workflow")),
+        ..step("an arm64 kernel, restored", "xtask vmtest --warm --arch arm64 -k 6.12") },
+    step("faults: programs, guests and hosts that misbehave", "ignored --test faults"),
+    step("projects that know nothing of the harness", "ignored --test projects"),
+    step("what verifiers say of programs", "ignored --test load"),
+    step("what verifiers say of the tracer", "ignored --test repository program::"),
+    step("the workflow", "ignored --test repository github_workflow::"),
     Step { needs: |dirs| tools::find(dirs, "nix").map(drop),
-        ..step("the flake, against a mock of nixpkgs", Run::Ignored("--test nix_flake")) },
+        ..step("the flake, against a mock of nixpkgs", "ignored --test repository nix_flake::") },
     Step { needs: |dirs| tools::find(dirs, "chromium").map(drop),
-        ..step("report.html in a browser", Run::Ignored("--lib in_chromium")) },
+        ..step("report.html in a browser", "ignored --lib in_chromium") },
 ];
 
-/// Runs the command.
-/// A failing step is no error: the others still run.
-pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
+/// Runs the command. A failing step is no error: the others still run.
+pub fn run(dirs: &Dirs, flags: &Test) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
         minimum_rust::install(dirs)?;
@@ -113,27 +101,26 @@ pub fn run(dirs: &Dirs, flags: &flags::Test) -> Result<u8> {
 }
 
 impl Step {
-    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &flags::Test) -> Result<()> {
+    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &Test) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
-        let threads = "--test-threads 4";
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let (program, arguments) = match self.run {
-            Run::Cargo(line) => (cargo, words(line)),
-            Run::MinimumCargo(line) => return minimum_rust::run(dirs, &words(line)),
-            Run::Ignored(which) => (cargo, words(&format!("test --workspace --quiet {which} -- --ignored {threads}"))),
-            Run::Xtask(line) => {
+        let (program, line) = self.line.split_once(' ').unwrap_or((self.line, ""));
+        let mut arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let program = match program {
+            "oldest-cargo" => return minimum_rust::run(dirs, &arguments),
+            "xtask" => {
                 // Options go right after the command's name: the end may be behind a `--`.
-                let mut arguments = words(line);
                 let timeout = flags.vm.timeout.map(|seconds| format!("--timeout={seconds}"));
-                arguments.splice(
-                    1..1,
-                    timeout
-                        .into_iter()
-                        .chain([format!("--accel={}", flags.vm.accel.map_or("auto", |accel| accel.name()))]),
-                );
-                (xtask.into(), arguments)
+                let accel = flags.vm.accel.map_or("auto", |accel| accel.name());
+                arguments.splice(1..1, timeout.into_iter().chain([format!("--accel={}", accel)]));
+                xtask.into()
             }
+            "ignored" => {
+                arguments.splice(0..0, ["test", "--workspace", "--quiet"].map(str::to_owned));
+                // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
+                arguments.extend(["--", "--ignored", "--test-threads", "4"].map(str::to_owned));
+                cargo
+            }
+            _ => cargo,
         };
         let mut command = Command::new(&program);
         command.current_dir(&dirs.project).args(arguments);
@@ -145,7 +132,7 @@ impl Step {
 }
 
 fn enough_kernels(dirs: &Dirs) -> Result<()> {
-    let path = dirs.project.join(REPORT).join("report.json");
+    let path = dirs.project.join("target/vmtest/report/report.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let report: serde_json::Value = serde_json::from_slice(&text).context("report.json")?;
     let kernels = report["kernels"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -6,10 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use flate2::Compression;
-use flate2::write::DeflateEncoder;
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use vmtest_agent::{Event, Frame, Input, JOB_LIMIT, Job, PROTOCOL};
@@ -44,14 +40,6 @@ impl Channel {
         let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
         line.push(b'\n');
         self.port.write_all(&line).context("cannot write to the channel")
-    }
-
-    /// Some bytes as a message has them: compressed, since a serial port is slow, and in base64.
-    pub fn pack(bytes: &[u8]) -> String {
-        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-        // Writing to memory does not fail.
-        let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
-        STANDARD.encode(packed.unwrap_or_default())
     }
 
     /// What the host sends after the job; it can be had once.

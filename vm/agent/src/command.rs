@@ -7,9 +7,7 @@ use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Input, PIECE, Program};
+use vmtest_agent::{Ended, Event, Input, PIECE, Piece, Program};
 
 use crate::channel::Channel;
 use crate::process::{self, Watched};
@@ -27,8 +25,7 @@ pub fn run(program: &Program, channel: &mut Channel) -> Result<Ended> {
 fn feed(mut stdin: ChildStdin, input: impl Iterator<Item = Input> + Send + 'static) {
     std::thread::spawn(move || {
         for Input { stdin: piece } in input {
-            let Some(piece) = piece else { return };
-            let Ok(bytes) = STANDARD.decode(piece) else { return };
+            let Some(Piece(bytes)) = piece else { return };
             if stdin.write_all(&bytes).is_err() {
                 return;
             }
@@ -61,7 +58,7 @@ fn follow(
     let mut sent = Ok(());
     let ended = process.run(Instant::now() + FOR_EVER, |number, bytes| {
         let event = if number == 0 { Event::Stdout } else { Event::Stderr };
-        let mut pieces = bytes.chunks(PIECE).map(|piece| event(Channel::pack(piece)));
+        let mut pieces = bytes.chunks(PIECE).map(|piece| event(Piece(piece.to_vec())));
         if sent.is_ok() {
             sent = pieces.try_for_each(&mut send);
         }
@@ -83,8 +80,6 @@ fn how_it_ended(status: Option<ExitStatus>) -> Ended {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::io::Read;
-
     use super::*;
 
     /// A shell's script. Programs are where this process finds them, which in a sandbox like Nix's is not the usual places.
@@ -96,18 +91,18 @@ mod tests {
     /// What a script prints on its two outputs, given this input, and how it ends.
     fn run(script: &str, input: Vec<Input>) -> ([String; 2], Ended) {
         let _alone = crate::process::alone();
-        let mut printed = [const { String::new() }; 2];
+        let mut printed = [const { Vec::new() }; 2];
         let feed = |stdin| feed(stdin, input.into_iter());
         let ended = follow(&shell(script), feed, |event| {
-            let (output, piece) = match &event {
-                Event::Stdout(piece) => (0, piece),
-                Event::Stderr(piece) => (1, piece),
+            // As the host gets it.
+            match serde_json::from_value(serde_json::to_value(&event)?)? {
+                Event::Stdout(piece) => printed[0].extend(piece.0),
+                Event::Stderr(piece) => printed[1].extend(piece.0),
                 other => anyhow::bail!("{other:?}"),
-            };
-            let packed = STANDARD.decode(piece)?;
-            flate2::read::DeflateDecoder::new(&*packed).read_to_string(&mut printed[output])?;
+            }
             Ok(())
         });
+        let printed = printed.map(|bytes| String::from_utf8(bytes).unwrap());
         (printed, ended.unwrap())
     }
 
@@ -120,7 +115,7 @@ mod tests {
     #[test]
     fn input_arrives_whole_and_ends() {
         let input = [Some("one\n"), Some("two\n"), None, Some("three")];
-        let input = input.map(|piece| Input { stdin: piece.map(|text| STANDARD.encode(text)) });
+        let input = input.map(|piece| Input { stdin: piece.map(|text| Piece(text.into())) });
         let ([out, _], ended) = run("cat; echo end", input.into());
         assert_eq!((&*out, ended), ("one\ntwo\nend\n", Ended::Exited { code: 0 }));
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmtest_agent::{Event, PIECE};
+use vmtest_agent::{Event, PIECE, Piece};
 
 use crate::channel::Channel;
 
@@ -47,9 +47,9 @@ struct Pieces<'a>(&'a mut Channel);
 
 impl Write for Pieces<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = &bytes[..bytes.len().min(PIECE)];
-        self.0.send(Event::Archive(Channel::pack(piece))).map_err(io::Error::other)?;
-        Ok(piece.len())
+        let count = bytes.len().min(PIECE);
+        self.0.send(Event::Archive(Piece(bytes[..count].to_vec()))).map_err(io::Error::other)?;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

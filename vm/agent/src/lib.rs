@@ -6,7 +6,13 @@
 //! prints, to whatever device, can pass for an outcome.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
 use serde::{Deserialize, Serialize};
 
 pub mod proc;
@@ -38,12 +44,12 @@ pub const MODULES_SHARE: &str = "/run/modules";
 pub const SHARE_TAG: &str = "host";
 
 /// Version of these messages; an agent saved in an old snapshot may speak another.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// How much of an output goes into one message, in bytes.
+/// The most bytes in a [`Piece`].
 pub const PIECE: usize = 64 * 1024;
 
 /// The longest job, in bytes of its line, that an agent reads and the host sends. The agent keeps it in memory, and a
@@ -161,8 +167,38 @@ pub struct FactsRequest {
 /// One line of the host's after the job, for a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// Some bytes for its standard input, in base64; none when that is at its end.
-    pub stdin: Option<String>,
+    /// What comes next on its standard input; nothing when that is at its end.
+    pub stdin: Option<Piece>,
+}
+
+/// Some bytes of a stream, at most [`PIECE`]. In a message they are compressed (RFC 1951), since a serial port is slow, and
+/// in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Piece(pub Vec<u8>);
+
+impl From<Piece> for String {
+    fn from(piece: Piece) -> Self {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        // Writing to memory does not fail.
+        let packed = encoder.write_all(&piece.0).and_then(|()| encoder.finish());
+        STANDARD.encode(packed.unwrap_or_default())
+    }
+}
+
+impl TryFrom<String> for Piece {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let packed = STANDARD.decode(text).map_err(|error| error.to_string())?;
+        let mut bytes = Vec::new();
+        let unpacked = DeflateDecoder::new(&*packed).take(PIECE as u64 + 1).read_to_end(&mut bytes);
+        match unpacked {
+            Ok(0..=PIECE) => Ok(Self(bytes)),
+            Ok(_) => Err(format!("more than {PIECE} bytes")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 /// One line from the guest.
@@ -192,12 +228,12 @@ pub enum Event {
     Tainted { flags: u64 },
     /// What the kernel says of the program.
     Facts(Facts),
-    /// Some bytes of a command's standard output, at most [`PIECE`], compressed (RFC 1951) and in base64.
-    Stdout(String),
-    /// Some bytes of its standard error, likewise.
-    Stderr(String),
-    /// Some bytes, likewise, of the directory that the host wanted, as a tar archive.
-    Archive(String),
+    /// What comes next on a command's standard output.
+    Stdout(Piece),
+    /// What comes next on its standard error.
+    Stderr(Piece),
+    /// What comes next of the directory that the host wanted, as a tar archive.
+    Archive(Piece),
     /// The command has ended.
     Ended(Ended),
     /// The whole job is done; nothing follows.

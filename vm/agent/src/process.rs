@@ -101,11 +101,13 @@ impl Watched {
             if self.status.is_some() {
                 return Ok(Stop::Ended);
             }
-            let Some(readable) = self.wait(deadline)? else { return Ok(Stop::Deadline) };
-            for number in readable {
-                let Some(output) = &mut self.outputs[number] else { continue };
-                match output.read(&mut buffer) {
-                    Ok(0) => self.outputs[number] = None,
+            if !self.wait(self.outputs.iter().flatten(), deadline)? {
+                return Ok(Stop::Deadline);
+            }
+            for (number, output) in self.outputs.iter_mut().enumerate() {
+                let Some(open) = output else { continue };
+                match open.read(&mut buffer) {
+                    Ok(0) => *output = None,
                     Ok(count) if look(number, &buffer[..count]).is_break() => {
                         return Ok(Stop::Satisfied);
                     }
@@ -159,38 +161,22 @@ impl Watched {
             for child in proc::children()? {
                 let _ = kill(child, Signal::SIGKILL);
             }
-            if !self.wait_for_death(deadline)? {
+            if !self.wait(std::iter::empty(), deadline)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Waits until there is output or a child has ended; nothing when the deadline came first. The pipes that
-    /// have something to say.
-    fn wait(&self, deadline: Instant) -> io::Result<Option<Vec<usize>>> {
-        let open = self.outputs.iter().enumerate();
-        let open: Vec<(usize, &File)> = open.filter_map(|(number, output)| Some((number, output.as_ref()?))).collect();
-        let mut fds = vec![PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)];
-        fds.extend(open.iter().map(|(_, output)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
-        if !poll_until(&mut fds, deadline)? {
-            return Ok(None);
-        }
-        self.note_deaths();
-        let has_something = |index: usize| fds[index + 1].any() == Some(true);
-        Ok(Some((0..open.len()).filter(|index| has_something(*index)).map(|i| open[i].0).collect()))
-    }
-
-    /// Waits until a child ends, or has ended unnoticed; `false` when the deadline came first.
-    fn wait_for_death(&self, deadline: Instant) -> io::Result<bool> {
-        let told = poll_until(&mut [PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)], deadline)?;
-        self.note_deaths();
-        Ok(told)
-    }
-
-    fn note_deaths(&self) {
+    /// Waits until a child ends, or has ended unnoticed, or there is something in these pipes; `false` when the deadline came
+    /// first.
+    fn wait<'f>(&self, outputs: impl Iterator<Item = &'f File>, deadline: Instant) -> io::Result<bool> {
         let mut deaths = self.deaths;
+        let fds = [deaths.as_fd()].into_iter().chain(outputs.map(File::as_fd));
+        let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let told = poll_until(&mut fds, deadline)?;
         while matches!(deaths.read(&mut [0; 256]), Ok(1..)) {}
+        Ok(told)
     }
 }
 

@@ -20,11 +20,10 @@ use crate::exit::Exit;
 /// How much of a package's own files is brought along at most, in bytes.
 const LARGEST: u64 = 64 << 20;
 
-/// The program itself, its loader and the libraries that the loader finds for it, in the environment that it is started in.
-pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
-    let path = PathBuf::from(program.argv.first().context("there is no program")?);
-    let mut files = BTreeSet::from([path.clone()]);
-    let Some(loader) = loader(&path)? else { return Ok(files) };
+/// The program itself, its loader and the libraries that the loader finds for it, when it is started as `started` is.
+pub fn of_program(path: &Path, started: &Program) -> Result<BTreeSet<PathBuf>> {
+    let mut files = BTreeSet::from([path.to_owned()]);
+    let Some(loader) = loader(path)? else { return Ok(files) };
     ensure!(
         loader.exists(),
         "{} needs the loader {}, which is not here: build it statically (`-C target-feature=+crt-static`)",
@@ -34,10 +33,10 @@ pub fn of_program(program: &Program) -> Result<BTreeSet<PathBuf>> {
     // The loader lists, and does not start the program (ld.so(8), `--list`).
     let output = Command::new(&loader)
         .arg("--list")
-        .arg(&path)
-        .current_dir(&program.cwd)
+        .arg(path)
+        .current_dir(&started.cwd)
         .env_clear()
-        .envs(program.env.iter().filter(|(name, _)| name.starts_with("LD_")))
+        .envs(started.env.iter().filter(|(name, _)| name.starts_with("LD_")))
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", loader.display()))?;
@@ -138,9 +137,7 @@ mod tests {
 
     #[test]
     fn a_dynamic_program_comes_with_its_loader_and_libraries_and_a_script_alone() {
-        let of = |path: &Path| {
-            of_program(&Program { argv: vec![path.display().to_string()], cwd: "/".into(), ..Program::default() })
-        };
+        let of = |path: &Path| of_program(path, &Program { cwd: "/".into(), ..Program::default() });
         let own = std::env::current_exe().unwrap();
         let files = of(&own).unwrap();
         let has = |part: &str| files.iter().any(|file| file.to_string_lossy().contains(part));

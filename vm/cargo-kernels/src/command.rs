@@ -1,10 +1,11 @@
 //! The commands that `cargo kernels` and `cargo xtask` have in common: which function runs which.
 
 use anyhow::Result;
+use clap::Subcommand;
 use serde_json::json;
 
 use crate::dirs::Dirs;
-use crate::flags::Command;
+use crate::flags::{Command, Kernels};
 use crate::{bench, doctor, exec, exit, kernels, load, selftest, setup, shell, ui};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
@@ -43,15 +44,12 @@ fn completions(shell: clap_complete::Shell, program: clap::Command) -> Result<u8
     Ok(exit::OK)
 }
 
-/// The commands that `cargo xtask` has below `kernels`.
-const OF_KERNELS: [&str; 5] = ["list", "fetch", "verify", "add", "prune"];
-
 /// A command line of the program that runs, for a person to type: `cargo xtask setup`, `cargo kernels fetch 6.12`.
 pub fn hint(command: &str) -> String {
     let program = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
     if program.file_stem().is_none_or(|name| name != "xtask") {
         return format!("cargo kernels {command}");
     }
-    let of_kernels = OF_KERNELS.contains(&command.split(' ').next().unwrap_or_default());
+    let of_kernels = Kernels::has_subcommand(command.split(' ').next().unwrap_or_default());
     format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
 }

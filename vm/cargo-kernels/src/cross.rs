@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
@@ -16,7 +15,6 @@ use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::static_build::guest_programs;
 use crate::ui::Line;
 use crate::{kernels, setup, tools};
@@ -43,7 +41,11 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
         require(dirs, arch)?;
     }
     let agent = program(dirs, arch, "agent", agent::PROGRAM, |_| ())?;
-    Ok(Programs { agent: Cow::Owned(agent), busybox: sysroot.busybox(), bash: Some(sysroot.bash()) })
+    Ok(Programs {
+        agent: Cow::Owned(agent),
+        busybox: sysroot.dir.join("bin/busybox"),
+        bash: Some(sysroot.dir.join("bin/bash-static")),
+    })
 }
 
 /// Where its libraries are.
@@ -55,7 +57,7 @@ pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
 pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
     let target = arch.target.replace('-', "_");
     let compiler = OsString::from(arch.compiler());
-    let headers = format!("-isystem {}", sysroot.headers().display());
+    let headers = format!("-isystem {}", sysroot.dir.join("usr/include").display());
     [
         (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler.clone()),
         (format!("CC_{target}"), compiler),
@@ -95,27 +97,19 @@ fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> 
     if !sysroot.exists() {
         let name = "the libraries and programs for its guests".to_owned();
         let remedy = format!("unpack Debian's for {} in the cache, and not install them", arch.debian);
-        let get = move || Ok(sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"))?);
+        let get = move || sysroot.fetch(&kernels::store(dirs)?, &Line::new("setup"));
         missing.push(Missing { name, remedy, get: Box::new(get) });
     }
     Ok(missing)
 }
 
-/// Whether programs for it can be compiled: its standard library is an option of Rust's. Asking rustc takes longer than
-/// restoring a guest, so what is there is remembered.
+/// Whether programs for it can be compiled: its standard library is an option of Rust's.
 fn has_rust(arch: &Arch) -> bool {
-    static THERE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
-    let mut there = THERE.lock().unwrap_or_else(PoisonError::into_inner);
-    if there.contains(&arch.target) {
-        return true;
-    }
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut rustc = Command::new(rustc);
     rustc.args(["--print", "target-libdir", "--target", arch.target]).stdin(Stdio::null()).stderr(Stdio::null());
     let directory = rustc.output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    let found = directory.is_ok_and(|directory| Path::new(&directory).is_dir());
-    there.extend(found.then_some(arch.target));
-    found
+    directory.is_ok_and(|directory| Path::new(&directory).is_dir())
 }
 
 /// Checks that all is here that an architecture needs beside what this machine's own does; else says in one sentence what
@@ -125,11 +119,9 @@ pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
         return Ok(());
     }
     let missing: Vec<String> = missing(dirs, arch)?.into_iter().map(|missing| missing.name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
     let setup = crate::command::hint(&format!("setup --arch {arch}"));
-    Err(Exit::not_run(format!("kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "))))
+    ensure!(missing.is_empty(), "kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "));
+    Ok(())
 }
 
 /// `setup --arch`: says what is to be done, and unless it is only to be said, does it.
@@ -175,10 +167,8 @@ pub fn program(
         return Ok(program);
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("Cargo.toml");
-    if !manifest.exists() {
-        let gone = manifest.display();
-        return Err(Exit::not_run(format!("{gone} is gone, from which this program was built: install it anew")));
-    }
+    let gone = manifest.display();
+    ensure!(manifest.exists(), "{gone} is gone, from which this program was built: install it anew");
     require(dirs, arch)?;
     eprintln!("building the {name} for {arch}, which is done once");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -16,7 +16,6 @@ use crate::tools::{self, Found, Need, TOOLS};
 use crate::ui::{self, grid};
 use vm_guest::accel;
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
     let missing = checks.iter().filter(|check| check.needed && !check.ok).count();
@@ -29,7 +28,6 @@ pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-/// One thing.
 #[derive(Default, Serialize)]
 struct Check {
     name: &'static str,
@@ -107,10 +105,10 @@ fn cache(dirs: &Dirs) -> Answer {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
     match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => at(dir),
-        Err(error) => {
-            let problem = format!("{} cannot be written to: {}", dir.display(), error.desc());
-            Err((problem, Some("set VMTEST_CACHE_DIR to a directory that you can write to".into())))
-        }
+        Err(error) => Err((
+            format!("{} cannot be written to: {}", dir.display(), error.desc()),
+            Some("set VMTEST_CACHE_DIR to a directory that you can write to".into()),
+        )),
     }
 }
 
@@ -126,10 +124,9 @@ fn kvm(dirs: &Dirs) -> Answer {
         spinner.finish_and_clear();
         error
     };
-    match diagnose() {
-        Ok(None) => at("/dev/kvm"),
-        Ok(Some(error)) => Err((error, None)),
-        Err(error) => Err((format!("it could not be tried: {error:#}"), None)),
+    match diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}"))) {
+        None => at("/dev/kvm"),
+        Some(error) => Err((error, None)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use vmtest_agent::{Task, TestId, Tests};
+use anyhow::{Result, ensure};
+use vmtest_agent::{Event, Task, TestId, Tests};
 
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Guests, Host, Launch};
@@ -18,7 +18,7 @@ use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{flags, text};
 use vm_guest::Backend;
-use vm_guest::supervise::{Observed, Progress};
+use vm_guest::supervise::Observed;
 use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
@@ -28,20 +28,14 @@ pub struct Engine<'a> {
     options: &'a flags::Vmtest,
 }
 
-/// Where a run's events go.
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
-
-/// Why there is no guest to judge.
-fn stopped(verdict: Verdict, reason: String) -> Outcome {
-    Outcome { verdict, reason, excerpt: Vec::new() }
-}
 
 fn host_error(error: &anyhow::Error) -> Outcome {
     let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
         Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
         None => String::new(),
     };
-    stopped(Verdict::HostError, format!("{error:#}{hint}"))
+    Outcome { verdict: Verdict::HostError, reason: format!("{error:#}{hint}"), excerpt: Vec::new() }
 }
 
 impl<'a> Engine<'a> {
@@ -76,7 +70,7 @@ impl<'a> Engine<'a> {
         let mut report = KernelReport::unknown(target.name(), self.guests.backend.name());
         report.start_s = self.guests.host.started.elapsed().as_secs_f64();
         report.expect(tests.unwrap_or_default());
-        let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|stopped| stopped);
+        let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|error| host_error(&error));
         report.verdict = outcome.verdict;
         report.reason = outcome.reason;
         report.excerpt = outcome.excerpt;
@@ -96,23 +90,25 @@ impl<'a> Engine<'a> {
         log: &Path,
         report: &mut KernelReport,
         on: OnEvent<'_>,
-    ) -> Result<Outcome, Outcome> {
+    ) -> Result<Outcome> {
         let begun = Instant::now();
-        let kernel = target.obtain(&Fetch(on)).map_err(|unavailable| Outcome {
-            verdict: Verdict::Unavailable,
-            reason: unavailable.reason,
-            excerpt: unavailable.attempts,
-        })?;
+        let kernel = match target.obtain(&Fetch(on)) {
+            Ok(kernel) => kernel,
+            Err(kernels::obtain::Unavailable { reason, attempts, .. }) => {
+                return Ok(Outcome { verdict: Verdict::Unavailable, reason, excerpt: attempts });
+            }
+        };
         report.fetch_s = begun.elapsed().as_secs_f64();
         report.release.clone_from(&kernel.release);
-        self.check_config(&kernel, on)?;
-        if self.guests.host.interrupt.signal().is_some() {
-            return Err(stopped(Verdict::HostError, "interrupted".into()));
+        let excerpt = self.lacking(&kernel, on)?;
+        if !excerpt.is_empty() {
+            let reason = "the kernel was built without options that are needed".into();
+            return Ok(Outcome { verdict: Verdict::Unsupported, reason, excerpt });
         }
+        ensure!(self.guests.host.interrupt.signal().is_none(), "interrupted");
         on(RunEvent::Preparing);
         let note = |text| on(RunEvent::Note(text));
-        let launch = self.guests.launch(&kernel, log, Task::Tests(self.tests(tests)), &note);
-        let launch = launch.map_err(|error| host_error(&error))?;
+        let launch = self.guests.launch(&kernel, log, Task::Tests(self.tests(tests)), &note)?;
         report.accel = Some(launch.accel.name().into());
         report.console_log = Some(log.to_owned());
         let case = Case { kernel: &kernel, tests, metadata: self.guests.metadata };
@@ -120,10 +116,11 @@ impl<'a> Engine<'a> {
             limit: launch.accel.default_timeout() + Duration::from_secs_f64(self.guests.metadata.test_timeout_s),
             each_test: launch.accel.for_each_test(),
             files: &|| self.payload.brought_along().cloned(),
+            started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
             is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,
             ..launch
         };
-        let seen = launch.run(reporting(on)).map_err(|error| host_error(&error))?;
+        let seen = launch.run(reporting(on))?;
         let outcome = case.classify(&seen);
         record(report, seen);
         Ok(outcome)
@@ -144,43 +141,33 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn check_config(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<(), Outcome> {
+    /// The options that are needed and that the kernel was built without.
+    fn lacking(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<Vec<String>> {
         let dirs = self.guests.host.dirs;
         let own = self.guests.metadata.kconfig_paths(dirs);
-        let mut needs = kernels::needs(dirs, &own).map_err(|error| host_error(&error))?;
+        let mut needs = kernels::needs(dirs, &own)?;
         for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.guests.backend.kconfig()) {
-            needs.extend(kconfig::needs(text, name).map_err(|error| host_error(&error))?);
+            needs.extend(kconfig::needs(text, name)?);
         }
-        let Some(missing) = kconfig::missing(kernel, needs) else {
+        let missing = kconfig::missing(kernel, needs);
+        if missing.is_none() {
             on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
-            return Ok(());
-        };
-        if missing.is_empty() {
-            return Ok(());
         }
-        Err(Outcome {
-            verdict: Verdict::Unsupported,
-            reason: "the kernel was built without options that are needed".into(),
-            excerpt: missing.iter().map(ToString::to_string).collect(),
-        })
+        Ok(missing.unwrap_or_default().iter().map(ToString::to_string).collect())
     }
 }
 
 /// Tells of each test.
-fn reporting(on: OnEvent<'_>) -> impl FnMut(Progress<'_>) -> ControlFlow<()> {
+fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
-    move |progress| {
-        let current = match progress {
-            Progress::Begun { restored } => {
-                on(if restored { RunEvent::Restoring } else { RunEvent::Booting });
-                return ControlFlow::Continue(());
-            }
-            Progress::Listed(count) => {
-                (done, total) = (0, count);
+    move |event| {
+        let current = match event {
+            Event::Listed(tests) => {
+                (done, total) = (0, tests.len());
                 None
             }
-            Progress::Started(test) => Some(text::test_name(test)),
-            Progress::Finished => {
+            Event::TestStarted(test) => Some(text::test_name(test)),
+            Event::TestFinished(_) => {
                 done += 1;
                 None
             }

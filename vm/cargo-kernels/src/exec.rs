@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
-use vm_guest::supervise::{End, Observed, Progress};
-use vmtest_agent::{Ended, Program, Task};
+use vm_guest::supervise::{End, Observed};
+use vmtest_agent::{Ended, Event, Program, Task};
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
@@ -76,10 +76,10 @@ fn run(
         ..guests.launch(&kernel, &log, Task::Command(program.clone()), &note)?
     };
     let mut written = Ok(());
-    let seen = launch.run(|progress| {
-        written = match progress {
-            Progress::Stdout(bytes) => write(io::stdout(), bytes),
-            Progress::Stderr(bytes) => write(io::stderr(), bytes),
+    let seen = launch.run(|event| {
+        written = match event {
+            Event::Stdout(piece) => write(io::stdout(), &piece.0),
+            Event::Stderr(piece) => write(io::stderr(), &piece.0),
             _ => Ok(()),
         };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -106,9 +106,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     // Any other name is one of busybox's.
     let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
     let Some(path) = path else { return Ok(Files::default()) };
-    let path = Path::new(&program.cwd).join(path);
-    let argv = vec![path.to_string_lossy().into_owned()];
-    let mut files = closure::of_program(&Program { argv, ..program.clone() })?;
+    let mut files = closure::of_program(&Path::new(&program.cwd).join(path), program)?;
     if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
         files.extend(closure::of_package(Path::new(package), &dirs.target)?);
     }
@@ -123,9 +121,9 @@ fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
     if let Some(words) = &seen.console.panic {
         return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
     }
-    let not_run = |why: String| Err(Exit::not_run(format!("kernel {kernel}: {why}")));
+    let not_run = |why: String| Err(anyhow!("kernel {kernel}: {why}"));
     let code = match (&seen.ended, &seen.end) {
-        (Some(Ended::NotStarted { reason }), _) => return Err(Exit::not_run(reason)),
+        (Some(Ended::NotStarted { reason }), _) => bail!("{reason}"),
         (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
         (Some(Ended::Killed { signal }), _) => {
             eprintln!("killed by signal {signal}");

@@ -32,11 +32,6 @@ impl Exit {
         Self { code: FAILED, message: message.into() }.into()
     }
 
-    /// Something that was asked for could not be run.
-    pub fn not_run(message: impl Into<String>) -> anyhow::Error {
-        Self { code: NOT_RUN, message: message.into() }.into()
-    }
-
     /// A mistake in what the user typed or wrote.
     pub fn usage(message: impl Into<String>) -> anyhow::Error {
         Self { code: USAGE, message: message.into() }.into()

@@ -1,4 +1,5 @@
 //! The command line that `cargo kernels` and `cargo xtask` have in common.
+#![allow(missing_docs, reason = "a field without help is what its type is")]
 
 use std::path::PathBuf;
 
@@ -63,10 +64,8 @@ pub struct KernelArgs {
     /// repeatable, comma-separated [default: every pin that is not extra]
     #[arg(short, long = "kernel", value_name = "K", value_delimiter = ',')]
     pub kernels: Vec<String>,
-    /// What they are for.
     #[command(flatten)]
     pub of: ArchArgs,
-    /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
 }
@@ -105,13 +104,10 @@ fn accel() -> impl TypedValueParser<Value = Option<Accel>> {
 /// `cargo xtask vmtest`
 #[derive(Debug, Clone, Default, Args)]
 pub struct Vmtest {
-    /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
-    /// What the guest is like.
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// What cargo builds.
     #[command(flatten)]
     pub selection: Selection,
     /// Restore a saved guest instead of booting; the first run of a kernel saves it
@@ -185,7 +181,6 @@ fn positive_seconds(text: &str) -> Result<f64, String> {
 pub enum Kernels {
     /// Show the pins and which are at hand
     List {
-        /// What they are for.
         #[command(flatten)]
         of: ArchArgs,
         /// Print JSON
@@ -194,7 +189,6 @@ pub enum Kernels {
     },
     /// Get kernels into the cache
     Fetch {
-        /// What they are for.
         #[command(flatten)]
         of: ArchArgs,
         /// Pins [default: all]
@@ -203,7 +197,6 @@ pub enum Kernels {
     },
     /// Hash again what is in the cache
     Verify {
-        /// What they are for.
         #[command(flatten)]
         of: ArchArgs,
         /// Pins [default: all]
@@ -251,7 +244,6 @@ pub struct Shell {
     /// A variable of the guest's environment, with its value here or this one; repeatable
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = env_var)]
     pub env: Vec<(String, String)>,
-    /// How VMs run.
     #[command(flatten)]
     pub vm: VmArgs,
 }
@@ -259,10 +251,8 @@ pub struct Shell {
 /// `cargo kernels exec`, `cargo kernels run`
 #[derive(Debug, Clone, Args)]
 pub struct Exec {
-    /// Where it runs.
     #[command(flatten)]
     pub one: Shell,
-    /// What the guest is like.
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Restore a saved guest instead of booting; the first run of a kernel saves it
@@ -303,7 +293,6 @@ impl GuestArgs {
 /// `cargo xtask bench`
 #[derive(Debug, Clone, Args)]
 pub struct Bench {
-    /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
     /// How often each way is measured
@@ -328,7 +317,6 @@ pub struct Load {
     /// BPF objects, and executables that embed some
     #[arg(required = true, value_name = "OBJ")]
     pub objects: Vec<PathBuf>,
-    /// Which kernels.
     #[command(flatten)]
     pub select: KernelArgs,
     /// How many kernels run at once [default: one per core]

@@ -14,28 +14,23 @@ use vm_guest::accel::{self, Accel};
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
 use vm_guest::rundir::RunDir;
-use vm_guest::supervise::{self, End, Limits, Observed, Progress, Stdin};
+use vm_guest::supervise::{self, End, Limits, Observed, Stdin};
 use vm_guest::{Backend, Spec, Vm};
 use vm_kernels::Kernel;
 use vm_kernels::kconfig;
 use vm_kernels::lock::{self, How};
-use vmtest_agent::{Job, Program, Task};
+use vmtest_agent::{Event, Job, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::flags::VmArgs;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
 /// This machine, and when the run began: what all guests of a run have in common.
 pub struct Host<'a> {
-    /// Where things are.
     pub dirs: &'a Dirs,
-    /// Ends all guests.
     pub interrupt: &'a Interrupt,
-    /// When the run began.
     pub started: Instant,
-    /// For finding out whether KVM works.
     qemu: PathBuf,
     /// Where console logs are kept, spared by other runs while this one lasts.
     logs: (PathBuf, Option<File>),
@@ -76,7 +71,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let path = logs.join(format!("{}-{}", now.as_micros(), std::process::id()));
     let made = std::fs::create_dir_all(&path).and_then(|()| lock::existing(&path, How::LockShared));
-    let lock = made.map_err(|error| Exit::not_run(format!("cannot create {}: {error}", path.display())))?;
+    let lock = made.with_context(|| format!("cannot create {}", path.display()))?;
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     old.sort();
@@ -91,9 +86,7 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
 /// What all guests of a run and an architecture have in common.
 #[derive(Clone, Copy)]
 pub struct Guests<'a> {
-    /// This machine.
     pub host: &'a Host<'a>,
-    /// How they come to be.
     pub backend: &'a dyn Backend,
     /// Their memory, their processors, their root directory, their further kernel parameters.
     pub metadata: &'a Metadata,
@@ -107,17 +100,13 @@ pub struct Guests<'a> {
 
 /// A guest to be started, and what is to be done in it.
 pub struct Launch<'a> {
-    /// Those of its kind.
     pub guests: Guests<'a>,
-    /// Its kernel.
     pub kernel: &'a Kernel,
     /// Where its console is kept.
     pub log: &'a Path,
     /// The task, as it is in a guest that has the host's root directory.
     pub task: Task,
-    /// Told what a person should know.
     pub note: &'a dyn Fn(String),
-    /// KVM or TCG.
     pub accel: Accel,
     /// How long it may take from its start to the end of the job, where the user does not say.
     pub limit: Duration,
@@ -127,6 +116,8 @@ pub struct Launch<'a> {
     pub files: &'a dyn Fn() -> Result<Files>,
     /// Whether a command has this program's standard input.
     pub has_input: bool,
+    /// Told that the guest runs, and whether it was restored.
+    pub started: &'a dyn Fn(bool),
     /// Whether what was seen may be the fault of an unsound guest, and may be done again in another one. A command that
     /// has input, or printed something, is not done again, whatever this says.
     pub is_in_doubt: &'a dyn Fn(&Observed) -> bool,
@@ -146,6 +137,7 @@ impl<'a> Guests<'a> {
             each_test: Duration::ZERO,
             files: &|| Ok(Files::default()),
             has_input: false,
+            started: &|_| {},
             is_in_doubt: &|seen| seen.ended.is_none(),
         })
     }
@@ -166,22 +158,22 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
     /// does not count: another one has the whole time again. Nothing that the guest does is an error.
-    pub fn run(&self, mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Observed> {
+    pub fn run(&self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
         let has_printed = Cell::new(false);
-        let mut progress = |event: Progress<'_>| {
-            if matches!(event, Progress::Stdout(_) | Progress::Stderr(_)) {
+        let mut on_event = |event: &Event| {
+            if matches!(event, Event::Stdout(_) | Event::Stderr(_)) {
                 has_printed.set(true);
             }
-            progress(event)
+            on_event(event)
         };
         let deadline = || Instant::now() + self.limit().0;
         let (mut host_root, first) = (self.wants_host_root()?, deadline());
-        let mut seen = self.once(host_root, first, &mut progress)?;
+        let mut seen = self.once(host_root, first, &mut on_event)?;
         if let (End::NoHostRoot(why), RootChoice::Auto) = (&seen.end, self.guests.metadata.root) {
             (self.note)(brought_along(why));
             host_root = false;
-            seen = self.once(host_root, first, &mut progress)?;
+            seen = self.once(host_root, first, &mut on_event)?;
         }
         // What was read cannot be again, either.
         let is_final = self.guests.host.interrupt.signal().is_some() || has_printed.get() || self.has_input;
@@ -190,7 +182,7 @@ impl Launch<'_> {
         }
         let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };
         (self.note)(format!("{why}: what came of it does not count, running again"));
-        self.once(host_root, deadline(), &mut progress)
+        self.once(host_root, deadline(), &mut on_event)
     }
 
     /// From the guest's start to the end of the job, and how much longer for each test.
@@ -242,19 +234,20 @@ impl Launch<'_> {
         &self,
         host_root: bool,
         deadline: Instant,
-        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+        mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Observed> {
         let Guests { host, backend, copy_out, .. } = self.guests;
         let (files, run) = (self.files(host_root)?, RunDir::create(&host.dirs.runs())?);
         let started = backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
         let job = self.job(&started, host_root)?;
+        (self.started)(started.ready.is_some());
         let (given, each_test) = self.limit();
         let limits = Limits { deadline, given, each_test };
         let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
-        let keeping = |event: Progress<'_>| match (event, &mut archive) {
-            (Progress::Archive(bytes), Some(archive)) => archive.add(bytes),
-            (Progress::Archive(_), None) => ControlFlow::Break(()),
-            (event, _) => progress(event),
+        let keeping = |event: &Event| match (event, &mut archive) {
+            (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
+            (Event::Archive(_), None) => ControlFlow::Break(()),
+            (event, _) => on_event(event),
         };
         let stdin = self.has_input.then(|| Box::new(io::stdin()) as Stdin);
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;

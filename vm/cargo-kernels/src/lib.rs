@@ -2,35 +2,37 @@
 //!
 //! See docs/architecture.md for the way through the code.
 
-pub mod backends;
-pub mod bench;
+mod backends;
+mod bench;
 pub mod build;
 pub mod cargo;
 pub mod closure;
 pub mod command;
 pub mod cross;
 pub mod dirs;
-pub mod doctor;
-pub mod engine;
+mod doctor;
+mod engine;
 pub mod exec;
 pub mod exit;
 pub mod flags;
 pub mod kernels;
-pub mod launch;
-pub mod load;
+mod launch;
+mod load;
 pub mod metadata;
 mod outcome;
 mod parallel;
 pub mod payload;
 mod recorded;
-pub mod report;
+mod report;
 mod selection;
-pub mod selftest;
+mod selftest;
 pub mod setup;
-pub mod shell;
-pub mod static_build;
-pub mod text;
+mod shell;
+mod static_build;
+mod text;
 pub mod tools;
-pub mod ui;
-pub mod verdict;
+mod ui;
+mod verdict;
 pub mod vmtest;
+
+pub use ui::print;

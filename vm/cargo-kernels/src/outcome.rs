@@ -19,15 +19,13 @@ use vm_kernels::{Expected, Kernel};
 const EXCERPT: usize = 12;
 /// How much of a reason is kept, in characters: part of it may be the guest's own words.
 const REASON: usize = 1000;
+/// How much of a reason is kept for the first splat, in characters.
+const SPLAT: usize = 300;
 /// What the kernel prints of a process that it killed for want of memory (mm/oom_kill.c).
 const OUT_OF_MEMORY: &str = "Out of memory: Killed process";
-/// How much of it is kept for the first splat, in characters.
-const SPLAT: usize = 300;
 
-/// A verdict and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The answer.
     pub verdict: Verdict,
     /// One sentence; empty for a pass.
     pub reason: String,
@@ -38,11 +36,9 @@ pub struct Outcome {
 /// What the judge has to know besides what was seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
-    /// The kernel that was asked for.
     pub kernel: &'a Kernel,
     /// The tests that were asked for; if none is named, all that the guest lists.
     pub tests: Option<&'a [TestId]>,
-    /// What the guest was like.
     pub metadata: &'a Metadata,
 }
 
@@ -226,7 +222,6 @@ fn last(lines: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::PathBuf;
 
     use vmtest_agent::{PROTOCOL, Ready, TestOutcome};
 
@@ -257,17 +252,7 @@ mod tests {
     }
 
     fn judge(seen: &Observed, metadata: &Metadata) -> Outcome {
-        let kernel = Kernel {
-            arch: vm_kernels::Arch::host(),
-            name: "5.15".into(),
-            image: PathBuf::new(),
-            sha256: None,
-            modules: None,
-            expected: Expected::Series("5.15.".into()),
-            release: None,
-            config: None,
-            source: "path".into(),
-        };
+        let kernel = Kernel { expected: Expected::Series("5.15.".into()), ..vm_kernels::fake::kernel() };
         Case { kernel: &kernel, tests: None, metadata }.classify(seen)
     }
 

@@ -101,11 +101,10 @@ impl Payload {
 
     fn gather(&self) -> Result<Files> {
         let mut files: BTreeSet<PathBuf> = self.files.iter().cloned().collect();
-        let environment = self.binaries.values().next().cloned().unwrap_or_default();
-        let started =
-            |path: &PathBuf| Program { argv: vec![path.to_string_lossy().into_owned()], ..environment.clone() };
-        for program in self.binaries.values().cloned().chain(self.programs.values().map(started)) {
-            files.extend(closure::of_program(&program)?);
+        let first = self.binaries.values().next().cloned().unwrap_or_default();
+        let tests = self.binaries.values().filter_map(|program| Some((Path::new(program.argv.first()?), program)));
+        for (path, started) in tests.chain(self.programs.values().map(|path| (path.as_path(), &first))) {
+            files.extend(closure::of_program(path, started)?);
         }
         if !self.is_static {
             for directory in self.binaries.values().map(|program| &program.cwd).collect::<BTreeSet<_>>() {

@@ -2,14 +2,13 @@
 //! every one must be caught, by the test that is meant to catch it.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use vmtest_agent::TestId;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::dirs::Dirs;
 use crate::engine::Engine;
@@ -58,7 +57,6 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     // project's own: a run of the real program beside this one must not find a mutant.
     let copies = dirs.target.join("vmtest/selftest");
     let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
-    take_over_builds(&dirs.target, &copy.target);
 
     let (mut passed, mut failed) = (0, 0);
     let original = None;
@@ -97,20 +95,6 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 
-/// Where nothing was built of the copy yet, takes over what was built for this machine itself: what build scripts and macros
-/// are made of is the same for both, and the copy's own files are newer. Only time is lost where that fails.
-fn take_over_builds(from: &Path, to: &Path) {
-    let new = to.with_extension("new");
-    if to.exists() || fs::remove_dir_all(&new).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
-        return;
-    }
-    let mut cp = Command::new("cp");
-    cp.args(["--archive", "--reflink=auto"]).args([from.join("release"), new.join("release")]);
-    if fs::create_dir_all(&new).is_ok() && cp.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        let _ = fs::rename(&new, to);
-    }
-}
-
 fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -126,7 +110,7 @@ fn build(
     metadata: &Metadata,
     mutant: Option<&Mutant>,
 ) -> Result<Payload> {
-    mirror(&dirs.project, &copy.project, LEFT_OUT)?;
+    mirror(&dirs.project, &copy.project)?;
     if let Some(mutant) = mutant {
         let path = copy.project.join(&mutant.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file.display()))?;
@@ -146,31 +130,27 @@ impl Mutant {
 }
 
 /// Makes a directory as another is. Files that are as they should be are left alone, since cargo looks at their times.
-fn mirror(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
-    let unreadable = |dir: &Path| format!("cannot read {}", dir.display());
-    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    for entry in fs::read_dir(to).with_context(|| unreadable(to))?.flatten() {
-        let path = entry.path();
-        if !from.join(entry.file_name()).exists() {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+fn mirror(from: &Path, to: &Path) -> Result<()> {
+    let is_source = |entry: &DirEntry| entry.depth() != 1 || LEFT_OUT.iter().all(|name| entry.file_name() != *name);
+    for entry in WalkDir::new(from).into_iter().filter_entry(is_source) {
+        let entry = entry?;
+        let copy = to.join(entry.path().strip_prefix(from)?);
+        let failed = || format!("cannot copy {}", entry.path().display());
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&copy).with_context(failed)?;
+        } else if entry.file_type().is_file() {
+            let wanted = fs::read(entry.path()).with_context(failed)?;
+            if !fs::read(&copy).is_ok_and(|found| found == wanted) {
+                fs::write(&copy, wanted).with_context(failed)?;
+            }
         }
     }
-    for entry in fs::read_dir(from).with_context(|| unreadable(from))? {
-        let entry = entry.with_context(|| unreadable(from))?;
-        let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().with_context(|| unreadable(&source))?;
-        if left_out.iter().any(|left_out| entry.file_name() == *left_out) {
-            continue;
-        }
-        if kind.is_dir() {
-            mirror(&source, &copy, &[])?;
-        } else if kind.is_file() {
-            let wanted = fs::read(&source).with_context(|| unreadable(&source))?;
-            if fs::read(&copy).is_ok_and(|found| found == wanted) {
-                continue;
-            }
-            fs::write(&copy, wanted).with_context(|| format!("cannot write {}", copy.display()))?;
+    for entry in WalkDir::new(to).contents_first(true) {
+        let entry = entry?;
+        if !from.join(entry.path().strip_prefix(to)?).exists() {
+            let is_dir = entry.file_type().is_dir();
+            let removed = if is_dir { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
+            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
         }
     }
     Ok(())
@@ -247,12 +227,12 @@ mod tests {
         fs::create_dir_all(from.join("target")).unwrap();
         fs::write(from.join("src/a"), "a").unwrap();
         fs::write(from.join("b"), "b").unwrap();
-        mirror(&from, &to, LEFT_OUT).unwrap();
+        mirror(&from, &to).unwrap();
         let untouched = fs::metadata(to.join("b")).unwrap().modified().unwrap();
         fs::write(to.join("src/a"), "mutated").unwrap();
         fs::write(to.join("src/stranger"), "").unwrap();
 
-        mirror(&from, &to, LEFT_OUT).unwrap();
+        mirror(&from, &to).unwrap();
 
         assert_eq!(fs::read_to_string(to.join("src/a")).unwrap(), "a");
         assert_eq!(fs::metadata(to.join("b")).unwrap().modified().unwrap(), untouched);

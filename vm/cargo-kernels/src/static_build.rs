@@ -20,7 +20,6 @@ use vm_kernels::{Arch, whole_file};
 pub use guest_programs::find;
 use guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
 
-/// How to build static executables on this machine.
 #[derive(Debug)]
 pub struct StaticBuild {
     target: &'static str,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::{Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::dirs::Dirs;
 use crate::engine::Engine;
@@ -32,7 +32,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
-    let targets = share(kernels::select(dirs, names, &flags.select.of.arches)?, flags.partition.unwrap_or((1, 1)));
+    let selected = kernels::select(dirs, names, &flags.select.of.arches)?;
+    // Every N-th kernel, so that shares are of about the same length.
+    let (share, count) = flags.partition.unwrap_or((1, 1));
+    let targets: Vec<Target> = selected.into_iter().skip(share - 1).step_by(count).collect();
     if targets.is_empty() {
         eprintln!("this share of the kernels is empty: there is nothing to run");
     }
@@ -82,9 +85,7 @@ impl Session<'_> {
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
         let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags);
         let report = engine.list(target, &|_| {});
-        if report.verdict != Verdict::Pass {
-            return Err(Exit::not_run(format!("kernel {}: {}", target.name(), report.reason)));
-        }
+        ensure!(report.verdict == Verdict::Pass, "kernel {}: {}", target.name(), report.reason);
         let several = payload.binaries.len() > 1;
         for test in &report.missing {
             let binary = if several { format!("{} ", test.binary) } else { String::new() };
@@ -144,20 +145,11 @@ fn matrix(runs: &[(&Target, &Engine<'_>)], jobs: usize) -> Vec<KernelReport> {
     });
     // Its live lines must be gone before anything else is printed.
     drop(screen);
-    name_missing(&mut kernels);
-    kernels
-}
-
-/// A kernel whose guest never came to list its tests misses those of the others.
-fn name_missing(kernels: &mut [KernelReport]) {
+    // A kernel whose guest never came to list its tests misses those of the others.
     let known = kernels.iter().max_by_key(|kernel| kernel.expected_tests);
     let known: Vec<TestId> = known.map(|it| all_tests(it).cloned().collect()).unwrap_or_default();
     for kernel in kernels.iter_mut().filter(|kernel| kernel.expected_tests == 0) {
         kernel.expect(&known);
     }
-}
-
-/// The M-th of N shares: every N-th kernel, so that shares are of about the same length.
-fn share(targets: Vec<Target>, (share, count): (usize, usize)) -> Vec<Target> {
-    targets.into_iter().skip(share - 1).step_by(count).collect()
+    kernels
 }

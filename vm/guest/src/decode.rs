@@ -6,10 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use flate2::read::DeflateDecoder;
-use vmtest_agent::{Ended, Event, Frame, OUTPUT_LIMIT, PIECE, Ready, TestOutcome, TestResult};
+use vmtest_agent::{Ended, Event, Frame, OUTPUT_LIMIT, Ready, TestOutcome, TestResult};
 
 /// The longest line, in bytes. A test's output with every byte of it escaped takes 400 KB; a list of tests may be longer.
 pub const EVENT_LIMIT: usize = 8 << 20;
@@ -97,16 +94,6 @@ pub fn ready(line: &[u8]) -> Result<Ready> {
         Event::Ready(ready) => Ok(ready),
         _ => Err(malformed("not the agent's first message", line)),
     }
-}
-
-/// Some bytes of a command's output.
-pub fn bytes(piece: &str) -> Result<Vec<u8>> {
-    let malformed = || malformed("an impossible piece of output", piece.as_bytes());
-    let packed = STANDARD.decode(piece).map_err(|_| malformed())?;
-    let mut bytes = Vec::new();
-    let most = PIECE as u64 + 1;
-    DeflateDecoder::new(&*packed).take(most).read_to_end(&mut bytes).map_err(|_| malformed())?;
-    if bytes.len() > PIECE { Err(malformed()) } else { Ok(bytes) }
 }
 
 /// What [`Duration`] can be made of is not negative, a number, and not too large for what reports do with it.

@@ -13,9 +13,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Ready, TestId, TestOutcome};
+use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Piece, Ready, TestId, TestOutcome};
 
 use crate::console::{self, Console, Recorder};
 use crate::deadline::left;
@@ -107,28 +105,6 @@ pub enum End {
     Interrupted,
 }
 
-/// What is to be known, or passed on, while a guest runs.
-#[derive(Debug)]
-pub enum Progress<'a> {
-    /// The guest's process runs.
-    Begun {
-        /// Whether the guest was restored from a snapshot.
-        restored: bool,
-    },
-    /// So many tests will be run.
-    Listed(usize),
-    /// This comes next in the archive of the directory that was asked for.
-    Archive(&'a [u8]),
-    /// A command has printed this.
-    Stdout(&'a [u8]),
-    /// A command has printed this as an error.
-    Stderr(&'a [u8]),
-    /// A test has begun.
-    Started(&'a TestId),
-    /// A test has ended.
-    Finished,
-}
-
 enum Seen {
     Channel(Result<Event>),
     Connected(UnixStream),
@@ -143,7 +119,8 @@ enum Seen {
 /// Where the standard input of a command comes from.
 pub type Stdin = Box<dyn Read + Send>;
 
-/// Runs a job in a guest that was just started, and ends the guest; sooner if `progress` breaks it off.
+/// Runs a job in a guest that was just started, and ends the guest; sooner if `on_event`, which is told of all that the
+/// agent says, breaks it off.
 /// Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
@@ -152,7 +129,7 @@ pub fn run(
     console_log: &Path,
     interrupt: &Interrupt,
     stdin: Option<Stdin>,
-    progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    on_event: impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Observed> {
     let begun = Instant::now();
     let encoded = encode(job)?;
@@ -188,15 +165,13 @@ pub fn run(
         exited: None,
         process: Arc::clone(&process),
         subscription: Some(subscription),
-        progress,
+        on_event,
         recorder,
         consoles: heard,
         read,
         observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
-    let restored = watch.observed.ready.is_some();
-    let told = watch.tell(Progress::Begun { restored });
-    let end = told.unwrap_or_else(|| watch.until_over(&seen));
+    let end = watch.until_over(&seen);
     process.kill().context("cannot end the virtual machine")?;
     channel.close();
     qmp.close();
@@ -230,7 +205,7 @@ fn encode(job: &Job) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-struct Watch<P> {
+struct Watch<F> {
     /// The job as it is sent.
     encoded: Vec<u8>,
     stdin: Option<Stdin>,
@@ -246,7 +221,7 @@ struct Watch<P> {
     process: Arc<Supervised>,
     /// Given up once the process is gone, so that `seen` ends when the last reader has.
     subscription: Option<Subscription>,
-    progress: P,
+    on_event: F,
     recorder: Recorder,
     consoles: Vec<Console>,
     /// Makes room for the next piece of a console.
@@ -254,7 +229,7 @@ struct Watch<P> {
     observed: Observed,
 }
 
-impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
+impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
     fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
@@ -335,6 +310,9 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
+        if (self.on_event)(&event).is_break() {
+            return Some(End::Interrupted);
+        }
         match event {
             Event::Ready(ready) if self.job_sent.is_none() => {
                 self.observed.boot = Some(self.begun.elapsed());
@@ -344,18 +322,15 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
             }
             Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
-                let again = self.observed.listed.is_some();
                 let longer = self.limits.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
                 self.limits.deadline = self.limits.deadline.checked_add(longer).unwrap_or(self.limits.deadline);
                 self.observed.limit += longer;
-                let told = self.tell(Progress::Listed(tests.len()));
-                self.observed.listed = Some(tests);
-                told.or(again.then(|| End::ProtocolError("tests were listed twice".into())))
+                let before = self.observed.listed.replace(tests);
+                before.map(|_| End::ProtocolError("tests were listed twice".into()))
             }
             Event::TestStarted(test) => {
-                let told = self.tell(Progress::Started(&test));
                 self.observed.running = Some(test);
-                told
+                None
             }
             Event::TestFinished(outcome) => {
                 self.observed.running = None;
@@ -363,12 +338,9 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
                 // More results than tests: whoever sends them is not our agent.
                 let listed = self.observed.listed.as_ref().map_or(0, Vec::len);
                 let more = self.observed.outcomes.len() > listed;
-                self.tell(Progress::Finished)
-                    .or_else(|| more.then(|| End::ProtocolError("more results than there are tests".into())))
+                more.then(|| End::ProtocolError("more results than there are tests".into()))
             }
-            Event::Stdout(piece) => self.pass_on(&piece, |bytes| Progress::Stdout(bytes)),
-            Event::Stderr(piece) => self.pass_on(&piece, |bytes| Progress::Stderr(bytes)),
-            Event::Archive(piece) => self.pass_on(&piece, |bytes| Progress::Archive(bytes)),
+            Event::Stdout(_) | Event::Stderr(_) | Event::Archive(_) => None,
             Event::Ended(ended) => {
                 self.observed.ended = Some(ended);
                 None
@@ -389,19 +361,8 @@ impl<P: FnMut(Progress<'_>) -> ControlFlow<()>> Watch<P> {
         }
     }
 
-    fn tell(&mut self, progress: Progress<'_>) -> Option<End> {
-        (self.progress)(progress).is_break().then_some(End::Interrupted)
-    }
-
-    fn pass_on(&mut self, piece: &str, of: impl FnOnce(&[u8]) -> Progress<'_>) -> Option<End> {
-        match decode::bytes(piece) {
-            Ok(bytes) => self.tell(of(&bytes)),
-            Err(malformed) => Some(End::ProtocolError(malformed.to_string())),
-        }
-    }
-
     fn send_job(&mut self) {
-        let Some(mut stream) = self.stream.as_ref().and_then(|stream| stream.try_clone().ok()) else { return };
+        let Some(Ok(mut stream)) = self.stream.as_ref().map(UnixStream::try_clone) else { return };
         let now = Instant::now();
         self.job_sent = Some(now);
         let left = self.limits.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
@@ -420,7 +381,7 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
         let count = stdin.read(&mut buffer)?;
-        let piece = (count > 0).then(|| STANDARD.encode(&buffer[..count]));
+        let piece = (count > 0).then(|| Piece(buffer[..count].to_vec()));
         let mut line = serde_json::to_vec(&Input { stdin: piece })?;
         line.push(b'\n');
         to.write_all(&line)?;
@@ -523,8 +484,7 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
         let limits = Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
-        let progress = |_: Progress<'_>| ControlFlow::Continue(());
-        run(started, job, limits, log.path(), &interrupt, None, progress).unwrap()
+        run(started, job, limits, log.path(), &interrupt, None, |_| ControlFlow::Continue(())).unwrap()
     }
 
     #[test]

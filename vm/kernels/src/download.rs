@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
-use super::obtain::Progress;
+use super::obtain::{Failure, Progress};
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -34,46 +34,23 @@ pub struct Address {
     pub proxy: Option<String>,
 }
 
-/// Why a download failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DownloadError {
-    /// The other side, for now: trying the same address again may help.
-    #[error("{0}")]
-    Transient(String),
-    /// The other side: another address may still have the file.
-    #[error("{0}")]
-    Remote(String),
-    /// This side, such as a full disk: nothing else will work either.
-    #[error("{0:#}")]
-    Local(anyhow::Error),
-}
-
-impl DownloadError {
-    fn local(error: io::Error, path: &Path) -> Self {
-        Self::Local(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
-    }
-}
-
 /// Downloads into `part`; what is there already is taken as the file's beginning. What is transient is tried again.
 ///
 /// Whether it is the right file is for the caller to find out.
-pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
+pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
     if address.url.scheme() == "file" {
         return copy(address, part);
     }
-    let agent = agent(address).map_err(DownloadError::Local)?;
+    let agent = agent(address)?;
     let (mut attempt, mut fruitless) = (0, 0);
     loop {
         attempt += 1;
         let before = size_of(part);
-        let message = match transfer(&agent, address, part, progress) {
-            Err(DownloadError::Transient(message)) => message,
-            ended => return ended,
-        };
+        let Some(message) = transfer(&agent, address, part, progress)? else { return Ok(()) };
         let after = size_of(part);
         fruitless = if after > before { 0 } else { fruitless + 1 };
         if fruitless == MAX_FRUITLESS || attempt == MAX_ATTEMPTS {
-            return Err(DownloadError::Remote(format!("{message} (tried {attempt} times)")));
+            return Err(Failure::there(format!("{message} (tried {attempt} times)")));
         }
         progress.note(&format!("{message} after {after} bytes; taking it up again"));
         // A server that gave something is asked at once, one that did not gets time to come back.
@@ -82,14 +59,16 @@ pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Resu
 }
 
 /// A mirror in a directory, or a pinned file of the user's own.
-fn copy(address: &Address, part: &Path) -> Result<(), DownloadError> {
-    let remote = |error: io::Error| DownloadError::Remote(error.to_string());
-    let path =
-        address.url.to_file_path().map_err(|()| DownloadError::Remote("it is no path on this machine".to_owned()))?;
-    let mut from = File::open(path).map_err(remote)?;
-    let local = |error| DownloadError::local(error, part);
-    let mut to = File::create(part).map_err(local)?;
-    io::copy(&mut from, &mut to).map(drop).map_err(local)
+fn copy(address: &Address, part: &Path) -> Result<(), Failure> {
+    let path = address.url.to_file_path().map_err(|()| Failure::there("it is no path on this machine"))?;
+    let mut from = File::open(path).map_err(Failure::there)?;
+    let copied = File::create(part).and_then(|mut to| io::copy(&mut from, &mut to));
+    copied.with_context(|| cannot_write(part))?;
+    Ok(())
+}
+
+fn cannot_write(part: &Path) -> String {
+    format!("cannot write {}", part.display())
 }
 
 fn size_of(path: &Path) -> u64 {
@@ -126,25 +105,28 @@ fn root_certificates() -> RootCerts {
     ROOTS.get_or_init(load).clone()
 }
 
-fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
+/// Gets what is missing of `part`; if that is worth another try, says why it is not all here.
+fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progress) -> Result<Option<String>, Failure> {
     let have = size_of(part);
     let mut request = agent.get(address.url.as_str()).header(header::ACCEPT_ENCODING, "identity");
     if have > 0 {
         request = request.header(header::RANGE, format!("bytes={have}-"));
     }
-    let response = request.call().map_err(|error| explain(&error))?;
+    let response = match request.call() {
+        Ok(response) => response,
+        Err(error) => return explain(error),
+    };
     let start = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
-        StatusCode::PARTIAL_CONTENT => return Err(DownloadError::Remote("it sent another range".to_owned())),
+        StatusCode::PARTIAL_CONTENT => return Err(Failure::there("it sent another range")),
         // There is nothing after what is here: either that is all of it, or it is not this file's beginning.
-        StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
-        status if is_passing(status) => return Err(DownloadError::Transient(status.to_string())),
-        status => return Err(DownloadError::Remote(status.to_string())),
+        StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(None),
+        status if is_passing(status) => return Ok(Some(status.to_string())),
+        status => return Err(Failure::there(status)),
     };
-    let local = |error| DownloadError::local(error, part);
-    let mut file = File::options().create(true).append(true).open(part).map_err(local)?;
-    file.set_len(start).map_err(local)?;
+    let mut file = File::options().create(true).append(true).open(part).with_context(|| cannot_write(part))?;
+    file.set_len(start).with_context(|| cannot_write(part))?;
     // Both count from the start of the file.
     let (mut done, total) = (start, response.body().content_length().map(|left| start.saturating_add(left)));
     let mut body = response.into_body().into_reader();
@@ -152,18 +134,18 @@ fn transfer(agent: &Agent, address: &Address, part: &Path, progress: &dyn Progre
     loop {
         progress.bytes(done, total);
         if done.max(total.unwrap_or(0)) > MAX_SIZE {
-            return Err(DownloadError::Remote("it is larger than any kernel package".to_owned()));
+            return Err(Failure::there("it is larger than any kernel package"));
         }
         match body.read(&mut buffer) {
             Ok(0) if total.is_some_and(|total| done < total) => {
-                return Err(DownloadError::Transient("the connection broke off".to_owned()));
+                return Ok(Some("the connection broke off".to_owned()));
             }
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(None),
             Ok(count) => {
-                file.write_all(&buffer[..count]).map_err(local)?;
+                file.write_all(&buffer[..count]).with_context(|| cannot_write(part))?;
                 done += count as u64;
             }
-            Err(error) => return Err(DownloadError::Transient(error.to_string())),
+            Err(error) => return Ok(Some(error.to_string())),
         }
     }
 }
@@ -178,14 +160,14 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-fn explain(error: &ureq::Error) -> DownloadError {
+fn explain(error: ureq::Error) -> Result<Option<String>, Failure> {
     match error {
         ureq::Error::RequireHttpsOnly(url) => {
-            DownloadError::Remote(format!("refused: it redirects to {url}, which leaves https"))
+            Err(Failure::there(format!("refused: it redirects to {url}, which leaves https")))
         }
-        ureq::Error::Timeout(ureq::Timeout::Connect) => DownloadError::Remote("it cannot be reached".to_owned()),
-        ureq::Error::Timeout(_) => DownloadError::Transient("no answer".to_owned()),
-        ureq::Error::Io(error) => DownloadError::Transient(error.to_string()),
-        other => DownloadError::Remote(other.to_string()),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => Err(Failure::there("it cannot be reached")),
+        ureq::Error::Timeout(_) => Ok(Some("no answer".to_owned())),
+        ureq::Error::Io(error) => Ok(Some(error.to_string())),
+        other => Err(Failure::there(other)),
     }
 }

@@ -71,15 +71,4 @@ mod tests {
         assert!(lock_opened(replaced, &path, shared).unwrap().is_none());
         assert!(lock_opened(current, &path, shared).unwrap().is_some());
     }
-
-    #[test]
-    fn who_finds_it_taken_is_told_before_waiting() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let held = exclusive(&path, || panic!("nobody holds it")).unwrap();
-        assert!(existing(&path, How::NonBlockingLockExclusive).unwrap().is_none());
-        // Only once it is told does it become free, so a wait without a word would never end.
-        exclusive(&path, || drop(held)).unwrap();
-        assert!(existing(dir.path(), How::NonBlockingLockExclusive).unwrap().is_some(), "directory");
-    }
 }

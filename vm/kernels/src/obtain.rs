@@ -7,7 +7,7 @@ use url::Url;
 
 use super::cache::{self, Entry};
 use super::digest::{self, Sha256Hex};
-use super::download::{self, Address, DownloadError};
+use super::download::{self, Address};
 use super::pins::{Pin, Source};
 use super::{Expected, Kernel, archive, build, debian, image, kconfig, tree};
 
@@ -27,12 +27,12 @@ pub struct Store {
     pub debian_archive: Option<Url>,
 }
 
-/// Hears of one kernel's progress; called from the thread that gets it.
+/// Hears of one kernel's progress, or of nothing; called from the thread that gets it.
 pub trait Progress: Sync {
     /// So many bytes of the current file are here, of so many if that is known.
-    fn bytes(&self, done: u64, total: Option<u64>);
+    fn bytes(&self, _done: u64, _total: Option<u64>) {}
     /// Something worth a line: what is done next, or what went wrong and is tried another way.
-    fn note(&self, text: &str);
+    fn note(&self, _text: &str) {}
     /// What is done at this moment, such as the file that is being compiled; may come a hundred times a second.
     fn working_on(&self, _step: &str) {}
 }
@@ -41,10 +41,7 @@ pub trait Progress: Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 
-impl Progress for Silent {
-    fn bytes(&self, _done: u64, _total: Option<u64>) {}
-    fn note(&self, _text: &str) {}
-}
+impl Progress for Silent {}
 
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,17 +53,21 @@ pub struct Unavailable {
     pub attempts: Vec<String>,
 }
 
-/// How trying one source ended, when not with a kernel.
-pub(crate) enum Failure {
-    /// The next source may do; each line names an address or the source and why it failed.
-    Source(Vec<String>),
-    /// No source will do, as when the disk is full.
-    Here(String),
+/// Why an address, or a source, did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Another one may do: what went wrong, once for each address that was tried.
+    #[error("{}", .0.join("\n  "))]
+    There(Vec<String>),
+    /// No other one will do either, as when this machine's disk is full.
+    #[error(transparent)]
+    Here(#[from] anyhow::Error),
 }
 
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Here(format!("{error:#}"))
+impl Failure {
+    /// One thing that went wrong at the other side.
+    pub fn there(why: impl ToString) -> Self {
+        Self::There(vec![why.to_string()])
     }
 }
 
@@ -88,12 +89,12 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
     for source in &pin.sources {
         match fetch(store, pin, source, progress) {
             Ok(kernel) => return Ok(kernel),
-            Err(Failure::Source(lines)) => {
-                attempts.extend(lines.into_iter().map(|line| format!("{}: {line}", source.kind())));
+            Err(Failure::There(whys)) => {
+                attempts.extend(whys.into_iter().map(|why| format!("{}: {why}", source.kind())));
             }
             Err(Failure::Here(why)) => {
                 return Err(Unavailable {
-                    reason: format!("kernel {} cannot be stored: {why}", pin.label()),
+                    reason: format!("kernel {} cannot be stored: {why:#}", pin.label()),
                     attempts,
                 });
             }
@@ -110,19 +111,15 @@ pub fn key(pin: &Pin) -> String {
 
 /// Whether a kernel needs no network, without hashing it.
 pub fn at_hand(store: &Store, pin: &Pin) -> bool {
-    let is_here = |source: &Source| Entry::of(&store.cache, pin, source).exists();
-    nix_directory(store, pin).is_some() || pin.sources.iter().any(is_here)
+    let is_here = |source: &Source| Entry::of(&store.cache, pin, source).manifest().is_ok();
+    nix(store, pin).is_some() || pin.sources.iter().any(is_here)
 }
 
-/// The pin's directory in the one that `nix develop` names, if there is one. That has this machine's kernels only.
-fn nix_directory(store: &Store, pin: &Pin) -> Option<PathBuf> {
-    Some(store.nix.as_ref()?.join(&pin.name)).filter(|dir| pin.arch.is_host() && dir.is_dir())
-}
-
-/// The pin's kernel in the directory that `nix develop` names, if it has one.
+/// The pin's kernel in the directory that `nix develop` names, if it has one; it has this machine's kernels only.
 pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
-    let dir = nix_directory(store, pin)?;
-    Some(tree::find(&dir).and_then(|found| from_tree(found, &pin.name, &pin.expected, "nix")))
+    let dir = store.nix.as_ref()?.join(&pin.name);
+    (pin.arch.is_host() && dir.is_dir())
+        .then(|| tree::find(&dir).and_then(|found| from_tree(found, &pin.name, &pin.expected, "nix")))
 }
 
 /// A kernel that is used where it lies.
@@ -155,7 +152,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     std::fs::create_dir_all(&incoming).with_context(|| format!("cannot write to the cache: {}", incoming.display()))?;
     let is_built = matches!(source, Source::Source { .. });
     if is_built {
-        build::check(pin.arch, &incoming).map_err(|error| Failure::Source(vec![format!("{error:#}")]))?;
+        build::check(pin.arch, &incoming).map_err(|error| Failure::there(format!("{error:#}")))?;
     }
     let downloads = download_all(store, source, &incoming, progress)?;
     progress.note("unpacking");
@@ -169,8 +166,8 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
     cache::remove_all(if is_built && made.is_err() { &work } else { &incoming })?;
     made.map_err(|error| match is_local(&error) {
-        true => Failure::from(error),
-        false => Failure::Source(vec![format!("{error:#}")]),
+        true => Failure::Here(error),
+        false => Failure::there(format!("{error:#}")),
     })?;
     Ok(entry.look(pin, source)?.context("it vanished while it was being stored")?)
 }
@@ -224,10 +221,8 @@ fn get(addresses: &[Address], sha256: &Sha256Hex, part: &Path, progress: &dyn Pr
         progress.note(&format!("fetching {}", address.url));
         match get_from(address, sha256, part, progress) {
             Ok(()) => return Ok(()),
-            Err(DownloadError::Remote(why) | DownloadError::Transient(why)) => {
-                failed.push(format!("{}: {why}", address.url))
-            }
-            Err(DownloadError::Local(error)) => {
+            Err(Failure::There(whys)) => failed.extend(whys.iter().map(|why| format!("{}: {why}", address.url))),
+            Err(Failure::Here(error)) => {
                 // A beginning that fills the disk helps nobody.
                 if is_local(&error) {
                     cache::remove_all(part)?;
@@ -236,25 +231,21 @@ fn get(addresses: &[Address], sha256: &Sha256Hex, part: &Path, progress: &dyn Pr
             }
         }
     }
-    if failed.is_empty() {
-        failed.push("there is no address to fetch it from".to_owned());
-    }
-    Err(Failure::Source(failed))
+    Err(Failure::There(failed))
 }
 
 /// Downloads and hashes; what is not the pinned file is removed at once.
-fn get_from(address: &Address, sha256: &Sha256Hex, part: &Path, progress: &dyn Progress) -> Result<(), DownloadError> {
+fn get_from(address: &Address, sha256: &Sha256Hex, part: &Path, progress: &dyn Progress) -> Result<(), Failure> {
     let resumed = part.exists();
     download::download(address, part, progress)?;
-    let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()));
-    let found = found.map_err(DownloadError::Local)?;
+    let found = digest::sha256_file(part).with_context(|| format!("cannot read back {}", part.display()))?;
     if found == *sha256 {
         return Ok(());
     }
-    cache::remove_all(part).map_err(DownloadError::Local)?;
+    cache::remove_all(part)?;
     let why = format!("has SHA-256 {found}, pinned is {sha256}");
     if !resumed {
-        return Err(DownloadError::Remote(why));
+        return Err(Failure::there(why));
     }
     // The beginning may have been another file's.
     progress.note(&format!("what was resumed {why}; fetching it anew"));

@@ -135,13 +135,13 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
         anyhow!("{}:{line}:{column}: {}\n  {shown}", path.display(), message.trim_end())
     };
     let list: List = toml::from_str(text).map_err(|error| wrong(error.span(), error.message()))?;
-    let mut pins: Vec<Pin> = Vec::with_capacity(list.kernel.len());
+    let mut pins: Vec<Pin> = Vec::new();
     for listed in list.kernel {
-        let (span, of_one_name) = (listed.span(), listed.into_inner().0);
-        if let Some(taken) = of_one_name.iter().find(|pin| pins.iter().any(|known| known.name == pin.name)) {
-            return Err(wrong(Some(span), &format!("the name {:?} is taken by a pin above", taken.name)));
+        let (span, listed) = (Some(listed.span()), listed.into_inner());
+        if pins.iter().any(|pin| pin.name == listed.name) {
+            return Err(wrong(span, &format!("the name {:?} is taken by a pin above", listed.name)));
         }
-        pins.extend(of_one_name);
+        pins.extend(listed.pins().map_err(|message| wrong(span, message))?);
     }
     Ok(pins)
 }
@@ -151,13 +151,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
 #[serde(deny_unknown_fields)]
 struct List {
     #[serde(default)]
-    kernel: Vec<Spanned<OfOneName>>,
+    kernel: Vec<Spanned<Listed>>,
 }
-
-/// The pins of one entry: one for every architecture that it has sources for.
-#[derive(serde::Deserialize)]
-#[serde(try_from = "Listed")]
-struct OfOneName(Vec<Pin>);
 
 /// An entry as it is written.
 #[derive(serde::Deserialize)]
@@ -184,36 +179,39 @@ struct ListedSource {
     source: Source,
 }
 
-impl TryFrom<Listed> for OfOneName {
-    type Error = &'static str;
+impl ListedSource {
+    fn is_for(&self, arch: &Arch) -> bool {
+        match self.arch {
+            Some(own) => own == arch,
+            None => matches!(self.source, Source::Source { .. }) || *arch == ARCHES[0],
+        }
+    }
+}
 
-    fn try_from(Listed { name, release, series, why, extra, source }: Listed) -> Result<Self, Self::Error> {
-        let expected = match (release, series) {
+impl Listed {
+    /// A pin for every architecture that there are sources for.
+    fn pins(self) -> Result<Vec<Pin>, &'static str> {
+        let expected = match (self.release, self.series) {
             (Some(release), None) => Expected::Exact(release),
             (None, Some(series)) => Expected::Series(series),
             _ => return Err("expected either `release` (exactly that) or `series` (that prefix)"),
         };
-        if source.is_empty() {
+        if self.source.is_empty() {
             return Err("expected at least one [[kernel.source]]");
         }
-        let mut pins: Vec<Pin> = Vec::new();
-        for ListedSource { arch, release, source } in source {
-            let expected = release.map_or_else(|| expected.clone(), Expected::Exact);
-            let arches: Vec<&'static Arch> = match (&source, arch) {
-                (_, Some(arch)) => vec![arch],
-                (Source::Source { .. }, None) => ARCHES.iter().collect(),
-                (_, None) => vec![&ARCHES[0]],
-            };
-            for arch in arches {
-                if let Some(pin) = pins.iter_mut().find(|pin| pin.arch == arch) {
-                    pin.sources.push(source.clone());
-                    continue;
-                }
-                let (name, why, expected) = (name.clone(), why.clone(), expected.clone());
-                pins.push(Pin { name, arch, expected, why, extra, sources: vec![source.clone()] });
-            }
-        }
-        Ok(Self(pins))
+        let pin = |arch: &'static Arch| {
+            let sources: Vec<_> = self.source.iter().filter(|source| source.is_for(arch)).collect();
+            let release = sources.first()?.release.clone();
+            Some(Pin {
+                name: self.name.clone(),
+                arch,
+                expected: release.map_or_else(|| expected.clone(), Expected::Exact),
+                why: self.why.clone(),
+                extra: self.extra,
+                sources: sources.into_iter().map(|listed| listed.source.clone()).collect(),
+            })
+        };
+        Ok(ARCHES.iter().filter_map(pin).collect())
     }
 }
 
@@ -304,8 +302,10 @@ sha256 = "{SHA256}"
         let no_source = "[[kernel]]\nname = \"a\"\nseries = \"6.1.\"\nwhy = \"b\"\n";
         let one = format!("{no_source}source = [{{ kind = \"file\", path = \"x\", sha256 = \"{SHA256}\" }}]\n");
         let twice = format!("{one}{one}[[kernel]]");
-        let wrong: [(&str, &str, usize, &str); 17] = [
+        let short_sha1 = format!("{no_sha256}, sha1 = \"{}\"", &SHA256[..39]);
+        let wrong: [(&str, &str, usize, &str); 18] = [
             (&no_sha256, &sha1, 6, "missing field `sha256`"),
+            (&no_sha256, &short_sha1, 6, "expected 40 lower-case hexadecimal digits"),
             ("why =", "y =", 4, "unknown field `y`"),
             ("kind = \"url\"", "kind = \"ftp\"", 10, "unknown variant `ftp`"),
             ("name = \"6.1\"\n", "", 1, "missing field `name`"),
@@ -332,15 +332,12 @@ sha256 = "{SHA256}"
 
     #[test]
     fn merged_lists_prefer_the_projects_own() {
-        let list = |name: &str, why: &str| {
-            let mut pins = with("name = \"6.1\"\n", &format!("name = \"{name}\"\n")).unwrap();
-            pins.retain(|pin| pin.arch == &ARCHES[0]);
-            pins.into_iter().map(|pin| Pin { why: why.to_owned(), ..pin }).collect::<Vec<_>>()
-        };
-        let base = [list("a", "base"), list("b", "base")].concat();
-        let all = merged(base, [list("b", "own"), list("c", "own")].concat());
-        let all: Vec<_> = all.iter().map(|pin| (pin.name.as_str(), pin.why.as_str())).collect();
-        assert_eq!(all, [("a", "base"), ("b", "own"), ("c", "own")]);
+        let (base, usual) = (built_in(), built_in().remove(0));
+        let own = |name: &str| Pin { name: name.to_owned(), why: "own".to_owned(), ..usual.clone() };
+        let all = merged(base.clone(), vec![own("mine"), own("6.1")]);
+        assert_eq!(all.len(), base.len() + 1);
+        let names: Vec<_> = all.iter().filter(|pin| pin.why == "own").map(Pin::full_name).collect();
+        assert_eq!(names, ["6.1-x86_64", "mine-x86_64"]);
     }
 
     #[test]

@@ -141,8 +141,8 @@ mod tests {
         let at = |path: &Path| chosen(&[path.to_str().unwrap()], &[]);
         for path in [&image, &dir.path().to_owned()] {
             let target = at(path).unwrap().remove(0);
-            assert!(target.at_hand());
             assert_eq!(target.name(), path.to_str().unwrap());
+            assert!(target.at_hand());
             let kernel = target.obtain(&Silent).unwrap();
             assert_eq!(kernel.image, image);
             assert_eq!(kernel.release.as_deref(), Some("6.9.0-mine"));

@@ -34,8 +34,6 @@ const IMAGES: [&str; 8] = [
     "boot/bzImage",
     "boot/vmlinuz",
 ];
-/// Directories in which a file called `vmlinuz-<release>` may be.
-const VERSIONED: [&str; 2] = ["boot", "."];
 /// Where modules are, each with a directory per release.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
@@ -53,8 +51,17 @@ impl Tree {
 pub fn find(dir: &Path) -> Result<Tree> {
     let all = MODULES.iter().flat_map(|place| entries(&dir.join(place)));
     let releases: Vec<_> = all.filter(|path| path.is_dir()).collect();
-    let fixed = IMAGES.iter().map(|place| dir.join(place)).find(|path| path.is_file());
-    let found = fixed.or_else(|| beside_modules(&releases)).or_else(|| versioned(dir, &releases));
+    let fixed = IMAGES.iter().map(|place| dir.join(place));
+    // Fedora, and Debian from 7.x on.
+    let beside_modules = releases.iter().rev().map(|modules| modules.join("vmlinuz"));
+    let in_boot = ["boot", "."].iter().flat_map(|place| entries(&dir.join(place)));
+    let versioned: Vec<_> = in_boot.filter(|path| suffix(path, "vmlinuz-").is_some()).collect();
+    let has_modules = |image: &&PathBuf| {
+        suffix(image, "vmlinuz-").is_some_and(|release| releases.iter().any(|modules| modules.ends_with(release)))
+    };
+    let with_modules = versioned.iter().rev().filter(has_modules);
+    let last_first = with_modules.chain(versioned.iter().rev()).cloned();
+    let found = fixed.chain(beside_modules).chain(last_first).find(|path| path.is_file());
     let image = found.with_context(|| {
         format!(
             "there is no kernel image in {}; looked for bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and \
@@ -96,36 +103,14 @@ pub fn around(image: &Path) -> Result<Tree> {
     Ok(Tree { image: image.to_owned(), header, modules, config })
 }
 
-/// `lib/modules/<release>/vmlinuz`: Fedora, and Debian from 7.x on.
-fn beside_modules(releases: &[PathBuf]) -> Option<PathBuf> {
-    releases.iter().rev().map(|dir| dir.join("vmlinuz")).find(|path| path.is_file())
-}
-
-/// `boot/vmlinuz-<release>`.
-fn versioned(dir: &Path, releases: &[PathBuf]) -> Option<PathBuf> {
-    let is_image = |path: &PathBuf| suffix(path, "vmlinuz-").is_some() && path.is_file();
-    let mut images: Vec<_> = VERSIONED.iter().flat_map(|place| entries(&dir.join(place))).filter(is_image).collect();
-    let has_modules = |image: &PathBuf| {
-        suffix(image, "vmlinuz-").is_some_and(|release| releases.iter().any(|r| r.ends_with(release)))
-    };
-    match images.iter().rposition(has_modules) {
-        Some(index) => Some(images.swap_remove(index)),
-        None => images.pop(),
-    }
-}
-
 /// The configuration that belongs to `image`: by its release in its name, else the only one in a place known.
 fn config_near(dir: &Path, image: &Path, modules: Option<&Path>) -> Option<PathBuf> {
     let beside = image.parent().unwrap_or(dir);
     let versioned = suffix(image, "vmlinuz-").map(|release| format!("config-{release}"));
-    let of_modules = modules.and_then(Path::file_name).map(|release| {
-        let mut name = std::ffi::OsString::from("boot/config-");
-        name.push(release);
-        dir.join(name)
-    });
+    let of_modules = modules.and_then(|modules| suffix(modules, "")).map(|release| format!("boot/config-{release}"));
     let candidates = [
         versioned.map(|name| beside.join(name)),
-        of_modules,
+        of_modules.map(|name| dir.join(name)),
         modules.map(|modules| modules.join("config")),
         Some(beside.join("config")),
         Some(beside.join(".config")),

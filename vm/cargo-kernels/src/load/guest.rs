@@ -5,18 +5,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use vm_guest::agent::LOADER;
 use vm_guest::payload::Files;
-use vm_guest::supervise::{Observed, Progress};
+use vm_guest::supervise::Observed;
 use vm_kernels::whole_file;
-use vmtest_agent::{Ended, Program, Task};
+use vmtest_agent::{Ended, Event, Program, Task};
 use vmtest_loader::{Job, Line};
 
 use super::object::Object;
 use crate::dirs::Dirs;
-use crate::exit::Exit;
 use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Guests, Launch};
 use crate::static_build::StaticBuild;
@@ -46,12 +45,11 @@ pub struct Brought {
 
 impl Brought {
     pub fn new(dirs: &Dirs, arch: &'static Arch, objects: &[Object], mut job: Job) -> Result<Self> {
-        if LOADER.is_empty() {
-            return Err(Exit::not_run(
-                "this program was built where libelf.a or libz.a was missing, so it has no loader: \
-                 install them (Debian: libelf-dev, zlib1g-dev) and install it again",
-            ));
-        }
+        ensure!(
+            !LOADER.is_empty(),
+            "this program was built where libelf.a or libz.a was missing, so it has no loader: \
+             install them (Debian: libelf-dev, zlib1g-dev) and install it again",
+        );
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut brought = Self { directory, files: Files::default() };
         job.objects.clear();
@@ -88,13 +86,13 @@ impl Brought {
             ..guests.launch(&kernel, &log, Task::Command(program), &note)?
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let seen = launch.run(|progress| {
-            let (to, bytes) = match progress {
-                Progress::Stdout(bytes) => (&mut out, bytes),
-                Progress::Stderr(bytes) => (&mut err, bytes),
+        let seen = launch.run(|event| {
+            let (to, piece) = match event {
+                Event::Stdout(piece) => (&mut out, piece),
+                Event::Stderr(piece) => (&mut err, piece),
                 _ => return ControlFlow::Continue(()),
             };
-            to.extend_from_slice(bytes);
+            to.extend_from_slice(&piece.0);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         answer(&seen, &out, &String::from_utf8_lossy(&err), &log)
@@ -139,7 +137,7 @@ fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> 
         }
     };
     if let (None, Some(why)) = (&seen.ready, &incomplete) {
-        return Err(Exit::not_run(why));
+        bail!("{why}");
     }
     let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
     Ok(Answer { release, lines, incomplete })

@@ -118,16 +118,6 @@ fn exec_runs_where_it_was_called_and_finds_what_a_test_does_and_no_secret() {
     assert_eq!(Process::marked(&scene.mark()), []);
 }
 
-#[test]
-fn a_tool_is_missing() {
-    for variable in ["VMTEST_VNG", "VMTEST_QEMU", "VMTEST_BUSYBOX"] {
-        let scene = Scene::new();
-        let mut vmtest = scene.vmtest(&[], QUICK);
-        vmtest.env(variable, "/nonexistent/tool");
-        Run::start(&scene, vmtest).end().expect_exit(3, &format!("{variable} is set to /nonexistent/tool"));
-    }
-}
-
 const VNG: &str = "virtme-ng 1.42";
 const QEMU: &str = "QEMU emulator version 7.2.0";
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
@@ -20,7 +21,7 @@ const FAILS: &str = "echo 'init/main.c:1: error: no' >&2; exit 2";
 const WAITS: &str = "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /bin/sleep 0.02; done";
 
 /// A server with a source at `/linux.tar.xz`, a sandbox that pins it, and programs that behave like this.
-fn pinned(configure: &str, build: &str) -> (Server, Sandbox) {
+fn pinned(configure: &str, build: &str) -> (Arc<Server>, Sandbox) {
     let tarball = fake::xz(&fake::tar(&[Member::File("linux-6.1.9/arch/x86/Kconfig", b"")]));
     let (server, sandbox) = Sandbox::serving("/linux.tar.xz", &tarball);
     let (url, sha256) = (server.url("/linux.tar.xz"), sha256(&tarball));

@@ -1,13 +1,14 @@
 //! What can happen to the cache: damage, no room, no permission.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::{Answer, Server};
 use vm_kernels::fake;
 
 /// A server with one package at `/linux.deb`, and a sandbox that pins it.
-fn pinned() -> (Server, Sandbox) {
+fn pinned() -> (Arc<Server>, Sandbox) {
     Sandbox::serving("/linux.deb", &fake::kernel_deb("6.1.9-test", ".xz"))
 }
 

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use assert_cmd::assert::OutputAssertExt;
-use sha1::{Digest, Sha1};
 use tempfile::TempDir;
 use vm_kernels::digest::sha256;
 
@@ -33,7 +33,7 @@ impl Sandbox {
     }
 
     /// A server that has this file at this path, and a sandbox whose only pin is that.
-    pub fn serving(path: &str, content: &[u8]) -> (Server, Self) {
+    pub fn serving(path: &str, content: &[u8]) -> (Arc<Server>, Self) {
         let server = Server::https();
         server.at(path, Answer::File(content.to_vec()));
         let sandbox = Self::new().trusting(&server);
@@ -55,11 +55,10 @@ impl Sandbox {
     }
 
     /// Puts an apt in the way that knows these mirrors; without, there is none.
-    pub fn with_mirrors(self, roots: &[String]) -> Self {
+    pub fn mirrors(&self, roots: &[String]) {
         let lines: String = roots.iter().map(|root| format!("echo '{root}'\n")).collect();
         self.program("apt-get", &lines);
         self.program("apt-config", "");
-        self
     }
 
     pub fn program(&self, name: &str, script: &str) {
@@ -156,10 +155,6 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-pub fn sha1(bytes: &[u8]) -> String {
-    hex::encode(Sha1::digest(bytes))
-}
-
 /// A pin `6.1` whose source has these lines.
 pub fn pin(source: &str) -> String {
     format!("[[kernel]]\nname = \"6.1\"\nseries = \"6.1.\"\nwhy = \"a test\"\n\n[[kernel.source]]\n{source}\n")
@@ -168,13 +163,4 @@ pub fn pin(source: &str) -> String {
 /// The lines of a source of kind `url`.
 pub fn url_source(url: &str, content: &[u8]) -> String {
     format!("kind = \"url\"\nurl = \"{url}\"\nsha256 = \"{}\"", sha256(content))
-}
-
-/// The lines of a source of kind `debian` with one file, pinned by both hashes.
-pub fn debian_source(path: &str, content: &[u8]) -> String {
-    format!(
-        "kind = \"debian\"\nfiles = [{{ path = \"{path}\", sha256 = \"{}\", sha1 = \"{}\" }}]",
-        sha256(content),
-        sha1(content)
-    )
 }

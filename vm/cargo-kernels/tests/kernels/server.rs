@@ -43,25 +43,20 @@ pub struct Request {
 
 /// A running server; it ends with the test's process.
 pub struct Server {
-    scheme: &'static str,
-    port: u16,
-    shared: Arc<Shared>,
+    /// Up to the path.
+    address: String,
     /// What a client must trust to talk to it.
     pub certificate: Option<String>,
-}
-
-#[derive(Default)]
-struct Shared {
     answers: Mutex<HashMap<String, Arc<Answer>>>,
     requests: Mutex<Vec<Request>>,
 }
 
 impl Server {
-    pub fn http() -> Self {
+    pub fn http() -> Arc<Self> {
         Self::start("http", None, None)
     }
 
-    pub fn https() -> Self {
+    pub fn https() -> Arc<Self> {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -74,45 +69,43 @@ impl Server {
         Self::start("https", Some(Arc::new(config)), Some(made.cert.pem()))
     }
 
-    fn start(scheme: &'static str, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Self {
+    fn start(scheme: &'static str, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Shared::default());
-        let for_thread = Arc::clone(&shared);
+        let address = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
+        let server = Arc::new(Self { address, certificate, answers: Mutex::default(), requests: Mutex::default() });
+        let running = Arc::clone(&server);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (shared, tls) = (Arc::clone(&for_thread), tls.clone());
+                let (server, tls) = (Arc::clone(&running), tls.clone());
                 std::thread::spawn(move || {
                     let socket = stream.try_clone().unwrap();
                     match tls {
-                        None => shared.serve(stream),
-                        Some(tls) => shared.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
+                        None => server.serve(stream),
+                        Some(tls) => server.serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
                     }
                     // Without a word of TLS's, so that the client cannot take it for the end of the file.
                     let _ = socket.shutdown(Shutdown::Both);
                 });
             }
         });
-        Self { scheme, port, shared, certificate }
+        server
     }
 
     /// Sets what `path` (with its leading slash) answers.
     pub fn at(&self, path: &str, answer: Answer) {
-        self.shared.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
+        self.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
     }
 
     /// The address of `path`.
     pub fn url(&self, path: &str) -> String {
-        format!("{}://localhost:{}{path}", self.scheme, self.port)
+        format!("{}{path}", self.address)
     }
 
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.requests.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
-}
 
-impl Shared {
     fn serve(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         let Some(request) = read_request(&mut stream) else { return };

@@ -1,10 +1,22 @@
 //! Where kernels come from: each kind of source, and the order of them.
 
-use crate::sandbox::{self, Sandbox, debian_source, pin, url_source};
-use crate::server::{Answer, Server};
+use sha1::{Digest, Sha1};
+use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
 
+use crate::sandbox::{Sandbox, pin, url_source};
+use crate::server::{Answer, Server};
+
 const POOL_PATH: &str = "pool/main/l/linux/linux-image-6.1.9_6.1.9-1_amd64.deb";
+
+/// Pins a package of Debian's by both hashes; the package, and the one of them that is no SHA-256.
+fn pin_package(sandbox: &Sandbox) -> (Vec<u8>, String) {
+    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let (sha256, sha1) = (sha256(&deb), hex::encode(Sha1::digest(&deb)));
+    let file = format!("{{ path = \"{POOL_PATH}\", sha256 = \"{sha256}\", sha1 = \"{sha1}\" }}");
+    sandbox.pins(&pin(&format!("kind = \"debian\"\nfiles = [{file}]")));
+    (deb, sha1)
+}
 
 #[test]
 fn an_image_is_fetched_once_and_never_again() {
@@ -45,12 +57,11 @@ fn packages_and_archives_are_unpacked() {
 #[test]
 fn apts_mirrors_are_asked_in_their_order_until_one_has_the_file() {
     let [without, wrong, good] = [Server::http(), Server::http(), Server::http()];
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let sandbox = Sandbox::new();
+    let (deb, _) = pin_package(&sandbox);
     wrong.at(&format!("/{POOL_PATH}"), Answer::File(b"another file".to_vec()));
-    good.at(&format!("/debian/{POOL_PATH}"), Answer::File(deb.clone()));
-    let roots = [without.url("/security/"), wrong.url("/"), good.url("/debian/")];
-    let sandbox = Sandbox::new().with_mirrors(&roots);
-    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    good.at(&format!("/debian/{POOL_PATH}"), Answer::File(deb));
+    sandbox.mirrors(&[without.url("/security/"), wrong.url("/"), good.url("/debian/")]);
     let said = sandbox.run(&["fetch"], 0);
     assert!(said.contains("6.1: 6.1.9-test from debian"), "{said}");
     assert_eq!(without.requests()[0].path, format!("/security/{POOL_PATH}"));
@@ -61,14 +72,14 @@ fn apts_mirrors_are_asked_in_their_order_until_one_has_the_file() {
 fn archive_is_asked_after_the_mirrors_and_without_any() {
     for with_apt in [true, false] {
         let (mirror, archive) = (Server::http(), Server::https());
-        let deb = fake::kernel_deb("6.1.9-test", ".xz");
-        archive.at(&format!("/file/{}", sandbox::sha1(&deb)), Answer::File(deb.clone()));
         // With or without a slash at its end.
         let address = archive.url(if with_apt { "/file/" } else { "/file" });
         let sandbox = Sandbox::new().trusting(&archive).with("VMTEST_DEBIAN_ARCHIVE", address);
-        let mirrors = [mirror.url("/debian/")];
-        let sandbox = if with_apt { sandbox.with_mirrors(&mirrors) } else { sandbox };
-        sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+        let (deb, sha1) = pin_package(&sandbox);
+        archive.at(&format!("/file/{sha1}"), Answer::File(deb));
+        if with_apt {
+            sandbox.mirrors(&[mirror.url("/debian/")]);
+        }
         sandbox.run(&["fetch"], 0);
         assert_eq!(mirror.requests().len(), usize::from(with_apt));
     }
@@ -77,15 +88,14 @@ fn archive_is_asked_after_the_mirrors_and_without_any() {
 #[test]
 fn mirrors_in_a_directory_and_in_a_list_are_found() {
     let sandbox = Sandbox::new();
-    let deb = fake::kernel_deb("6.1.9-test", ".xz");
+    let (deb, _) = pin_package(&sandbox);
     let file = sandbox.path("mirror").join(POOL_PATH);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, &deb).unwrap();
+    std::fs::write(&file, deb).unwrap();
     let list = sandbox.path("mirrors.list");
     let mirror = format!("# ours\nfile:{}/ priority:1\n", sandbox.path("mirror").display());
     std::fs::write(&list, mirror).unwrap();
-    let sandbox = sandbox.with_mirrors(&[format!("mirror+file:{}/", list.display())]);
-    sandbox.pins(&pin(&debian_source(POOL_PATH, &deb)));
+    sandbox.mirrors(&[format!("mirror+file:{}/", list.display())]);
     sandbox.run(&["fetch"], 0);
 }
 
@@ -111,10 +121,14 @@ fn nix_is_first_when_it_is_there() {
 #[test]
 fn file_that_is_not_the_kernel_is_refused() {
     let page = b"<!DOCTYPE html><p>Please log in".to_vec();
+    let mut half = fake::kernel_deb("6.1.9-test", ".xz");
+    half.truncate(half.len() - 1000);
     let escapes = fake::zstd(&fake::tar(&[Member::File("../../../../kernels.toml", b"x")]));
     for (file, finding) in [
         (fake::bzimage("6.2.0", None), "the image is 6.2.0, pinned is 6.1.x"),
         (page, "it is no kernel image: it is a web page"),
+        (half, "cannot unpack the .deb"),
+        (fake::deb(b"BZh9", ".bz2"), "cannot unpack the .deb: data.tar.bz2: unknown compression"),
         (escapes, "archive member ../../../../kernels.toml: refused: it would be written outside"),
     ] {
         let (_server, sandbox) = Sandbox::serving("/bzImage", &file);

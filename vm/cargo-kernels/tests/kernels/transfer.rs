@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 
 use crate::sandbox::Sandbox;
 use crate::server::{Answer, Server};
@@ -10,7 +11,7 @@ use vm_kernels::digest::sha256;
 use vm_kernels::fake;
 
 /// A server with one image at `/bzImage`, and a sandbox that pins it.
-fn pinned(answer: impl FnOnce(Vec<u8>) -> Answer) -> (Server, Sandbox, Vec<u8>) {
+fn pinned(answer: impl FnOnce(Vec<u8>) -> Answer) -> (Arc<Server>, Sandbox, Vec<u8>) {
     let image = fake::bzimage("6.1.9-test", None);
     let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     server.at("/bzImage", answer(image.clone()));

@@ -22,36 +22,6 @@ SEC("tracepoint/syscalls/sys_enter_execve") int fetches(void *ctx)
 	return __sync_fetch_and_add(&value, 1) == 2;
 }
 
-/* What 4 bytes on the stack hold has been known since 5.16: before that, nothing tells that this ends. */
-SEC("tracepoint/syscalls/sys_enter_execve") int counter_on_stack(void *ctx)
-{
-	volatile u32 i[2] __attribute__((aligned(8))) = {};
-
-	while (i[0] < 10)
-		i[0]++;
-	return 0;
-}
-
-/* Since 6.4, values that decide nothing are not compared where a program has functions: before that, each of 2^18 ways
- * is walked by itself. */
-static __attribute__((noinline)) u32 second_function(u32 value) { return value * bpf_get_prandom_u32(); }
-SEC("tracepoint/syscalls/sys_enter_execve") int many_ways(void *ctx)
-{
-	volatile u64 values[18];
-	u64 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < 18; i++) {
-		values[i] = 1;
-		if (bpf_get_prandom_u32() == 1)
-			values[i] = 2;
-	}
-#pragma unroll
-	for (int i = 0; i < 18; i++)
-		sum += values[i];
-	return second_function(sum) == 3;
-}
-
 /* Functions of such programs have had a stack each since 6.13. */
 static __attribute__((noinline)) int more_stack(int value)
 {

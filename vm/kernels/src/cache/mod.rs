@@ -12,24 +12,24 @@
 //!
 //! `<id>` is made of the hashes that the pin states, so a changed pin never finds the old kernel.
 
-mod stale;
 mod sums;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
 
 use super::digest::{self, Sha256Hex};
 use super::pins::{Pin, Source};
 use super::{Kernel, build, image, kconfig, tree};
 use crate::lock::{self, How};
 
-pub use stale::{Stale, discard, size_of, stale};
 pub use sums::listing;
 
 /// Counts changes of what an entry looks like on disk; part of every entry's name.
@@ -94,11 +94,6 @@ impl Entry {
         self.root.join(INCOMING).join(&self.name)
     }
 
-    /// Whether there is a finished entry, without looking into it.
-    pub fn exists(&self) -> bool {
-        self.dir().join(MANIFEST).is_file()
-    }
-
     /// Waits until no other run makes this entry; `waiting` is called if there is one.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
         let path = self.root.join(LOCKS).join(&self.name);
@@ -116,7 +111,7 @@ impl Entry {
         if !dir.try_exists()? {
             return Ok(None);
         }
-        ensure!(self.exists(), "it has no manifest");
+        ensure!(dir.join(MANIFEST).is_file(), "it has no manifest");
         hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
         let image = dir.join(&manifest.image);
@@ -276,4 +271,44 @@ fn remove_at_once(path: &Path) -> Result<()> {
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
         Ok(()) => remove_all(&going),
     }
+}
+
+/// What can go of the cache at `root`: kernels and downloads other than those of the entries `needed`.
+pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<PathBuf>> {
+    let mut stale = Vec::new();
+    for dir in [KERNELS, INCOMING].map(|kind| root.join(kind)) {
+        if !dir.try_exists()? {
+            continue;
+        }
+        for entry in WalkDir::new(&dir).min_depth(1).max_depth(1).sort_by_file_name() {
+            let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+            if !needed.contains(&*entry.file_name().to_string_lossy()) {
+                stale.push(entry.into_path());
+            }
+        }
+    }
+    Ok(stale)
+}
+
+/// Removes a stale kernel or download of the cache at `root`, unless it is in use; with `dry_run`, only finds out whether
+/// it would. Says whether it is gone.
+pub fn discard(root: &Path, stale: &Path, dry_run: bool) -> Result<bool> {
+    let lock = match stale.starts_with(root.join(KERNELS)) {
+        true => stale.join(MANIFEST),
+        false => root.join(LOCKS).join(stale.file_name().unwrap_or_default()),
+    };
+    // A directory can be locked as well, which is what is left when the file is not there.
+    let lock = if lock.exists() { &lock } else { stale };
+    let Some(_lock) = lock::existing(lock, How::NonBlockingLockExclusive)? else { return Ok(false) };
+    if !dry_run {
+        remove_at_once(stale)?;
+    }
+    Ok(true)
+}
+
+/// Bytes on disk of all files below `path`, which may be one itself.
+pub fn size_of(path: &Path) -> u64 {
+    let files = WalkDir::new(path).follow_root_links(false).into_iter().flatten();
+    // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
+    files.filter_map(|file| file.metadata().ok()).map(|file| 512 * file.blocks()).sum()
 }

@@ -46,15 +46,11 @@ pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
 
 /// Kernels, downloads and configurations.
 fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
-    let line = |stale: cache::Stale| {
-        let size = cache::size_of(&stale.path);
-        (shown(&stale.path), size, cache::discard(&stale, dry_run))
-    };
-    let store = kernels::store(dirs)?;
     let pins = kernels::pinned(dirs)?;
     let names = |pin: &Pin| pin.sources.iter().map(|source| Entry::name_of(pin, source)).collect::<Vec<_>>();
     let needed = pins.iter().flat_map(names).collect();
-    Ok(cache::stale(&store.cache, &needed)?.into_iter().map(line).collect())
+    let line = |path: PathBuf| (shown(&path), cache::size_of(&path), cache::discard(&dirs.cache, &path, dry_run));
+    Ok(cache::stale(&dirs.cache, &needed)?.into_iter().map(line).collect())
 }
 
 /// Snapshot guests of the warm backend; the next warm run makes what it needs anew.

@@ -1,7 +1,6 @@
 //! What a test finds, and what it may do.
 
 use std::fs;
-use std::io::Write;
 use std::process::Command;
 
 fn sh(script: &str) {
@@ -59,15 +58,6 @@ fn host_a_veth_pair_and_a_namespace() {
 }
 
 #[test]
-fn a_flood() {
-    let piece = [b'x'; 1 << 20];
-    for _ in 0..200 {
-        std::io::stdout().write_all(&piece).unwrap();
-    }
-    println!();
-}
-
-#[test]
 fn a_daemon_and_another_time() {
     sh("setsid sleep 1000 & date -s 2001-01-01");
 }
@@ -82,12 +72,6 @@ fn a_full_tmp() {
 #[ignore = "only where asked for"]
 fn reboots() {
     fs::write("/proc/sysrq-trigger", "b").unwrap();
-}
-
-#[test]
-#[ignore = "only where asked for"]
-fn panics_the_kernel() {
-    fs::write("/proc/sysrq-trigger", "c").unwrap();
 }
 
 #[test]

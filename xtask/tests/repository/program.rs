@@ -1,33 +1,25 @@
 //! The program as `cargo xtask build`, `inspect` and `load` show it.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
 
-use assert_cmd::Command;
-use assert_cmd::assert::Assert;
 use cargo_kernels::closure;
 use predicates::str::contains;
+
+use crate::{workspace, xtask};
 
 /// What the README promises of the executable.
 const MOST_BYTES: u64 = 2_000_000;
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-fn xtask(arguments: &[&str]) -> Assert {
-    Command::new(env!("CARGO_BIN_EXE_xtask")).current_dir(workspace()).args(arguments).assert()
-}
-
-fn stdout(run: &Assert) -> String {
-    String::from_utf8(run.get_output().stdout.clone()).unwrap()
+fn built() -> String {
+    let output = xtask(&["build"]).unwrap();
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 #[test]
 fn the_executable_is_static_and_small() {
-    let built = stdout(&xtask(&["build"]).success());
-    let executable = Path::new(built.strip_suffix('\n').unwrap());
+    let built = built();
+    let executable = Path::new(&built);
     let bytes = fs::metadata(executable).unwrap().len();
     assert!(bytes <= MOST_BYTES, "{} has {bytes} bytes", executable.display());
     assert_eq!(closure::loader(executable).unwrap(), None, "{} is not static", executable.display());
@@ -44,7 +36,8 @@ fn code(text: &str) -> Vec<String> {
 /// Whatever program is in this repository: a fork has another, and no walkthrough.
 #[test]
 fn sections_symbols_and_instructions_are_those_of_the_walkthrough() {
-    let printed = code(&stdout(&xtask(&["inspect"]).code(0).stdout(contains(".BTF")).stdout(contains("FUNC"))));
+    let inspected = xtask(&["inspect"]).assert().code(0).stdout(contains(".BTF")).stdout(contains("FUNC"));
+    let printed = code(&String::from_utf8_lossy(&inspected.get_output().stdout));
     assert_eq!(printed.last().unwrap().split(' ').next_back(), Some("exit"), "{printed:?}");
     if let Ok(walkthrough) = fs::read_to_string(workspace().join("docs/walkthrough.md")) {
         assert_eq!(code(&walkthrough), printed);
@@ -54,7 +47,7 @@ fn sections_symbols_and_instructions_are_those_of_the_walkthrough() {
 #[test]
 fn what_is_no_object_file_is_refused_by_name() {
     for (file, why) in [("/nonexistent", "No such file"), ("Cargo.toml", "not recognized")] {
-        let said = xtask(&["inspect", file]).code(3).stdout("");
+        let said = xtask(&["inspect", file]).assert().code(3).stdout("");
         said.stderr(contains(format!("cannot inspect {file}"))).stderr(contains(why));
     }
 }
@@ -64,6 +57,5 @@ fn what_is_no_object_file_is_refused_by_name() {
 #[test]
 #[ignore = "restores VMs: `cargo xtask test` runs it"]
 fn the_tracer_loads_as_it_did() {
-    let built = stdout(&xtask(&["build"]).success());
-    xtask(&["load", built.trim(), "-k", "5.10,6.1,6.12,6.18,7.3", "--baseline", "bpf/baseline.json"]).success();
+    xtask(&["load", &built(), "-k", "5.10,6.1,6.12,6.18,7.3", "--baseline", "bpf/baseline.json"]).unwrap();
 }

@@ -1,11 +1,10 @@
 //! The flake, checked without a network: against the mock nixpkgs in `tests/nix`, with a store of its own.
 //!
 //! What these tests cannot show, a build against the real nixpkgs, docs/nix.md lists.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 
 use assert_cmd::Command;
@@ -13,9 +12,7 @@ use predicates::str::contains;
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
+use crate::workspace;
 
 /// A copy of the workspace, to be changed at will, and a Nix that reaches nothing else.
 struct Bench {

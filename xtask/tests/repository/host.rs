@@ -1,5 +1,4 @@
 //! What the harness needs of the host, on machines of the tests' own making: every tool is a fake on a PATH of its own.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -298,12 +297,18 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
 fn an_environment_variable_comes_first_and_must_be_right() {
     let machine = Machine::without(&[]);
     machine.tool("mine", "echo 'virtme-ng 1.50'");
-    let doctor = |value: &str| diagnosis(machine.xtask(&["doctor", "--json"]).env("VMTEST_VNG", value), "vng");
-    assert_eq!(doctor(machine.path("bin/mine").to_str().unwrap())["version"], "1.50");
-    let wrong = doctor("/nonexistent/vng");
-    assert!(wrong["problem"].as_str().unwrap().contains("VMTEST_VNG is set to /nonexistent/vng"));
-    assert!(wrong["remedy"].as_str().unwrap().contains("VMTEST_VNG"));
-    assert_eq!(doctor("")["version"], "1.42", "empty is unset");
+    let doctor =
+        |variable: &str, value: &str, name| diagnosis(machine.xtask(&["doctor", "--json"]).env(variable, value), name);
+    assert_eq!(doctor("VMTEST_VNG", machine.path("bin/mine").to_str().unwrap(), "vng")["version"], "1.50");
+    assert_eq!(doctor("VMTEST_VNG", "", "vng")["version"], "1.42", "empty is unset");
+    for (variable, name) in
+        [("VMTEST_VNG", "vng"), ("VMTEST_QEMU", "qemu-system-x86_64"), ("VMTEST_BUSYBOX", "busybox")]
+    {
+        let wrong = doctor(variable, "/nonexistent/tool", name);
+        let problem = wrong["problem"].as_str().unwrap();
+        assert!(problem.contains(&format!("{variable} is set to /nonexistent/tool")), "{wrong}");
+        assert!(wrong["remedy"].as_str().unwrap().contains(variable), "{wrong}");
+    }
 }
 
 #[test]

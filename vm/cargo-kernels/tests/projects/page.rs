@@ -1,5 +1,4 @@
 //! docs/your-own-program.md, done exactly as it says.
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;
@@ -33,14 +32,14 @@ fn script(page: &str, root: &Path) -> (String, usize) {
 #[ignore = "boots a VM: cargo xtask test runs it"]
 fn the_page_leads_to_a_pass() {
     let dir = tempfile::tempdir().unwrap();
-    let (script, steps) = script(include_str!("../../../docs/your-own-program.md"), dir.path());
+    let (script, steps) = script(include_str!("../../../../docs/your-own-program.md"), dir.path());
     assert_eq!(steps, 4, "{script}");
-    let tool = Path::new(env!("CARGO_BIN_EXE_cargo-kernels")).parent().unwrap();
+    let tool = Path::new(crate::TOOL).parent().unwrap();
     let path = format!("{}:{}", tool.display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", &script]).current_dir(&dir).env("PATH", path).env_remove("CARGO_TARGET_DIR");
     let output = bash.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let said = crate::said(&output);
+    assert!(output.status.success(), "{said}");
     assert!(said.contains("1/1") && said.contains("1 passed, 0 failed"), "{said}");
 }

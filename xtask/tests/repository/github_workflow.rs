@@ -1,12 +1,13 @@
 //! `.github/workflows/ci.yml`, as far as it can be checked without GitHub.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
 
-const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
+use crate::{matrix, workspace};
+
+const WORKFLOW: &str = include_str!("../../../.github/workflows/ci.yml");
 
 /// A tag can be moved to other code, a commit cannot; the version beside it is for people.
 #[test]
@@ -31,8 +32,7 @@ fn no_job_can_hang_for_hours() {
 /// The job per kernel is made of what `cargo xtask matrix` prints.
 #[test]
 fn the_matrix_has_what_the_workflow_asks_it_for() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("matrix").output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = matrix();
     // A line break would end the value in $GITHUB_OUTPUT.
     assert_eq!(text.trim_end().lines().count(), 1, "{text}");
     let matrix: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -49,14 +49,13 @@ fn the_matrix_has_what_the_workflow_asks_it_for() {
 #[test]
 #[ignore = "needs python3 and PyPI: cargo xtask test runs it"]
 fn the_workflow_follows_its_schema_and_good_practice() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let workflow = workspace.join(".github/workflows/ci.yml");
+    let workflow = workspace().join(".github/workflows/ci.yml");
     let tools = tempfile::tempdir().unwrap();
     let program = |name: &str| tools.path().join("bin").join(name);
     Command::new("python3").args(["-m", "venv"]).arg(tools.path()).assert().success();
     Command::new(program("pip"))
         .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
-        .arg(workspace.join("tests/github/requirements.txt"))
+        .arg(workspace().join("tests/github/requirements.txt"))
         .assert()
         .success();
     let schema = |path: &Path| {

@@ -1,20 +1,14 @@
 //! What the documentation says can be done, can be done: its commands are accepted, its links lead somewhere.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use assert_cmd::Command;
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap().canonicalize().unwrap()
-}
+use crate::{matrix, workspace, xtask};
 
 /// The pages at the root and in docs/, and their text.
 fn pages() -> Vec<(PathBuf, String)> {
-    let directories = [workspace(), workspace().join("docs")];
+    let directories = [workspace().to_owned(), workspace().join("docs")];
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
     let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
@@ -39,8 +33,7 @@ fn command(line: &str) -> Option<&str> {
 /// Whether the program would take this; with --help it does nothing else. What it passes on is not its own.
 fn accepts(command: &str) -> bool {
     let own = command.split(" -- ").next().unwrap_or_default().split_whitespace();
-    let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    xtask.args(own.filter(|word| *word != "--")).arg("--help").ok().is_ok()
+    xtask(&[]).args(own.filter(|word| *word != "--")).arg("--help").ok().is_ok()
 }
 
 #[test]
@@ -57,13 +50,14 @@ fn every_command_is_accepted() {
 
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
+    let root = workspace().canonicalize().unwrap();
     let mut broken = Vec::new();
     for (path, page) in pages() {
         let links = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
-            let there = target.canonicalize().is_ok_and(|there| there.starts_with(workspace()));
+            let there = target.canonicalize().is_ok_and(|there| there.starts_with(&root));
             let has_heading = || anchors(&fs::read_to_string(&target).unwrap()).contains(heading);
             if !there || !heading.is_empty() && !has_heading() {
                 broken.push(format!("{}: {link}", path.display()));
@@ -76,8 +70,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
 #[test]
 fn every_pin_is_explained() {
     let page = fs::read_to_string(workspace().join("docs/kernels.md")).unwrap();
-    let matrix = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("matrix").unwrap().stdout;
-    let matrix: serde_json::Value = serde_json::from_slice(&matrix).unwrap();
+    let matrix: serde_json::Value = serde_json::from_str(&matrix()).unwrap();
     for pin in matrix["include"].as_array().unwrap() {
         let row = format!("\n| {} |", pin["kernel"].as_str().unwrap());
         assert!(page.contains(&row), "docs/kernels.md has no row {row:?}");

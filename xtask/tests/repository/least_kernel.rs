@@ -1,18 +1,14 @@
 //! The lists of kernel options are enough: the tracer's tests pass on a kernel that has nothing else.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cargo_kernels::kernels::{Arch, kconfig};
 
+use crate::{workspace, xtask};
+
 /// What Kconfig wants around the listed options: menus, and what they depend on.
 const AROUND: [&str; 5] = ["VIRTIO_MENU", "NETWORK_FILESYSTEMS", "INET", "FTRACE", "UPROBE_EVENTS"];
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 /// Every option of the lists that is not to be absent, and those around them, as lines of a configuration.
 fn options() -> Vec<String> {
@@ -44,8 +40,6 @@ fn a_kernel_with_the_listed_options_alone_passes_booted_and_restored() {
     let [_, target, image] = Arch::host().source;
     make(target);
     for how in [&[][..], &["--warm"]] {
-        let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        let xtask = xtask.arg("vmtest").args(how).arg("-k").arg(build.path().join(image));
-        assert!(xtask.current_dir(workspace()).status().unwrap().success(), "{how:?}");
+        xtask(&["vmtest"]).args(how).arg("-k").arg(build.path().join(image)).unwrap();
     }
 }
