@@ -8,18 +8,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::backends;
-use crate::cross;
 use crate::dirs::Dirs;
 use crate::engine::Engine;
-use crate::exit;
-use crate::flags;
 use crate::kernels::{self, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
-use crate::ui::grid::{self, Looks};
+use crate::ui::{self, grid};
 use crate::verdict::Standing;
+use crate::{backends, cross, exit, flags, text};
 use vm_guest::Backend;
 use vm_guest::bare::Bare;
 use vm_guest::interrupt::Interrupt;
@@ -47,10 +44,10 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
             .map(|backend| (backend.name(), Engine::new(&host, backend, &metadata, &payload, &options)));
         for target in &targets {
             match measure(&engines, target, flags.rounds, &interrupt) {
-                Ok(measured) if flags.json => println!("{}", measured.json()),
-                Ok(measured) => println!("{}", measured.text()),
+                Ok(measured) if flags.json => ui::print(&(measured.json() + "\n"))?,
+                Ok(measured) => ui::print(&(measured.text() + "\n"))?,
                 Err(error) => {
-                    eprintln!("{}: {error:#}", target.name());
+                    eprintln!("{}: {}", target.name(), text::block(&format!("{error:#}")));
                     code = exit::NOT_RUN;
                 }
             }
@@ -121,7 +118,8 @@ impl Measured {
 
     /// For a person.
     fn text(&self) -> String {
-        let mut table = grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], 1..6, Looks::default());
+        let mut table =
+            grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], 1..6, grid::Looks::default());
         for (way, seconds) in &self.ways {
             let median = self.median(way);
             let ratio = median.zip(self.median("baseline")).map(|(median, baseline)| median / baseline);

@@ -16,10 +16,9 @@ use vmtest_loader::Job;
 
 use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
-use crate::kernels;
 use crate::launch::{Guests, Host};
 use crate::metadata::{Metadata, RootChoice};
-use crate::{backends, flags, parallel, text, ui};
+use crate::{backends, flags, kernels, parallel, text, ui};
 
 use guest::Brought;
 use object::Object;

@@ -10,17 +10,16 @@ use serde::Deserialize;
 use vmtest_agent::TestId;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::backends;
 use crate::dirs::Dirs;
 use crate::engine::Engine;
 use crate::exit::{self, Exit};
-use crate::flags;
 use crate::kernels::{self, Arch};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::report::words;
 use crate::verdict::{KernelReport, Verdict};
+use crate::{backends, flags, text, ui};
 use vm_guest::interrupt::Interrupt;
 
 /// What is never part of the sources.
@@ -85,14 +84,14 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
                 }
                 *(if as_it_should_be { &mut passed } else { &mut failed }) += 1;
                 let sign = if as_it_should_be { "ok" } else { "NOT OK" };
-                println!("{sign:6}  {name:20}  {:6}  {outcome}", target.name());
+                ui::print(&format!("{sign:6}  {name:20}  {:6}  {}\n", target.name(), text::line(&outcome)))?;
             }
             if let Some(signal) = interrupt.signal() {
                 return Ok(exit::interrupted(signal));
             }
         }
     }
-    println!("\n{passed} passed, {failed} failed");
+    ui::print(&format!("\n{passed} passed, {failed} failed\n"))?;
     Ok(if failed == 0 { exit::OK } else { exit::FAILED })
 }
 

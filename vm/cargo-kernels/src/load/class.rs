@@ -131,9 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_is_named_with_the_kernel_that_first_has_it() {
-        let reason = refused("; x\n0: (85) call unknown#173\ninvalid func unknown#173\n", "");
-        assert_eq!(reason.class, "helper");
+    fn a_refusal_has_class_source_and_last_words_and_a_helper_the_kernel_that_first_has_it() {
+        let reason = refused("; return 1;\ninvalid func unknown#173\nprocessed 3 insns\n", "");
+        assert_eq!((reason.class, reason.source.as_deref()), ("helper", Some("return 1;")));
+        assert_eq!(reason.excerpt, ["; return 1;", "invalid func unknown#173"]);
         assert_eq!(reason.sentence, "the kernel has no helper `bpf_get_func_ip` (number 173), there since 5.15");
         assert!(helper("211").contains("`bpf_cgrp_storage_delete` (number 211), there since 6.2"));
         assert_eq!(helper("9999"), "the kernel has no helper of number 9999");

@@ -10,16 +10,16 @@ use tempfile::TempDir;
 use vm_guest::agent::LOADER;
 use vm_guest::payload::Files;
 use vm_guest::supervise::Observed;
+use vm_kernels::whole_file;
 use vmtest_agent::{Ended, Event, Program, Task};
 use vmtest_loader::{Job, Line};
 
 use super::object::Object;
-use crate::cross;
 use crate::dirs::Dirs;
 use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Guests, Launch};
 use crate::static_build::StaticBuild;
-use crate::{kernels, text};
+use crate::{cross, kernels, text};
 
 /// Where it finds what it is given.
 const IN_GUEST: &str = "load";
@@ -104,8 +104,7 @@ impl Brought {
         if let (Some(config), Some(release)) = (&kernel.config, &kernel.release) {
             let lines = config.iter().map(|(option, value)| format!("{option}={value}\n"));
             let path = self.directory.path().join(format!("config-{release}"));
-            std::fs::write(&path, lines.collect::<String>())
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            whole_file::write(&path, lines.collect::<String>().as_bytes())?;
             files.insert(format!("boot/config-{release}"), path);
         }
         Ok(files)

@@ -196,12 +196,4 @@ pub(super) mod tests {
         unfinished.not_run.push(("5.10".into(), "died".into()));
         assert_eq!(unfinished.minimum(), Some("6.1"));
     }
-
-    #[test]
-    fn a_refusal_has_class_source_and_last_words() {
-        let rows = sample(&[("5.4", false)]);
-        let refused = rows.all[0].refused.as_ref().unwrap();
-        assert_eq!((refused.class, refused.source.as_deref()), ("helper", Some("return 1;")));
-        assert_eq!(refused.excerpt, ["; return 1;", "invalid func unknown#173"]);
-    }
 }

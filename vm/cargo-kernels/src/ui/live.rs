@@ -30,7 +30,6 @@ pub struct Live {
 
 struct Bar {
     progress: ProgressBar,
-    name: String,
     running: Once,
 }
 
@@ -39,7 +38,7 @@ impl Live {
         let lines = MultiProgress::with_draw_target(target);
         let names: Vec<String> = names.iter().map(|name| text::end(&text::line(name), NAME_WIDTH)).collect();
         let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or(0);
-        let bars = names.into_iter().map(|name| Bar::new(&lines, name, width)).collect();
+        let bars = names.iter().map(|name| Bar::new(&lines, name, width)).collect();
         Self { lines, bars }
     }
 
@@ -48,7 +47,7 @@ impl Live {
         match event {
             RunEvent::Note(_) => {
                 // An error here is a terminal that went away; the run goes on without it.
-                let _ = self.lines.println(format!("{}: {}", bar.name, event));
+                let _ = self.lines.println(format!("{}: {event}", bar.progress.prefix().trim_end()));
             }
             RunEvent::Finished(report) => bar.finish(&report),
             _ => bar.show(event.to_string()),
@@ -64,13 +63,13 @@ impl Drop for Live {
 }
 
 impl Bar {
-    fn new(lines: &MultiProgress, name: String, width: usize) -> Self {
+    fn new(lines: &MultiProgress, name: &str, width: usize) -> Self {
         let progress = lines.add(ProgressBar::new_spinner());
         progress.set_style(line_style(WAITING));
-        progress.set_prefix(pad_str(&name, width, Alignment::Left, None).into_owned());
+        progress.set_prefix(pad_str(name, width, Alignment::Left, None).into_owned());
         progress.set_message("waiting");
         progress.tick();
-        Self { progress, name, running: Once::new() }
+        Self { progress, running: Once::new() }
     }
 
     fn show(&self, message: String) {

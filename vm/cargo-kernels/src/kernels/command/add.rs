@@ -13,7 +13,7 @@ use crate::kernels::cache::{self, Entry};
 use crate::kernels::download::{Address, download};
 use crate::kernels::pins::{self, Pin, Source};
 use crate::kernels::{self, ARCHES, Arch, Expected, Progress, digest, obtain};
-use crate::ui::Line;
+use crate::ui::{self, Line};
 use vm_kernels::digest::Sha256Hex;
 use vm_kernels::lock::{self, How};
 use vm_kernels::{archive, whole_file};
@@ -31,18 +31,18 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     // Of a source nothing says the release but what was asked for.
     let release = release.unwrap_or_else(|| from.to_owned());
     pin(dirs, &path, name, &release, &source)?;
-    println!("{name}: pinned {release}, {}, in {}", BinaryBytes(size), path.display());
-    println!("Say there, under `why`, what this kernel is for.");
-    match &source {
+    let more = match &source {
         Source::Source { .. } => {
             let fetch = crate::command::hint(&format!("fetch {name}"));
-            println!("`{fetch}` builds it now; else the first run does.");
+            format!("`{fetch}` builds it now; else the first run does.\n")
         }
         Source::File { path: file, .. } if file.is_absolute() => {
-            println!("{} is outside of the workspace: other machines will refuse this pin.", file.display());
+            format!("{} is outside of the workspace: other machines will refuse this pin.\n", file.display())
         }
-        _ => {}
-    }
+        _ => String::new(),
+    };
+    let pinned = format!("{name}: pinned {release}, {}, in {}\n", BinaryBytes(size), path.display());
+    ui::print(&format!("{pinned}Say there, under `why`, what this kernel is for.\n{more}"))?;
     Ok(exit::OK)
 }
 

@@ -5,12 +5,11 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::dirs::Dirs;
-use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::pins::{Pin, Source};
 use crate::kernels::{self, Arch, Store, obtain};
-use crate::ui;
 use crate::ui::grid::{self, Looks, grid};
+use crate::{exit, ui};
 
 /// A pin as it is listed; the JSON is an array of these.
 #[derive(Debug, Default, Serialize)]

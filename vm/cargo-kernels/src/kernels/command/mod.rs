@@ -8,10 +8,9 @@ mod verify;
 use anyhow::Result;
 
 use crate::dirs::Dirs;
-use crate::exit;
-use crate::flags;
 use crate::kernels::{Arch, select};
 use crate::ui::{self, Line};
+use crate::{exit, flags};
 
 /// Runs the command.
 pub fn run(dirs: &Dirs, flags: &flags::Kernels) -> Result<u8> {

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use indicatif::BinaryBytes;
 
-use crate::cross;
 use crate::dirs::Dirs;
-use crate::exit;
-use crate::kernels;
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::pins::Pin;
-use crate::ui;
 use crate::ui::grid::{self, Looks, grid};
+use crate::{cross, exit, kernels, ui};
 use vm_guest::module_share;
 use vm_guest::snapshots::{Listed, Snapshots};
 use vm_kernels::lock::{self, How};

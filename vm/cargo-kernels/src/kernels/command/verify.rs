@@ -3,10 +3,9 @@
 use anyhow::Result;
 
 use crate::dirs::Dirs;
-use crate::exit;
 use crate::kernels::cache::Entry;
 use crate::kernels::{self, Arch, select};
-use crate::ui;
+use crate::{exit, ui};
 use vm_guest::snapshots::{self, Snapshots};
 
 /// Runs the command.
