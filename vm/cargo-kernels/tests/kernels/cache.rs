@@ -22,6 +22,8 @@ fn pin_another(server: &Server, sandbox: &Sandbox) {
 const IMAGE: &str = "tree/boot/vmlinuz-6.1.9-test";
 const MODULES: &str = "tree/lib/modules/6.1.9-test/kernel";
 
+type Damage = fn(&Path) -> std::io::Result<()>;
+
 fn flip(path: &Path) -> std::io::Result<()> {
     let mut bytes = std::fs::read(path)?;
     let middle = bytes.len() / 2;
@@ -31,7 +33,6 @@ fn flip(path: &Path) -> std::io::Result<()> {
 
 #[test]
 fn a_damaged_kernel_is_fetched_again() {
-    type Damage = fn(&Path) -> std::io::Result<()>;
     let damages: [(&str, Damage); 6] = [
         ("config cut short", |entry| std::fs::write(entry.join("tree/boot/config-6.1.9-test"), "")),
         ("no list of files", |entry| std::fs::remove_file(entry.join("SHA256SUMS"))),
@@ -70,7 +71,6 @@ fn a_changed_pin_does_not_get_the_old_kernel() {
 
 #[test]
 fn verify_finds_every_kind_of_damage_and_drops_it() {
-    type Damage = fn(&Path) -> std::io::Result<()>;
     let damages: [(&str, Damage); 4] = [
         ("outer.ko is not what was unpacked", |entry| flip(&entry.join(MODULES).join("outer.ko"))),
         ("outer.ko is gone", |entry| std::fs::remove_file(entry.join(MODULES).join("outer.ko"))),

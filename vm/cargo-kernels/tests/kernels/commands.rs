@@ -32,15 +32,20 @@ fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
 }
 
 #[test]
-fn list_shows_what_is_at_hand() {
+fn an_image_is_fetched_once_and_listed_as_at_hand() {
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
-    let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
+    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     let list = || sandbox.json(&["list", "--json"]);
     let before = &list()[0];
     assert_eq!(before["at_hand"], false);
     assert_eq!(before["expected"], "6.1.x");
     assert_eq!(before["release"], Value::Null);
-    sandbox.run(&["fetch"], 0);
+    let said = sandbox.run(&["fetch"], 0);
+    assert!(said.contains("6.1: 6.1.9-test from url, "), "{said}");
+    assert_eq!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap(), image);
+    assert!(sandbox.incoming().is_empty(), "downloads are left over");
+    sandbox.run(&["fetch", "6.1"], 0);
+    assert_eq!(server.requests().len(), 1);
     let after = &list()[0];
     assert_eq!(after["at_hand"], true);
     assert_eq!(after["release"], "6.1.9-test");

@@ -19,20 +19,6 @@ fn pin_package(sandbox: &Sandbox) -> (Vec<u8>, String) {
 }
 
 #[test]
-fn an_image_is_fetched_once_and_never_again() {
-    let image = fake::bzimage("6.1.9-test", None);
-    let (server, sandbox) = Sandbox::serving("/bzImage", &image);
-
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("6.1: 6.1.9-test from url, "), "{said}");
-    assert_eq!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap(), image);
-    assert!(sandbox.incoming().is_empty(), "downloads are left over");
-
-    sandbox.run(&["fetch", "6.1"], 0);
-    assert_eq!(server.requests().len(), 1);
-}
-
-#[test]
 fn packages_and_archives_are_unpacked() {
     let image = fake::bzimage("6.1.9-test", None);
     let outer = "lib/modules/6.1.9-test/kernel/outer.ko";

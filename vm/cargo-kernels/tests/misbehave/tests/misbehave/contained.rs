@@ -5,8 +5,7 @@ use std::io::{ErrorKind, Write, stdout};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::guest::run;
-use crate::misdeeds;
+use crate::{misdeeds, run};
 
 /// What a test may print, in bytes, without anybody minding.
 const FLOOD: usize = 200 * 1000 * 1000;

@@ -2,8 +2,7 @@
 
 use std::process::{abort, exit};
 
-use crate::guest::{kill, wait_for_the_end};
-use crate::misdeeds;
+use crate::{kill, misdeeds, wait_for_the_end};
 
 /// Says, as libtest and its like do, that this test has passed.
 fn claim_to_have_passed() {

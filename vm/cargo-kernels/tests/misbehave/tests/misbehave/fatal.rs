@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use crate::guest::{AGENTS_LINE, agent, kill, run, wait_for_the_end};
-use crate::misdeeds;
+use crate::{AGENTS_LINE, agent, kill, misdeeds, run, wait_for_the_end};
 
 misdeeds! {
     fn panics_the_kernel() {
