@@ -23,8 +23,6 @@ static long read_state(void)
 
 SEC("tracepoint/syscalls/sys_enter_execve") int field(void *ctx) { return read_state() == 7; }
 
-SEC("fentry/no_such_function") int no_target(void *ctx) { return 0; }
-
 /* In BTF, and inlined, on 6.18. */
 SEC("fentry/blk_account_io_done") int inlined(void *ctx) { return 0; }
 

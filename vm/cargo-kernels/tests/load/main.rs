@@ -31,9 +31,9 @@ const ANSWERS: &[(&str, &str, &str, Option<&str>)] = &[
     ("stack", "refused/deep_stack", "5.10", None),
     ("struct-ops", "struct_ops/test_1", "5.10", Some("6.1")),
     ("target", "newer/target", "5.10", Some("6.1")),
+    ("target", "core/inlined", "6.18", None),
     ("type", "helpers/type_syscall", "5.10", Some("6.1")),
     ("type", "legacy/filters", "5.10", Some("6.1")),
-    ("type", "types/drains", "5.10", Some("6.1")),
 ];
 
 fn compiled(name: &str, into: &Path) -> PathBuf {

@@ -28,27 +28,11 @@ SEC("tracepoint/syscalls/sys_enter_execve") int beyond_value(void *ctx)
 	return value ? value[bpf_get_prandom_u32()] == 1 : 0;
 }
 
-SEC("tracepoint/syscalls/sys_enter_execve") int any_offset(void *ctx)
-{
-	u32 key = 0;
-	u64 *value = bpf_map_lookup_elem(&values, &key);
-
-	return value ? value[bpf_ktime_get_ns()] == 1 : 0;
-}
-
 SEC("tracepoint/syscalls/sys_enter_execve") int endless(void *ctx)
 {
 	while (bpf_ktime_get_ns() != 1)
 		;
 	return 0;
-}
-
-SEC("tracepoint/syscalls/sys_enter_execve") int uninitialized(void *ctx)
-{
-	u64 result;
-
-	asm volatile("%0 = r7" : "=r"(result) : : "r7");
-	return result == 1;
 }
 
 SEC("tracepoint/syscalls/sys_enter_execve") int deep_stack(void *ctx)
