@@ -12,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -20,13 +19,6 @@ use super::Kernel;
 
 /// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
 pub type Config = BTreeMap<String, String>;
-
-/// Reads a configuration file.
-pub fn read(path: &Path) -> Result<Config> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the kernel's configuration {}", path.display()))?;
-    Ok(parse(&text))
-}
 
 /// Reads a configuration as the kernel's build writes it.
 pub fn parse(text: &str) -> Config {

@@ -126,15 +126,15 @@ pub fn nix(store: &Store, pin: &Pin) -> Option<anyhow::Result<Kernel>> {
 pub fn from_tree(found: tree::Tree, name: &str, expected: &Expected, source: &str) -> anyhow::Result<Kernel> {
     found.check_release(expected)?;
     let config = match &found.config {
-        Some(path) => Some(kconfig::read(path)?),
-        None => image::config(&found.image)?.as_deref().map(kconfig::parse),
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?),
+        None => image::config(&found.image)?,
     };
     Ok(Kernel {
         name: name.to_owned(),
         arch: found.header.arch,
         expected: expected.clone(),
         release: found.header.release,
-        config,
+        config: config.as_deref().map(kconfig::parse),
         image: found.image,
         sha256: None,
         modules: found.modules,

@@ -237,13 +237,11 @@ fn hold(dir: &Path, path: &Path) -> Result<()> {
 /// A directory in `cache` for a download that has no entry yet; it is removed when it is dropped.
 pub fn scratch(cache: &Path, name: &str) -> Result<tempfile::TempDir> {
     let incoming = cache.join(INCOMING);
-    let make = || {
-        std::fs::create_dir_all(&incoming)?;
-        let dir = tempfile::Builder::new().prefix(&format!("{name}-add-")).tempdir_in(&incoming)?;
-        hold(dir.path(), dir.path())?;
-        Ok::<_, anyhow::Error>(dir)
-    };
-    make().with_context(|| cannot_write(&incoming))
+    let prefix = format!("{name}-add-");
+    let make = |()| tempfile::Builder::new().prefix(&prefix).tempdir_in(&incoming);
+    let dir = std::fs::create_dir_all(&incoming).and_then(make).with_context(|| cannot_write(&incoming))?;
+    hold(dir.path(), dir.path())?;
+    Ok(dir)
 }
 
 /// Removes a file or directory if it is there.
