@@ -40,6 +40,7 @@ fn perform(job: &Job, machine: &mut Machine, channel: &mut Channel) -> Result<()
     match &job.task {
         Task::Tests(tests) => run_tests::perform(tests, channel)?,
         Task::Command(program) => {
+            channel.send(Event::Started)?;
             let ended = command::run(program, channel)?;
             channel.send(Event::Ended(ended))?;
         }

@@ -44,7 +44,7 @@ pub const MODULES_SHARE: &str = "/run/modules";
 pub const SHARE_TAG: &str = "host";
 
 /// Version of these messages; an agent saved in an old snapshot may speak another.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The most bytes of one test's output that are kept; the middle of a longer one is dropped.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -234,6 +234,8 @@ pub enum Event {
     Stderr(Piece),
     /// What comes next of the directory that the host wanted, as a tar archive.
     Archive(Piece),
+    /// The command is about to start: its input can be taken from the host's, which another guest cannot have then.
+    Started,
     /// The command has ended.
     Ended(Ended),
     /// The whole job is done; nothing follows.

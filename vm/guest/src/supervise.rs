@@ -341,6 +341,13 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
                 more.then(|| End::ProtocolError("more results than there are tests".into()))
             }
             Event::Stdout(_) | Event::Stderr(_) | Event::Archive(_) => None,
+            Event::Started => {
+                let stream = self.stream.as_ref().and_then(|stream| stream.try_clone().ok());
+                if let (Some(stdin), Some(stream)) = (self.stdin.take(), stream) {
+                    std::thread::spawn(move || forward(stdin, stream));
+                }
+                None
+            }
             Event::Ended(ended) => {
                 self.observed.ended = Some(ended);
                 None
@@ -370,9 +377,6 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
         let _ = stream.write_all(&self.encoded);
-        if let (Some(stdin), Ok(stream)) = (self.stdin.take(), stream.try_clone()) {
-            std::thread::spawn(move || forward(stdin, stream));
-        }
     }
 }
 
@@ -470,6 +474,16 @@ mod tests {
 
     /// What is seen of a virtual machine that does not end by itself.
     fn watched(channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
+        watched_with(None, channel, qmp, job, total)
+    }
+
+    fn watched_with(
+        stdin: Option<Stdin>,
+        channel: UnixStream,
+        qmp: UnixStream,
+        job: &Job,
+        total: Duration,
+    ) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Vm {
@@ -484,7 +498,7 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         let interrupt = Interrupt::default();
         let limits = Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
-        run(started, job, limits, log.path(), &interrupt, None, |_| ControlFlow::Continue(())).unwrap()
+        run(started, job, limits, log.path(), &interrupt, stdin, |_| ControlFlow::Continue(())).unwrap()
     }
 
     #[test]
@@ -505,6 +519,21 @@ mod tests {
         let seen = watched(channel, UnixStream::pair().unwrap().0, &Job { entropy, ..job() }, Duration::from_secs(3));
         assert_eq!(seen.end, End::Deadline);
         assert_eq!(seen.ready.unwrap().release, "6.1.0");
+    }
+
+    #[test]
+    fn input_is_left_to_another_guest_by_one_without_the_hosts_root() {
+        let (mut guest, channel) = guest_that_is_up();
+        guest.write_all(b"{\"token\":\"secret\",\"event\":{\"no-host-root\":{\"reason\":\"\"}}}\n").unwrap();
+        let (mut input, mut other) = UnixStream::pair().unwrap();
+        other.write_all(b"input").unwrap();
+        let (stdin, qmp) = (Box::new(input.try_clone().unwrap()), UnixStream::pair().unwrap().0);
+        let seen = watched_with(Some(stdin), channel, qmp, &job(), Duration::from_secs(1000));
+        assert_eq!(seen.end, End::NoHostRoot(String::new()));
+        // Whoever forwards it would have it by now.
+        std::thread::sleep(Duration::from_millis(200));
+        input.set_nonblocking(true).unwrap();
+        assert_eq!(input.read(&mut [0; 16]).unwrap(), 5);
     }
 
     #[test]
