@@ -64,7 +64,7 @@ impl<'a> Engine<'a> {
         self.run_tests(target, Some(&[]), &self.guests.host.log(&[target.name(), "list"]), on)
     }
 
-    /// Runs tests in one guest: those of the payload if nothing is said, else these; none means that they are listed.
+    /// Runs tests in one guest: those of the payload if nothing is said, else these; an empty slice means that they are only listed.
     fn run_tests(&self, target: &Target, tests: Option<&[TestId]>, log: &Path, on: OnEvent<'_>) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.guests.backend.name());

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,14 +17,14 @@ use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
-use crate::{backends, closure, flags, kernels};
+use crate::{backends, closure, flags, kernels, outcome, text};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
     // A script reads what the command says, and nothing else.
     let note = |note: String| {
         if io::stderr().is_terminal() {
-            eprintln!("{note}");
+            eprintln!("{}", text::line(&note));
         }
     };
     run(dirs, flags, flags.warm, vm_guest::environment::allowed(), &note)
@@ -52,8 +52,7 @@ fn run(
     let env = env.chain(flags.one.env.iter().cloned()).collect();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
     let target = kernels::select_one(dirs, &flags.one, &metadata)?;
-    let path = Path::new(&cwd).join(flags.command.first().map_or("", String::as_str));
-    if path.is_file() {
+    if let Some(path) = named_by_path(&program).filter(|path| path.is_file()) {
         closure::check_architecture(&path, target.arch())?;
     }
     let interrupt = Interrupt::install()?;
@@ -91,7 +90,16 @@ fn run(
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    conclude(name, seen)
+    if let Some(why) = outcome::wrong_kernel(&kernel, &seen) {
+        bail!("kernel {name}: {why}");
+    }
+    conclude(name, seen, &metadata.kernel_args)
+}
+
+/// Where the command's program is; any other name is one of busybox's, or of the host's root directory.
+fn named_by_path(program: &Program) -> Option<PathBuf> {
+    let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
+    path.map(|path| Path::new(&program.cwd).join(path))
 }
 
 /// Where the command works, and what it is.
@@ -103,10 +111,8 @@ fn keep(dirs: &Dirs, program: &Program) -> Vec<String> {
 
 /// The command with its libraries, and the files of the package that cargo starts it for.
 fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
-    // Any other name is one of busybox's.
-    let path = program.argv.first().map(Path::new).filter(|path| path.components().count() > 1);
-    let Some(path) = path else { return Ok(Files::default()) };
-    let mut files = closure::of_program(&Path::new(&program.cwd).join(path), program)?;
+    let Some(path) = named_by_path(program) else { return Ok(Files::default()) };
+    let mut files = closure::of_program(&path, program)?;
     if let Some(package) = program.env.get("CARGO_MANIFEST_DIR") {
         files.extend(closure::of_package(Path::new(package), &dirs.target)?);
     }
@@ -117,22 +123,22 @@ fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes).and_then(|()| to.flush())
 }
 
-fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
+fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> {
     if let Some(words) = &seen.console.panic {
         return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
     }
     let not_run = |why: String| Err(anyhow!("kernel {kernel}: {why}"));
     let code = match (&seen.ended, &seen.end) {
         (Some(Ended::NotStarted { reason }), _) => bail!("{reason}"),
+        // Nobody reads what it prints, as in a pipe to head(1).
+        (None, End::Interrupted) => return Ok(exit::interrupted(nix::libc::SIGPIPE)),
+        (_, End::Deadline) => return not_run(format!("not finished within {} s", seen.limit.as_secs_f64())),
+        (_, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => return not_run(why.clone()),
         (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
         (Some(Ended::Killed { signal }), _) => {
             eprintln!("killed by signal {signal}");
             exit::interrupted(*signal)
         }
-        // Nobody reads what it prints, as in a pipe to head(1).
-        (None, End::Interrupted) => return Ok(exit::interrupted(nix::libc::SIGPIPE)),
-        (None, End::Deadline) => return not_run(format!("not finished within {} s", seen.limit.as_secs_f64())),
-        (None, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => return not_run(why.clone()),
         (None, End::GuestShutdown) if seen.ready.is_some() => {
             let why = "the guest shut down or rebooted before the command ended";
             return Err(Exit::failed(format!("kernel {kernel}: {why}")));
@@ -142,8 +148,9 @@ fn conclude(kernel: &str, seen: Observed) -> Result<u8> {
             return not_run(format!("no answer from the guest ({end:?}); its console's end:\n{tail}"));
         }
     };
-    if let Some(splat) = seen.console.splats.first() {
-        eprintln!("kernel {kernel}: the kernel reported: {splat}");
+    let splat = seen.console.splats.first().cloned();
+    if let Some(splat) = splat.or_else(|| outcome::only_tainted(seen.tainted, kernel_args)) {
+        eprintln!("kernel {kernel}: the kernel reported: {}", text::line(&splat));
         return Ok(if code == exit::OK { exit::FAILED } else { code });
     }
     Ok(code)
@@ -172,12 +179,14 @@ mod tests {
             (exited(7), End::Finished, splat, 7),
             (exited(0), End::Panicked, "Kernel panic - not syncing: x\n", exit::FAILED),
             (Some(Ended::Killed { signal: 9 }), End::Finished, "", 137),
+            (exited(0), End::AgentFailed("no space".into()), "", exit::NOT_RUN),
+            (exited(0), End::Deadline, "", exit::NOT_RUN),
             (Some(Ended::NotStarted { reason: "no".into() }), End::Finished, "", exit::NOT_RUN),
             (None, End::Deadline, "", exit::NOT_RUN),
             (None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
             let words = format!("{ended:?} {end:?}");
-            let concluded = conclude("k", seen(ended, end, console));
+            let concluded = conclude("k", seen(ended, end, console), &[]);
             assert_eq!(concluded.unwrap_or_else(|error| exit::code_of(&error)), expected, "{words}");
         }
     }

@@ -59,6 +59,8 @@ impl<'a> Host<'a> {
     pub fn log(&self, names: &[&str]) -> PathBuf {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
+        // A path may be longer than a file's name; its end tells more.
+        let words = words.map(|word| word[word.len().saturating_sub(80)..].to_owned());
         self.logs.0.join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
     }
 }
@@ -160,10 +162,12 @@ impl Launch<'_> {
     /// does not count: another one has the whole time again. Nothing that the guest does is an error.
     pub fn run(&self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
         // What was handed on cannot be taken back.
-        let has_printed = Cell::new(false);
+        let (has_begun, has_printed) = (Cell::new(false), Cell::new(false));
         let mut on_event = |event: &Event| {
-            if matches!(event, Event::Stdout(_) | Event::Stderr(_)) {
-                has_printed.set(true);
+            match event {
+                Event::Listed(_) | Event::Started => has_begun.set(true),
+                Event::Stdout(_) | Event::Stderr(_) => has_printed.set(true),
+                _ => {}
             }
             on_event(event)
         };
@@ -175,12 +179,15 @@ impl Launch<'_> {
             host_root = false;
             seen = self.once(host_root, first, &mut on_event)?;
         }
-        // What was read cannot be again, either.
-        let is_final = self.guests.host.interrupt.signal().is_some() || has_printed.get() || self.has_input;
-        if is_final || !(self.is_in_doubt)(&seen) {
+        if self.guests.host.interrupt.signal().is_some() || !(self.is_in_doubt)(&seen) {
             return Ok(seen);
         }
-        let Some(why) = self.unsound(host_root, &seen) else { return Ok(seen) };
+        let Some(why) = self.unsound(host_root, &seen, has_begun.get()) else { return Ok(seen) };
+        // What was read cannot be again, either.
+        if has_printed.get() || has_begun.get() && self.has_input {
+            (self.note)(format!("{why}: what came of it does not count"));
+            return Ok(seen);
+        }
         (self.note)(format!("{why}: what came of it does not count, running again"));
         self.once(host_root, deadline(), &mut on_event)
     }
@@ -192,7 +199,7 @@ impl Launch<'_> {
     }
 
     /// What was wrong with a guest that is in doubt.
-    fn unsound(&self, host_root: bool, seen: &Observed) -> Option<String> {
+    fn unsound(&self, host_root: bool, seen: &Observed, has_begun: bool) -> Option<String> {
         let verify = || {
             let (files, run) = (self.files(host_root)?, RunDir::create(&self.guests.host.dirs.runs())?);
             self.guests.backend.verify_snapshot(&self.spec(host_root, &files, &run, Instant::now()))
@@ -205,7 +212,7 @@ impl Launch<'_> {
         }
         // QEMU 7.2's emulation now and then leaves rubbish in the flags register of a guest that goes on: the kernel
         // panics within milliseconds. What the program does, or the kernel, it does in the second guest as well.
-        let is_early = seen.listed.is_none() && self.guests.backend.name() == "snapshot" && self.accel == Accel::Tcg;
+        let is_early = !has_begun && self.guests.backend.name() == "snapshot" && self.accel == Accel::Tcg;
         let panic = seen.console.panic.as_ref().filter(|_| is_early);
         panic.map(|words| format!("the kernel panicked at once: {words}"))
     }
@@ -249,10 +256,14 @@ impl Launch<'_> {
             (Event::Archive(_), None) => ControlFlow::Break(()),
             (event, _) => on_event(event),
         };
-        let stdin = self.has_input.then(|| Box::new(io::stdin()) as Stdin);
+        let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
-        if let Some(archive) = archive {
-            (self.note)(archive.finish()?);
+        match archive {
+            Some(archive) if seen.end == End::Finished || archive.written.is_err() => (self.note)(archive.finish()?),
+            Some(_) if !matches!(seen.end, End::NoHostRoot(_)) => {
+                (self.note)("nothing is kept: the guest ended before all of it was copied".into());
+            }
+            _ => {}
         }
         Ok(seen)
     }

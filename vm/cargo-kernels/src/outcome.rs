@@ -13,7 +13,7 @@ use crate::verdict::Verdict::{
     self, Fail, Hang, HostError, KernelSplat, NoBoot, Panic, Pass, Unsupported, WrongKernel,
 };
 use vm_guest::supervise::{End, Observed};
-use vm_kernels::{Expected, Kernel};
+use vm_kernels::Kernel;
 
 /// How many lines of evidence are shown.
 const EXCERPT: usize = 12;
@@ -60,18 +60,7 @@ impl Case<'_> {
     }
 
     fn wrong_kernel(&self, seen: &Observed) -> Option<Outcome> {
-        let release = &seen.ready.as_ref()?.release;
-        if self.kernel.expected.accepts(release) {
-            return None;
-        }
-        let wanted = match &self.kernel.expected {
-            Expected::Exact(exact) => exact.clone(),
-            Expected::Series(prefix) => format!("{prefix}*"),
-            Expected::Any => return None,
-        };
-        let reason =
-            format!("booted {release}, not {wanted}: check the pin `{}` in vm/kernels/kernels.toml", self.kernel.name);
-        Some(conclude(WrongKernel, reason, vec![]))
+        Some(conclude(WrongKernel, wrong_kernel(self.kernel, seen)?, vec![]))
     }
 
     fn cut_short(&self, seen: &Observed) -> Option<Outcome> {
@@ -144,28 +133,35 @@ impl Case<'_> {
 
     fn splat(&self, seen: &Observed) -> Option<Outcome> {
         let words = seen.console.splats.first().cloned();
-        let words = words.or_else(|| self.only_tainted(seen.tainted))?;
+        let words = words.or_else(|| only_tainted(seen.tainted, &self.metadata.kernel_args))?;
         let reason = format!("the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)");
         Some(conclude(KernelSplat, reason, first(&seen.console.context)))
     }
+}
 
-    /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
-    fn only_tainted(&self, tainted: u64) -> Option<String> {
-        let (_, letter, meaning) = TAINTS.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
-        // The last one counts; warnings are of level 4, and only lower ones than the console's are printed
-        // (kernel/printk/printk.c, CONSOLE_LOGLEVEL_QUIET).
-        let level = |arg: &String| match arg.as_str() {
-            "quiet" => Some(4),
-            "debug" | "ignore_loglevel" => Some(10),
-            other => other.strip_prefix("loglevel=")?.parse::<u32>().ok(),
-        };
-        let last = self.metadata.kernel_args.iter().filter_map(|arg| Some((arg, level(arg)?))).next_back();
-        let where_to = match last {
-            Some((arg, ..5)) => format!("kernel parameter `{arg}` keeps warnings from the console"),
-            _ => "no line of the console was recognized as it".to_owned(),
-        };
-        Some(format!("{meaning} (taint flag {letter}); {where_to}"))
-    }
+/// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
+pub fn only_tainted(tainted: u64, kernel_args: &[String]) -> Option<String> {
+    let (_, letter, meaning) = TAINTS.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
+    // The last one counts; warnings are of level 4, and only lower ones than the console's are printed
+    // (kernel/printk/printk.c, CONSOLE_LOGLEVEL_QUIET).
+    let level = |arg: &String| match arg.as_str() {
+        "quiet" => Some(4),
+        "debug" | "ignore_loglevel" => Some(10),
+        other => other.strip_prefix("loglevel=")?.parse::<u32>().ok(),
+    };
+    let last = kernel_args.iter().filter_map(|arg| Some((arg, level(arg)?))).next_back();
+    let where_to = match last {
+        Some((arg, ..5)) => format!("kernel parameter `{arg}` keeps warnings from the console"),
+        _ => "no line of the console was recognized as it".to_owned(),
+    };
+    Some(format!("{meaning} (taint flag {letter}); {where_to}"))
+}
+
+/// Why what was booted is not this kernel.
+pub fn wrong_kernel(kernel: &Kernel, seen: &Observed) -> Option<String> {
+    let release = &seen.ready.as_ref().filter(|ready| !kernel.expected.accepts(&ready.release))?.release;
+    let Kernel { expected, name, .. } = kernel;
+    Some(format!("booted {release}, not {expected}: check the pin `{name}` in kernels.toml"))
 }
 
 /// The first splat, as the end of a reason that is another's.
@@ -252,7 +248,7 @@ mod tests {
     }
 
     fn judge(seen: &Observed, metadata: &Metadata) -> Outcome {
-        let kernel = Kernel { expected: Expected::Series("5.15.".into()), ..vm_kernels::fake::kernel() };
+        let kernel = Kernel { expected: vm_kernels::Expected::Series("5.15.".into()), ..vm_kernels::fake::kernel() };
         Case { kernel: &kernel, tests: None, metadata }.classify(seen)
     }
 
@@ -293,7 +289,7 @@ mod tests {
     #[test]
     fn a_guest_that_was_cut_short_is_no_pass_and_how_it_ended_is_told() {
         let ready = Some(Ready { protocol: 1, release: "5.150.1".into(), uptime_s: 1.0 });
-        check(&Observed { ready, ..passed() }, WrongKernel, "booted 5.150.1, not 5.15.*");
+        check(&Observed { ready, ..passed() }, WrongKernel, "booted 5.150.1, not 5.15.x");
 
         let exited = |status, qemu_ran| {
             let status = ExitStatus::from_raw(status);

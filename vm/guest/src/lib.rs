@@ -56,8 +56,8 @@ pub trait Backend: Sync {
         None
     }
 
-    /// Starts a guest and does not wait for it; nothing is known of it yet but that its process runs.
-    /// `note` is told of what a person should know.
+    /// Starts a guest, and does not wait until it is up; one from a snapshot that is yet to be made is booted and saved
+    /// before. `note` is told of what a person should know.
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm>;
 
     /// Looks, when a guest did not pass, whether what it was made of is still sound, and clears away

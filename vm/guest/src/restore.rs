@@ -128,6 +128,8 @@ impl<'a> Guest<'a> {
         match snapshots.find(&key_material).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => note("booting it once, to save it".into()),
+            // It had no time, and may be good.
+            Err(error) if left(self.spec.deadline).is_none() => return Err(error),
             Err(error) => {
                 note(format!("its saved state is no good, making another: {error:#}"));
                 snapshots.discard(&key_material)?;
@@ -170,7 +172,7 @@ impl<'a> Guest<'a> {
         let ready = match self.wait_until_ready(&running) {
             Ok(ready) => ready,
             Err(error) => {
-                // Its reader ends with that; whoever judges it has the rest to do.
+                // Its reader ends with that; whoever watches it from here reads what follows.
                 let _ = running.console.shutdown(Shutdown::Read);
                 let (printed, panicked) = printed.join().unwrap_or_default();
                 if panicked || left(self.spec.deadline).is_none() {

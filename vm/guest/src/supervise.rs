@@ -128,7 +128,7 @@ pub fn run(
     limits: Limits,
     console_log: &Path,
     interrupt: &Interrupt,
-    stdin: Option<Stdin>,
+    stdin: Stdin,
     on_event: impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Observed> {
     let begun = Instant::now();
@@ -154,7 +154,7 @@ pub fn run(
 
     let mut watch = Watch {
         encoded,
-        stdin,
+        stdin: Some(stdin),
         begun,
         limits,
         stream: None,
@@ -175,7 +175,7 @@ pub fn run(
     process.kill().context("cannot end the virtual machine")?;
     channel.close();
     qmp.close();
-    // With the VM gone its streams close; what is still in them belongs to the story, however long it takes to read.
+    // With the VM gone its streams close; what is still in them belongs to the story, for at most [`DRAIN`].
     watch.subscription = None;
     let drained = Instant::now() + DRAIN;
     while let Ok(seen) = seen.recv_timeout(drained.saturating_duration_since(Instant::now())) {
@@ -293,6 +293,7 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
 
     /// It is as good as over: what may still come is waited for no longer than this.
     fn not_after(&mut self, grace: Duration) -> Option<End> {
+        self.limits.each_test = Duration::ZERO;
         self.limits.deadline = self.limits.deadline.min(Instant::now() + grace);
         None
     }
@@ -446,6 +447,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use vmtest_agent::{PROTOCOL, Payload, Root};
 
+    use std::io::{BufRead, BufReader};
+
     use super::*;
     use crate::process::SupervisedCommand;
 
@@ -474,16 +477,10 @@ mod tests {
 
     /// What is seen of a virtual machine that does not end by itself.
     fn watched(channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
-        watched_with(None, channel, qmp, job, total)
+        watched_with(Box::new(io::empty()), channel, qmp, job, total)
     }
 
-    fn watched_with(
-        stdin: Option<Stdin>,
-        channel: UnixStream,
-        qmp: UnixStream,
-        job: &Job,
-        total: Duration,
-    ) -> Observed {
+    fn watched_with(stdin: Stdin, channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let started = Vm {
@@ -522,13 +519,26 @@ mod tests {
     }
 
     #[test]
+    fn a_command_without_input_is_told_of_its_end() {
+        let (mut guest, channel) = guest_that_is_up();
+        let agent = std::thread::spawn(move || {
+            writeln!(guest, r#"{{"token":"secret","event":"started"}}"#).unwrap();
+            let input = BufReader::new(&guest).lines().nth(1).unwrap().unwrap();
+            writeln!(&guest, r#"{{"token":"secret","event":"finished"}}"#).unwrap();
+            input
+        });
+        let seen = watched(channel, UnixStream::pair().unwrap().0, &job(), Duration::from_secs(1000));
+        assert_eq!((seen.end, &*agent.join().unwrap()), (End::Finished, r#"{"stdin":null}"#));
+    }
+
+    #[test]
     fn input_is_left_to_another_guest_by_one_without_the_hosts_root() {
         let (mut guest, channel) = guest_that_is_up();
         guest.write_all(b"{\"token\":\"secret\",\"event\":{\"no-host-root\":{\"reason\":\"\"}}}\n").unwrap();
         let (mut input, mut other) = UnixStream::pair().unwrap();
         other.write_all(b"input").unwrap();
         let (stdin, qmp) = (Box::new(input.try_clone().unwrap()), UnixStream::pair().unwrap().0);
-        let seen = watched_with(Some(stdin), channel, qmp, &job(), Duration::from_secs(1000));
+        let seen = watched_with(stdin, channel, qmp, &job(), Duration::from_secs(1000));
         assert_eq!(seen.end, End::NoHostRoot(String::new()));
         // Whoever forwards it would have it by now.
         std::thread::sleep(Duration::from_millis(200));

@@ -138,7 +138,7 @@ impl Vng {
 
 /// What starts a guest with the host's own root directory, for people, below a new directory in `runs`: an argument
 /// `--shell` may follow. The files are read-only there: virtme-ng puts what the guest writes into memory. With `programs`,
-/// for an architecture for which the host's are no use, it has a root directory of its own, which comes last.
+/// for an architecture for which the host's are no use, it has a root directory of its own, the last of the three.
 pub fn host_root(
     kernel: &Kernel,
     accel: Accel,
@@ -264,5 +264,5 @@ fn path_with(program: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
-        .context("PATH has an entry with a colon in it")
+        .with_context(|| format!("the directory of {} has a colon in its name", program.display()))
 }

@@ -26,7 +26,7 @@ pub struct Kernel {
     pub release: Option<String>,
     /// The kernel's configuration, where it could be found.
     pub config: Option<Config>,
-    /// Which source it came from, for a person: `debian`, `nix`, `url`, `path`.
+    /// Which source it came from, for a person: its kind, `nix`, or `path`.
     pub source: String,
 }
 

@@ -19,7 +19,7 @@ use crate::dirs::Dirs;
 use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Guests, Launch};
 use crate::static_build::StaticBuild;
-use crate::{cross, kernels, text};
+use crate::{cross, kernels, outcome, text};
 
 /// Where it finds what it is given.
 const IN_GUEST: &str = "load";
@@ -95,6 +95,9 @@ impl Brought {
             to.extend_from_slice(&piece.0);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if let Some(why) = outcome::wrong_kernel(&kernel, &seen) {
+            bail!("{why}");
+        }
         answer(&seen, &out, &String::from_utf8_lossy(&err), &log)
     }
 
