@@ -59,11 +59,14 @@ impl<'a> Host<'a> {
     pub fn log(&self, names: &[&str]) -> PathBuf {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
+        let name = words.collect::<Vec<_>>().join(".");
         // A path may be longer than a file's name; its end tells more.
-        let words = words.map(|word| word[word.len().saturating_sub(80)..].to_owned());
-        self.logs.0.join(words.chain(["log".to_owned()]).collect::<Vec<_>>().join("."))
+        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(LONGEST_NAME)..]))
     }
 }
+
+/// The longest name of a console's log, in bytes; a file's may have 255 (NAME_MAX).
+const LONGEST_NAME: usize = 240;
 
 /// How many runs' logs are kept.
 const LOGS_KEPT: usize = 20;
