@@ -57,8 +57,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
         }
     };
     let channel = vng::listen(run.path(), CODE)?;
-    command.arg(format!("--qemu-opts=-chardev socket,id={CODE},path={CODE}"));
-    command.arg(format!("--qemu-opts={}", arch.channel(CODE).join(" ")));
+    command.arg(format!("--qemu-opts={}", vng::second_serial_port(arch, CODE, CODE)));
     // The terminal is virtme-ng's while the shell runs: it stays in the foreground.
     let status = command.args(["--shell", &shell]).status().context("cannot run virtme-ng")?;
     let of_virtme_ng = || status.code().map_or(exit::NOT_RUN, |code| u8::try_from(code).unwrap_or(exit::FAILED));

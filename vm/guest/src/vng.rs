@@ -115,10 +115,10 @@ impl Vng {
         // Later ones override virtme-ng's own. The second serial port is the agent's line, and the monitor tells whether it
         // was the guest that wanted to stop.
         command.arg(format!(
-            "--qemu-opts=-cpu {} -chardev socket,id=vmtest-channel,path=channel {} \
+            "--qemu-opts=-cpu {} {} \
              -chardev socket,id=vmtest-qmp,path=qmp -mon chardev=vmtest-qmp,mode=control {}{}",
             spec.accel.cpu(arch),
-            arch.channel("vmtest-channel").join(" "),
+            second_serial_port(arch, "vmtest-channel", "channel"),
             qemu::host_share(SHARE),
             // The same kernel as virtme-ng was given.
             if direct { format!(" -kernel {DIRECT_KERNEL}") } else { String::new() }
@@ -247,6 +247,11 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
         bail!("depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+/// QEMU's options for a second serial port, by way of the chardev `id`: it connects to a socket that [`listen`] made.
+pub fn second_serial_port(arch: &Arch, id: &str, path: &str) -> String {
+    format!("-chardev socket,id={id},path={path} {}", arch.channel(id).join(" "))
 }
 
 /// A socket that is there for QEMU to connect to.
