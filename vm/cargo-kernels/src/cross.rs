@@ -15,7 +15,7 @@ use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
-use crate::static_build::guest_programs;
+use crate::static_build::guest_programs::{self, LIBRARY_PATH};
 use crate::ui::Line;
 use crate::{kernels, setup, tools};
 
@@ -54,7 +54,7 @@ pub fn sysroot(dirs: &Dirs, arch: &'static Arch) -> Result<Sysroot> {
 }
 
 /// What cargo has to know to compile and link for another architecture.
-pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
+pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 4] {
     let target = arch.target.replace('-', "_");
     let compiler = OsString::from(arch.compiler());
     let headers = format!("-isystem {}", sysroot.dir.join("usr/include").display());
@@ -62,6 +62,7 @@ pub fn environment(arch: &Arch, sysroot: &Sysroot) -> [(String, OsString); 3] {
         (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler.clone()),
         (format!("CC_{target}"), compiler),
         (format!("CFLAGS_{target}"), headers.into()),
+        (format!("{LIBRARY_PATH}_{target}"), sysroot.libraries().into()),
     ]
 }
 

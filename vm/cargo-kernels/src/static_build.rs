@@ -42,10 +42,7 @@ impl StaticBuild {
         } else {
             cross::require(dirs, arch)?;
             let sysroot = cross::sysroot(dirs, arch)?;
-            let mut env = cross::environment(arch, &sysroot).to_vec();
-            let target = arch.target.replace('-', "_");
-            env.push((format!("{LIBRARY_PATH}_{target}"), sysroot.libraries().into()));
-            (sysroot.libraries().join("libelf.a"), env)
+            (sysroot.libraries().join("libelf.a"), cross::environment(arch, &sysroot).to_vec())
         };
         let text = std::fs::read(&libelf).map(|archive| linker_script(&archive));
         let text = text.with_context(|| format!("cannot read {}", libelf.display()))?;
