@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use regex::{Regex, RegexSet};
+use regex_lite::Regex;
 
 /// What a line is, and its shape once [`segments`] has taken it out of the console.
 const SHAPES: &[(&str, &str)] = &[
@@ -76,8 +76,7 @@ pub enum Kind {
 
 /// What a segment is.
 pub fn classify(segment: &str) -> Kind {
-    static SET: LazyLock<RegexSet> =
-        LazyLock::new(|| RegexSet::new(SHAPES.iter().map(|(_, shape)| shape)).expect("they are regular expressions"));
+    static ALL: LazyLock<Vec<Regex>> = LazyLock::new(|| SHAPES.iter().map(|(_, shape)| regex(shape)).collect());
     if segment.starts_with(PANIC) {
         return Kind::Panic;
     }
@@ -87,7 +86,12 @@ pub fn classify(segment: &str) -> Kind {
     if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) {
         return Kind::CutHere;
     }
-    SET.matches(segment).iter().next().map_or(Kind::Ordinary, |index| Kind::Splat(SHAPES[index].0))
+    let known = SHAPES.iter().zip(&*ALL).find(|(_, shape)| shape.is_match(segment));
+    known.map_or(Kind::Ordinary, |((word, _), _)| Kind::Splat(word))
+}
+
+fn regex(shape: &str) -> Regex {
+    Regex::new(shape).expect("it is a regular expression")
 }
 
 /// Takes a console's line apart: colours and levels go, each timestamp begins a message of its own (two CPUs may write
@@ -97,8 +101,7 @@ pub fn segments(line: &str) -> Vec<String> {
     // With CONFIG_PRINTK_CALLER the thread or the CPU follows: `[   12.345678][   T77] `.
     const STAMP: &str = r"(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|^\[\s*[TC]\d+\]|^<\d+>";
     const PROGRAM: &str = r"^[^\s\[\]]+\[\d+\]: ";
-    static PARTS: LazyLock<[Regex; 3]> =
-        LazyLock::new(|| [COLOUR, STAMP, PROGRAM].map(|part| Regex::new(part).expect("it is a regular expression")));
+    static PARTS: LazyLock<[Regex; 3]> = LazyLock::new(|| [COLOUR, STAMP, PROGRAM].map(regex));
     let [colour, stamp, program] = &*PARTS;
     let line = colour.replace_all(line, "");
     let pieces = stamp.split(&line).map(|piece| piece.trim_matches(|c: char| c.is_control() || c.is_whitespace()));
