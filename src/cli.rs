@@ -56,8 +56,6 @@ Exit codes:
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use clap::CommandFactory as _;
 
     use super::*;

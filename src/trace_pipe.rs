@@ -67,8 +67,6 @@ impl TracePipe {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::io::Write as _;
 
     use super::*;

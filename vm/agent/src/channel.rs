@@ -86,7 +86,6 @@ fn parse_job(line: &[u8]) -> Result<Job> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

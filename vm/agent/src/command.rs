@@ -79,7 +79,6 @@ fn how_it_ended(status: Option<ExitStatus>) -> Ended {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// A shell's script. Programs are where this process finds them, which in a sandbox like Nix's is not the usual places.

@@ -41,7 +41,6 @@ fn pool_info(digits: &str) -> Option<PoolInfo> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -68,8 +68,6 @@ pub fn pid_of(id: u32) -> Pid {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use nix::unistd::getppid;
 
     use super::*;

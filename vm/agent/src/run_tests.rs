@@ -207,7 +207,6 @@ fn judge_summary(output: &str, others: usize) -> TestResult {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::MutexGuard;

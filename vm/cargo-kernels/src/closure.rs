@@ -132,7 +132,6 @@ pub fn in_place(files: impl IntoIterator<Item = PathBuf>) -> Files {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -158,7 +158,6 @@ fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {

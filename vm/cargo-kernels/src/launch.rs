@@ -370,7 +370,6 @@ fn random_hex(bytes: usize) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -141,7 +141,6 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

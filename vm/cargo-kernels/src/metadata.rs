@@ -176,7 +176,6 @@ impl Metadata {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const BASE: &str = "[workspace.metadata.kernels]\nkernels = ['6.12']\n";

@@ -217,8 +217,6 @@ fn last(lines: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use vmtest_agent::{PROTOCOL, Ready, TestOutcome};
 
     use super::*;

@@ -178,7 +178,6 @@ fn summary(report: &KernelReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use vmtest_agent::TestResult;
 
     use super::*;

@@ -112,8 +112,6 @@ fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path, 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::process::Command;
 
     use super::*;

@@ -78,8 +78,6 @@ impl StaticBuild {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     /// Linked as the tracer is, against an object that refers to what Debian 13's and Ubuntu's libelf refer to.

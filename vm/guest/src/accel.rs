@@ -184,8 +184,6 @@ fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::time::SystemTime;
 
     use tempfile::TempDir;

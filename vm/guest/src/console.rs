@@ -157,7 +157,6 @@ pub fn pump(mut from: impl Read, mut on: impl FnMut(&[u8])) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn console(text: &str) -> Console {

@@ -52,7 +52,6 @@ fn timed_out(error: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -114,7 +114,6 @@ fn bounded(mut outcome: TestOutcome) -> TestOutcome {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use vmtest_agent::Facts;
 
     use super::*;

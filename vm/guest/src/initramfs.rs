@@ -78,7 +78,6 @@ impl Archive {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::io::Read;
     use std::os::unix::fs::symlink;
 

@@ -202,8 +202,6 @@ fn poll_exit(pidfd: &OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixStream;
     use std::os::unix::process::ExitStatusExt;

@@ -88,7 +88,6 @@ fn gate(runs: &Path, how: How) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -277,7 +277,6 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::FileExt;
     use std::process::{Command, Stdio};
     use std::time::Duration;

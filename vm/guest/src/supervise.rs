@@ -444,7 +444,6 @@ fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use vmtest_agent::{PROTOCOL, Payload, Root};
 
     use std::io::{BufRead, BufReader};

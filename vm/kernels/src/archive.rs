@@ -86,8 +86,6 @@ pub fn remove_links_out(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::super::fake::{self, Member};
     use super::*;
 

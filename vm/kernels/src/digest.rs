@@ -73,8 +73,6 @@ pub fn sha256(bytes: &[u8]) -> Sha256Hex {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

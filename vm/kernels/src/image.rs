@@ -144,8 +144,6 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::super::fake;
     use super::*;
 

@@ -108,8 +108,6 @@ fn parse_need(line: &str, fragment: &str) -> Option<Need> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     const CONFIG: &str = "#\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_A=y\nCONFIG_B=m\n\

@@ -51,8 +51,6 @@ fn lock_file(file: &File, how: How) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

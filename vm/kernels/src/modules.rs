@@ -145,8 +145,6 @@ fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::super::fake;
     use super::*;
 

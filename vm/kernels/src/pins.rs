@@ -247,8 +247,6 @@ fn https<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     const SHA256: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";

@@ -68,8 +68,6 @@ impl Sysroot {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::ARCHES;
 

@@ -146,8 +146,6 @@ pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::super::fake;
     use super::*;
 

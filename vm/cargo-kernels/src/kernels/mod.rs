@@ -121,8 +121,6 @@ pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

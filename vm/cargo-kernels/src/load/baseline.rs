@@ -128,7 +128,6 @@ fn is_gone(then: &Entry, rows: &Rows) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::super::rows::tests::sample;
     use super::*;
 

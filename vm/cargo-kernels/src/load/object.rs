@@ -98,7 +98,6 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;

@@ -171,7 +171,6 @@ pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use vmtest_loader::{Line, Record};
 
     use super::super::guest::Answer;

@@ -165,7 +165,6 @@ impl Row {
 
 #[cfg(test)]
 pub(super) mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// Rows of one program that loads on the kernels where the second word is `true`.

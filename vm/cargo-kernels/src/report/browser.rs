@@ -3,8 +3,6 @@
 //! The page is put into two frames, as wide as a desktop's window and as a phone; testdata/measure.js looks at both.
 //! `cargo xtask test` runs these where there is a Chromium, and names them where there is none.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::time::Duration;
 

@@ -154,8 +154,6 @@ fn phases(kernel: &KernelReport) -> Vec<(&'static str, f64)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::report::sample;
 

@@ -75,8 +75,6 @@ pub fn moment(start: SystemTime, later_s: f64) -> DateTime<Utc> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::report::sample;
 

@@ -111,8 +111,6 @@ fn duration(seconds: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::report::sample::{self, TESTS};
 

@@ -109,8 +109,6 @@ fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Res
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::collections::BTreeSet;
 
     use super::*;

@@ -138,7 +138,6 @@ fn longest_run_of_backticks(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::report::sample::{self, assert_golden};
 

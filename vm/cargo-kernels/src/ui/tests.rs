@@ -1,7 +1,5 @@
 //! What a screen shows of a run, on a terminal and in a log.
 
-#![allow(clippy::unwrap_used)]
-
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
 use super::grid::Looks;
