@@ -8,3 +8,4 @@ typedef unsigned long long u64;
 #define LICENSE_IS "GPL"
 #endif
 char LICENSE[] SEC("license") = LICENSE_IS;
+static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;

@@ -3,7 +3,6 @@
 
 static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
-static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
 
 struct {
 	__uint(type, 2);
