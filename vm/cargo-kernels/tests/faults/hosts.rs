@@ -129,7 +129,7 @@ fn tools_are_impostors() {
         (VNG, "exec yes 'la la la'", "no-boot", "within 10 s; the kernel got as far as: l"),
         (QEMU, "echo 'la la la' >&2; exit 1", "host-error", "vng ended before QEMU was up"),
     ] {
-        let scene = Scene::new().timeout(10);
+        let scene = Scene { timeout: 10, ..Scene::new() };
         let tool = format!("case $1 in --version) echo '{version}' ;; *) {does} ;; esac");
         let mut command = scene.vmtest(&["--accel", "tcg"], QUICK);
         command.env(variable, scene.script("tool", &tool));
