@@ -39,7 +39,6 @@ fn host_error(error: &anyhow::Error) -> Outcome {
 }
 
 impl<'a> Engine<'a> {
-    /// For the tests of `payload`, in guests that come to be by way of `backend`.
     pub fn new(
         host: &'a Host<'a>,
         backend: &'a dyn Backend,
@@ -157,7 +156,6 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Tells of each test.
 fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
     move |event| {
