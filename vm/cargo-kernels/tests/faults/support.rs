@@ -34,7 +34,7 @@ pub struct Scene {
     pub kernel: &'static str,
     /// Seconds until a guest is given up. No run should wait for that.
     pub timeout: u32,
-    /// The program and arguments that start the harness, if it is not started by itself.
+    /// The program that starts the harness, if any, and its arguments, of which the harness and its own become the last.
     pub under: Vec<String>,
 }
 
@@ -66,11 +66,6 @@ impl Scene {
         self.metadata.retain(|other| other.split(' ').next() != key);
         self.metadata.push(line.to_owned());
         self
-    }
-
-    /// Has the harness started by another program, whose last arguments it and its own become.
-    pub fn under(self, words: &[&str]) -> Self {
-        Self { under: words.iter().map(|&word| word.to_owned()).collect(), ..self }
     }
 
     /// A path in a directory of this scene's own.

@@ -1,9 +1,6 @@
 /* Programs that no kernel accepts, one for each reason that has no kernel's number. */
 #include "common.h"
 
-static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
-static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
-
 struct {
 	__uint(type, 2);
 	__uint(max_entries, 1);
