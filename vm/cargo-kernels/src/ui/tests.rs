@@ -13,24 +13,19 @@ fn names() -> Vec<String> {
     vec!["5.4".into(), "6.1".into()]
 }
 
-fn testing(done: usize, current: Option<&str>) -> RunEvent {
-    RunEvent::Testing { done, total: 8, current: current.map(str::to_owned) }
-}
-
 /// A run of two kernels, with what a guest may try in every place where its words get in.
 fn a_run() -> Vec<(usize, RunEvent)> {
-    let unavailable = sample::unavailable("5.4");
     let reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
     let failing = KernelReport { reason, ..sample::failing("6.1") };
     vec![
         (1, RunEvent::Fetching { done: 0, total: Some(64 << 20) }),
         (1, RunEvent::Fetching { done: 1 << 20, total: Some(64 << 20) }),
-        (0, RunEvent::Finished(Box::new(unavailable))),
+        (0, RunEvent::Finished(Box::new(sample::unavailable("5.4")))),
         (1, RunEvent::Note("KVM does not work here (no sign of life in 5 s): using TCG".into())),
         (1, RunEvent::Preparing),
         (1, RunEvent::Booting),
-        (1, testing(0, None)),
-        (1, testing(3, Some("two_\x1b[31mtracers\n6.1: pass"))),
+        (1, RunEvent::Testing { done: 0, total: 8, current: None }),
+        (1, RunEvent::Testing { done: 3, total: 8, current: Some("two_\x1b[31mtracers\n6.1: pass".into()) }),
         (1, RunEvent::Finished(Box::new(failing))),
     ]
 }
