@@ -46,7 +46,8 @@ fn excerpt(text: &str, up_to: usize) -> Vec<String> {
 }
 
 pub fn of(record: &Record) -> Reason {
-    let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
+    let no_log = record.log.trim().is_empty();
+    let all = if no_log { &record.said } else { &record.log };
     let source = record.log.lines().rev().find_map(|line| line.strip_prefix("; "));
     let reason = |class, sentence: String| Reason {
         class,
@@ -71,8 +72,7 @@ pub fn of(record: &Record) -> Reason {
             return Reason { excerpt: excerpt(text, at + 1), ..reason(class, fill(sentence, &found)) };
         }
     }
-    let empty = record.log.trim().is_empty();
-    match ERRORS.iter().find(|(errno, ..)| empty && *errno == record.errno) {
+    match ERRORS.iter().find(|(errno, ..)| no_log && *errno == record.errno) {
         Some((_, class, sentence)) => reason(class, (*sentence).into()),
         None => reason("unclassified", format!("error {}; see the log", record.errno)),
     }

@@ -9,10 +9,6 @@ use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;
 
-fn names() -> Vec<String> {
-    vec!["5.4".into(), "6.1".into()]
-}
-
 /// A run of two kernels, with what a guest may try in every place where its words get in.
 fn a_run() -> Vec<(usize, RunEvent)> {
     let reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
@@ -33,7 +29,7 @@ fn a_run() -> Vec<(usize, RunEvent)> {
 #[test]
 fn without_a_terminal_each_phase_is_one_plain_line() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let screen = Screen::plain(&names(), Box::new(file.reopen().unwrap()));
+    let screen = Screen::plain(&["5.4".into(), "6.1".into()], Box::new(file.reopen().unwrap()));
     for (index, event) in a_run() {
         screen.event(index, event);
     }
@@ -43,7 +39,7 @@ fn without_a_terminal_each_phase_is_one_plain_line() {
 #[test]
 fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
     let term = InMemoryTerm::new(10, 80);
-    let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
+    let live = Live::new(&["5.4".into(), "6.1".into()], ProgressDrawTarget::term_like(Box::new(term.clone())));
     assert_eq!(term.contents(), "  5.4 waiting\n  6.1 waiting");
 
     let mut events = a_run();

@@ -10,7 +10,5 @@ struct {
 
 SEC("tracepoint/syscalls/sys_enter_execve") int large_value(void *ctx)
 {
-	u32 key = 0;
-
-	return bpf_map_lookup_elem(&large, &key) == 0;
+	return bpf_map_lookup_elem(&large, &(u32){ 0 }) == 0;
 }

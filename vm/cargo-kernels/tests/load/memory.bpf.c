@@ -10,7 +10,5 @@ struct {
 
 SEC("tracepoint/syscalls/sys_enter_execve") int three_gigabytes(void *ctx)
 {
-	u32 key = 0;
-
-	return bpf_map_lookup_elem(&huge, &key) == 0;
+	return bpf_map_lookup_elem(&huge, &(u32){ 0 }) == 0;
 }

@@ -10,16 +10,14 @@ struct {
 
 SEC("tracepoint/syscalls/sys_enter_execve") int null_pointer(void *ctx)
 {
-	u32 key = 0;
-	u64 *value = bpf_map_lookup_elem(&values, &key);
+	u64 *value = bpf_map_lookup_elem(&values, &(u32){ 0 });
 
 	return *value == 1;
 }
 
 SEC("tracepoint/syscalls/sys_enter_execve") int beyond_value(void *ctx)
 {
-	u32 key = 0;
-	u64 *value = bpf_map_lookup_elem(&values, &key);
+	u64 *value = bpf_map_lookup_elem(&values, &(u32){ 0 });
 
 	return value ? value[bpf_get_prandom_u32()] == 1 : 0;
 }
