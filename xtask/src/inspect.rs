@@ -9,7 +9,6 @@ use cargo_kernels::dirs::Dirs;
 use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
     let objects = match object {
         Some(object) => vec![object],

@@ -82,17 +82,13 @@ pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Refuses a program that is for another processor than the guest's; scripts are for any.
 pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
-    let mut start = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(20).read_to_end(&mut start))
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut start, shown) = (Vec::new(), path.display());
+    let read = fs::File::open(path).and_then(|file| file.take(20).read_to_end(&mut start));
+    read.with_context(|| format!("cannot read {shown}"))?;
     let machine = start.get(18..20).filter(|_| start.starts_with(&elf::ELFMAG));
-    let machine = machine.map(|bytes| elf::Machine(u16::from_le_bytes([bytes[0], bytes[1]])));
-    match machine {
-        Some(machine) if machine.0 != arch.elf_machine => Err(Exit::usage(format!(
-            "{} is a program for another processor (ELF machine {}), and the guest is {}",
-            path.display(),
-            machine.0,
+    match machine.map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])) {
+        Some(machine) if machine != arch.elf_machine => Err(Exit::usage(format!(
+            "{shown} is a program for another processor (ELF machine {machine}), and the guest is {}",
             arch.machine
         ))),
         _ => Ok(()),

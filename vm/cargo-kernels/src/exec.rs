@@ -77,8 +77,8 @@ fn run(
     let mut written = Ok(());
     let seen = launch.run(|event| {
         written = match event {
-            Event::Stdout(piece) => write(io::stdout(), &piece.0),
-            Event::Stderr(piece) => write(io::stderr(), &piece.0),
+            Event::Stdout(piece) => io::stdout().write_all(&piece.0).and_then(|()| io::stdout().flush()),
+            Event::Stderr(piece) => io::stderr().write_all(&piece.0),
             _ => Ok(()),
         };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -119,10 +119,6 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(closure::in_place(files))
 }
 
-fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes).and_then(|()| to.flush())
-}
-
 fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> {
     if let Some(words) = &seen.console.panic {
         return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
@@ -140,8 +136,8 @@ fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> 
             exit::interrupted(*signal)
         }
         (None, End::GuestShutdown) if seen.ready.is_some() => {
-            let why = "the guest shut down or rebooted before the command ended";
-            return Err(Exit::failed(format!("kernel {kernel}: {why}")));
+            let failed = format!("kernel {kernel}: the guest shut down or rebooted before the command ended");
+            return Err(Exit::failed(failed));
         }
         (None, end) => {
             let tail = seen.console.tail.join("\n");

@@ -60,13 +60,10 @@ impl<'a> Host<'a> {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
         let name = words.collect::<Vec<_>>().join(".");
-        // A path may be longer than a file's name; its end tells more.
-        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(LONGEST_NAME)..]))
+        // A path may be longer than a file's name, which may have 255 bytes (NAME_MAX); its end tells more.
+        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(240)..]))
     }
 }
-
-/// The longest name of a console's log, in bytes; a file's may have 255 (NAME_MAX).
-const LONGEST_NAME: usize = 240;
 
 /// How many runs' logs are kept.
 const LOGS_KEPT: usize = 20;
@@ -138,7 +135,8 @@ impl<'a> Guests<'a> {
             task,
             note,
             accel: self.host.accel(self.vm.accel, kernel, note)?,
-            limit: FOR_EVER,
+            // Longer than anybody waits.
+            limit: Duration::from_secs(365 * 24 * 3600),
             each_test: Duration::ZERO,
             files: &|| Ok(Files::default()),
             has_input: false,
@@ -156,9 +154,6 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
     let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
     all.iter().filter(outermost).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
-
-/// Longer than anybody waits.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound

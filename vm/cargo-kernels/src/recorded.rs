@@ -113,13 +113,9 @@ fn sort<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> (Built, BTreeMap<P
 /// (`cargo help pkgid`).
 fn package(id: &str, manifest: &str) -> String {
     let fragment = id.rsplit_once('#').map_or(id, |(_, fragment)| fragment);
-    match fragment.split_once('@') {
-        Some((name, _)) => name.to_owned(),
-        None => {
-            let directory = Path::new(manifest).parent().and_then(Path::file_name);
-            directory.unwrap_or(OsStr::new("package")).to_string_lossy().into_owned()
-        }
-    }
+    let directory = Path::new(manifest).parent().and_then(Path::file_name);
+    let directory = directory.unwrap_or(OsStr::new("package")).to_string_lossy();
+    fragment.split_once('@').map_or(&*directory, |(name, _)| name).to_owned()
 }
 
 /// Runs cargo with the agent as its runner. `example` is one of the test binaries: where it lies tells what it was built for.

@@ -1,6 +1,7 @@
 //! `cargo xtask selftest`: who tests the tests. Mutants of the program are made, one change each;
 //! every one must be caught, by the test that is meant to catch it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -41,11 +42,6 @@ struct Mutant {
     caught_by: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Mutants {
-    mutant: Vec<Mutant>,
-}
-
 /// Runs the command. A mutant that lives makes the exit code 1.
 pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
@@ -59,12 +55,12 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
 
     let (mut passed, mut failed) = (0, 0);
-    let original = None;
     let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         let mut tests: Vec<TestId> = Vec::new();
-        for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
+        // First the program as it is.
+        for mutant in std::iter::once(None).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
             let payload = build(dirs, &copy, arch, &metadata, mutant);
             let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
@@ -98,9 +94,10 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
 fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mutants: Mutants =
-        toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
-    Ok(mutants.mutant)
+    // Each is a `[[mutant]]`.
+    let tables: Result<BTreeMap<String, Vec<Mutant>>, _> = toml::from_str(&text);
+    let tables = tables.map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+    Ok(tables.into_values().flatten().collect())
 }
 
 fn build(
@@ -148,9 +145,7 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
     for entry in WalkDir::new(to).contents_first(true) {
         let entry = entry?;
         if !from.join(entry.path().strip_prefix(to)?).exists() {
-            let is_dir = entry.file_type().is_dir();
-            let removed = if is_dir { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
-            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            kernels::cache::remove_all(entry.path())?;
         }
     }
     Ok(())

@@ -25,19 +25,15 @@ const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
 const ARCHIVE_VARIABLE: &str = "VMTEST_DEBIAN_ARCHIVE";
 
 /// A variable's value, unless it is empty.
-fn variable(name: &str) -> Option<std::ffi::OsString> {
+pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// The cache, the project, and what the environment names.
 pub fn store(dirs: &Dirs) -> Result<Store> {
-    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
-    Ok(Store {
-        cache: dirs.cache.clone(),
-        project: dirs.project.clone(),
-        nix: variable(NIX_VARIABLE).map(PathBuf::from),
-        debian_archive: debian_archive.transpose()?,
-    })
+    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy())).transpose()?;
+    let (cache, project) = (dirs.cache.clone(), dirs.project.clone());
+    Ok(Store { cache, project, nix: variable(NIX_VARIABLE).map(PathBuf::from), debian_archive })
 }
 
 fn archive(base: &str) -> Result<Url> {

@@ -21,7 +21,6 @@ use vm_kernels::{archive, whole_file};
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `kernels add`";
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let path = kernels::file(dirs);
     read(dirs, &path, name)?;

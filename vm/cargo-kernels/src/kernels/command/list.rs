@@ -39,7 +39,6 @@ struct Listed {
     sha256: Vec<String>,
 }
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
     let store = kernels::store(dirs)?;
     let wanted = |pin: &&Pin| arches.contains(&pin.arch) || arches.is_empty() && pin.arch.is_host();
@@ -79,13 +78,11 @@ fn row(store: &Store, pin: &Pin) -> Row {
         (row.image, row.release) = (Some(kernel.image), kernel.release);
         return row;
     }
-    for source in &pin.sources {
-        let entry = Entry::of(&store.cache, pin, source);
-        let Ok(manifest) = entry.manifest() else { continue };
-        (row.at_hand, row.source) = (true, Some(source.kind()));
-        row.image = Some(entry.dir().join(manifest.image));
+    let cached = pin.sources.iter().map(|source| (source, Entry::of(&store.cache, pin, source)));
+    let cached = cached.map(|(source, entry)| Some((source, entry.dir(), entry.manifest().ok()?)));
+    if let Some((source, dir, manifest)) = cached.flatten().next() {
+        (row.at_hand, row.source, row.image) = (true, Some(source.kind()), Some(dir.join(manifest.image)));
         (row.release, row.size) = (manifest.release, Some(manifest.size));
-        break;
     }
     row
 }

@@ -17,7 +17,6 @@ use vm_kernels::lock::{self, How};
 /// A line of the table: the path, the bytes on disk, and whether it is gone or else in use.
 type Line = (String, u64, Result<bool>);
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     let mut lines = kernels(dirs, dry_run)?;
     lines.extend(saved_guests(dirs, dry_run)?);
@@ -74,10 +73,7 @@ fn remade(dirs: &Dirs, dry_run: bool) -> Vec<Line> {
         let size = cache::size_of(&path);
         // Somebody may be building there.
         let in_use = matches!(lock::existing(&path.join(cross::LOCK), How::NonBlockingLockExclusive), Ok(None));
-        let outcome = match dry_run || in_use {
-            true => Ok(!in_use),
-            false => std::fs::remove_dir_all(&path).map(|()| true).map_err(Into::into),
-        };
+        let outcome = if dry_run || in_use { Ok(!in_use) } else { cache::remove_all(&path).map(|()| true) };
         (format!("{} ({what})", shown(&path)), size, outcome)
     };
     kept.into_iter().filter(|(path, _)| path.exists()).map(line).collect()

@@ -8,7 +8,6 @@ use crate::kernels::{self, Arch, select};
 use crate::{exit, ui};
 use vm_guest::snapshots::{self, Snapshots};
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
     let store = kernels::store(dirs)?;
     let mut all_good = true;
