@@ -43,7 +43,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         let engines = [&bare as &dyn Backend, &*boot, &*restore]
             .map(|backend| (backend.name(), Engine::new(&host, backend, &metadata, &payload, &options)));
         for target in &targets {
-            match measure(&engines, target, flags.rounds, &interrupt) {
+            match measure(&engines, target, flags.rounds) {
                 Ok(measured) if flags.json => ui::print(&(measured.json() + "\n"))?,
                 Ok(measured) => ui::print(&(measured.text() + "\n"))?,
                 Err(error) => {
@@ -60,12 +60,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
 }
 
 /// Every way on one kernel, in turns; from the kernel's name to the verdict, everything built.
-fn measure(
-    engines: &[(&'static str, Engine<'_>)],
-    target: &Target,
-    rounds: u16,
-    interrupt: &Interrupt,
-) -> Result<Measured> {
+fn measure(engines: &[(&'static str, Engine<'_>)], target: &Target, rounds: u16) -> Result<Measured> {
     let mut ways: Vec<_> = engines.iter().map(|(name, _)| (*name, Vec::new())).collect();
     let mut accel = None;
     // The round before the first fills caches, and saves the guest that is restored later.
@@ -83,9 +78,6 @@ fn measure(
             }
             seconds.extend((round > 0).then_some(time.as_secs_f64()));
             accel = report.accel;
-        }
-        if interrupt.signal().is_some() {
-            bail!("interrupted");
         }
     }
     ways.iter_mut().for_each(|(_, seconds)| seconds.sort_by(f64::total_cmp));

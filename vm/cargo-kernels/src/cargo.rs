@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
@@ -64,8 +64,6 @@ pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
     let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;
     let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();
-    if !cargo.wait()?.success() {
-        bail!("the build failed: see the messages above");
-    }
+    ensure!(cargo.wait()?.success(), "the build failed: see the messages above");
     messages.context("cannot read cargo's messages")
 }

@@ -27,18 +27,16 @@ impl Dirs {
     fn around(here: PathBuf, cache: PathBuf) -> Result<Self> {
         let mut metadata = MetadataCommand::new();
         metadata.current_dir(&here).no_deps().other_options(["--offline".to_owned()]);
-        match metadata.exec() {
-            Ok(found) => {
-                Ok(Self { project: found.workspace_root.into(), target: found.target_directory.into(), cache })
-            }
-            Err(error)
-                if !matches!(error, Error::Io(_)) && here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) =>
-            {
-                Err(error).context("cargo cannot read this project")
+        let is_project = || here.ancestors().any(|dir| dir.join("Cargo.toml").exists());
+        let (project, target) = match metadata.exec() {
+            Ok(found) => (found.workspace_root.into(), found.target_directory.into()),
+            Err(error) if !matches!(error, Error::Io(_)) && is_project() => {
+                return Err(error).context("cargo cannot read this project");
             }
             // Kernels can be fetched where there is no cargo.
-            Err(_) => Ok(Self { project: here, target: cache.join("no-project"), cache }),
-        }
+            Err(_) => (here, cache.join("no-project")),
+        };
+        Ok(Self { project, target, cache })
     }
 
     /// Where each VM run has its directory.

@@ -235,24 +235,19 @@ impl Launch<'_> {
         Ok(options.is_empty())
     }
 
-    fn once(
-        &self,
-        host_root: bool,
-        deadline: Instant,
-        mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
-    ) -> Result<Observed> {
+    fn once(&self, host_root: bool, until: Instant, mut on: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
         let Guests { host, backend, copy_out, .. } = self.guests;
         let (files, run) = (self.files(host_root)?, RunDir::create(&host.dirs.runs())?);
-        let started = backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
+        let started = backend.start(&self.spec(host_root, &files, &run, until), self.note)?;
         let job = self.job(&started, host_root)?;
         (self.started)(started.ready.is_some());
         let (given, each_test) = self.limit();
-        let limits = Limits { deadline, given, each_test };
+        let limits = Limits { deadline: until, given, each_test };
         let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: &Event| match (event, &mut archive) {
             (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
             (Event::Archive(_), None) => ControlFlow::Break(()),
-            (event, _) => on_event(event),
+            (event, _) => on(event),
         };
         let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;

@@ -80,7 +80,6 @@ impl Payload {
             anyhow::Ok(FactsRequest { program: Program { argv, ..first }, ready_line: ready_line.into() })
         });
         Ok(Self {
-            only: None,
             facts: facts.transpose()?,
             doc_tests,
             keep: keep(dirs, &binaries),
@@ -88,8 +87,8 @@ impl Payload {
             files: metadata.files.iter().map(|file| dirs.project.join(file)).collect(),
             is_static,
             target: dirs.target.clone(),
-            brought_along: OnceLock::new(),
             binaries,
+            ..Self::default()
         })
     }
 

@@ -34,12 +34,7 @@ const TARGETS: &str = "--all-targets --bench --benches --bin --bins --example --
 
 /// Builds what `cargo test ARGS` tests, and finds out how it would start it with the arguments after `--`. What cargo says
 /// goes to stderr as usual.
-pub fn build(
-    dirs: &Dirs,
-    args: &[OsString],
-    test_args: &[String],
-    static_build: Option<&StaticBuild>,
-) -> Result<Built> {
+pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Option<&StaticBuild>) -> Result<Built> {
     if !dirs.project.join("Cargo.toml").exists() {
         return Err(Exit::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
@@ -52,7 +47,7 @@ pub fn build(
     let test = || -> Result<Command> {
         let mut command = cargo::command(dirs, "test")?;
         command.args(all).args(args);
-        static_build.map(|static_build| static_build.apply(&mut command));
+        linked.map(|linked| linked.apply(&mut command));
         Ok(command)
     };
     let messages = cargo::messages(test()?.args(["--no-run"]))?;

@@ -49,11 +49,6 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let targets = kernels::by_arch(kernels::select(dirs, &flags.kernels, &flags.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
-    // project's own: a run of the real program beside this one must not find a mutant.
-    let copies = dirs.target.join("vmtest/selftest");
-    let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
-
     let (mut passed, mut failed) = (0, 0);
     let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
     for (arch, targets) in &targets {
@@ -62,7 +57,7 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
         // First the program as it is.
         for mutant in std::iter::once(None).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let payload = build(dirs, &copy, arch, &metadata, mutant);
+            let payload = build(dirs, arch, &metadata, mutant);
             let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             let meant =
@@ -100,20 +95,18 @@ fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     Ok(tables.into_values().flatten().collect())
 }
 
-fn build(
-    dirs: &Dirs,
-    copy: &Dirs,
-    arch: &'static Arch,
-    metadata: &Metadata,
-    mutant: Option<&Mutant>,
-) -> Result<Payload> {
+fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&Mutant>) -> Result<Payload> {
+    // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
+    // project's own: a run of the real program beside this one must not find a mutant.
+    let copies = dirs.target.join("vmtest/selftest");
+    let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
     mirror(&dirs.project, &copy.project)?;
     if let Some(mutant) = mutant {
         let path = copy.project.join(&mutant.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file.display()))?;
         fs::write(&path, mutant.mutate(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Payload::build(copy, arch, metadata, &flags::Vmtest::default())
+    Payload::build(&copy, arch, metadata, &flags::Vmtest::default())
 }
 
 impl Mutant {
@@ -180,13 +173,8 @@ mod tests {
 
     #[test]
     fn a_mutant_is_caught_by_its_own_test_only_and_not_by_a_guest_that_died() {
-        let mutant = Mutant {
-            name: "m".into(),
-            file: "f".into(),
-            find: "a".into(),
-            replace: "b".into(),
-            caught_by: vec!["mine".into()],
-        };
+        let mutant = "name = 'm'\nfile = 'f'\nfind = 'a'\nreplace = 'b'\ncaught-by = ['mine']";
+        let mutant: Mutant = toml::from_str(mutant).unwrap();
         let failed = || TestResult::Failed { code: 101 };
         for (verdict, mine, other, expected) in [
             (Verdict::Fail, failed(), TestResult::Passed, (true, "caught by mine")),

@@ -26,7 +26,7 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     read(dirs, &path, name)?;
     pins::check_name(name).map_err(Exit::usage)?;
     let (url, source) = given(dirs, from)?;
-    let (release, source, size) = store(dirs, name, &url, source, &Line::new(name))?;
+    let (release, source, size) = store(dirs, name, &url, source)?;
     // Of a source nothing says the release but what was asked for.
     let release = release.unwrap_or_else(|| from.to_owned());
     pin(dirs, &path, name, &release, &source)?;
@@ -106,14 +106,8 @@ fn given(dirs: &Dirs, text: &str) -> Result<(Url, Make)> {
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns the release that it names, its source and its
 /// size.
-fn store(
-    dirs: &Dirs,
-    name: &str,
-    url: &Url,
-    source: Make,
-    progress: &dyn Progress,
-) -> Result<(Option<String>, Source, u64)> {
-    let cache = kernels::store(dirs)?.cache;
+fn store(dirs: &Dirs, name: &str, url: &Url, source: Make) -> Result<(Option<String>, Source, u64)> {
+    let (cache, progress) = (kernels::store(dirs)?.cache, &Line::new(name));
     let dir = cache::scratch(&cache, name)?;
     let part = dir.path().join("0.part");
     progress.note(&format!("fetching {url}"));
