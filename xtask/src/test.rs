@@ -17,7 +17,6 @@ use crate::{Test, local, minimum_rust};
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
 
-/// One step: what it is, and what is run for it.
 struct Step {
     name: &'static str,
     /// A program and its arguments, blanks between them. `xtask` is this program, with the options that say how VMs run;

@@ -84,7 +84,6 @@ fn measure(engines: &[(&'static str, Engine<'_>)], target: &Target, rounds: u16)
     Ok(Measured { kernel: target.name().to_owned(), accel: accel.unwrap_or_default(), ways })
 }
 
-/// Everything measured on one kernel.
 struct Measured {
     kernel: String,
     accel: String,
@@ -100,7 +99,6 @@ impl Measured {
         Some((seconds[low] + seconds[high]) / 2.0)
     }
 
-    /// One object on one line.
     fn json(&self) -> String {
         let [floor_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
         let (kernel, accel) = (&self.kernel, &self.accel);
@@ -108,7 +106,6 @@ impl Measured {
             .to_string()
     }
 
-    /// For a person.
     fn text(&self) -> String {
         let mut table =
             grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], 1..6, grid::Looks::default());

@@ -2,8 +2,10 @@
 //! of its package.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -70,12 +72,9 @@ pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
     let find = || -> object::Result<Option<PathBuf>> {
         let header = elf::FileHeader64::<LittleEndian>::parse(&*bytes)?;
         let endian = header.endian()?;
-        for segment in header.program_headers(endian, &*bytes)? {
-            if let Some(name) = segment.interpreter(endian, &*bytes)? {
-                return Ok(Some(PathBuf::from(String::from_utf8_lossy(name).into_owned())));
-            }
-        }
-        Ok(None)
+        let mut segments = header.program_headers(endian, &*bytes)?.iter();
+        let name = segments.find_map(|segment| segment.interpreter(endian, &*bytes).transpose());
+        Ok(name.transpose()?.map(|name| OsStr::from_bytes(name).into()))
     };
     find().with_context(failed)
 }

@@ -154,7 +154,6 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Tells of each test.
 fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
     move |event| {

@@ -65,7 +65,6 @@ impl<'a> Host<'a> {
     }
 }
 
-/// How many runs' logs are kept.
 const LOGS_KEPT: usize = 20;
 
 /// Makes a directory for a run's console logs, with a lock on it, and removes those of runs long past.
@@ -96,7 +95,6 @@ pub struct Guests<'a> {
     pub vm: &'a VmArgs,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
-    /// A directory of the guest's that is copied out.
     pub copy_out: Option<&'a str>,
 }
 
@@ -104,7 +102,6 @@ pub struct Guests<'a> {
 pub struct Launch<'a> {
     pub guests: Guests<'a>,
     pub kernel: &'a Kernel,
-    /// Where its console is kept.
     pub log: &'a Path,
     /// The task, as it is in a guest that has the host's root directory.
     pub task: Task,
@@ -343,7 +340,6 @@ impl Archive {
         if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    /// Says where it is.
     fn finish(self) -> Result<String> {
         let path = self.path.display();
         self.written.with_context(|| format!("cannot keep {path}"))?;

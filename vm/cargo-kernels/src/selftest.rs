@@ -110,7 +110,6 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
 }
 
 impl Mutant {
-    /// The file's text with the change.
     fn mutate(&self, text: &str) -> Result<String> {
         let (file, find, count) = (self.file.display(), &self.find, text.matches(&self.find).count());
         let what = "what vm/mutants.toml wants to replace";
@@ -144,7 +143,6 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the tests that are meant to catch a mutant did.
 fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
     if report.verdict != Verdict::Fail || !report.missing.is_empty() {
         return (false, format!("not caught: {}", summary(report)));

@@ -18,7 +18,6 @@ use crate::{cross, flags, kernels, tools};
 use vm_guest::accel;
 use vm_guest::vng;
 
-/// The script's name.
 const SCRIPT: &str = "shell";
 
 /// How the end of the shell is told, whose exit code virtme-ng does not pass on: by the guest's second serial port.

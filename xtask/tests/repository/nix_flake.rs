@@ -51,7 +51,6 @@ impl Bench {
         self.nix(&[arguments, &["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs]].concat())
     }
 
-    /// A value of the flake's.
     fn eval(&self, output: &str) -> Value {
         let output = format!("{}#{output}", self.url("flake"));
         json(&self.mocked(&["eval", "--json", &output]).output().unwrap())

@@ -23,7 +23,6 @@ pub fn run(dirs: &Dirs, flags: &flags::Kernels) -> Result<u8> {
     }
 }
 
-/// Kernels into the cache.
 fn fetch(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
     let mut code = exit::OK;
     for target in select(dirs, names, arches)? {
