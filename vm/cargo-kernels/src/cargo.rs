@@ -35,14 +35,10 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
         return Ok(target.to_owned());
     }
     let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes())[..16]);
-    ensure!(
-        is_plain(&link),
-        "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
-         with a plainer one",
-        target.display()
-    );
+    let (shown, remedy) = (target.display(), format!("set {TARGET_DIR} to a directory with a plainer one"));
+    ensure!(is_plain(&link), "libbpf cannot be built below {shown}: make does not cope with its path; {remedy}");
     if fs::read_link(&link).ok().as_deref() != Some(target) {
-        let failed = || format!("cannot link {} to {}", link.display(), target.display());
+        let failed = || format!("cannot link {} to {shown}", link.display());
         fs::create_dir_all(target).with_context(failed)?;
         fs::create_dir_all(link.parent().unwrap_or(&link)).with_context(failed)?;
         // Two that start together make the same link.

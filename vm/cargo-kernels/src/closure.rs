@@ -26,30 +26,18 @@ const LARGEST: u64 = 64 << 20;
 pub fn of_program(path: &Path, started: &Program) -> Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::from([path.to_owned()]);
     let Some(loader) = loader(path)? else { return Ok(files) };
-    ensure!(
-        loader.exists(),
-        "{} needs the loader {}, which is not here: build it statically (`-C target-feature=+crt-static`)",
-        path.display(),
-        loader.display()
-    );
+    let (program, needed) = (path.display(), loader.display());
+    let remedy = "build it statically (`-C target-feature=+crt-static`)";
+    ensure!(loader.exists(), "{program} needs the loader {needed}, which is not here: {remedy}");
     // The loader lists, and does not start the program (ld.so(8), `--list`).
-    let output = Command::new(&loader)
-        .arg("--list")
-        .arg(path)
-        .current_dir(&started.cwd)
-        .env_clear()
-        .envs(started.env.iter().filter(|(name, _)| name.starts_with("LD_")))
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", loader.display()))?;
+    let mut command = Command::new(&loader);
+    command.arg("--list").arg(path).current_dir(&started.cwd).stdin(Stdio::null()).env_clear();
+    command.envs(started.env.iter().filter(|(name, _)| name.starts_with("LD_")));
+    let output = command.output().with_context(|| format!("cannot run {needed}"))?;
     let list = String::from_utf8_lossy(&output.stdout);
     let missing: Vec<&str> = list.lines().filter(|line| line.contains("not found")).collect();
-    ensure!(
-        output.status.success() && missing.is_empty(),
-        "{} cannot be loaded: {}",
-        path.display(),
-        if missing.is_empty() { String::from_utf8_lossy(&output.stderr) } else { missing.join(";").into() }.trim()
-    );
+    let why = if missing.is_empty() { String::from_utf8_lossy(&output.stderr) } else { missing.join(";").into() };
+    ensure!(output.status.success() && missing.is_empty(), "{program} cannot be loaded: {}", why.trim());
     files.extend(list.lines().filter_map(library));
     files.insert(loader);
     Ok(files)
@@ -130,26 +118,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dynamic_program_comes_with_its_loader_and_libraries_and_a_script_alone() {
+    fn a_program_comes_with_its_loader_and_libraries_a_script_alone_and_one_for_another_processor_is_wrong_usage() {
         let of = |path: &Path| of_program(path, &Program { cwd: "/".into(), ..Program::default() });
         let own = std::env::current_exe().unwrap();
         let files = of(&own).unwrap();
         let has = |part: &str| files.iter().any(|file| file.to_string_lossy().contains(part));
         assert!(files.contains(&own) && has("libc.so") && has("ld-linux"), "{files:?}");
-        let script = tempfile::NamedTempFile::new().unwrap();
-        fs::write(script.path(), "#!/bin/sh\n").unwrap();
-        assert_eq!(of(script.path()).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_program_for_another_processor_is_wrong_usage() {
-        let mut bytes = fs::read(std::env::current_exe().unwrap()).unwrap();
+        check_architecture(&own, Arch::host()).unwrap();
+        let other = tempfile::NamedTempFile::new().unwrap();
+        fs::write(other.path(), "#!/bin/sh\n").unwrap();
+        assert_eq!(of(other.path()).unwrap().len(), 1);
+        let mut bytes = fs::read(own).unwrap();
         bytes[18..20].copy_from_slice(&40_u16.to_le_bytes());
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), bytes).unwrap();
-        let error = check_architecture(file.path(), Arch::host()).unwrap_err();
+        fs::write(other.path(), bytes).unwrap();
+        let error = check_architecture(other.path(), Arch::host()).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE, "{error}");
-        check_architecture(&std::env::current_exe().unwrap(), Arch::host()).unwrap();
     }
 
     #[test]

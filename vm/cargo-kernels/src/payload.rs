@@ -72,9 +72,8 @@ impl Payload {
             closure::check_architecture(Path::new(program.argv.first().map_or("", String::as_str)), arch)?;
         }
         let facts = metadata.facts().map(|(name, ready_line)| {
-            let path = programs
-                .get(name)
-                .with_context(|| format!("cargo built no program `{name}`, which metadata.kernels names"))?;
+            let none = || format!("cargo built no program `{name}`, which metadata.kernels names");
+            let path = programs.get(name).with_context(none)?;
             let first = binaries.values().next().cloned().unwrap_or_default();
             let argv = vec![path.to_string_lossy().into_owned()];
             anyhow::Ok(FactsRequest { program: Program { argv, ..first }, ready_line: ready_line.into() })

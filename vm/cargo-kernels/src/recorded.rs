@@ -125,11 +125,8 @@ fn record(cargo: &mut Command, example: Option<&Path>, directory: &Path) -> Resu
         cargo.env(format!("CARGO_TARGET_{variable}_RUNNER"), format!("{agent} {RECORD}"));
     }
     let output = cargo.env(RECORD_DIR, directory).output().context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "cargo does not tell how it starts the tests: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo does not tell how it starts the tests: {}", said.trim());
     Ok(())
 }
 
@@ -150,12 +147,8 @@ fn read(directory: &Path, ids: &BTreeMap<PathBuf, String>) -> Result<BTreeMap<St
         programs.insert(id.clone(), program);
     }
     // What is missing was run here, as root perhaps, by a cargo that did not take the runner.
-    ensure!(
-        programs.len() == ids.len(),
-        "cargo started {} of {} test binaries through the runner it was given",
-        programs.len(),
-        ids.len()
-    );
+    let (started, all) = (programs.len(), ids.len());
+    ensure!(started == all, "cargo started {started} of {all} test binaries through the runner it was given");
     Ok(programs)
 }
 
