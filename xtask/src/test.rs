@@ -71,14 +71,12 @@ pub fn run(dirs: &Dirs, flags: &Test) -> Result<u8> {
     for step in STEPS {
         println!("\n== {}", step.name);
         let begun = Instant::now();
-        let end = match (step.needs)(dirs) {
-            Ok(()) => match step.run(dirs, &xtask, flags) {
-                Ok(()) => "passed",
-                Err(error) => {
-                    eprintln!("error: {}: {error:#}", step.name);
-                    "failed"
-                }
-            },
+        let end = match (step.needs)(dirs).map(|()| step.run(dirs, &xtask, flags)) {
+            Ok(Ok(())) => "passed",
+            Ok(Err(error)) => {
+                eprintln!("error: {}: {error:#}", step.name);
+                "failed"
+            }
             Err(missing) => {
                 println!("{missing:#}");
                 "not run"

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
 use serde_json::{Value, json};
 
@@ -94,13 +95,11 @@ fn cache(dirs: &Dirs) -> Answer {
     let dir = &dirs.cache;
     // It is made when it is needed, so what counts is the nearest directory that exists.
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
-    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Ok((dir.clone(), None)),
-        Err(error) => Err((
-            format!("{} cannot be written to: {}", dir.display(), error.desc()),
-            Some("set VMTEST_CACHE_DIR to a directory that you can write to".into()),
-        )),
-    }
+    let wrong = |error: Errno| {
+        let remedy = "set VMTEST_CACHE_DIR to a directory that you can write to";
+        (format!("{} cannot be written to: {}", dir.display(), error.desc()), Some(remedy.into()))
+    };
+    access(existing, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| (dir.clone(), None)).map_err(wrong)
 }
 
 /// Tried with the first kernel at hand.
@@ -115,21 +114,15 @@ fn kvm(dirs: &Dirs) -> Answer {
         spinner.finish_and_clear();
         error
     };
-    match diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}"))) {
-        None => Ok(("/dev/kvm".into(), None)),
-        Some(error) => Err((error, None)),
-    }
+    let error = diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}")));
+    error.map_or_else(|| Ok(("/dev/kvm".into(), None)), |error| Err((error, None)))
 }
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here (proc_pid_mounts(5)).
 fn tracefs() -> Answer {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    match mounts.find(|fields| fields.get(2) == Some(&"tracefs")) {
-        Some(fields) => Ok((fields[1].into(), None)),
-        None => {
-            let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
-            Err(("tracefs is not mounted here".into(), Some(remedy.into())))
-        }
-    }
+    let found = mounts.find(|fields| fields.get(2) == Some(&"tracefs")).map(|fields| (fields[1].into(), None));
+    let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
+    found.ok_or_else(|| ("tracefs is not mounted here".into(), Some(remedy.into())))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use indicatif::BinaryBytes;
 use toml::Value;
 use url::Url;
@@ -137,8 +137,6 @@ fn store(dirs: &Dirs, name: &str, url: &Url, source: Make) -> Result<(Option<Str
     cache::remove_all(&entry.incoming())?;
     made?;
     let manifest = entry.manifest()?;
-    match manifest.release {
-        Some(release) => Ok((Some(release), source, manifest.size)),
-        None => bail!("{name}: the image names no release; write this pin by hand"),
-    }
+    ensure!(manifest.release.is_some(), "{name}: the image names no release; write this pin by hand");
+    Ok((manifest.release, source, manifest.size))
 }

@@ -66,8 +66,5 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
 /// Removes an entry, unless it was made anew meanwhile.
 fn drop_damaged(entry: &Entry<'_>) -> Result<()> {
     let _lock = entry.lock(|| ())?;
-    match entry.verify() {
-        Ok(_) => Ok(()),
-        Err(_) => entry.remove(),
-    }
+    entry.verify().map(drop).or_else(|_| entry.remove())
 }
