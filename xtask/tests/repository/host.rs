@@ -89,12 +89,12 @@ impl Machine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         let directories = [("PATH", "bin"), ("LIBRARIES", "lib"), ("CALLS", ""), ("CARGO_TARGET_DIR", "target")];
         command.args(args).stdin(Stdio::null()).envs(directories.map(|(name, path)| (name, self.path(path))));
+        command.env("VMTEST_CACHE_DIR", self.path("cache"));
         // What the fakes themselves need.
         command.env("REAL_PATH", std::env::var_os("PATH").unwrap_or_default());
         for name in ["VMTEST_QEMU", "VMTEST_VNG", "VMTEST_BUSYBOX", "PKG_CONFIG", "CLANG", "LIBBPF_SYS_LIBRARY_PATH"] {
             command.env_remove(name);
         }
-        command.env("VMTEST_CACHE_DIR", self.path("cache"));
         command
     }
 

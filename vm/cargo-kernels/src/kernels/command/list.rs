@@ -13,7 +13,7 @@ use crate::kernels::{self, Arch, Store, obtain};
 use crate::ui::grid::{self, Looks, grid};
 use crate::{exit, ui};
 
-/// A pin, and what is at hand: its source, which may be `nix`, its image, its release, and its size where that is known.
+/// A pin, and what is at hand: its source, which may be `nix`, its image, its release, its size where that is known.
 type Row<'a> = (&'a Pin, Option<(&'static str, PathBuf, Option<String>, Option<u64>)>);
 
 pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
