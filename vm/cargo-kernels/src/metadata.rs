@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::flags::LONGEST_S;
 
 /// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional: what is not
-/// empty then is in [`DEFAULTS`].
+/// empty then is in `DEFAULTS`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Metadata {
@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn all_keys_are_optional_a_package_s_come_first_and_a_misspelt_one_is_named_with_its_line() {
-        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::read(&[]).unwrap());
+        let default = Metadata { memory_mib: 512, cpus: 1, test_timeout_s: 60.0, ..Metadata::default() };
+        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), default);
         let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
         let metadata = parse(&text).unwrap();
         assert_eq!((metadata.cpus, metadata.kernels), (3, vec!["6.12".to_owned()]));
