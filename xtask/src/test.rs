@@ -122,6 +122,7 @@ impl Step {
         command.env(cargo::TARGET_DIR, cargo::plain_target(dirs, &dirs.target)?);
         let status = command.status().with_context(|| format!("cannot run {program:?}"))?;
         ensure!(status.success(), "{status}");
+        // It passes with any number of kernels, also with none.
         if self.line.contains(" --allow-unavailable ") { enough_kernels(dirs) } else { Ok(()) }
     }
 }

@@ -18,7 +18,7 @@ use vm_guest::accel;
 
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
-    let missing = checks.iter().filter(|(_, _, needed, answer)| *needed && answer.is_err()).count();
+    let missing = checks.iter().filter(|check| check.needed && check.answer.is_err()).count();
     let text = match as_json {
         true => {
             let checks: Vec<Value> = checks.iter().map(json).collect();
@@ -31,8 +31,14 @@ pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-/// What it is, what completes "needed to …", and whether kernels cannot be tested without it.
-type Check = (&'static str, &'static str, bool, Answer);
+struct Check {
+    name: &'static str,
+    /// Completes "needed to …".
+    purpose: &'static str,
+    /// Whether kernels cannot be tested without it.
+    needed: bool,
+    answer: Answer,
+}
 
 /// Where something is, and its version; or what is wrong with it, and what to do about that.
 type Answer = Result<(PathBuf, Option<String>), (String, Option<String>)>;
@@ -55,10 +61,11 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
         ("KVM", "run kernels at full speed", false, kvm(dirs)),
         ("tracefs", "run the program on this machine", false, tracefs()),
     ];
-    tools.chain(others).collect()
+    let check = |(name, purpose, needed, answer)| Check { name, purpose, needed, answer };
+    tools.chain(others).map(check).collect()
 }
 
-fn json((name, purpose, needed, answer): &Check) -> Value {
+fn json(Check { name, purpose, needed, answer }: &Check) -> Value {
     let (found, wrong) = (answer.as_ref().ok(), answer.as_ref().err());
     json!({
         "name": name, "purpose": purpose, "needed": needed, "ok": answer.is_ok(),
@@ -70,7 +77,7 @@ fn json((name, purpose, needed, answer): &Check) -> Value {
 /// A row for each thing, with its place or what is wrong and what to do, and the sum.
 fn for_people(checks: &[Check], missing: usize, project: &Path) -> String {
     let mut table = grid::grid(&[], [], grid::Looks::of_stdout());
-    table.add_rows(checks.iter().map(|(name, _, needed, answer)| {
+    table.add_rows(checks.iter().map(|Check { name, needed, answer, .. }| {
         let (word, colour) = match answer {
             Ok(_) => ("ok", Color::Green),
             Err(_) if *needed => ("NEEDED", Color::Red),

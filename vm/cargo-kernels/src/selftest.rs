@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,7 @@ use crate::report::words;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{backends, flags, text, ui};
 use vm_guest::interrupt::Interrupt;
+use vm_kernels::lock::{self, How};
 
 /// What is never part of the sources.
 const LEFT_OUT: &[&str] = &["target", ".git", "result"];
@@ -100,6 +102,10 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
     // project's own: a run of the real program beside this one must not find a mutant.
     let copies = dirs.target.join("vmtest/selftest");
     let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
+    if !copy.target.exists() {
+        // Only time is lost where this fails.
+        let _ = take_over_builds(&dirs.target, &copy.target, arch);
+    }
     mirror(&dirs.project, &copy.project)?;
     if let Some(mutant) = mutant {
         let path = copy.project.join(&mutant.file);
@@ -107,6 +113,19 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
         fs::write(&path, mutant.mutate(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Payload::build(&copy, arch, metadata, &flags::Vmtest::default())
+}
+
+/// Begins with what cargo has built of the project's dependencies, which are the copy's, too.
+fn take_over_builds(from: &Path, to: &Path, arch: &Arch) -> Result<()> {
+    let new = to.with_extension("new");
+    kernels::cache::remove_all(&new)?;
+    fs::create_dir_all(&new)?;
+    // Every release build holds this, and leaves half of something while it goes on.
+    let _lock = lock::existing(&from.join("release/.cargo-lock"), How::LockShared)?;
+    let mut cp = Command::new("cp");
+    cp.args(["--archive", "--reflink=auto"]).args(["release", arch.target].map(|name| from.join(name))).arg(&new);
+    ensure!(cp.stderr(Stdio::null()).status()?.success(), "it was not copied");
+    Ok(fs::rename(&new, to)?)
 }
 
 impl Mutant {

@@ -13,8 +13,17 @@ use crate::kernels::{self, Arch, Store, obtain};
 use crate::ui::grid::{self, Looks, grid};
 use crate::{exit, ui};
 
-/// A pin, and what is at hand: its source, which may be `nix`, its image, its release, its size where that is known.
-type Row<'a> = (&'a Pin, Option<(&'static str, PathBuf, Option<String>, Option<u64>)>);
+/// A pin, and what is at hand of it.
+type Row<'a> = (&'a Pin, Option<AtHand>);
+
+struct AtHand {
+    /// The kind of its source, or `nix`.
+    source: &'static str,
+    image: PathBuf,
+    release: Option<String>,
+    /// In bytes; not known of `nix`.
+    size: Option<u64>,
+}
 
 pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
     let store = kernels::store(dirs)?;
@@ -41,12 +50,14 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
 
 fn row<'a>(store: &Store, pin: &'a Pin) -> Row<'a> {
     if let Some(Ok(kernel)) = obtain::nix(store, pin) {
-        return (pin, Some(("nix", kernel.image, kernel.release, None)));
+        let (image, release) = (kernel.image, kernel.release);
+        return (pin, Some(AtHand { source: "nix", image, release, size: None }));
     }
     let cached = pin.sources.iter().find_map(|source| {
         let entry = Entry::of(&store.cache, pin, source);
         let manifest = entry.manifest().ok()?;
-        Some((source.kind(), entry.dir().join(manifest.image), manifest.release, Some(manifest.size)))
+        let (image, size) = (entry.dir().join(manifest.image), Some(manifest.size));
+        Some(AtHand { source: source.kind(), image, release: manifest.release, size })
     });
     (pin, cached)
 }
@@ -58,9 +69,9 @@ fn json((pin, found): &Row<'_>) -> Value {
     let found = found.as_ref();
     json!({
         "name": pin.label(), "arch": pin.arch.name, "expected": pin.expected.to_string(), "why": pin.why,
-        "extra": pin.extra, "at_hand": found.is_some(), "release": found.map(|(_, _, release, _)| release),
-        "source": found.map(|(source, ..)| source), "size": found.map(|(.., size)| size),
-        "image": found.map(|(_, image, ..)| image.to_string_lossy()),
+        "extra": pin.extra, "at_hand": found.is_some(), "release": found.map(|found| &found.release),
+        "source": found.map(|found| found.source), "size": found.map(|found| found.size),
+        "image": found.map(|found| found.image.to_string_lossy()),
         "sources": pin.sources.iter().map(source).collect::<Vec<_>>(),
     })
 }
@@ -70,12 +81,12 @@ fn cells((pin, found): &Row<'_>) -> [String; 7] {
     // Twelve digits, as Git shows them; `--json` has all.
     let hashes = pin.sources.iter().filter_map(|source| source.hashes().first()?.as_str().get(..12));
     let found = found.as_ref();
-    let release = found.and_then(|(_, _, release, _)| release.clone());
-    let size = found.and_then(|(.., size)| *size);
+    let release = found.and_then(|found| found.release.clone());
+    let size = found.and_then(|found| found.size);
     [
         pin.label(),
         release.unwrap_or_else(|| pin.expected.to_string()),
-        found.map_or_else(of_pin, |(source, ..)| (*source).to_owned()),
+        found.map_or_else(of_pin, |found| found.source.to_owned()),
         hashes.collect::<Vec<_>>().join(", "),
         size.map_or_else(|| "-".to_owned(), |size| BinaryBytes(size).to_string()),
         if found.is_some() { "yes" } else { "no" }.to_owned(),
