@@ -251,7 +251,7 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
 
 /// QEMU's options for a second serial port, by way of the chardev `id`: it connects to a socket that [`listen`] made.
 pub fn second_serial_port(arch: &Arch, id: &str, path: &str) -> String {
-    format!("-chardev socket,id={id},path={path} {}", arch.channel(id).join(" "))
+    format!("-chardev socket,id={id},path={path} {}{id}", arch.channel_option)
 }
 
 /// A socket that is there for QEMU to connect to.

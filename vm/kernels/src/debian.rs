@@ -1,5 +1,6 @@
 //! Debian's pool: the mirrors that apt is configured with on this host, and the permanent archive.
 
+use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -34,14 +35,8 @@ pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
 /// Another distribution's are among them: they have no such file, or the hash tells.
 fn mirrors() -> Vec<Address> {
     let listed = output("apt-get", &["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]);
-    let listed = listed.unwrap_or_default();
-    let mut uris: Vec<&str> = Vec::new();
-    for uri in listed.lines() {
-        if !uris.contains(&uri) {
-            uris.push(uri);
-        }
-    }
-    uris.into_iter().flat_map(mirrors_at).collect()
+    let (listed, mut seen) = (listed.unwrap_or_default(), HashSet::new());
+    listed.lines().filter(|uri| seen.insert(*uri)).flat_map(mirrors_at).collect()
 }
 
 /// What a URI of apt's sources stands for: itself, or the mirrors listed in a file (apt-transport-mirror(1)).

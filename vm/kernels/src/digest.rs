@@ -37,11 +37,8 @@ impl<const BYTES: usize> TryFrom<String> for Hex<BYTES> {
         if digits && text.len() == 2 * BYTES {
             return Ok(Self(text));
         }
-        Err(format!(
-            "expected {} lower-case hexadecimal digits, found {text:?} ({} characters)",
-            2 * BYTES,
-            text.chars().count()
-        ))
+        let (expected, found) = (2 * BYTES, text.chars().count());
+        Err(format!("expected {expected} lower-case hexadecimal digits, found {text:?} ({found} characters)"))
     }
 }
 
@@ -78,10 +75,9 @@ mod tests {
     #[test]
     fn known_hashes() {
         // FIPS 180 example: the message "abc".
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        std::fs::write(&path, "abc").unwrap();
-        let found = sha256_file(&path).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        let found = sha256_file(file.path()).unwrap();
         assert_eq!(found.as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(sha256(b"abc"), found);
     }

@@ -72,9 +72,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    liblzma::encode_all(bytes, 1).unwrap()
 }
 
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {

@@ -145,16 +145,14 @@ fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake;
+    use super::super::{fake, whole_file};
     use super::*;
 
     /// A module directory with these files.
     fn kernel(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, Kernel) {
         let dir = tempfile::tempdir().unwrap();
         for (path, bytes) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
+            whole_file::write(&dir.path().join(path), bytes).unwrap();
         }
         let kernel = Kernel { modules: Some(dir.path().to_owned()), ..fake::kernel() };
         (dir, kernel)

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::Expected;
 use super::image::{self, Image};
@@ -63,11 +63,8 @@ pub fn find(dir: &Path) -> Result<Tree> {
     let last_first = with_modules.chain(versioned.iter().rev()).cloned();
     let found = fixed.chain(beside_modules).chain(last_first).find(|path| path.is_file());
     let image = found.with_context(|| {
-        format!(
-            "there is no kernel image in {}; looked for bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and \
-             lib/modules/*/vmlinuz",
-            dir.display()
-        )
+        let places = "bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and lib/modules/*/vmlinuz";
+        format!("there is no kernel image in {}; looked for {places}", dir.display())
     })?;
     let header = inspect(&image)?;
     let modules = match &header.release {
@@ -126,10 +123,8 @@ fn suffix<'a>(path: &'a Path, prefix: &str) -> Option<&'a str> {
 
 /// A directory's entries, sorted by name; none when it cannot be read.
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> =
-        std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
-    paths
+    let entries = WalkDir::new(dir).min_depth(1).max_depth(1).sort_by_file_name();
+    entries.into_iter().flatten().map(DirEntry::into_path).collect()
 }
 
 /// Everything of a kind below `dir`, sorted; links are not followed.
@@ -146,17 +141,13 @@ pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake;
+    use super::super::{fake, whole_file};
     use super::*;
 
     /// A directory with an image of `release` at each of `images`, and the empty files `others`.
     fn laid_out(images: &[(&str, &str)], others: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, bytes: &[u8]| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
-        };
+        let write = |path: &str, bytes: &[u8]| whole_file::write(&dir.path().join(path), bytes).unwrap();
         images.iter().for_each(|(path, release)| write(path, &fake::bzimage(release, None)));
         others.iter().for_each(|path| write(path, b""));
         dir

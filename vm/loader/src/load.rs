@@ -73,7 +73,8 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
     let mut opened = open(path)?;
     set_variables(&mut opened, &job.set)?;
     let mut log = vec![0u8; LOG_BYTES];
-    let mut record = Record::default();
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let mut record = Record { program: name.to_owned(), btf, ..Record::default() };
     let mut wanted = None;
     for mut program in opened.progs_mut() {
         let this = program.name() == name;
@@ -81,13 +82,8 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
         if this {
             program.set_log_level(log_level);
             wanted = Some((program.as_libbpf_object().as_ptr(), program.prog_type()));
-            record = Record {
-                program: name.to_owned(),
-                section: program.section().to_string_lossy().into_owned(),
-                size: program.insn_cnt() as u64,
-                btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-                ..Record::default()
-            };
+            record.section = program.section().to_string_lossy().into_owned();
+            record.size = program.insn_cnt() as u64;
         }
     }
     let (wanted, kind) = wanted.with_context(|| format!("there is no program {name}"))?;
@@ -176,10 +172,8 @@ fn jited(fd: i32) -> u64 {
     let mut info = sys::bpf_prog_info::default();
     let mut length = size_of::<sys::bpf_prog_info>() as u32;
     // SAFETY: the kernel writes no more than `length` bytes.
-    match unsafe { sys::bpf_prog_get_info_by_fd(fd, &mut info, &mut length) } {
-        0 => u64::from(info.jited_prog_len),
-        _ => 0,
-    }
+    let asked = unsafe { sys::bpf_prog_get_info_by_fd(fd, &mut info, &mut length) };
+    if asked == 0 { u64::from(info.jited_prog_len) } else { 0 }
 }
 
 /// Sets global variables where the object keeps their first values, and says which of them it has.

@@ -113,7 +113,15 @@ impl Sandbox {
         said(self.kernels(arguments), code)
     }
 
-    /// The same of a command that prints JSON.
+    /// The same, of which this is a part.
+    #[track_caller]
+    pub fn says(&self, arguments: &[&str], code: i32, finding: &str) -> String {
+        let said = self.run(arguments, code);
+        assert!(said.contains(finding), "expected {finding:?} in: {said}");
+        said
+    }
+
+    /// What a command prints that prints JSON.
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         serde_json::from_slice(&self.kernels(arguments).output().unwrap().stdout).unwrap()
     }
