@@ -13,13 +13,11 @@ use super::image::{self, Image};
 /// What a directory holds of a kernel.
 #[derive(Debug, Clone)]
 pub struct Tree {
-    /// The bootable image.
     pub image: PathBuf,
     /// What the image says of itself.
     pub header: Image,
     /// `…/lib/modules/<release>`.
     pub modules: Option<PathBuf>,
-    /// Its configuration, a text file.
     pub config: Option<PathBuf>,
 }
 

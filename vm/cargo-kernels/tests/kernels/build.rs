@@ -1,7 +1,6 @@
 //! Kernels that are built from their source: with a compiler and a make that only pretend.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use vm_kernels::digest::sha256;
@@ -122,7 +121,7 @@ fn a_build_that_fails_says_why_and_the_source_is_kept() {
 fn a_killed_build_ends_with_its_harness_and_leaves_no_kernel() {
     let (server, sandbox) = pinned(CONFIGURES, WAITS);
     std::fs::write(sandbox.path("hold"), "").unwrap();
-    let mut first = sandbox.kernels(&["fetch"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = sandbox.start(&["fetch"]);
     let pid = || std::fs::read_to_string(sandbox.path("pid")).unwrap_or_default();
     wait_until(|| pid().ends_with('\n'));
     let process = PathBuf::from(format!("/proc/{}", pid().trim()));

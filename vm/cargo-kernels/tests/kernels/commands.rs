@@ -1,15 +1,12 @@
 //! What the subcommands print, write and remove.
 
-use std::fs::File;
-use std::process::Stdio;
-
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::Answer;
 use vm_kernels::digest::sha256;
-use vm_kernels::fake;
+use vm_kernels::lock::{self, How};
+use vm_kernels::{fake, whole_file};
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
     [[kernel.source]]\nkind = \"file\"\npath = \"/nowhere\"\nsha256 = \"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9\"\n# the end\n";
@@ -79,10 +76,7 @@ fn add_keeps_what_others_write_while_it_fetches() {
     let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
     sandbox.pins(COMMENTED);
-    let adding = |name| {
-        let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    };
+    let adding = |name| sandbox.start(&["add", name, &server.url("/bzImage")]);
     let mut first = adding("6.14");
     gate.wait();
     let edited = format!("{COMMENTED}# Theirs.\n");
@@ -139,8 +133,7 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
 
     let entry = sandbox.entry();
     let state = sandbox.cache().join("snapshots/6.1-0123");
-    std::fs::create_dir_all(&state).unwrap();
-    std::fs::write(state.join("lock"), "").unwrap();
+    whole_file::write(&state.join("lock"), b"").unwrap();
     std::fs::write(state.join("state"), vec![1; 1 << 20]).unwrap();
     sandbox.pins(COMMENTED);
     let said = sandbox.says(&["prune", "--dry-run"], 0, "would be freed");
@@ -148,11 +141,8 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
         assert!(said.contains(path.to_str().unwrap()) && path.exists(), "{said}");
     }
 
-    let hold = |path| {
-        let lock = Flock::lock(File::open(path).unwrap(), FlockArg::LockSharedNonblock);
-        lock.map_err(|(_, errno)| errno).unwrap()
-    };
-    let held = [hold(entry.join("manifest.json")), hold(state.join("lock"))];
+    let held = [entry.join("manifest.json"), state.join("lock")];
+    let held = held.map(|path| lock::existing(&path, How::NonBlockingLockShared).unwrap().unwrap());
     assert_eq!(sandbox.run(&["prune"], 0).matches("in use, kept").count(), 2);
     assert!(entry.exists() && state.exists());
     drop(held);

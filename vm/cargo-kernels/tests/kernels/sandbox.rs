@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use assert_cmd::assert::OutputAssertExt;
@@ -41,7 +41,6 @@ impl Sandbox {
         (server, sandbox)
     }
 
-    /// Sets a variable of the environment.
     pub fn with(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
         self.variables.insert(variable, value.into());
         self
@@ -71,7 +70,6 @@ impl Sandbox {
         self.dir.path().join(name)
     }
 
-    /// Writes the list of pins.
     pub fn pins(&self, text: &str) {
         std::fs::write(self.pins_file(), text).unwrap();
     }
@@ -85,6 +83,11 @@ impl Sandbox {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
         command.args(arguments).env_clear().envs(&self.variables);
         command
+    }
+
+    /// The same under way, with its outputs to be read.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.kernels(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     pub fn cache(&self) -> PathBuf {

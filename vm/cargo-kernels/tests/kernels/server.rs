@@ -90,12 +90,10 @@ impl Server {
         self.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
     }
 
-    /// The address of `path`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }

@@ -86,8 +86,7 @@ fn mirrors_in_a_directory_and_in_a_list_are_found() {
 fn nix_is_first_when_it_is_there() {
     let sandbox = Sandbox::new();
     let nix = sandbox.path("nix");
-    std::fs::create_dir_all(nix.join("6.1/lib/modules/6.1.9")).unwrap();
-    std::fs::write(nix.join("6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    whole_file::write(&nix.join("6.1/bzImage"), &fake::bzimage("6.1.9", None)).unwrap();
     std::fs::write(nix.join("6.1/config"), "CONFIG_PCI=y\n").unwrap();
     let hash = "0".repeat(64);
     sandbox.pins(&pin(&format!("kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\"")));

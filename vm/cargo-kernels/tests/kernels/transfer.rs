@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use crate::sandbox::Sandbox;
@@ -21,11 +20,6 @@ fn pinned(answer: impl FnOnce(Vec<u8>) -> Answer) -> (Arc<Server>, Sandbox, Vec<
 /// Where the ranges start that were asked for.
 fn starts(server: &Server) -> Vec<Option<usize>> {
     server.requests().into_iter().map(|request| request.start).collect()
-}
-
-/// `kernels fetch`, whose outputs are read while it runs.
-fn start_fetch(sandbox: &Sandbox) -> Child {
-    sandbox.kernels(&["fetch"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn assert_whole(sandbox: &Sandbox, image: &[u8]) {
@@ -92,9 +86,9 @@ fn what_an_earlier_fetch_left_is_taken_up_or_replaced() {
 fn two_fetches_at_once_download_once() {
     let (answer, gate) = Answer::held(fake::bzimage("6.1.9-test", None), 70_000);
     let (server, sandbox, image) = pinned(|_| answer);
-    let first = start_fetch(&sandbox);
+    let first = sandbox.start(&["fetch"]);
     gate.wait();
-    let mut second = start_fetch(&sandbox);
+    let mut second = sandbox.start(&["fetch"]);
     // The second says that it waits; only then does the first get the rest.
     let mut told = BufReader::new(second.stderr.take().unwrap());
     let mut line = String::new();
@@ -111,7 +105,7 @@ fn two_fetches_at_once_download_once() {
 fn after_a_kill_the_rest_is_fetched() {
     let (answer, gate) = Answer::held(fake::bzimage("6.1.9-test", None), 70_000);
     let (server, sandbox, image) = pinned(|_| answer);
-    let mut first = start_fetch(&sandbox);
+    let mut first = sandbox.start(&["fetch"]);
     gate.wait();
     wait_until(|| sandbox.incoming().first().is_some_and(|part| size(part) > 0));
     first.kill().unwrap();

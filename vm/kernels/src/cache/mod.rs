@@ -242,12 +242,8 @@ pub fn remove_all(path: &Path) -> Result<()> {
         Ok(_) => std::fs::remove_file(path),
         Err(error) => Err(error),
     };
-    match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let was_gone = matches!(&result, Err(error) if error.kind() == ErrorKind::NotFound);
+    if was_gone { Ok(()) } else { result.with_context(|| format!("cannot remove {}", path.display())) }
 }
 
 /// Removes a directory so that nobody ever finds half of it: it loses its name first.
