@@ -41,8 +41,7 @@ pub fn identity(arch: &Arch) -> String {
 
 fn first_line(program: &str, option: &str) -> Option<String> {
     let output = Command::new(program).arg(option).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().next().map(str::to_owned)
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
 /// Looks for all that a build needs, room in `dir` included, before anything is fetched; names all that is missing.
@@ -175,9 +174,8 @@ impl Tree<'_> {
     /// Tells of every file that is compiled, a line each (`  CC      kernel/fork.o`).
     fn watch(&self, output: impl Read) {
         let begun = Instant::now();
-        let (mut steps, mut told) = (0, 0);
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            steps += 1;
+        let mut told = 0;
+        for (line, steps) in BufReader::new(output).lines().map_while(Result::ok).zip(1..) {
             self.progress.working_on(line.trim());
             let periods = begun.elapsed().as_secs() / SIGN_OF_LIFE.as_secs();
             if periods > told {

@@ -16,17 +16,13 @@ const ARCHIVE: &str = "https://snapshot.debian.org/file/";
 /// Every address at which `file` may be found, best first; `archive` is another permanent archive than Debian's.
 pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
     static MIRRORS: OnceLock<Vec<Address>> = OnceLock::new();
-    let mirrors = MIRRORS
-        .get_or_init(mirrors)
-        .iter()
-        .filter_map(|mirror| Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() }));
-    let mut addresses: Vec<_> = mirrors.collect();
+    let at = |mirror: &Address| Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() });
+    let mut addresses: Vec<_> = MIRRORS.get_or_init(mirrors).iter().filter_map(at).collect();
     // The archive names files by SHA-1; by SHA-256 where that is all that is pinned.
     let hash = file.sha1.as_ref().map_or(file.sha256.as_str(), Hex::as_str);
     let archive = archive.cloned().or_else(|| Url::parse(ARCHIVE).ok());
-    if let Some(url) = archive.and_then(|archive| archive.join(hash).ok()) {
-        addresses.push(Address { url, proxy: None });
-    }
+    let archived = archive.and_then(|archive| archive.join(hash).ok());
+    addresses.extend(archived.map(|url| Address { url, proxy: None }));
     addresses
 }
 

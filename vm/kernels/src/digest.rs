@@ -23,10 +23,6 @@ impl<const BYTES: usize> Hex<BYTES> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    fn of(bytes: &[u8]) -> Self {
-        Self(hex::encode(bytes))
-    }
 }
 
 impl<const BYTES: usize> TryFrom<String> for Hex<BYTES> {
@@ -55,7 +51,7 @@ pub fn sha256_file(path: &Path) -> io::Result<Sha256Hex> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(Hex::of(&hash.finalize())),
+            Ok(0) => return Ok(Hex(hex::encode(hash.finalize()))),
             Ok(count) => hash.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -65,7 +61,7 @@ pub fn sha256_file(path: &Path) -> io::Result<Sha256Hex> {
 
 /// The SHA-256 of bytes in memory.
 pub fn sha256(bytes: &[u8]) -> Sha256Hex {
-    Hex::of(&Sha256::digest(bytes))
+    Hex(hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

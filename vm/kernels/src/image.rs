@@ -51,10 +51,8 @@ pub fn inspect(path: &Path) -> Result<Image> {
     let Some(arch) = arch.filter(|_| is_bzimage) else {
         bail!("it is no kernel image: {}", what_it_is_instead(&start));
     };
-    let setup_sectors = match start[header::SETUP_SECTS] {
-        0 => 4,
-        count => u64::from(count),
-    };
+    let stated = u64::from(start[header::SETUP_SECTS]);
+    let setup_sectors = if stated == 0 { 4 } else { stated };
     let payload = (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET));
     let payload = payload..payload + u64::from(u32_at(&start, header::PAYLOAD_LENGTH));
     Ok(Image { payload: Some(payload), arch, release: release(&mut file, &start, setup_sectors)? })

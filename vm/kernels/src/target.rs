@@ -150,9 +150,6 @@ mod tests {
         }
         let error = chosen(&[image.to_str().unwrap()], &[Arch::named("arm64").unwrap()]).unwrap_err().to_string();
         assert!(error.contains(": it is a kernel for x86_64, which was not asked for"), "{error}");
-        std::fs::write(&image, b"\x7fELF").unwrap();
-        let error = format!("{:#}", at(&image).unwrap_err());
-        assert!(error.contains("it is an ELF file"), "{error}");
         std::fs::remove_file(&image).unwrap();
         assert!(at(dir.path()).unwrap_err().to_string().contains("no kernel image"));
         assert!(at(&image).unwrap_err().to_string().contains("the pins are 5.4, 5.10"));

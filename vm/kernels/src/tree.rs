@@ -53,13 +53,12 @@ pub fn find(dir: &Path) -> Result<Tree> {
     // Fedora, and Debian from 7.x on.
     let beside_modules = releases.iter().rev().map(|modules| modules.join("vmlinuz"));
     let in_boot = ["boot", "."].iter().flat_map(|place| entries(&dir.join(place)));
-    let versioned: Vec<_> = in_boot.filter(|path| suffix(path, "vmlinuz-").is_some()).collect();
-    let has_modules = |image: &&PathBuf| {
+    let mut versioned: Vec<_> = in_boot.filter(|path| suffix(path, "vmlinuz-").is_some()).collect();
+    // Those with modules come last, and the last is taken.
+    versioned.sort_by_key(|image| {
         suffix(image, "vmlinuz-").is_some_and(|release| releases.iter().any(|modules| modules.ends_with(release)))
-    };
-    let with_modules = versioned.iter().rev().filter(has_modules);
-    let last_first = with_modules.chain(versioned.iter().rev()).cloned();
-    let found = fixed.chain(beside_modules).chain(last_first).find(|path| path.is_file());
+    });
+    let found = fixed.chain(beside_modules).chain(versioned.into_iter().rev()).find(|path| path.is_file());
     let image = found.with_context(|| {
         let places = "bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and lib/modules/*/vmlinuz";
         format!("there is no kernel image in {}; looked for {places}", dir.display())
@@ -127,14 +126,9 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 /// Everything of a kind below `dir`, sorted; links are not followed.
 pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
-        let entry = entry?;
-        if wanted(entry.file_type()) {
-            found.push(entry.into_path());
-        }
-    }
-    Ok(found)
+    let all = WalkDir::new(dir).min_depth(1).sort_by_file_name().into_iter();
+    let found = all.filter(|entry| entry.as_ref().map_or(true, |entry| wanted(entry.file_type())));
+    found.map(|entry| Ok(entry?.into_path())).collect()
 }
 
 #[cfg(test)]
