@@ -17,8 +17,6 @@ use super::{Kernel, cache, digest, tree};
 pub struct Module {
     /// As lsmod(8) shows it, such as `virtio_blk`.
     pub name: String,
-    /// Where it lies below `lib/modules/<release>`.
-    pub path: PathBuf,
     /// The ELF file, decompressed, with its signature if it has one.
     pub bytes: Vec<u8>,
 }
@@ -75,16 +73,15 @@ fn name_of(path: &str) -> Option<String> {
     ["", ".gz", ".xz", ".lzma", ".zst"].contains(&suffix).then(|| canonical(name))
 }
 
-/// A file, relative to the module directory, and its SHA-256 if it is one of the cache's.
+/// A file, and its SHA-256 if it is one of the cache's.
 type Listed = (PathBuf, Option<String>);
 
 /// The files below `dir`; links (`build`, `source`) are not followed.
 fn files(dir: &Path) -> Result<Vec<Listed>> {
     if let Some(listed) = cache::listing(dir)? {
-        return Ok(listed.into_iter().map(|(path, hash)| (path, Some(hash))).collect());
+        return Ok(listed.into_iter().map(|(path, hash)| (dir.join(path), Some(hash))).collect());
     }
-    let relative = |path: PathBuf| Ok((path.strip_prefix(dir)?.to_owned(), None));
-    tree::below(dir, |kind| kind.is_file())?.into_iter().map(relative).collect()
+    Ok(tree::below(dir, |kind| kind.is_file())?.into_iter().map(|path| (path, None)).collect())
 }
 
 /// The list under way: depth first, so that dependencies come before what needs them.
@@ -106,18 +103,17 @@ impl Plan<'_> {
             return Ok(());
         }
         let (kernel, dir) = (self.kernel, self.dir);
-        let Some((path, sha256)) = self.files.get(&name).cloned() else {
+        let Some((file, sha256)) = self.files.get(&name).cloned() else {
             let known = self.built_in.as_ref().is_none_or(|names| names.contains(&name));
             ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {}", dir.display());
             return Ok(());
         };
-        let file = dir.join(&path);
         let problem = || format!("kernel {kernel}: cannot use {}", file.display());
         let bytes = read(&file, sha256.as_deref()).with_context(problem)?;
         for dependency in dependencies(&bytes).with_context(problem)? {
             self.add(dependency)?;
         }
-        self.modules.push(Module { name, path, bytes });
+        self.modules.push(Module { name, bytes });
         Ok(())
     }
 }
@@ -181,9 +177,8 @@ mod tests {
     fn dependencies_come_first_and_once() {
         let (_dir, kernel) = distribution();
         let modules = resolve(&kernel, &["9p", "9pnet"]).unwrap();
-        let paths: Vec<_> = modules.iter().map(|module| module.path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["kernel/net/9p/9pnet.ko.zst", "kernel/fs/netfs.ko.gz", "kernel/fs/9p/9p.ko.xz"]);
         assert!(modules.iter().all(|module| module.bytes.starts_with(b"\x7fELF")));
+        assert_eq!(names(Ok(modules)), ["9pnet", "netfs", "9p"]);
         assert_eq!(names(resolve(&kernel, &["loop-a"])), ["loop_b", "loop_a"], "they need each other");
     }
 

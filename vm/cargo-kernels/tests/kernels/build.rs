@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
 
-use crate::sandbox::{Sandbox, pin};
+use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::Server;
 use crate::transfer::wait_until;
 
@@ -24,22 +23,20 @@ const WAITS: &str = "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /b
 fn pinned(configure: &str, build: &str) -> (Arc<Server>, Sandbox) {
     let tarball = fake::xz(&fake::tar(&[Member::File("linux-6.1.9/arch/x86/Kconfig", b"")]));
     let (server, sandbox) = Sandbox::serving("/linux.tar.xz", &tarball);
-    let (url, sha256) = (server.url("/linux.tar.xz"), sha256(&tarball));
-    sandbox.pins(&pin(&format!("kind = \"source\"\nurl = \"{url}\"\nsha256 = \"{sha256}\"")));
+    let source = url_source(&server.url("/linux.tar.xz"), &tarball).replace("\"url\"", "\"source\"");
+    sandbox.pins(&pin(&source));
     std::fs::write(sandbox.path("image"), fake::bzimage("6.1.9", None)).unwrap();
     for name in ["ld", "flex", "bison", "bc", "perl", "pahole"] {
         sandbox.program(name, "echo 1.24");
     }
     compiler(&sandbox, "12");
-    sandbox.program(
-        "make",
-        &format!(
-            "echo \"$*\" >> \"$HOME/make.log\"\n\
-             for word; do case $word in KCONFIG_ALLCONFIG=*) config=${{word#*=}};; esac; done\n\
-             if [ \"$word\" = allnoconfig ]; then {configure}; exit; fi\n\
-             {build}\n/bin/mkdir -p arch/x86/boot; /bin/cp \"$HOME/image\" arch/x86/boot/bzImage\n"
-        ),
+    let make = format!(
+        "echo \"$*\" >> \"$HOME/make.log\"\n\
+         for word; do case $word in KCONFIG_ALLCONFIG=*) config=${{word#*=}};; esac; done\n\
+         if [ \"$word\" = allnoconfig ]; then {configure}; exit; fi\n\
+         {build}\n/bin/mkdir -p arch/x86/boot; /bin/cp \"$HOME/image\" arch/x86/boot/bzImage\n"
     );
+    sandbox.program("make", &make);
     (server, sandbox)
 }
 

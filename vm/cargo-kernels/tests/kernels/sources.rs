@@ -88,8 +88,7 @@ fn nix_is_first_when_it_is_there() {
     let nix = sandbox.path("nix");
     whole_file::write(&nix.join("6.1/bzImage"), &fake::bzimage("6.1.9", None)).unwrap();
     std::fs::write(nix.join("6.1/config"), "CONFIG_PCI=y\n").unwrap();
-    let hash = "0".repeat(64);
-    sandbox.pins(&pin(&format!("kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\"")));
+    sandbox.pins(&pin(&url_source("https://localhost:1/x", b"x")));
     let sandbox = sandbox.with("VMTEST_NIX_KERNELS", nix);
     sandbox.says(&["fetch"], 0, "6.1: 6.1.9 from nix, ");
     let rows = sandbox.json(&["list", "--json"]);
