@@ -106,8 +106,7 @@ impl Source {
     }
 }
 
-/// The list that is built into this crate.
-pub const BUILT_IN: &str = include_str!("../kernels.toml");
+const BUILT_IN: &str = include_str!("../kernels.toml");
 
 /// The pins that are built into this crate; a test sees to it that the list is good.
 pub fn built_in() -> Vec<Pin> {
