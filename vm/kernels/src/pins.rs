@@ -147,7 +147,6 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
     Ok(pins)
 }
 
-/// The file.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {

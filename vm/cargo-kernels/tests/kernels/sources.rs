@@ -24,7 +24,10 @@ fn packages_and_archives_are_unpacked() {
     let image = fake::bzimage("6.1.9-test", None);
     let outer = "lib/modules/6.1.9-test/kernel/outer.ko";
     let archive = fake::tar(&[
-        Member::File("bzImage", &image),
+        Member::Symlink("bzImage", "image"),
+        Member::File("image", &image),
+        Member::Symlink("config", "linked-config"),
+        Member::File("linked-config", b"CONFIG_PCI=y\n"),
         Member::File(outer, b"module"),
         Member::Symlink("lib/modules/6.1.9-test/build", "/usr/src/linux"),
     ]);

@@ -113,12 +113,14 @@ impl<'a> Entry<'a> {
         ensure!(dir.join(MANIFEST).is_file(), "it has no manifest");
         hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
-        let listed = sums::read(&dir)?;
+        let (real, listed) = (dir.canonicalize()?, sums::read(&dir)?);
         let unpacked = |relative: &Path| {
             let path = dir.join(relative);
             let found = digest::sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let is_listed = listed.get(relative).is_some_and(|hash| hash == found.as_str());
-            ensure!(is_listed, "{} is not what was unpacked", path.display());
+            // It may be a link, and then what is listed is the file that it leads to.
+            let file = path.canonicalize()?;
+            let pinned = listed.get(file.strip_prefix(&real)?);
+            ensure!(pinned.is_some_and(|hash| hash == found.as_str()), "{} is not what was unpacked", path.display());
             Ok((path, found))
         };
         let (image, sha256) = unpacked(&manifest.image)?;
