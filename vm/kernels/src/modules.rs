@@ -43,7 +43,7 @@ pub fn resolve_present(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> 
 fn planned(kernel: &Kernel, wanted: &[&str], take: impl Fn(&Plan<'_>, &str) -> bool) -> Result<Vec<Module>> {
     let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
     let listed = files(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
-    let named = |(path, sha256): (PathBuf, _)| Some((name_of(path.to_str()?)?, (path, sha256)));
+    let named = |(path, sha256): (PathBuf, _)| Some((name_of(path.file_name()?.to_str()?)?, (path, sha256)));
     let built_in = std::fs::read_to_string(dir.join("modules.builtin")).ok();
     let mut plan = Plan {
         kernel: &kernel.name,
