@@ -11,7 +11,6 @@
 //! values that will do.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use anyhow::{Context, Result};
 
@@ -29,15 +28,6 @@ pub fn parse(text: &str) -> Config {
     text.lines().filter_map(option).collect()
 }
 
-/// An option that a kernel does not have as it is needed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    /// What is needed, and why.
-    pub need: Need,
-    /// What the kernel has: a value, or `None` for "not set".
-    pub found: Option<String>,
-}
-
 /// One line of a fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
@@ -51,26 +41,20 @@ pub struct Need {
     pub fragment: String,
 }
 
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Need { option, values, why, fragment } = &self.need;
-        match &self.found {
-            Some(found) if values.contains(found) => write!(f, "{option}={found}, but there are no modules")?,
-            Some(found) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
-            None => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
-        }
-        write!(f, ": {why} ({fragment})")
-    }
-}
-
-/// What a kernel lacks of what is needed; `None` when its configuration could not be found: then only the boot can tell.
-pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<Missing>> {
+/// What a kernel lacks of what is needed: options, and what is wrong with each in a sentence. `None` when its configuration
+/// could not be found: then only the boot can tell.
+pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<(String, String)>> {
     let config = kernel.config.as_ref()?;
-    let unmet = |need: Need| {
-        let found = config.get(&need.option).cloned();
-        let value = found.as_deref().unwrap_or("n");
-        let met = need.values.iter().any(|wanted| wanted == value) && (value != "m" || kernel.modules.is_some());
-        (!met).then_some(Missing { need, found })
+    let unmet = |Need { option, values, why, fragment }| {
+        let found = config.get(&option).map(String::as_str);
+        let will_do = values.iter().any(|value| value == found.unwrap_or("n"));
+        let wrong = match found {
+            _ if will_do && (found != Some("m") || kernel.modules.is_some()) => return None,
+            Some(found) if will_do => format!("{option}={found}, but there are no modules"),
+            Some(found) => format!("{option}={found}, needed is {}", values.join("|")),
+            None => format!("{option} is not set, needed is {}", values.join("|")),
+        };
+        Some((option, format!("{wrong}: {why} ({fragment})")))
     };
     Some(needs.into_iter().filter_map(unmet).collect())
 }
@@ -113,7 +97,7 @@ mod tests {
         let without = kernel(Some(CONFIG), None);
         let lacks = |kernel: &Kernel, fragment: &str| -> Option<Vec<String>> {
             let missing = missing(kernel, needs(fragment, "kconfig").unwrap())?;
-            Some(missing.iter().map(ToString::to_string).collect())
+            Some(missing.into_iter().map(|(_, wrong)| wrong).collect())
         };
         let all = "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
         assert_eq!(lacks(&with, all), Some(Vec::new()));
