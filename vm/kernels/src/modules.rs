@@ -12,14 +12,9 @@ use object::{Object, ObjectSection};
 use super::compression::decompressed;
 use super::{Kernel, cache, digest, tree};
 
-/// A module, ready for init_module(2).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
-    /// As lsmod(8) shows it, such as `virtio_blk`.
-    pub name: String,
-    /// The ELF file, decompressed, with its signature if it has one.
-    pub bytes: Vec<u8>,
-}
+/// A module, ready for init_module(2): its name as lsmod(8) shows it, such as `virtio_blk`, and the ELF file, decompressed,
+/// with its signature if it has one.
+pub type Module = (String, Vec<u8>);
 
 /// A module of the cache is not what was unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +108,7 @@ impl Plan<'_> {
         for dependency in dependencies(&bytes).with_context(problem)? {
             self.add(dependency)?;
         }
-        self.modules.push(Module { name, bytes });
+        self.modules.push((name, bytes));
         Ok(())
     }
 }
@@ -170,14 +165,14 @@ mod tests {
     }
 
     fn names(modules: Result<Vec<Module>>) -> Vec<String> {
-        modules.unwrap().into_iter().map(|module| module.name).collect()
+        modules.unwrap().into_iter().map(|(name, _)| name).collect()
     }
 
     #[test]
     fn dependencies_come_first_and_once() {
         let (_dir, kernel) = distribution();
         let modules = resolve(&kernel, &["9p", "9pnet"]).unwrap();
-        assert!(modules.iter().all(|module| module.bytes.starts_with(b"\x7fELF")));
+        assert!(modules.iter().all(|(_, bytes)| bytes.starts_with(b"\x7fELF")));
         assert_eq!(names(Ok(modules)), ["9pnet", "netfs", "9p"]);
         assert_eq!(names(resolve(&kernel, &["loop-a"])), ["loop_b", "loop_a"], "they need each other");
     }
