@@ -88,7 +88,6 @@ pub fn module(modinfo: &[&str]) -> Vec<u8> {
     elf.write().unwrap()
 }
 
-/// A member of a tar archive.
 pub enum Member<'a> {
     File(&'a str, &'a [u8]),
     Symlink(&'a str, &'a str),

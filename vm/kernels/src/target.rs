@@ -19,9 +19,7 @@ pub struct Target {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    /// One of the list.
     Pin(Pin),
-    /// A kernel of the user's own.
     Path(tree::Tree),
 }
 
@@ -92,10 +90,8 @@ impl Target {
 
     /// The pin, if it is one.
     pub fn pin(&self) -> Option<&Pin> {
-        match &self.kind {
-            Kind::Pin(pin) => Some(pin),
-            Kind::Path(..) => None,
-        }
+        let Kind::Pin(pin) = &self.kind else { return None };
+        Some(pin)
     }
 
     /// Whether it can be had without a network.

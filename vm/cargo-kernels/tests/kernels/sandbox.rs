@@ -46,7 +46,6 @@ impl Sandbox {
         self
     }
 
-    /// Makes `cargo kernels` trust the server.
     pub fn trusting(self, server: &Server) -> Self {
         let path = self.path("ca.pem");
         std::fs::write(&path, server.certificate.as_ref().unwrap()).unwrap();

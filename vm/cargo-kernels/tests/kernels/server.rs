@@ -7,7 +7,6 @@ use std::sync::{Arc, Barrier, Mutex};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What a path answers.
 pub enum Answer {
     /// The bytes, or what a `Range` asks for of them.
     File(Vec<u8>),
