@@ -39,9 +39,8 @@ fn mirrors() -> Vec<Address> {
 fn mirrors_at(uri: &str) -> Vec<Address> {
     let Some(list) = uri.strip_prefix("mirror+file:") else { return mirror(uri).into_iter().collect() };
     let list = std::fs::read_to_string(list.trim_end_matches('/')).unwrap_or_default();
-    let first_word = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let uris = list.lines().filter_map(first_word).filter(|word| !word.starts_with('#'));
-    uris.filter_map(|uri| mirror(&uri)).collect()
+    let first_words = list.lines().filter_map(|line| line.split_whitespace().next());
+    first_words.filter(|word| !word.starts_with('#')).filter_map(mirror).collect()
 }
 
 fn mirror(root: &str) -> Option<Address> {
