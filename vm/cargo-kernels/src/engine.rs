@@ -149,7 +149,7 @@ impl<'a> Engine<'a> {
         if missing.is_none() {
             on(RunEvent::Note("its configuration could not be found: booting will show what it lacks".into()));
         }
-        Ok(missing.unwrap_or_default().iter().map(ToString::to_string).collect())
+        Ok(missing.unwrap_or_default().into_iter().map(|(_, wrong)| wrong).collect())
     }
 }
 

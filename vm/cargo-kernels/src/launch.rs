@@ -225,7 +225,7 @@ impl Launch<'_> {
         let needs = kconfig::needs(include_str!("../../kconfig.host-root"), "vm/kconfig.host-root")?;
         // Of one that is not known it is tried: if it cannot, it says so.
         let missing = kconfig::missing(self.kernel, needs).unwrap_or_default();
-        let options: Vec<&str> = missing.iter().map(|missing| missing.need.option.as_str()).collect();
+        let options: Vec<&str> = missing.iter().map(|(option, _)| option.as_str()).collect();
         if !options.is_empty() {
             (self.note)(brought_along(&format!("the kernel has no {}", options.join(", no "))));
         }

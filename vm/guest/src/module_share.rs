@@ -141,8 +141,8 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
     for name in LISTS.iter().map(|name| format!("modules.{name}")).filter(|name| tree.join(name).exists()) {
         fs::copy(tree.join(&name), lists.join(&name))?;
     }
-    for (number, module) in modules::resolve_present(kernel, &self::first(kernel.arch))?.iter().enumerate() {
-        fs::write(first.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;
+    for (number, (name, bytes)) in modules::resolve_present(kernel, &self::first(kernel.arch))?.iter().enumerate() {
+        fs::write(first.join(format!("{number:02}-{name}.ko")), bytes)?;
     }
     Ok(())
 }

@@ -109,12 +109,12 @@ impl Machine<'_> {
             "-machine {} -nodefaults -no-user-config -display none -no-reboot -accel {} -cpu {} \
              -m {memory_mib}M -smp {cpus} \
              -chardev socket,id=console,fd={CONSOLE_FD} -serial chardev:console \
-             -chardev socket,id=channel,fd={CHANNEL_FD} {} \
+             -chardev socket,id=channel,fd={CHANNEL_FD} {}channel \
              -chardev socket,id=monitor,fd={MONITOR_FD} -mon chardev=monitor,mode=control",
             arch.board,
             accel.name(),
             accel.cpu(arch),
-            arch.channel("channel").join(" ")
+            arch.channel_option
         );
         // Memory that is shared when a guest is saved stays out of its state, but must be at the same address when it is
         // taken up, which a device's is not yet at that time; memory that is private then may be anywhere.

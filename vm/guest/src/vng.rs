@@ -84,9 +84,9 @@ impl Vng {
         // It finds only what it needs: everything else that its guests usually load (keyboards, virtio-fs, consoles)
         // costs time.
         stage_kernel(spec.kernel, &dir.join("kernel"), |_, own| {
-            for module in modules::resolve(spec.kernel, &module_share::first(spec.kernel.arch))? {
-                let path = own.join(format!("{}.ko", module.name));
-                fs::write(&path, &module.bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            for (name, bytes) in modules::resolve(spec.kernel, &module_share::first(spec.kernel.arch))? {
+                let path = own.join(format!("{name}.ko"));
+                fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
             }
             Ok(())
         })?;
@@ -251,7 +251,7 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
 
 /// QEMU's options for a second serial port, by way of the chardev `id`: it connects to a socket that [`listen`] made.
 pub fn second_serial_port(arch: &Arch, id: &str, path: &str) -> String {
-    format!("-chardev socket,id={id},path={path} {}", arch.channel(id).join(" "))
+    format!("-chardev socket,id={id},path={path} {}{id}", arch.channel_option)
 }
 
 /// A socket that is there for QEMU to connect to.

@@ -4,7 +4,7 @@
 //! link, or with more data than any kernel has, the whole is refused; a link that leads out is removed.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,12 +18,11 @@ const MAX_UNPACKED: u64 = 4 << 30;
 /// Unpacks `files`, whatever they are, into the directory `into`, which exists.
 pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
     for file in files {
-        let mut start = Vec::new();
-        File::open(file)?.take(8).read_to_end(&mut start)?;
-        if start.starts_with(b"!<arch>\n") {
+        let mut reader = BufReader::new(File::open(file)?);
+        if reader.fill_buf()?.starts_with(b"!<arch>\n") {
             unpack_package(file, into, &["boot", "lib/modules", "usr/lib/modules"])
                 .context("cannot unpack the .deb")?;
-        } else if let Some(reader) = decompressed(BufReader::new(File::open(file)?), false)? {
+        } else if let Some(reader) = decompressed(reader, false)? {
             unpack_tar(reader, into, &[]).context("cannot unpack the tar archive")?;
         } else {
             super::image::inspect(file)?;

@@ -1,5 +1,6 @@
 //! Debian's pool: the mirrors that apt is configured with on this host, and the permanent archive.
 
+use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -15,17 +16,13 @@ const ARCHIVE: &str = "https://snapshot.debian.org/file/";
 /// Every address at which `file` may be found, best first; `archive` is another permanent archive than Debian's.
 pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
     static MIRRORS: OnceLock<Vec<Address>> = OnceLock::new();
-    let mirrors = MIRRORS
-        .get_or_init(mirrors)
-        .iter()
-        .filter_map(|mirror| Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() }));
-    let mut addresses: Vec<_> = mirrors.collect();
+    let at = |mirror: &Address| Some(Address { url: mirror.url.join(&file.path).ok()?, proxy: mirror.proxy.clone() });
+    let mut addresses: Vec<_> = MIRRORS.get_or_init(mirrors).iter().filter_map(at).collect();
     // The archive names files by SHA-1; by SHA-256 where that is all that is pinned.
     let hash = file.sha1.as_ref().map_or(file.sha256.as_str(), Hex::as_str);
     let archive = archive.cloned().or_else(|| Url::parse(ARCHIVE).ok());
-    if let Some(url) = archive.and_then(|archive| archive.join(hash).ok()) {
-        addresses.push(Address { url, proxy: None });
-    }
+    let archived = archive.and_then(|archive| archive.join(hash).ok());
+    addresses.extend(archived.map(|url| Address { url, proxy: None }));
     addresses
 }
 
@@ -34,23 +31,16 @@ pub fn addresses(file: &PoolFile, archive: Option<&Url>) -> Vec<Address> {
 /// Another distribution's are among them: they have no such file, or the hash tells.
 fn mirrors() -> Vec<Address> {
     let listed = output("apt-get", &["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]);
-    let listed = listed.unwrap_or_default();
-    let mut uris: Vec<&str> = Vec::new();
-    for uri in listed.lines() {
-        if !uris.contains(&uri) {
-            uris.push(uri);
-        }
-    }
-    uris.into_iter().flat_map(mirrors_at).collect()
+    let (listed, mut seen) = (listed.unwrap_or_default(), HashSet::new());
+    listed.lines().filter(|uri| seen.insert(*uri)).flat_map(mirrors_at).collect()
 }
 
 /// What a URI of apt's sources stands for: itself, or the mirrors listed in a file (apt-transport-mirror(1)).
 fn mirrors_at(uri: &str) -> Vec<Address> {
     let Some(list) = uri.strip_prefix("mirror+file:") else { return mirror(uri).into_iter().collect() };
     let list = std::fs::read_to_string(list.trim_end_matches('/')).unwrap_or_default();
-    let first_word = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let uris = list.lines().filter_map(first_word).filter(|word| !word.starts_with('#'));
-    uris.filter_map(|uri| mirror(&uri)).collect()
+    let first_words = list.lines().filter_map(|line| line.split_whitespace().next());
+    first_words.filter(|word| !word.starts_with('#')).filter_map(mirror).collect()
 }
 
 fn mirror(root: &str) -> Option<Address> {

@@ -23,10 +23,6 @@ impl<const BYTES: usize> Hex<BYTES> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    fn of(bytes: &[u8]) -> Self {
-        Self(hex::encode(bytes))
-    }
 }
 
 impl<const BYTES: usize> TryFrom<String> for Hex<BYTES> {
@@ -37,11 +33,8 @@ impl<const BYTES: usize> TryFrom<String> for Hex<BYTES> {
         if digits && text.len() == 2 * BYTES {
             return Ok(Self(text));
         }
-        Err(format!(
-            "expected {} lower-case hexadecimal digits, found {text:?} ({} characters)",
-            2 * BYTES,
-            text.chars().count()
-        ))
+        let (expected, found) = (2 * BYTES, text.chars().count());
+        Err(format!("expected {expected} lower-case hexadecimal digits, found {text:?} ({found} characters)"))
     }
 }
 
@@ -58,7 +51,7 @@ pub fn sha256_file(path: &Path) -> io::Result<Sha256Hex> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(Hex::of(&hash.finalize())),
+            Ok(0) => return Ok(Hex(hex::encode(hash.finalize()))),
             Ok(count) => hash.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -68,7 +61,7 @@ pub fn sha256_file(path: &Path) -> io::Result<Sha256Hex> {
 
 /// The SHA-256 of bytes in memory.
 pub fn sha256(bytes: &[u8]) -> Sha256Hex {
-    Hex::of(&Sha256::digest(bytes))
+    Hex(hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]
@@ -78,10 +71,9 @@ mod tests {
     #[test]
     fn known_hashes() {
         // FIPS 180 example: the message "abc".
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        std::fs::write(&path, "abc").unwrap();
-        let found = sha256_file(&path).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        let found = sha256_file(file.path()).unwrap();
         assert_eq!(found.as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(sha256(b"abc"), found);
     }

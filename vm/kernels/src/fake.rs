@@ -72,9 +72,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    liblzma::encode_all(bytes, 1).unwrap()
 }
 
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -90,7 +88,6 @@ pub fn module(modinfo: &[&str]) -> Vec<u8> {
     elf.write().unwrap()
 }
 
-/// A member of a tar archive.
 pub enum Member<'a> {
     File(&'a str, &'a [u8]),
     Symlink(&'a str, &'a str),
@@ -129,13 +126,12 @@ pub fn deb(data: &[u8], suffix: &str) -> Vec<u8> {
         _ => data.to_vec(),
     };
     let mut builder = ar::Builder::new(Vec::new());
-    let members = [
-        ("debian-binary".to_owned(), b"2.0\n".to_vec()),
-        ("control.tar.xz".to_owned(), xz(&tar(&[]))),
-        (format!("data.tar{suffix}"), packed),
-    ];
-    for (name, bytes) in members {
-        let header = ar::Header::new(name.into_bytes(), bytes.len() as u64);
+    for (name, bytes) in [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar.xz", xz(&tar(&[]))),
+        (&format!("data.tar{suffix}"), packed),
+    ] {
+        let header = ar::Header::new(name.into(), bytes.len() as u64);
         builder.append(&header, bytes.as_slice()).unwrap();
     }
     builder.into_inner().unwrap()
@@ -147,16 +143,14 @@ pub fn kernel_deb(release: &str, suffix: &str) -> Vec<u8> {
     let modules = format!("./lib/modules/{release}");
     let outer = module(&["name=outer", "depends=inner"]);
     let inner = xz(&module(&["name=inner", "depends="]));
-    deb(
-        &tar(&[
-            Member::File(&format!("./boot/vmlinuz-{release}"), &image),
-            Member::File(&format!("./boot/config-{release}"), b"CONFIG_PCI=y\n"),
-            Member::File(&format!("{modules}/kernel/outer.ko"), &outer),
-            Member::File(&format!("{modules}/kernel/inner.ko.xz"), &inner),
-            Member::File(&format!("{modules}/modules.builtin"), b"kernel/virtio.ko\n"),
-            Member::File("./usr/share/doc/linux/copyright", b"GPL-2"),
-            Member::Symlink("./usr/share/bug/linux", "../../../../elsewhere"),
-        ]),
-        suffix,
-    )
+    let data = tar(&[
+        Member::File(&format!("./boot/vmlinuz-{release}"), &image),
+        Member::File(&format!("./boot/config-{release}"), b"CONFIG_PCI=y\n"),
+        Member::File(&format!("{modules}/kernel/outer.ko"), &outer),
+        Member::File(&format!("{modules}/kernel/inner.ko.xz"), &inner),
+        Member::File(&format!("{modules}/modules.builtin"), b"kernel/virtio.ko\n"),
+        Member::File("./usr/share/doc/linux/copyright", b"GPL-2"),
+        Member::Symlink("./usr/share/bug/linux", "../../../../elsewhere"),
+    ]);
+    deb(&data, suffix)
 }

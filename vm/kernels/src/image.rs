@@ -46,29 +46,21 @@ pub fn inspect(path: &Path) -> Result<Image> {
     if let Some(arch) = arch.filter(|arch| arch.image_magic.0 != header::MAGIC) {
         return Ok(Image { payload: None, arch, release: plain_release(path)? });
     }
-    let Some(arch) = arch.filter(|_| is_bzimage(&start)) else {
+    let has_flag = start.get(header::BOOT_FLAG..).is_some_and(|rest| rest.starts_with(&[0x55, 0xaa]));
+    let is_bzimage = has_flag && start.len() == header::SIZE && start[header::VERSION + 1] >= 2;
+    let Some(arch) = arch.filter(|_| is_bzimage) else {
         bail!("it is no kernel image: {}", what_it_is_instead(&start));
     };
-    let setup_sectors = match start[header::SETUP_SECTS] {
-        0 => 4,
-        count => u64::from(count),
-    };
+    let stated = u64::from(start[header::SETUP_SECTS]);
+    let setup_sectors = if stated == 0 { 4 } else { stated };
     let payload = (setup_sectors + 1) * 512 + u64::from(u32_at(&start, header::PAYLOAD_OFFSET));
     let payload = payload..payload + u64::from(u32_at(&start, header::PAYLOAD_LENGTH));
     Ok(Image { payload: Some(payload), arch, release: release(&mut file, &start, setup_sectors)? })
 }
 
-fn is_bzimage(start: &[u8]) -> bool {
-    start.len() == header::SIZE
-        && start[header::BOOT_FLAG..].starts_with(&[0x55, 0xaa])
-        && start[header::MAGIC..].starts_with(b"HdrS")
-        && start[header::VERSION + 1] >= 2
-}
-
 /// The first word of the version string that the header points at, such as `6.1.0-47-amd64`.
 fn release(file: &mut File, start: &[u8], setup_sectors: u64) -> io::Result<Option<String>> {
-    let pointer = [start[header::KERNEL_VERSION], start[header::KERNEL_VERSION + 1]];
-    let pointer = u64::from(u16::from_le_bytes(pointer));
+    let pointer = u64::from(u32_at(start, header::KERNEL_VERSION) & 0xffff);
     // "This field is only valid if less than 0x200 * setup_sects" (boot.rst).
     if pointer == 0 || pointer >= 0x200 * setup_sectors {
         return Ok(None);

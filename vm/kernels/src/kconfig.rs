@@ -11,7 +11,6 @@
 //! values that will do.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use anyhow::{Context, Result};
 
@@ -29,15 +28,6 @@ pub fn parse(text: &str) -> Config {
     text.lines().filter_map(option).collect()
 }
 
-/// An option that a kernel does not have as it is needed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    /// What is needed, and why.
-    pub need: Need,
-    /// What the kernel has: a value, or `None` for "not set".
-    pub found: Option<String>,
-}
-
 /// One line of a fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
@@ -51,43 +41,32 @@ pub struct Need {
     pub fragment: String,
 }
 
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Need { option, values, why, fragment } = &self.need;
-        match &self.found {
-            Some(found) if values.contains(found) => write!(f, "{option}={found}, but there are no modules")?,
-            Some(found) => write!(f, "{option}={found}, needed is {}", values.join("|"))?,
-            None => write!(f, "{option} is not set, needed is {}", values.join("|"))?,
-        }
-        write!(f, ": {why} ({fragment})")
-    }
-}
-
-/// What a kernel lacks of what is needed; `None` when its configuration could not be found: then only the boot can tell.
-pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<Missing>> {
+/// What a kernel lacks of what is needed: options, and what is wrong with each in a sentence. `None` when its configuration
+/// could not be found: then only the boot can tell.
+pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<(String, String)>> {
     let config = kernel.config.as_ref()?;
-    let unmet = |need: Need| {
-        let found = config.get(&need.option).cloned();
-        let value = found.as_deref().unwrap_or("n");
-        let met = need.values.iter().any(|wanted| wanted == value) && (value != "m" || kernel.modules.is_some());
-        (!met).then_some(Missing { need, found })
+    let unmet = |Need { option, values, why, fragment }| {
+        let found = config.get(&option).map(String::as_str);
+        let will_do = values.iter().any(|value| value == found.unwrap_or("n"));
+        let wrong = match found {
+            _ if will_do && (found != Some("m") || kernel.modules.is_some()) => return None,
+            Some(found) if will_do => format!("{option}={found}, but there are no modules"),
+            Some(found) => format!("{option}={found}, needed is {}", values.join("|")),
+            None => format!("{option} is not set, needed is {}", values.join("|")),
+        };
+        Some((option, format!("{wrong}: {why} ({fragment})")))
     };
     Some(needs.into_iter().filter_map(unmet).collect())
 }
 
 /// Reads the text of a fragment, which people know as `fragment`.
 pub fn needs(text: &str, fragment: &str) -> Result<Vec<Need>> {
-    let mut needs = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let number = index + 1;
+    let lines = text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+    let need = |(line, number)| {
         let wrong = || format!("{fragment}:{number}: expected `CONFIG_NAME=y|m  # why`, found {line:?}");
-        needs.push(parse_need(line, fragment).with_context(wrong)?);
-    }
-    Ok(needs)
+        parse_need(line, fragment).with_context(wrong)
+    };
+    lines.map(need).collect()
 }
 
 fn parse_need(line: &str, fragment: &str) -> Option<Need> {
@@ -97,13 +76,8 @@ fn parse_need(line: &str, fragment: &str) -> Option<Need> {
     let good_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let values: Vec<_> = values.split('|').map(|value| value.trim().to_owned()).collect();
     let good_values = values.iter().all(|value| !value.is_empty());
-    let why = why.trim().to_owned();
-    (good_name && good_values && !why.is_empty()).then(|| Need {
-        option: option.to_owned(),
-        values,
-        why,
-        fragment: fragment.to_owned(),
-    })
+    let (option, why, fragment) = (option.to_owned(), why.trim().to_owned(), fragment.to_owned());
+    (good_name && good_values && !why.is_empty()).then_some(Need { option, values, why, fragment })
 }
 
 #[cfg(test)]
@@ -118,20 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_is_read() {
-        let config = parse(CONFIG);
-        assert_eq!(config.len(), 3);
-        assert_eq!(config["CONFIG_B"], "m");
-        assert_eq!(config["CONFIG_D"], "\"text # with = signs\"");
-    }
-
-    #[test]
     fn missing_option_is_named_with_its_reason() {
         let with = kernel(Some(CONFIG), Some("lib/modules/6.1"));
         let without = kernel(Some(CONFIG), None);
         let lacks = |kernel: &Kernel, fragment: &str| -> Option<Vec<String>> {
             let missing = missing(kernel, needs(fragment, "kconfig").unwrap())?;
-            Some(missing.iter().map(ToString::to_string).collect())
+            Some(missing.into_iter().map(|(_, wrong)| wrong).collect())
         };
         let all = "# needed\n\nCONFIG_A=y # a\nCONFIG_A=y|m # a\nCONFIG_B=y|m # b\nCONFIG_C=n # c\n";
         assert_eq!(lacks(&with, all), Some(Vec::new()));
@@ -140,6 +106,7 @@ mod tests {
             (&with, "CONFIG_A=n # a", "CONFIG_A=y, needed is n: a (kconfig)"),
             (&with, "CONFIG_B=y # early", "CONFIG_B=m, needed is y: early (kconfig)"),
             (&with, "CONFIG_C=y|m # c", "CONFIG_C is not set, needed is y|m: c (kconfig)"),
+            (&with, "CONFIG_D=n # d", "CONFIG_D=\"text # with = signs\", needed is n: d (kconfig)"),
             (&without, "CONFIG_B=y|m # b", "CONFIG_B=m, but there are no modules: b (kconfig)"),
             (&without, "CONFIG_B=y # early", "CONFIG_B=m, needed is y: early (kconfig)"),
         ] {

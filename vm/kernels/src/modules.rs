@@ -12,16 +12,9 @@ use object::{Object, ObjectSection};
 use super::compression::decompressed;
 use super::{Kernel, cache, digest, tree};
 
-/// A module, ready for init_module(2).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
-    /// As lsmod(8) shows it, such as `virtio_blk`.
-    pub name: String,
-    /// Where it lies below `lib/modules/<release>`.
-    pub path: PathBuf,
-    /// The ELF file, decompressed, with its signature if it has one.
-    pub bytes: Vec<u8>,
-}
+/// A module, ready for init_module(2): its name as lsmod(8) shows it, such as `virtio_blk`, and the ELF file, decompressed,
+/// with its signature if it has one.
+pub type Module = (String, Vec<u8>);
 
 /// A module of the cache is not what was unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +38,7 @@ pub fn resolve_present(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>> 
 fn planned(kernel: &Kernel, wanted: &[&str], take: impl Fn(&Plan<'_>, &str) -> bool) -> Result<Vec<Module>> {
     let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
     let listed = files(dir).with_context(|| format!("kernel {}: cannot read {}", kernel.name, dir.display()))?;
-    let named = |(path, sha256): (PathBuf, _)| Some((name_of(path.to_str()?)?, (path, sha256)));
+    let named = |(path, sha256): (PathBuf, _)| Some((name_of(path.file_name()?.to_str()?)?, (path, sha256)));
     let built_in = std::fs::read_to_string(dir.join("modules.builtin")).ok();
     let mut plan = Plan {
         kernel: &kernel.name,
@@ -75,16 +68,15 @@ fn name_of(path: &str) -> Option<String> {
     ["", ".gz", ".xz", ".lzma", ".zst"].contains(&suffix).then(|| canonical(name))
 }
 
-/// A file, relative to the module directory, and its SHA-256 if it is one of the cache's.
+/// A file, and its SHA-256 if it is one of the cache's.
 type Listed = (PathBuf, Option<String>);
 
 /// The files below `dir`; links (`build`, `source`) are not followed.
 fn files(dir: &Path) -> Result<Vec<Listed>> {
     if let Some(listed) = cache::listing(dir)? {
-        return Ok(listed.into_iter().map(|(path, hash)| (path, Some(hash))).collect());
+        return Ok(listed.into_iter().map(|(path, hash)| (dir.join(path), Some(hash))).collect());
     }
-    let relative = |path: PathBuf| Ok((path.strip_prefix(dir)?.to_owned(), None));
-    tree::below(dir, |kind| kind.is_file())?.into_iter().map(relative).collect()
+    Ok(tree::below(dir, |kind| kind.is_file())?.into_iter().map(|path| (path, None)).collect())
 }
 
 /// The list under way: depth first, so that dependencies come before what needs them.
@@ -106,18 +98,17 @@ impl Plan<'_> {
             return Ok(());
         }
         let (kernel, dir) = (self.kernel, self.dir);
-        let Some((path, sha256)) = self.files.get(&name).cloned() else {
+        let Some((file, sha256)) = self.files.get(&name).cloned() else {
             let known = self.built_in.as_ref().is_none_or(|names| names.contains(&name));
             ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {}", dir.display());
             return Ok(());
         };
-        let file = dir.join(&path);
         let problem = || format!("kernel {kernel}: cannot use {}", file.display());
         let bytes = read(&file, sha256.as_deref()).with_context(problem)?;
         for dependency in dependencies(&bytes).with_context(problem)? {
             self.add(dependency)?;
         }
-        self.modules.push(Module { name, path, bytes });
+        self.modules.push((name, bytes));
         Ok(())
     }
 }
@@ -145,16 +136,14 @@ fn dependencies(elf: &[u8]) -> Result<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake;
+    use super::super::{fake, whole_file};
     use super::*;
 
     /// A module directory with these files.
     fn kernel(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, Kernel) {
         let dir = tempfile::tempdir().unwrap();
         for (path, bytes) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
+            whole_file::write(&dir.path().join(path), bytes).unwrap();
         }
         let kernel = Kernel { modules: Some(dir.path().to_owned()), ..fake::kernel() };
         (dir, kernel)
@@ -168,22 +157,24 @@ mod tests {
             ("kernel/fs/netfs.ko.gz", fake::gzip(&fake::module(&["name=netfs", "depends=9pnet"]))),
             ("kernel/hw/rng-core.ko", fake::module(&["depends=netfs"])),
             ("kernel/hw/virtio-rng.ko", fake::module(&["depends=rng_core,virtio"])),
+            ("kernel/loop-a.ko", fake::module(&["depends=loop_b"])),
+            ("kernel/loop-b.ko", fake::module(&["depends=loop_a"])),
             ("kernel/not-a-module.kot", b"text".to_vec()),
             ("modules.builtin", b"kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio-pci.ko\n".to_vec()),
         ])
     }
 
     fn names(modules: Result<Vec<Module>>) -> Vec<String> {
-        modules.unwrap().into_iter().map(|module| module.name).collect()
+        modules.unwrap().into_iter().map(|(name, _)| name).collect()
     }
 
     #[test]
     fn dependencies_come_first_and_once() {
         let (_dir, kernel) = distribution();
         let modules = resolve(&kernel, &["9p", "9pnet"]).unwrap();
-        let paths: Vec<_> = modules.iter().map(|module| module.path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["kernel/net/9p/9pnet.ko.zst", "kernel/fs/netfs.ko.gz", "kernel/fs/9p/9p.ko.xz"]);
-        assert!(modules.iter().all(|module| module.bytes.starts_with(b"\x7fELF")));
+        assert!(modules.iter().all(|(_, bytes)| bytes.starts_with(b"\x7fELF")));
+        assert_eq!(names(Ok(modules)), ["9pnet", "netfs", "9p"]);
+        assert_eq!(names(resolve(&kernel, &["loop-a"])), ["loop_b", "loop_a"], "they need each other");
     }
 
     #[test]
@@ -206,12 +197,6 @@ mod tests {
         assert_eq!(names(resolve(&kernel, &["a", "virtio_blk"])), ["a"]);
         let bare = Kernel { modules: None, ..kernel };
         assert!(names(resolve(&bare, &["virtio_blk"])).is_empty());
-    }
-
-    #[test]
-    fn modules_that_need_each_other_do_not_loop() {
-        let (_dir, kernel) = kernel(&[("a.ko", fake::module(&["depends=b"])), ("b.ko", fake::module(&["depends=a"]))]);
-        assert_eq!(names(resolve(&kernel, &["a"])), ["b", "a"]);
     }
 
     #[test]

@@ -93,10 +93,8 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
                 attempts.extend(whys.into_iter().map(|why| format!("{}: {why}", source.kind())));
             }
             Err(Failure::Here(why)) => {
-                return Err(Unavailable {
-                    reason: format!("kernel {} cannot be stored: {why:#}", pin.label()),
-                    attempts,
-                });
+                let reason = format!("kernel {} cannot be stored: {why:#}", pin.label());
+                return Err(Unavailable { reason, attempts });
             }
         }
     }
@@ -189,10 +187,9 @@ pub(crate) fn download_all(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, Failure> {
     let at = |url: Url| vec![Address { url, proxy: None }];
+    let archive = store.debian_archive.as_ref();
     let addresses: Vec<Vec<Address>> = match source {
-        Source::Debian { files } => {
-            files.iter().map(|file| debian::addresses(file, store.debian_archive.as_ref())).collect()
-        }
+        Source::Debian { files } => files.iter().map(|file| debian::addresses(file, archive)).collect(),
         Source::Url { url, .. } | Source::Source { url, .. } => vec![at(url.clone())],
         Source::File { path, .. } => vec![at(file_url(&store.project.join(path))?)],
     };

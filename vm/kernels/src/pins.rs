@@ -106,8 +106,7 @@ impl Source {
     }
 }
 
-/// The list that is built into this crate.
-pub const BUILT_IN: &str = include_str!("../kernels.toml");
+const BUILT_IN: &str = include_str!("../kernels.toml");
 
 /// The pins that are built into this crate; a test sees to it that the list is good.
 pub fn built_in() -> Vec<Pin> {
@@ -138,15 +137,16 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pin>> {
     let mut pins: Vec<Pin> = Vec::new();
     for listed in list.kernel {
         let (span, listed) = (Some(listed.span()), listed.into_inner());
-        if pins.iter().any(|pin| pin.name == listed.name) {
-            return Err(wrong(span, &format!("the name {:?} is taken by a pin above", listed.name)));
+        let name = listed.name.get_ref();
+        check_name(name).map_err(|why| wrong(Some(listed.name.span()), &why))?;
+        if pins.iter().any(|pin| pin.name == *name) {
+            return Err(wrong(span, &format!("the name {name:?} is taken by a pin above")));
         }
         pins.extend(listed.pins().map_err(|message| wrong(span, message))?);
     }
     Ok(pins)
 }
 
-/// The file.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
@@ -158,8 +158,7 @@ struct List {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listed {
-    #[serde(deserialize_with = "name")]
-    name: String,
+    name: Spanned<String>,
     release: Option<String>,
     #[serde(default, deserialize_with = "series")]
     series: Option<String>,
@@ -179,15 +178,6 @@ struct ListedSource {
     source: Source,
 }
 
-impl ListedSource {
-    fn is_for(&self, arch: &Arch) -> bool {
-        match self.arch {
-            Some(own) => own == arch,
-            None => matches!(self.source, Source::Source { .. }) || *arch == ARCHES[0],
-        }
-    }
-}
-
 impl Listed {
     /// A pin for every architecture that there are sources for.
     fn pins(self) -> Result<Vec<Pin>, &'static str> {
@@ -200,10 +190,14 @@ impl Listed {
             return Err("expected at least one [[kernel.source]]");
         }
         let pin = |arch: &'static Arch| {
-            let sources: Vec<_> = self.source.iter().filter(|source| source.is_for(arch)).collect();
+            let is_for = |listed: &&ListedSource| match listed.arch {
+                Some(own) => own == arch,
+                None => matches!(listed.source, Source::Source { .. }) || *arch == ARCHES[0],
+            };
+            let sources: Vec<_> = self.source.iter().filter(is_for).collect();
             let release = sources.first()?.release.clone();
             Some(Pin {
-                name: self.name.clone(),
+                name: self.name.get_ref().clone(),
                 arch,
                 expected: release.map_or_else(|| expected.clone(), Expected::Exact),
                 why: self.why.clone(),
@@ -222,11 +216,6 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("expected a name of letters, digits, `.`, `_`, `+` and `-`, found {name:?}"))
-}
-
-fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    check_name(&name).map(|()| name).map_err(D::Error::custom)
 }
 
 /// Without the dot at its end `5.1` would be 5.15, too.
@@ -248,6 +237,7 @@ fn https<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kconfig;
 
     const SHA256: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
 
@@ -287,6 +277,7 @@ sha256 = "{SHA256}"
         let expected = [("6.1-x86_64", "debian url source"), ("6.1-arm64", "source")];
         assert_eq!(read, expected.map(|(name, kinds)| (name.to_owned(), "a test", kinds.to_owned())));
         assert_eq!(pins[0].expected, Expected::Exact("6.1.0-47-amd64".into()));
+        assert!(!pins[0].expected.accepts("6.1.0-47-amd64-rt"));
         let series = with("release = \"6.1.0-47-amd64\"", "series = \"6.1.\"").unwrap();
         assert_eq!(series[0].expected, Expected::Series("6.1.".into()));
     }
@@ -339,13 +330,19 @@ sha256 = "{SHA256}"
     }
 
     #[test]
-    fn the_built_in_pins_are_good() {
+    fn the_built_in_lists_are_good() {
         let pins = parse(BUILT_IN, Path::new("kernels.toml")).unwrap();
         for arch in &ARCHES {
             let usual: Vec<_> = pins.iter().filter(|pin| pin.arch == arch && !pin.extra).collect();
             let names: Vec<_> = usual.iter().map(|pin| pin.name.as_str()).collect();
             assert_eq!(names, ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.3"], "{arch}");
             assert!(usual.iter().all(|pin| matches!(pin.expected, Expected::Exact(_))), "one may be several");
+            let options = arch.config.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+            assert_eq!(options.count(), kconfig::parse(arch.config).len(), "{arch}: a line is no option");
+            if !arch.sysroot.is_empty() {
+                let Source::Debian { files } = toml::from_str(arch.sysroot).unwrap() else { panic!("{arch}") };
+                assert!(files.iter().all(|file| file.sha1.is_some()), "{arch}: not in the permanent archive");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::Expected;
 use super::image::{self, Image};
@@ -13,13 +13,11 @@ use super::image::{self, Image};
 /// What a directory holds of a kernel.
 #[derive(Debug, Clone)]
 pub struct Tree {
-    /// The bootable image.
     pub image: PathBuf,
     /// What the image says of itself.
     pub header: Image,
     /// `…/lib/modules/<release>`.
     pub modules: Option<PathBuf>,
-    /// Its configuration, a text file.
     pub config: Option<PathBuf>,
 }
 
@@ -55,19 +53,15 @@ pub fn find(dir: &Path) -> Result<Tree> {
     // Fedora, and Debian from 7.x on.
     let beside_modules = releases.iter().rev().map(|modules| modules.join("vmlinuz"));
     let in_boot = ["boot", "."].iter().flat_map(|place| entries(&dir.join(place)));
-    let versioned: Vec<_> = in_boot.filter(|path| suffix(path, "vmlinuz-").is_some()).collect();
-    let has_modules = |image: &&PathBuf| {
+    let mut versioned: Vec<_> = in_boot.filter(|path| suffix(path, "vmlinuz-").is_some()).collect();
+    // Those with modules come last, and the last is taken.
+    versioned.sort_by_key(|image| {
         suffix(image, "vmlinuz-").is_some_and(|release| releases.iter().any(|modules| modules.ends_with(release)))
-    };
-    let with_modules = versioned.iter().rev().filter(has_modules);
-    let last_first = with_modules.chain(versioned.iter().rev()).cloned();
-    let found = fixed.chain(beside_modules).chain(last_first).find(|path| path.is_file());
+    });
+    let found = fixed.chain(beside_modules).chain(versioned.into_iter().rev()).find(|path| path.is_file());
     let image = found.with_context(|| {
-        format!(
-            "there is no kernel image in {}; looked for bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and \
-             lib/modules/*/vmlinuz",
-            dir.display()
-        )
+        let places = "bzImage, vmlinuz*, boot/vmlinuz-*, arch/x86/boot/bzImage and lib/modules/*/vmlinuz";
+        format!("there is no kernel image in {}; looked for {places}", dir.display())
     })?;
     let header = inspect(&image)?;
     let modules = match &header.release {
@@ -126,37 +120,26 @@ fn suffix<'a>(path: &'a Path, prefix: &str) -> Option<&'a str> {
 
 /// A directory's entries, sorted by name; none when it cannot be read.
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> =
-        std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
-    paths
+    let entries = WalkDir::new(dir).min_depth(1).max_depth(1).sort_by_file_name();
+    entries.into_iter().flatten().map(DirEntry::into_path).collect()
 }
 
 /// Everything of a kind below `dir`, sorted; links are not followed.
 pub(crate) fn below(dir: &Path, wanted: impl Fn(FileType) -> bool) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
-        let entry = entry?;
-        if wanted(entry.file_type()) {
-            found.push(entry.into_path());
-        }
-    }
-    Ok(found)
+    let all = WalkDir::new(dir).min_depth(1).sort_by_file_name().into_iter();
+    let found = all.filter(|entry| entry.as_ref().map_or(true, |entry| wanted(entry.file_type())));
+    found.map(|entry| Ok(entry?.into_path())).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake;
+    use super::super::{fake, whole_file};
     use super::*;
 
     /// A directory with an image of `release` at each of `images`, and the empty files `others`.
     fn laid_out(images: &[(&str, &str)], others: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, bytes: &[u8]| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
-        };
+        let write = |path: &str, bytes: &[u8]| whole_file::write(&dir.path().join(path), bytes).unwrap();
         images.iter().for_each(|(path, release)| write(path, &fake::bzimage(release, None)));
         others.iter().for_each(|path| write(path, b""));
         dir

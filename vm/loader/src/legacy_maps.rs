@@ -112,13 +112,8 @@ fn describe(old: Option<&[u8]>, maps: &[Map], section: usize) -> Result<Vec<u8>>
         let number = added(sys::btf__add_int(raw, c"u32".as_ptr(), 4, 0))?;
         let mut variables = Vec::new();
         for map in maps {
-            let described = structure(raw, number, map)?;
-            variables.push(added(sys::btf__add_var(
-                raw,
-                map.name.as_ptr(),
-                sys::BTF_VAR_GLOBAL_ALLOCATED as c_int,
-                described,
-            ))?);
+            let (name, linkage) = (map.name.as_ptr(), sys::BTF_VAR_GLOBAL_ALLOCATED as c_int);
+            variables.push(added(sys::btf__add_var(raw, name, linkage, structure(raw, number, map)?))?);
         }
         added(sys::btf__add_datasec(raw, c".maps".as_ptr(), section.try_into()?))?;
         for (map, variable) in maps.iter().zip(variables) {

@@ -25,22 +25,19 @@ fn said() -> String {
     std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn open(path: &str) -> Result<OpenObject> {
+fn open(job: &Job, object: usize) -> Result<OpenObject> {
     set_print(Some((PrintLevel::Info, |_, text| {
         SAID.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
     })));
+    let path = job.objects.get(object).context("there is no such object")?;
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
     let bytes = legacy_maps::converted(&bytes)?.unwrap_or(bytes);
     ObjectBuilder::default().open_memory(&bytes).with_context(|| format!("cannot open {path}"))
 }
 
-fn path(job: &Job, object: usize) -> Result<&str> {
-    job.objects.get(object).map(String::as_str).context("there is no such object")
-}
-
 /// What an object holds.
 pub fn list(job: &Job, object: usize) -> Result<Line> {
-    let mut opened = match open(path(job, object)?) {
+    let mut opened = match open(job, object) {
         Ok(opened) => opened,
         Err(error) => return Ok(Line::NotOpened { object, said: format!("{}{error:#}", said()) }),
     };
@@ -53,27 +50,26 @@ pub fn list(job: &Job, object: usize) -> Result<Line> {
 
 /// Loads one program: first for the verdict and the numbers; then again, if it is refused, for the log.
 pub fn program(job: &Job, object: usize, name: &str) -> Result<Line> {
-    let path = path(job, object)?;
-    let mut record = attempt(job, path, name, STATS_ONLY)?;
+    let mut record = attempt(job, object, name, STATS_ONLY)?;
     // What libbpf refuses by itself has no log, and that of a million instructions helps nobody.
     let tells_more = !record.log.is_empty() && record.errno != nix::errno::Errno::E2BIG as i32;
     if job.log > 0 || (!record.loaded && tells_more) {
-        let again = attempt(job, path, name, STATS_ONLY | job.log.clamp(1, 2))?;
+        let again = attempt(job, object, name, STATS_ONLY | job.log.clamp(1, 2))?;
         // Where a log does not fit, kernels before 6.4 give up, and the short one is all there is.
         if again.loaded == record.loaded && again.errno == record.errno {
             record.log = again.log;
         }
     }
-    record.object = object;
     Ok(Line::Program(Box::new(record)))
 }
 
-fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> {
+fn attempt(job: &Job, object: usize, name: &str, log_level: u32) -> Result<Record> {
     said();
-    let mut opened = open(path)?;
+    let mut opened = open(job, object)?;
     set_variables(&mut opened, &job.set)?;
     let mut log = vec![0u8; LOG_BYTES];
-    let mut record = Record::default();
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let mut record = Record { object, program: name.to_owned(), btf, ..Record::default() };
     let mut wanted = None;
     for mut program in opened.progs_mut() {
         let this = program.name() == name;
@@ -81,13 +77,8 @@ fn attempt(job: &Job, path: &str, name: &str, log_level: u32) -> Result<Record> 
         if this {
             program.set_log_level(log_level);
             wanted = Some((program.as_libbpf_object().as_ptr(), program.prog_type()));
-            record = Record {
-                program: name.to_owned(),
-                section: program.section().to_string_lossy().into_owned(),
-                size: program.insn_cnt() as u64,
-                btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-                ..Record::default()
-            };
+            record.section = program.section().to_string_lossy().into_owned();
+            record.size = program.insn_cnt() as u64;
         }
     }
     let (wanted, kind) = wanted.with_context(|| format!("there is no program {name}"))?;
@@ -176,10 +167,8 @@ fn jited(fd: i32) -> u64 {
     let mut info = sys::bpf_prog_info::default();
     let mut length = size_of::<sys::bpf_prog_info>() as u32;
     // SAFETY: the kernel writes no more than `length` bytes.
-    match unsafe { sys::bpf_prog_get_info_by_fd(fd, &mut info, &mut length) } {
-        0 => u64::from(info.jited_prog_len),
-        _ => 0,
-    }
+    let asked = unsafe { sys::bpf_prog_get_info_by_fd(fd, &mut info, &mut length) };
+    if asked == 0 { u64::from(info.jited_prog_len) } else { 0 }
 }
 
 /// Sets global variables where the object keeps their first values, and says which of them it has.

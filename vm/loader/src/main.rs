@@ -28,13 +28,9 @@ fn main() -> ExitCode {
         [job, object, program] => read(job).and_then(|job| print(&load::program(&job, object.parse()?, program)?)),
         _ => Err(anyhow::anyhow!("usage: vmtest-loader JOB [OBJECT [PROGRAM]]")),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vmtest-loader: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    eprintln!("vmtest-loader: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn read(job: &str) -> Result<Job> {
@@ -43,26 +39,21 @@ fn read(job: &str) -> Result<Job> {
 }
 
 fn print(line: &Line) -> Result<()> {
-    let mut text = serde_json::to_vec(line)?;
-    text.push(b'\n');
-    std::io::stdout().write_all(&text).context("cannot print")
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(line)?).context("cannot print")
 }
 
 fn all(path: &str, job: &Job) -> Result<()> {
     for object in 0..job.objects.len() {
         let listed = start(&[path, &object.to_string()])?;
-        let line = match serde_json::from_slice(&listed.stdout) {
-            Ok(line) => line,
-            Err(_) => Line::NotOpened { object, said: ended(&listed) },
-        };
+        let line = serde_json::from_slice(&listed.stdout);
+        let line = line.unwrap_or_else(|_| Line::NotOpened { object, said: ended(&listed) });
         print(&line)?;
         let Line::Object { programs, .. } = line else { continue };
         let chosen = programs.iter().filter(|program| job.wants(program));
         for name in chosen.map(|program| &program.name) {
             let loaded = start(&[path, &object.to_string(), name])?;
             print(&serde_json::from_slice(&loaded.stdout).unwrap_or_else(|_| {
-                let crashed = Some(ended(&loaded));
-                let program = name.clone();
+                let (program, crashed) = (name.clone(), Some(ended(&loaded)));
                 Line::Program(Box::new(Record { object, program, crashed, ..Record::default() }))
             }))?;
         }
@@ -78,9 +69,7 @@ fn start(args: &[&str]) -> Result<Output> {
 fn ended(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let how = match output.status.signal() {
-        Some(signal) if signal == nix::sys::signal::Signal::SIGALRM as i32 => {
-            format!("not finished within {SECONDS} s")
-        }
+        Some(nix::libc::SIGALRM) => format!("not finished within {SECONDS} s"),
         Some(signal) => format!("libbpf's process was killed by signal {signal}"),
         None => format!("libbpf's process ended with {}", output.status),
     };

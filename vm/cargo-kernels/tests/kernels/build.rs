@@ -1,20 +1,19 @@
 //! Kernels that are built from their source: with a compiler and a make that only pretend.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 
-use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
 
-use crate::sandbox::{Sandbox, pin};
+use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::Server;
 use crate::transfer::wait_until;
 
 /// A `make` that takes what it is given for the configuration.
 const CONFIGURES: &str = "/bin/cp \"$config\" .config";
-/// A `make` that leaves an option out, as the real one does when a dependency is not met.
-const DROPS: &str = "/bin/grep -v CONFIG_BLOCK= \"$config\" > .config";
+/// A `make` that leaves an option out, as the real one does when a dependency is not met, and changes another.
+const DROPS: &str =
+    "/bin/sed '/CONFIG_BLOCK=/d; s/CONFIG_PANIC_TIMEOUT=0/CONFIG_PANIC_TIMEOUT=1/' \"$config\" > .config";
 const BUILDS: &str = "echo '  CC      init/main.o'";
 const FAILS: &str = "echo 'init/main.c:1: error: no' >&2; exit 2";
 /// Says so, and goes on when the file `hold` is gone.
@@ -24,22 +23,20 @@ const WAITS: &str = "echo $$ > \"$HOME/pid\"; while [ -e \"$HOME/hold\" ]; do /b
 fn pinned(configure: &str, build: &str) -> (Arc<Server>, Sandbox) {
     let tarball = fake::xz(&fake::tar(&[Member::File("linux-6.1.9/arch/x86/Kconfig", b"")]));
     let (server, sandbox) = Sandbox::serving("/linux.tar.xz", &tarball);
-    let (url, sha256) = (server.url("/linux.tar.xz"), sha256(&tarball));
-    sandbox.pins(&pin(&format!("kind = \"source\"\nurl = \"{url}\"\nsha256 = \"{sha256}\"")));
+    let source = url_source(&server.url("/linux.tar.xz"), &tarball).replace("\"url\"", "\"source\"");
+    sandbox.pins(&pin(&source));
     std::fs::write(sandbox.path("image"), fake::bzimage("6.1.9", None)).unwrap();
     for name in ["ld", "flex", "bison", "bc", "perl", "pahole"] {
         sandbox.program(name, "echo 1.24");
     }
     compiler(&sandbox, "12");
-    sandbox.program(
-        "make",
-        &format!(
-            "echo \"$*\" >> \"$HOME/make.log\"\n\
-             for word; do case $word in KCONFIG_ALLCONFIG=*) config=${{word#*=}};; esac; done\n\
-             if [ \"$word\" = allnoconfig ]; then {configure}; exit; fi\n\
-             {build}\n/bin/mkdir -p arch/x86/boot; /bin/cp \"$HOME/image\" arch/x86/boot/bzImage\n"
-        ),
+    let make = format!(
+        "echo \"$*\" >> \"$HOME/make.log\"\n\
+         for word; do case $word in KCONFIG_ALLCONFIG=*) config=${{word#*=}};; esac; done\n\
+         if [ \"$word\" = allnoconfig ]; then {configure}; exit; fi\n\
+         {build}\n/bin/mkdir -p arch/x86/boot; /bin/cp \"$HOME/image\" arch/x86/boot/bzImage\n"
     );
+    sandbox.program("make", &make);
     (server, sandbox)
 }
 
@@ -56,8 +53,7 @@ fn calls(sandbox: &Sandbox) -> Vec<String> {
 #[test]
 fn a_source_is_fetched_and_built_once() {
     let (server, sandbox) = pinned(CONFIGURES, BUILDS);
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("building it from source, which is done once: about "), "{said}");
+    let said = sandbox.says(&["fetch"], 0, "building it from source, which is done once: about ");
     assert!(said.contains("6.1: 6.1.9 from source, "), "{said}");
     let config = std::fs::read_to_string(sandbox.entry().join("tree/config")).unwrap();
     assert!(config.contains("CONFIG_BPF_SYSCALL=y\n"));
@@ -83,10 +79,9 @@ fn what_is_missing_is_named_with_its_package_before_anything_is_fetched() {
     for name in ["flex", "pahole"] {
         std::fs::remove_file(sandbox.path("bin").join(name)).unwrap();
     }
-    let said = sandbox.run(&["fetch"], 3);
     let expected = "source: building it needs flex, pahole, gelf.h, zlib.h; on Debian: \
         apt-get install flex pahole libelf-dev zlib1g-dev";
-    assert!(said.contains(expected), "{said}");
+    sandbox.says(&["fetch"], 3, expected);
     assert!(server.requests().is_empty());
 }
 
@@ -104,8 +99,7 @@ fn no_space_is_said_before_anything_is_fetched() {
 #[test]
 fn an_option_that_the_release_does_not_take_is_named() {
     let (_server, sandbox) = pinned(DROPS, BUILDS);
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("this release has no CONFIG_BLOCK=y as configured"), "{said}");
+    sandbox.says(&["fetch"], 3, "this release has no CONFIG_BLOCK=y, CONFIG_PANIC_TIMEOUT=0 as configured");
     assert_eq!(calls(&sandbox).len(), 1, "it was built all the same");
 }
 
@@ -113,9 +107,7 @@ fn an_option_that_the_release_does_not_take_is_named() {
 fn a_build_that_fails_says_why_and_the_source_is_kept() {
     let (server, sandbox) = pinned(CONFIGURES, FAILS);
     for _ in 0..2 {
-        let said = sandbox.run(&["fetch"], 3);
-        assert!(said.contains("`make bzImage` failed (exit status: 2)"), "{said}");
-        assert!(said.contains("init/main.c:1: error: no"), "{said}");
+        sandbox.says(&["fetch"], 3, "`make bzImage` failed (exit status: 2):\ninit/main.c:1: error: no");
         assert!(sandbox.entries().is_empty());
         assert_eq!(sandbox.incoming(), [sandbox.incoming()[0].with_file_name("0.part")]);
     }
@@ -126,7 +118,7 @@ fn a_build_that_fails_says_why_and_the_source_is_kept() {
 fn a_killed_build_ends_with_its_harness_and_leaves_no_kernel() {
     let (server, sandbox) = pinned(CONFIGURES, WAITS);
     std::fs::write(sandbox.path("hold"), "").unwrap();
-    let mut first = sandbox.kernels(&["fetch"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = sandbox.start(&["fetch"]);
     let pid = || std::fs::read_to_string(sandbox.path("pid")).unwrap_or_default();
     wait_until(|| pid().ends_with('\n'));
     let process = PathBuf::from(format!("/proc/{}", pid().trim()));

@@ -47,26 +47,17 @@ fn a_damaged_kernel_is_fetched_again() {
     let good = std::fs::read(&image).unwrap();
     for (index, (what, damage)) in damages.into_iter().enumerate() {
         damage(&sandbox.entry()).unwrap();
-        let said = sandbox.run(&["fetch"], 0);
-        assert!(said.contains("the url kernel here is damaged: "), "{what}: {said}");
+        sandbox.says(&["fetch"], 0, "the url kernel here is damaged: ");
         assert!(std::fs::read(&image).unwrap() == good, "{what}");
         assert_eq!(server.requests().len(), index + 2, "{what}");
     }
     // What cannot be fetched again is no kernel.
     flip(&image).unwrap();
-    server.at("/linux.deb", Answer::Status("410 Gone", String::new()));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("kernel 6.1 is unavailable"), "{said}");
-    assert!(said.contains("/linux.deb: 410 Gone"), "{said}");
-}
-
-#[test]
-fn a_changed_pin_does_not_get_the_old_kernel() {
-    let (server, sandbox) = pinned();
-    sandbox.run(&["fetch"], 0);
+    server.at("/linux.deb", Answer::Status("410 Gone".to_owned()));
+    sandbox.says(&["fetch"], 3, "/linux.deb: 410 Gone");
+    // A changed pin does not get the old kernel.
     pin_another(&server, &sandbox);
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("6.1: 6.1.10-test from url"), "{said}");
+    sandbox.says(&["fetch"], 0, "6.1: 6.1.10-test from url");
 }
 
 #[test]
@@ -80,14 +71,13 @@ fn verify_finds_every_kind_of_damage_and_drops_it() {
     let (_server, sandbox) = pinned();
     for (finding, damage) in damages {
         sandbox.run(&["fetch"], 0);
-        assert!(sandbox.run(&["verify"], 0).contains("6.1 (url): good, 5 files"));
+        sandbox.says(&["verify"], 0, "6.1 (url): good, 5 files");
         damage(&sandbox.entry()).unwrap();
-        let said = sandbox.run(&["verify"], 3);
-        assert!(said.contains("damaged: ") && said.contains(finding), "{finding}: {said}");
+        let said = sandbox.says(&["verify"], 3, finding);
+        assert!(said.contains("6.1 (url): damaged: "), "{said}");
         assert!(sandbox.entries().is_empty(), "{finding}: it is still there");
         sandbox.run(&["verify"], 0);
-        let said = sandbox.run(&["verify", "6.1"], 3);
-        assert!(said.contains("6.1: not in the cache; `cargo kernels fetch 6.1` gets it"), "{said}");
+        sandbox.says(&["verify", "6.1"], 3, "6.1: not in the cache; `cargo kernels fetch 6.1` gets it");
     }
 }
 
@@ -122,6 +112,5 @@ fn a_read_only_cache_gives_what_it_has_and_says_what_it_cannot_take() {
     pin_another(&server, &sandbox);
     let said = sandbox.run_mounting(script, 3).unwrap();
     assert!(said.contains("kernel 6.1 cannot be stored: cannot write to the cache"), "{said}");
-    assert!(said.contains("make it writable, or set VMTEST_CACHE_DIR"), "{said}");
-    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(said.contains(": make it writable, or set VMTEST_CACHE_DIR: Read-only file system"), "{said}");
 }

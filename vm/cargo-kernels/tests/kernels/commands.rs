@@ -1,15 +1,12 @@
 //! What the subcommands print, write and remove.
 
-use std::fs::File;
-use std::process::Stdio;
-
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::Answer;
 use vm_kernels::digest::sha256;
-use vm_kernels::fake;
+use vm_kernels::lock::{self, How};
+use vm_kernels::{fake, whole_file};
 
 const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nseries = \"5.4.\"\nwhy = \"old\"\n\n\
     [[kernel.source]]\nkind = \"file\"\npath = \"/nowhere\"\nsha256 = \"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9\"\n# the end\n";
@@ -26,8 +23,7 @@ fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
         (COMMENTED, ["fetch", file.to_str().unwrap()], "it is no kernel image"),
     ] {
         sandbox.pins(pins);
-        let said = sandbox.run(&arguments, 2);
-        assert!(said.contains(finding), "{said}");
+        sandbox.says(&arguments, 2, finding);
     }
 }
 
@@ -40,8 +36,7 @@ fn an_image_is_fetched_once_and_listed_as_at_hand() {
     assert_eq!(before["at_hand"], false);
     assert_eq!(before["expected"], "6.1.x");
     assert_eq!(before["release"], Value::Null);
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("6.1: 6.1.9-test from url, "), "{said}");
+    sandbox.says(&["fetch"], 0, "6.1: 6.1.9-test from url, ");
     assert_eq!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap(), image);
     assert!(sandbox.incoming().is_empty(), "downloads are left over");
     sandbox.run(&["fetch", "6.1"], 0);
@@ -52,8 +47,7 @@ fn an_image_is_fetched_once_and_listed_as_at_hand() {
     assert_eq!(after["source"], "url");
     // The image, and the configuration that was inside it.
     assert_eq!(after["size"], image.len() + "CONFIG_PCI=y\n".len());
-    let said = sandbox.run(&["list"], 0);
-    assert!(said.contains("6.1.9-test  url"), "{said}");
+    sandbox.says(&["list"], 0, "6.1.9-test  url");
 }
 
 #[test]
@@ -62,8 +56,7 @@ fn add_pins_an_address_and_keeps_what_is_written() {
     let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.pins(COMMENTED);
     let url = server.url("/bzImage");
-    let said = sandbox.run(&["add", "6.14", &url], 0);
-    assert!(said.contains("6.14: pinned 6.14.2-mine"), "{said}");
+    sandbox.says(&["add", "6.14", &url], 0, "6.14: pinned 6.14.2-mine");
     let text = std::fs::read_to_string(sandbox.pins_file()).unwrap();
     let added = format!(
         "\n[[kernel]]\nname = \"6.14\"\nrelease = \"6.14.2-mine\"\nwhy = \"added with `kernels add`\"\n\n\
@@ -83,10 +76,7 @@ fn add_keeps_what_others_write_while_it_fetches() {
     let (answer, gate) = Answer::held(fake::bzimage("6.14.2-mine", None), 10);
     server.at("/bzImage", answer);
     sandbox.pins(COMMENTED);
-    let adding = |name| {
-        let mut command = sandbox.kernels(&["add", name, &server.url("/bzImage")]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    };
+    let adding = |name| sandbox.start(&["add", name, &server.url("/bzImage")]);
     let mut first = adding("6.14");
     gate.wait();
     let edited = format!("{COMMENTED}# Theirs.\n");
@@ -105,15 +95,13 @@ fn add_pins_a_file_by_its_hash() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("linux.deb");
     std::fs::write(&path, fake::kernel_deb("6.14.2-mine", ".zst")).unwrap();
-    let said = sandbox.run(&["add", "mine", path.to_str().unwrap()], 0);
-    assert!(said.contains("other machines will refuse this pin"), "{said}");
+    sandbox.says(&["add", "mine", path.to_str().unwrap()], 0, "other machines will refuse this pin");
     // Another file of the same name is not the pinned one.
     std::fs::remove_dir_all(sandbox.cache()).unwrap();
     sandbox.run(&["fetch", "mine"], 0);
     std::fs::remove_dir_all(sandbox.cache()).unwrap();
     std::fs::write(&path, fake::kernel_deb("6.14.3-mine", ".zst")).unwrap();
-    let said = sandbox.run(&["fetch", "mine"], 3);
-    assert!(said.contains("has SHA-256 "), "{said}");
+    sandbox.says(&["fetch", "mine"], 3, "has SHA-256 ");
 }
 
 #[test]
@@ -131,8 +119,7 @@ fn add_refuses_what_makes_no_pin() {
         ("6.14", &page, 3, "it is a web page"),
         ("6.14", &server.url("/nothing"), 3, "404 Not Found"),
     ] {
-        let said = sandbox.run(&["add", name, from], code);
-        assert!(said.contains(finding), "{finding}: {said}");
+        sandbox.says(&["add", name, from], code, finding);
         assert_eq!(std::fs::read_to_string(sandbox.pins_file()).unwrap(), COMMENTED);
     }
 }
@@ -142,45 +129,39 @@ fn prune_removes_what_no_pin_names_unless_it_is_in_use() {
     let image = fake::bzimage("6.1.9-test", None);
     let (_server, sandbox) = Sandbox::serving("/bzImage", &image);
     sandbox.run(&["fetch"], 0);
-    assert!(sandbox.run(&["prune"], 0).contains("Nothing to remove"));
+    sandbox.says(&["prune"], 0, "Nothing to remove");
 
     let entry = sandbox.entry();
     let state = sandbox.cache().join("snapshots/6.1-0123");
-    std::fs::create_dir_all(&state).unwrap();
-    std::fs::write(state.join("lock"), "").unwrap();
+    whole_file::write(&state.join("lock"), b"").unwrap();
     std::fs::write(state.join("state"), vec![1; 1 << 20]).unwrap();
     sandbox.pins(COMMENTED);
-    let said = sandbox.run(&["prune", "--dry-run"], 0);
+    let said = sandbox.says(&["prune", "--dry-run"], 0, "would be freed");
     for path in [&entry, &state] {
         assert!(said.contains(path.to_str().unwrap()) && path.exists(), "{said}");
     }
-    assert!(said.contains("would be freed"), "{said}");
 
-    let hold = |path| {
-        let lock = Flock::lock(File::open(path).unwrap(), FlockArg::LockSharedNonblock);
-        lock.map_err(|(_, errno)| errno).unwrap()
-    };
-    let held = [hold(entry.join("manifest.json")), hold(state.join("lock"))];
+    let held = [entry.join("manifest.json"), state.join("lock")];
+    let held = held.map(|path| lock::existing(&path, How::NonBlockingLockShared).unwrap().unwrap());
     assert_eq!(sandbox.run(&["prune"], 0).matches("in use, kept").count(), 2);
     assert!(entry.exists() && state.exists());
     drop(held);
     // What a prune that was killed has left.
     let left = sandbox.cache().join("kernels/.5.4-0123.removed");
     std::fs::create_dir(&left).unwrap();
-    assert!(sandbox.run(&["prune"], 0).contains("removed"));
+    sandbox.says(&["prune"], 0, "removed");
     assert!(!entry.exists() && !state.exists() && !left.exists());
 }
 
 #[test]
 fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
     let sandbox = Sandbox::new();
-    let matrix = || sandbox.json(&["matrix"]);
-    sandbox.pins(&pin(&url_source("https://localhost/a", b"a")));
-    let first = matrix();
-    assert_eq!(first["include"][0]["kernel"], "6.1");
-    sandbox.pins(&pin(&url_source("https://localhost/a", b"b")));
-    let second = matrix();
-    assert_ne!(first["include"][0]["cache_key"], second["include"][0]["cache_key"]);
+    let jobs = [b"a", b"b"].map(|content| {
+        sandbox.pins(&pin(&url_source("https://localhost/a", content)));
+        sandbox.json(&["matrix"])["include"][0].clone()
+    });
+    assert_eq!(jobs[0]["kernel"], "6.1");
+    assert_ne!(jobs[0]["cache_key"], jobs[1]["cache_key"]);
 }
 
 #[test]

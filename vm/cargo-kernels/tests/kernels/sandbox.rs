@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use assert_cmd::assert::OutputAssertExt;
@@ -41,13 +41,11 @@ impl Sandbox {
         (server, sandbox)
     }
 
-    /// Sets a variable of the environment.
     pub fn with(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
         self.variables.insert(variable, value.into());
         self
     }
 
-    /// Makes `cargo kernels` trust the server.
     pub fn trusting(self, server: &Server) -> Self {
         let path = self.path("ca.pem");
         std::fs::write(&path, server.certificate.as_ref().unwrap()).unwrap();
@@ -71,7 +69,6 @@ impl Sandbox {
         self.dir.path().join(name)
     }
 
-    /// Writes the list of pins.
     pub fn pins(&self, text: &str) {
         std::fs::write(self.pins_file(), text).unwrap();
     }
@@ -85,6 +82,11 @@ impl Sandbox {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cargo-kernels"));
         command.args(arguments).env_clear().envs(&self.variables);
         command
+    }
+
+    /// The same under way, with its outputs to be read.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.kernels(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     pub fn cache(&self) -> PathBuf {
@@ -113,7 +115,15 @@ impl Sandbox {
         said(self.kernels(arguments), code)
     }
 
-    /// The same of a command that prints JSON.
+    /// The same, of which this is a part.
+    #[track_caller]
+    pub fn says(&self, arguments: &[&str], code: i32, finding: &str) -> String {
+        let said = self.run(arguments, code);
+        assert!(said.contains(finding), "expected {finding:?} in: {said}");
+        said
+    }
+
+    /// What a command prints that prints JSON.
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         serde_json::from_slice(&self.kernels(arguments).output().unwrap().stdout).unwrap()
     }

@@ -5,10 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::sync::{Arc, Barrier, Mutex};
 
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What a path answers.
 pub enum Answer {
     /// The bytes, or what a `Range` asks for of them.
     File(Vec<u8>),
@@ -18,13 +16,13 @@ pub enum Answer {
     Breaks { bytes: Vec<u8>, at: usize, times: usize },
     /// At the first request the bytes up to a point; the rest when the gate was passed twice. After that as `File`.
     Held { bytes: Vec<u8>, at: usize, gate: Arc<Barrier> },
-    /// A status such as `503 Service Unavailable`, and headers, each with its line's end.
-    Status(&'static str, String),
+    /// A status such as `503 Service Unavailable`, and headers behind it, each in a line of its own.
+    Status(String),
 }
 
 impl Answer {
     pub fn redirect(to: &str) -> Self {
-        Self::Status("302 Found", format!("Location: {to}\r\n"))
+        Self::Status(format!("302 Found\r\nLocation: {to}"))
     }
 
     /// An answer that is held at `at`, and its gate.
@@ -58,15 +56,10 @@ impl Server {
 
     pub fn https() -> Arc<Self> {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        Self::start("https", Some(Arc::new(config)), Some(made.cert.pem()))
+        let (pem, certificates) = (made.cert.pem(), vec![made.cert.into()]);
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(certificates, made.signing_key.into()).unwrap();
+        Self::start("https", Some(Arc::new(config)), Some(pem))
     }
 
     fn start(scheme: &'static str, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Arc<Self> {
@@ -96,12 +89,10 @@ impl Server {
         self.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
     }
 
-    /// The address of `path`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -118,8 +109,8 @@ impl Server {
     fn answer(&self, stream: &mut impl Write, request: &Request, answer: Option<&Answer>) -> std::io::Result<()> {
         let count = self.requests.lock().unwrap().iter().filter(|r| r.path == request.path).count();
         match answer {
-            None => send_status(stream, "404 Not Found", ""),
-            Some(Answer::Status(status, headers)) => send_status(stream, status, headers),
+            None => respond(stream, "404 Not Found", b"", 0),
+            Some(Answer::Status(status)) => respond(stream, status, b"", 0),
             Some(Answer::WholeFile(bytes)) => send(stream, bytes, None, usize::MAX),
             Some(Answer::Breaks { bytes, at, times }) if count <= *times => send(stream, bytes, request.start, *at),
             Some(Answer::Held { bytes, at, gate }) if count == 1 => {
@@ -144,22 +135,20 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
     Some(Request { path, start })
 }
 
-fn send_status(stream: &mut impl Write, status: &str, headers: &str) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n")?;
-    stream.flush()
-}
-
 /// Sends the file, or what begins at `start` of it, but no more than `most` bytes of the body.
 fn send(stream: &mut impl Write, bytes: &[u8], start: Option<usize>, most: usize) -> std::io::Result<()> {
     let all = bytes.len();
-    let (status, body) = match start {
-        Some(start) if start >= all => return send_status(stream, "416 Range Not Satisfiable", ""),
+    match start {
+        Some(start) if start >= all => respond(stream, "416 Range Not Satisfiable", b"", 0),
         Some(start) => {
-            let range = format!("Content-Range: bytes {start}-{}/{all}", all - 1);
-            (format!("206 Partial Content\r\n{range}"), &bytes[start..])
+            let status = format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{all}", all - 1);
+            respond(stream, &status, &bytes[start..], most)
         }
-        None => ("200 OK".to_owned(), bytes),
-    };
+        None => respond(stream, "200 OK", bytes, most),
+    }
+}
+
+fn respond(stream: &mut impl Write, status: &str, body: &[u8], most: usize) -> std::io::Result<()> {
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
     stream.write_all(&body[..most.min(body.len())])?;
     stream.flush()

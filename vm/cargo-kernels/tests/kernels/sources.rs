@@ -3,6 +3,7 @@
 use sha1::{Digest, Sha1};
 use vm_kernels::digest::sha256;
 use vm_kernels::fake::{self, Member};
+use vm_kernels::whole_file;
 
 use crate::sandbox::{Sandbox, pin, url_source};
 use crate::server::{Answer, Server};
@@ -23,15 +24,17 @@ fn packages_and_archives_are_unpacked() {
     let image = fake::bzimage("6.1.9-test", None);
     let outer = "lib/modules/6.1.9-test/kernel/outer.ko";
     let archive = fake::tar(&[
-        Member::File("bzImage", &image),
+        Member::Symlink("bzImage", "image"),
+        Member::File("image", &image),
+        Member::Symlink("config", "linked-config"),
+        Member::File("linked-config", b"CONFIG_PCI=y\n"),
         Member::File(outer, b"module"),
         Member::Symlink("lib/modules/6.1.9-test/build", "/usr/src/linux"),
     ]);
     let debs = [".xz", ".zst", ".gz", ""].map(|suffix| fake::kernel_deb("6.1.9-test", suffix));
     for file in debs.into_iter().chain([fake::zstd(&archive)]) {
         let (_server, sandbox) = Sandbox::serving("/linux", &file);
-        let said = sandbox.run(&["fetch"], 0);
-        assert!(said.contains("6.1: 6.1.9-test from url"), "{said}");
+        sandbox.says(&["fetch"], 0, "6.1: 6.1.9-test from url");
         let tree = sandbox.entry().join("tree");
         assert!(tree.join(outer).is_file());
         assert!(!tree.join("usr").exists(), "documentation was unpacked");
@@ -48,8 +51,7 @@ fn apts_mirrors_are_asked_in_their_order_until_one_has_the_file() {
     wrong.at(&format!("/{POOL_PATH}"), Answer::File(b"another file".to_vec()));
     good.at(&format!("/debian/{POOL_PATH}"), Answer::File(deb));
     sandbox.mirrors(&[without.url("/security/"), wrong.url("/"), good.url("/debian/")]);
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("6.1: 6.1.9-test from debian"), "{said}");
+    sandbox.says(&["fetch"], 0, "6.1: 6.1.9-test from debian");
     assert_eq!(without.requests()[0].path, format!("/security/{POOL_PATH}"));
     assert_eq!((wrong.requests().len(), good.requests()[0].start), (1, None));
 }
@@ -75,9 +77,7 @@ fn archive_is_asked_after_the_mirrors_and_without_any() {
 fn mirrors_in_a_directory_and_in_a_list_are_found() {
     let sandbox = Sandbox::new();
     let (deb, _) = pin_package(&sandbox);
-    let file = sandbox.path("mirror").join(POOL_PATH);
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, deb).unwrap();
+    whole_file::write(&sandbox.path("mirror").join(POOL_PATH), &deb).unwrap();
     let list = sandbox.path("mirrors.list");
     let mirror = format!("# ours\nfile:{}/ priority:1\n", sandbox.path("mirror").display());
     std::fs::write(&list, mirror).unwrap();
@@ -89,19 +89,16 @@ fn mirrors_in_a_directory_and_in_a_list_are_found() {
 fn nix_is_first_when_it_is_there() {
     let sandbox = Sandbox::new();
     let nix = sandbox.path("nix");
-    std::fs::create_dir_all(nix.join("6.1/lib/modules/6.1.9")).unwrap();
-    std::fs::write(nix.join("6.1/bzImage"), fake::bzimage("6.1.9", None)).unwrap();
+    whole_file::write(&nix.join("6.1/bzImage"), &fake::bzimage("6.1.9", None)).unwrap();
     std::fs::write(nix.join("6.1/config"), "CONFIG_PCI=y\n").unwrap();
-    let hash = "0".repeat(64);
-    sandbox.pins(&pin(&format!("kind = \"url\"\nurl = \"https://localhost:1/x\"\nsha256 = \"{hash}\"")));
+    sandbox.pins(&pin(&url_source("https://localhost:1/x", b"x")));
     let sandbox = sandbox.with("VMTEST_NIX_KERNELS", nix);
-    let said = sandbox.run(&["fetch"], 0);
-    assert!(said.contains("6.1: 6.1.9 from nix, "), "{said}");
+    sandbox.says(&["fetch"], 0, "6.1: 6.1.9 from nix, ");
     let rows = sandbox.json(&["list", "--json"]);
     assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
-    let said = sandbox.with("VMTEST_NIX_KERNELS", "").run(&["fetch"], 3);
-    assert!(said.contains("url: https://localhost:1/x: Connection refused"), "{said}");
-    assert!(said.contains("kernel 6.1 is unavailable: none of its sources has it"), "{said}");
+    let finding =
+        "kernel 6.1 is unavailable: none of its sources has it\n  url: https://localhost:1/x: Connection refused";
+    sandbox.with("VMTEST_NIX_KERNELS", "").says(&["fetch"], 3, finding);
 }
 
 #[test]
@@ -118,8 +115,7 @@ fn file_that_is_not_the_kernel_is_refused() {
         (escapes, "archive member ../../../../kernels.toml: refused: it would be written outside"),
     ] {
         let (_server, sandbox) = Sandbox::serving("/bzImage", &file);
-        let said = sandbox.run(&["fetch"], 3);
-        assert!(said.contains(finding), "{said}");
+        sandbox.says(&["fetch"], 3, finding);
         assert!(sandbox.entries().is_empty() && sandbox.incoming().is_empty(), "{finding}: something is left");
         assert_ne!(std::fs::read(sandbox.pins_file()).unwrap(), b"x", "it was written outside");
     }
@@ -131,10 +127,8 @@ fn a_pin_is_of_the_architecture_that_its_source_says() {
     let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     let source = url_source(&server.url("/bzImage"), &image);
     sandbox.pins(&pin(&format!("{source}\narch = \"arm64\"")));
-    let said = sandbox.run(&["fetch", "6.1", "--arch", "x86_64"], 2);
-    assert!(said.contains("kernel 6.1 is not pinned for x86_64"), "{said}");
+    sandbox.says(&["fetch", "6.1", "--arch", "amd64"], 2, "kernel 6.1 is not pinned for x86_64");
     assert!(server.requests().is_empty());
-    let said = sandbox.run(&["fetch", "6.1", "--arch", "aarch64"], 3);
-    assert!(said.contains("the image is for x86_64, pinned is one for arm64"), "{said}");
+    sandbox.says(&["fetch", "6.1", "--arch", "aarch64"], 3, "the image is for x86_64, pinned is one for arm64");
     assert!(sandbox.entries().is_empty());
 }

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use crate::sandbox::Sandbox;
@@ -23,26 +22,8 @@ fn starts(server: &Server) -> Vec<Option<usize>> {
     server.requests().into_iter().map(|request| request.start).collect()
 }
 
-/// `kernels fetch`, whose outputs are read while it runs.
-pub fn start_fetch(sandbox: &Sandbox) -> Child {
-    sandbox.kernels(&["fetch"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
 fn assert_whole(sandbox: &Sandbox, image: &[u8]) {
     assert!(std::fs::read(sandbox.entry().join("tree/bzImage")).unwrap() == image);
-}
-
-#[test]
-fn a_corrupted_download_is_refused_and_removed() {
-    let (_server, sandbox, image) = pinned(|mut image| {
-        image[100_000] ^= 1;
-        Answer::File(image)
-    });
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains(&format!("pinned is {}", sha256(&image))), "{said}");
-    assert!(said.contains("has SHA-256 "), "{said}");
-    assert!(sandbox.entries().is_empty());
-    assert!(sandbox.incoming().is_empty(), "what was refused is still there");
 }
 
 #[test]
@@ -54,17 +35,24 @@ fn a_broken_transfer_is_taken_up_where_it_ended() {
 }
 
 #[test]
-fn server_in_trouble_is_asked_three_times() {
+fn server_in_trouble_is_asked_three_times_and_one_that_has_another_file_once() {
+    let corrupted = |mut image: Vec<u8>| {
+        image[100_000] ^= 1;
+        Answer::File(image)
+    };
+    let pinned_is = format!("pinned is {}", sha256(&fake::bzimage("6.1.9-test", None)));
     type Trouble = fn(Vec<u8>) -> Answer;
-    let troubles: [(Trouble, &str); 2] = [
-        (|bytes| Answer::Breaks { bytes, at: 0, times: usize::MAX }, "Peer disconnected"),
-        (|_| Answer::Status("503 Service Unavailable", String::new()), "503 Service Unavailable"),
+    let troubles: [(Trouble, &str, usize); 3] = [
+        (|bytes| Answer::Breaks { bytes, at: 0, times: usize::MAX }, "Peer disconnected (tried 3 times)", 3),
+        (|_| Answer::Status("503 Service Unavailable".to_owned()), "503 Service Unavailable (tried 3 times)", 3),
+        (corrupted, &pinned_is, 1),
     ];
-    for (trouble, finding) in troubles {
+    for (trouble, finding, requests) in troubles {
         let (server, sandbox, _) = pinned(trouble);
-        let said = sandbox.run(&["fetch"], 3);
-        assert!(said.contains(&format!("{finding} (tried 3 times)")), "{said}");
-        assert_eq!(server.requests().len(), 3);
+        sandbox.says(&["fetch"], 3, finding);
+        assert_eq!(server.requests().len(), requests);
+        assert!(sandbox.entries().is_empty());
+        assert!(sandbox.incoming().iter().all(|part| size(part) == 0), "what was refused is still there");
     }
 }
 
@@ -88,8 +76,7 @@ fn what_an_earlier_fetch_left_is_taken_up_or_replaced() {
         std::fs::write(sandbox.incoming().pop().unwrap(), left).unwrap();
         server.at("/bzImage", answer(image.clone()));
         let before = server.requests().len();
-        let said = sandbox.run(&["fetch"], 0);
-        assert!(said.contains(told), "{said}");
+        let said = sandbox.says(&["fetch"], 0, told);
         assert_whole(&sandbox, &image);
         assert_eq!(server.requests().len(), before + requests, "{said}");
     }
@@ -99,9 +86,9 @@ fn what_an_earlier_fetch_left_is_taken_up_or_replaced() {
 fn two_fetches_at_once_download_once() {
     let (answer, gate) = Answer::held(fake::bzimage("6.1.9-test", None), 70_000);
     let (server, sandbox, image) = pinned(|_| answer);
-    let first = start_fetch(&sandbox);
+    let first = sandbox.start(&["fetch"]);
     gate.wait();
-    let mut second = start_fetch(&sandbox);
+    let mut second = sandbox.start(&["fetch"]);
     // The second says that it waits; only then does the first get the rest.
     let mut told = BufReader::new(second.stderr.take().unwrap());
     let mut line = String::new();
@@ -118,7 +105,7 @@ fn two_fetches_at_once_download_once() {
 fn after_a_kill_the_rest_is_fetched() {
     let (answer, gate) = Answer::held(fake::bzimage("6.1.9-test", None), 70_000);
     let (server, sandbox, image) = pinned(|_| answer);
-    let mut first = start_fetch(&sandbox);
+    let mut first = sandbox.start(&["fetch"]);
     gate.wait();
     wait_until(|| sandbox.incoming().first().is_some_and(|part| size(part) > 0));
     first.kill().unwrap();
@@ -146,13 +133,17 @@ pub fn wait_until(done: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_redirect_is_followed_within_https_only() {
+fn only_https_that_somebody_vouches_for_is_followed() {
     let (server, sandbox, image) = pinned(Answer::File);
+    let sandbox = sandbox.trusting(&Server::https());
+    sandbox.says(&["fetch"], 3, "certificate");
+    assert!(server.requests().is_empty());
+
+    let sandbox = sandbox.trusting(&server);
     let plain = Server::http();
     plain.at("/bzImage", Answer::File(image.clone()));
     server.at("/bzImage", Answer::redirect(&plain.url("/bzImage")));
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("which leaves https"), "{said}");
+    sandbox.says(&["fetch"], 3, "which leaves https");
     assert!(plain.requests().is_empty(), "it was asked all the same");
     assert!(sandbox.entries().is_empty());
 
@@ -160,14 +151,4 @@ fn a_redirect_is_followed_within_https_only() {
     server.at("/elsewhere", Answer::File(image.clone()));
     sandbox.run(&["fetch"], 0);
     assert_whole(&sandbox, &image);
-}
-
-#[test]
-fn a_server_that_nobody_vouches_for_is_refused() {
-    let (server, sandbox, _) = pinned(Answer::File);
-    let other = Server::https();
-    let sandbox = sandbox.trusting(&other);
-    let said = sandbox.run(&["fetch"], 3);
-    assert!(said.contains("certificate"), "{said}");
-    assert!(server.requests().is_empty());
 }

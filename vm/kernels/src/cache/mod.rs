@@ -55,8 +55,6 @@ pub struct Manifest {
     pub release: Option<String>,
     /// The image, relative to the entry, as are the other paths.
     pub image: PathBuf,
-    /// The image's hash, checked whenever it is used.
-    pub image_sha256: Sha256Hex,
     /// The hash of `SHA256SUMS`.
     pub sums_sha256: Sha256Hex,
     /// `…/lib/modules/<release>`.
@@ -115,38 +113,34 @@ impl<'a> Entry<'a> {
         ensure!(dir.join(MANIFEST).is_file(), "it has no manifest");
         hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
-        let image = dir.join(&manifest.image);
-        let found = digest::sha256_file(&image).with_context(|| format!("cannot read {}", image.display()))?;
-        ensure!(found == manifest.image_sha256, "{} is not what was unpacked", image.display());
+        let (real, listed) = (dir.canonicalize()?, sums::read(&dir)?);
+        let unpacked = |relative: &Path| {
+            let path = dir.join(relative);
+            let found = digest::sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            // It may be a link, and then what is listed is the file that it leads to.
+            let file = path.canonicalize()?;
+            let pinned = listed.get(file.strip_prefix(&real)?);
+            ensure!(pinned.is_some_and(|hash| hash == found.as_str()), "{} is not what was unpacked", path.display());
+            Ok((path, found))
+        };
+        let (image, sha256) = unpacked(&manifest.image)?;
+        let config = manifest.config.as_deref().map(unpacked).transpose()?;
+        let config = config.map(|(path, _)| std::fs::read_to_string(path)).transpose()?;
         let modules = manifest.modules.map(|modules| dir.join(modules));
         if let Some(modules) = &modules {
             ensure!(modules.is_dir(), "{} is gone", modules.display());
         }
-        let config = match manifest.config {
-            Some(config) => Some(self.config(&config)?),
-            None => None,
-        };
         Ok(Some(Kernel {
             name: self.pin.label(),
             arch: self.pin.arch,
             image,
-            sha256: Some(found),
+            sha256: Some(sha256),
             modules,
             expected: self.pin.expected.clone(),
             release: manifest.release,
-            config,
+            config: config.as_deref().map(kconfig::parse),
             source: self.source.kind().to_owned(),
         }))
-    }
-
-    /// Reads the kernel's configuration, if it is still what was unpacked.
-    fn config(&self, relative: &Path) -> Result<kconfig::Config> {
-        let path = self.dir().join(relative);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let listed = sums::read(&self.dir())?;
-        let known = listed.get(relative).is_some_and(|hash| hash == digest::sha256(text.as_bytes()).as_str());
-        ensure!(known, "{} is not what was unpacked", path.display());
-        Ok(kconfig::parse(&text))
     }
 
     /// What the entry says of itself.
@@ -208,7 +202,6 @@ fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     let (size, sums_sha256) = sums::write(staging)?;
     Ok(Manifest {
         release: found.header.release,
-        image_sha256: digest::sha256_file(&found.image)?,
         image: relative(&found.image)?,
         sums_sha256,
         modules: found.modules.as_deref().map(relative).transpose()?,
@@ -251,12 +244,8 @@ pub fn remove_all(path: &Path) -> Result<()> {
         Ok(_) => std::fs::remove_file(path),
         Err(error) => Err(error),
     };
-    match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let was_gone = matches!(&result, Err(error) if error.kind() == ErrorKind::NotFound);
+    if was_gone { Ok(()) } else { result.with_context(|| format!("cannot remove {}", path.display())) }
 }
 
 /// Removes a directory so that nobody ever finds half of it: it loses its name first.

@@ -35,9 +35,7 @@ pub fn read(dir: &Path) -> Result<Sums> {
 
 /// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
 pub fn listing(dir: &Path) -> Result<Option<Sums>> {
-    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else {
-        return Ok(None);
-    };
+    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else { return Ok(None) };
     let dir = dir.strip_prefix(entry)?;
     let below = |(path, hash): (PathBuf, _)| Some((path.strip_prefix(dir).ok()?.to_owned(), hash));
     Ok(Some(read(entry)?.into_iter().filter_map(below).collect()))
