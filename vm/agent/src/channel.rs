@@ -37,9 +37,8 @@ impl Channel {
 
     /// Reports one event.
     pub fn send(&mut self, event: Event) -> Result<()> {
-        let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
-        line.push(b'\n');
-        self.port.write_all(&line).context("cannot write to the channel")
+        let line = serde_json::to_string(&Frame { token: self.token.clone(), event })? + "\n";
+        self.port.write_all(line.as_bytes()).context("cannot write to the channel")
     }
 
     /// What the host sends after the job; it can be had once.

@@ -79,10 +79,6 @@ mod tests {
         assert!(!process.zombie);
         assert!(parse_stat(7, "7 (a) Z 3 4 5 0").unwrap().zombie);
         assert_eq!(parse_stat(7, "7 (a"), None);
-    }
-
-    #[test]
-    fn this_process_is_among_the_processes() {
         let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
         assert_eq!(me.parent, getppid());
     }

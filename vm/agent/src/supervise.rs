@@ -17,11 +17,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid, setsid};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::WaitOptions;
 use vmtest_agent::proc::{children, pid_of, pidfd_open};
 
@@ -58,16 +59,11 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     prctl::set_child_subreaper(true)?;
     let signals = block_signals()?;
 
-    let program = match start(&program, args) {
-        Ok(pid) => {
-            send(report, 0)?;
-            pid
-        }
-        Err(error) => {
-            send(report, error.raw_os_error().unwrap_or(libc::EIO))?;
-            return Ok(ExitStatus::from_raw(FAILED << 8));
-        }
-    };
+    let started = start(&program, args);
+    let errno = started.as_ref().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0);
+    // When nobody reads it any more the harness died, which the watch is about to see.
+    let _ = File::from(report).write_all(&errno.to_ne_bytes());
+    let Ok(program) = started else { return Ok(ExitStatus::from_raw(FAILED << 8)) };
     let mut status = None;
     // What was handed to the program must be the program's alone: a pipe it closes has to read as closed.
     let watched = close_inherited(&[parent_alive.as_fd(), signals.as_fd()])
@@ -90,14 +86,6 @@ fn take_report_fd(raw: RawFd) -> io::Result<OwnedFd> {
     Errno::result(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: it is open, and nothing else in this process knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-fn send(report: OwnedFd, errno: i32) -> io::Result<()> {
-    match File::from(report).write_all(&errno.to_ne_bytes()) {
-        // Nobody reads it any more: the harness died, which the watch is about to see.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }
 
 /// Makes the signals that matter here readable from a descriptor instead of deadly.
@@ -155,12 +143,9 @@ fn watch(
     signals: &SignalFd,
 ) -> io::Result<()> {
     while status.is_none() {
-        let mut fds = [PollFd::new(parent_alive, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result?,
-        };
-        if fds[0].any().unwrap_or(true) {
+        let mut fds = [parent_alive, signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        retry_on_intr(|| poll(&mut fds, None))?;
+        if !fds[0].revents().is_empty() {
             return Ok(());
         }
         while let Some(signal) = signals.read_signal()? {

@@ -12,7 +12,7 @@ use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
 use vm_guest::process::{Supervised, SupervisedCommand};
-use vm_guest::snapshots::sha256;
+use vm_kernels::digest::sha256;
 
 /// The variable that says where cargo puts what it builds.
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
@@ -34,7 +34,7 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
     if is_plain(target) {
         return Ok(target.to_owned());
     }
-    let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes())[..16]);
+    let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes()).as_str()[..16]);
     ensure!(
         is_plain(&link),
         "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \

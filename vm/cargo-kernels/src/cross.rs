@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
 use vm_guest::guest_root::Programs;
 use vm_guest::process::{Supervised, SupervisedCommand};
-use vm_guest::snapshots::sha256;
+use vm_kernels::digest::sha256;
 use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
 
@@ -154,7 +154,7 @@ pub fn program(
     native: &[u8],
     configure: impl FnOnce(&mut Command),
 ) -> Result<Vec<u8>> {
-    let kept = built(dirs).join(format!("{name}-{arch}-{}", &sha256(native)[..16]));
+    let kept = built(dirs).join(format!("{name}-{arch}-{}", &sha256(native).as_str()[..16]));
     let read = || std::fs::read(&kept);
     if let Ok(program) = read() {
         return Ok(program);

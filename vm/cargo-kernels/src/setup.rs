@@ -12,7 +12,7 @@ use crate::dirs::Dirs;
 use crate::tools::{self, Need, Unusable};
 use crate::{cross, exit};
 use vm_guest::process::{Supervised, SupervisedCommand};
-use vm_guest::snapshots::sha256;
+use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, lock};
 
 /// What the environment is made of: pip installs exactly this.
@@ -139,7 +139,7 @@ fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
 
 /// In the cache, for every project of this user's; programs of other pins have another one.
 fn environment(dirs: &Dirs) -> PathBuf {
-    dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes())[..16]))
+    dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes()).as_str()[..16]))
 }
 
 fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {

@@ -4,21 +4,21 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use command_fds::CommandFdExt;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::agent::{self, FIRST_OWN_FD};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{self, pidfd_send_signal};
 use vmtest_agent::proc::{self, pidfd_open};
 
@@ -39,10 +39,8 @@ impl SupervisedCommand {
     pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
         let program = program.as_ref();
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-        let writer = fcntl(&writer, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))
+        let writer = fcntl_dupfd_cloexec(&writer, FIRST_OWN_FD)
             .context("cannot have a descriptor above 255: see `ulimit -n`")?;
-        // SAFETY: fcntl just made it, for nobody else.
-        let writer = unsafe { OwnedFd::from_raw_fd(writer) };
 
         let mut command = Command::new(agent::on_this_machine()?);
         command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE);
@@ -192,11 +190,7 @@ fn end_session(session: Pid) -> io::Result<()> {
 
 /// Waits until a process is dead of which this is the pidfd.
 fn poll_exit(pidfd: &OwnedFd) -> io::Result<()> {
-    while let Err(error) = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-        if error != Errno::EINTR {
-            return Err(error.into());
-        }
-    }
+    retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None))?;
     Ok(())
 }
 

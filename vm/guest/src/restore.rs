@@ -223,7 +223,7 @@ impl<'a> Guest<'a> {
             "layout": LAYOUT,
             "protocol": PROTOCOL,
             "kernel": kernel,
-            "initramfs": snapshots::sha256(&self.initramfs),
+            "initramfs": kernels::digest::sha256(&self.initramfs),
             "qemu": [json!(qemu), json!(snapshots::stamp(&qemu)?)],
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,
