@@ -45,9 +45,7 @@ pub fn share(from: Option<&str>) -> Result<()> {
     link().context("cannot make a directory for modules")?;
     fs::create_dir_all(MODULES_SHARE)?;
     match from {
-        Some(dir) => {
-            mount(Some(dir), MODULES_SHARE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        }
+        Some(dir) => mount(Some(dir), MODULES_SHARE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?,
         None => mounts::share(MODULES_SHARE)?,
     }
     on_demand()

@@ -74,10 +74,8 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 }
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
-    arg.as_deref()
-        .and_then(OsStr::to_str)
-        .and_then(|arg| arg.parse().ok())
-        .ok_or_else(|| io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`"))
+    let number = arg.and_then(|arg| arg.to_str()?.parse().ok());
+    number.ok_or_else(|| io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`"))
 }
 
 /// Takes over a descriptor that was inherited for this, and keeps it from the program.
@@ -90,10 +88,8 @@ fn take_report_fd(raw: RawFd) -> io::Result<OwnedFd> {
 
 /// Makes the signals that matter here readable from a descriptor instead of deadly.
 fn block_signals() -> io::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
-        signals.add(signal);
-    }
+    let signals = [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+    let signals = SigSet::from_iter(signals);
     signals.thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

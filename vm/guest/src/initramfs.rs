@@ -78,7 +78,7 @@ impl Archive {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -92,8 +92,7 @@ mod tests {
             if reader.entry().is_trailer() {
                 return all;
             }
-            let mut content = String::new();
-            reader.read_to_string(&mut content).unwrap();
+            let content = io::read_to_string(&mut reader).unwrap();
             all.push((reader.entry().name().to_owned(), reader.entry().mode(), content));
             rest = reader.finish().unwrap();
         }

@@ -219,12 +219,6 @@ mod tests {
         (Supervised::spawn(command).unwrap(), BufReader::new(Until { stream, deadline }))
     }
 
-    fn read_to_end(mut from: impl Read) -> String {
-        let mut text = String::new();
-        from.read_to_string(&mut text).unwrap();
-        text
-    }
-
     /// Children in the program's group, in a session of their own, and orphaned in one; then `ready`.
     const FAMILY: &str = "sleep 1000 & setsid sleep 1000 & \
         setsid sh -c 'sleep 1000 & setsid sleep 1000 & echo ready; wait' & wait";
@@ -232,9 +226,7 @@ mod tests {
     /// A program that is as far as to say so.
     fn start_ready(script: &str) -> (Supervised, impl Read) {
         let (supervised, mut output) = start(sh(script));
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        assert_eq!(output.by_ref().lines().next().unwrap().unwrap(), "ready");
         (supervised, output)
     }
 
@@ -246,7 +238,7 @@ mod tests {
         command.stdin(reader);
         let (supervised, output) = start(command);
         File::from(writer).write_all(b"in\n").unwrap();
-        assert_eq!(read_to_end(output), "in\né b\n/\n");
+        assert_eq!(io::read_to_string(output).unwrap(), "in\né b\n/\n");
         assert_eq!(supervised.wait().unwrap().code(), Some(7));
         assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
         assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
@@ -270,7 +262,7 @@ mod tests {
     fn signals_are_neither_blocked_nor_ignored_in_the_program() {
         let mut command = SupervisedCommand::new("cat").unwrap();
         command.arg("/proc/self/status");
-        let status = read_to_end(start(command).1);
+        let status = io::read_to_string(start(command).1).unwrap();
         let mask = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
@@ -291,27 +283,27 @@ mod tests {
             assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
             assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         });
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
     }
 
     #[test]
     fn nothing_is_left_of_a_program_that_is_dropped_that_exits_or_whose_supervisor_is_killed() {
         let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
         let (supervised, output) = start(sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3"));
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
         let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         pidfd_send_signal(&supervised.supervisor_exit, process::Signal::KILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
     }
 
     #[test]
     fn a_descriptor_belongs_to_the_program_alone() {
         let (supervised, output) = start(sh("echo through; exec >&-; exec sleep 1000"));
-        assert_eq!(read_to_end(output), "through\n", "the end comes although it still runs");
+        assert_eq!(io::read_to_string(output).unwrap(), "through\n", "the end comes although it still runs");
         assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -171,12 +171,9 @@ impl Running {
     /// Ends QEMU; returns what it complained of.
     pub fn last_words(&mut self) -> String {
         let _ = self.process.kill();
-        let mut words = String::new();
-        if let Some(stderr) = self.process.stderr.take() {
-            // Not to be trusted to be text, or to be short.
-            let _ = stderr.take(4096).read_to_string(&mut words);
-        }
-        words.trim().replace('\n', "; ")
+        // Not to be trusted to be text, or to be short.
+        let words = self.process.stderr.take().map(|stderr| io::read_to_string(stderr.take(4096)));
+        words.and_then(Result::ok).unwrap_or_default().trim().replace('\n', "; ")
     }
 }
 
@@ -190,7 +187,7 @@ pub fn host_share(path: &str) -> String {
 }
 
 pub fn blank_memory(bytes: u64) -> Result<File> {
-    let made = || -> std::io::Result<File> {
+    let made = || -> io::Result<File> {
         let file = File::from(memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(bytes)?;
         Ok(file)

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -135,17 +135,20 @@ pub fn run(
     let encoded = encode(job)?;
     let recorder = Recorder::create(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
     let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
-    let (sender, seen) = mpsc::channel();
+    let (sender, seen) = mpsc::sync_channel(UNREAD);
     let subscription = interrupt.subscribe({
         let sender = sender.clone();
-        move || drop(sender.send(Seen::Interrupted))
+        move || {
+            let sender = sender.clone();
+            // There may be no room yet, and others are to be told, too.
+            std::thread::spawn(move || sender.send(Seen::Interrupted));
+        }
     });
 
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
-    let (unread, read) = mpsc::sync_channel(UNREAD);
     for (stream, from) in consoles.into_iter().enumerate() {
-        watch_console(stream, from, sender.clone(), unread.clone());
+        watch_console(stream, from, sender.clone());
     }
     watch_channel(Arc::clone(&channel), job.token.clone(), sender.clone());
     watch_qmp(Arc::clone(&qmp), sender.clone());
@@ -168,7 +171,6 @@ pub fn run(
         on_event,
         recorder,
         consoles: heard,
-        read,
         observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
     let end = watch.until_over(&seen);
@@ -220,8 +222,6 @@ struct Watch<F> {
     on_event: F,
     recorder: Recorder,
     consoles: Vec<Console>,
-    /// Makes room for the next piece of a console.
-    read: Receiver<()>,
     observed: Observed,
 }
 
@@ -291,7 +291,6 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
     }
 
     fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
-        let _ = self.read.try_recv();
         self.recorder.write(bytes);
         let console = &mut self.consoles[stream];
         let had_panicked = console.panic.is_some();
@@ -377,19 +376,14 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     }
 }
 
-/// How many pieces of the consoles wait to be read at most: one that floods is held up, and is not kept in memory.
+/// How much that was seen waits to be looked at, at most: a guest that floods is held up, and is not kept in memory.
 const UNREAD: usize = 64;
 
-fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: Sender<Seen>, unread: SyncSender<()>) {
-    std::thread::spawn(move || {
-        console::pump(from, |bytes| {
-            let _ = unread.send(());
-            let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
-        });
-    });
+fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: SyncSender<Seen>) {
+    std::thread::spawn(move || console::pump(from, |bytes| drop(sender.send(Seen::Console(stream, bytes.to_vec())))));
 }
 
-fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
+fn watch_channel(link: Arc<Link>, token: String, sender: SyncSender<Seen>) {
     std::thread::spawn(move || -> io::Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::Connected(stream.try_clone()?));
@@ -402,7 +396,7 @@ fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
 }
 
 /// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
-fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
+fn watch_qmp(link: Arc<Link>, sender: SyncSender<Seen>) {
     /// Longer than any guest: the monitor closes when QEMU ends.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     std::thread::spawn(move || -> Result<()> {
@@ -415,7 +409,7 @@ fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
     });
 }
 
-fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
+fn watch_process(process: Arc<Supervised>, sender: SyncSender<Seen>) {
     std::thread::spawn(move || process.wait().map(|status| sender.send(Seen::Exited(status))));
 }
 

@@ -21,7 +21,7 @@ use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::rundir::RunDir;
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Arch, Kernel, image, modules};
 use vmtest_agent::{Payload, Root};
@@ -234,8 +234,7 @@ fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> 
 }
 
 pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
-    // It complains of modules.order and modules.builtin, which only matter to those who load
-    // modules by alias.
+    // It complains of modules.order and modules.builtin, which only matter to those who load modules by alias.
     let output = Command::new("depmod")
         .env("PATH", path_with(Path::new("/sbin/depmod"))?)
         .arg("-b")
@@ -243,9 +242,7 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
         .arg(release)
         .output()
         .context("cannot run depmod (Debian: apt install kmod)")?;
-    if !output.status.success() {
-        bail!("depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    ensure!(output.status.success(), "depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 

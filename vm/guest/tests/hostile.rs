@@ -81,28 +81,19 @@ fn event() -> impl Strategy<Value = String> {
 
 /// What a kernel prints, what looks like it, and anything.
 fn console() -> impl Strategy<Value = Vec<u8>> {
-    let words = select(vec![
+    let short = ["[", "]", "<4>", "\n", "\r\n", "\x1b[2J", "BUG: ", "Oops: ", "ä", "\0"];
+    let long = [
         "[    1.902338] ",
         "[ 12.3][ T1] ",
-        "[",
-        "]",
-        "<4>",
-        "\n",
-        "\r\n",
-        "\x1b[2J",
         "Kernel panic - not syncing: ",
         "---[ end Kernel panic",
         "WARNING: CPU: 0 PID: 1 at ",
         "WARNING: kernel/a.c:1 at f",
-        "BUG: ",
-        "Oops: ",
         "------------[ cut here ]------------",
         "watchdogd[12]: ",
         "INFO: task ",
-        "ä",
-        "\0",
-    ])
-    .prop_map(|words| words.as_bytes().to_vec());
+    ];
+    let words = select([&short[..], &long].concat()).prop_map(|words| words.as_bytes().to_vec());
     let piece = prop_oneof![4 => words, 1 => vec(any::<u8>(), 0..40), 1 => Just(vec![b'x'; 5000])];
     vec(piece, 0..30).prop_map(|pieces| pieces.concat())
 }
