@@ -73,12 +73,12 @@ pub enum Kind {
 
 /// What a segment is.
 pub fn classify(segment: &str) -> Kind {
-    static ANY: LazyLock<Regex> = LazyLock::new(|| regex(&SHAPES.join("|")));
+    static ALL: LazyLock<Vec<Regex>> = LazyLock::new(|| SHAPES.iter().map(|shape| regex(shape)).collect());
     match segment {
         _ if segment.starts_with(PANIC) => Kind::Panic,
         _ if segment.starts_with(PANIC_END) => Kind::PanicEnd,
         _ if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) => Kind::CutHere,
-        _ if ANY.is_match(segment) => Kind::Splat,
+        _ if ALL.iter().any(|shape| shape.is_match(segment)) => Kind::Splat,
         _ => Kind::Ordinary,
     }
 }
