@@ -10,7 +10,6 @@ use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use vmtest_agent::{Event, Frame, Input, JOB_LIMIT, Job, PROTOCOL};
 
-/// A connection to the host.
 pub struct Channel {
     port: File,
     /// What comes from the port: the job, and what follows it.
@@ -35,7 +34,6 @@ impl Channel {
         Ok(Self { port, incoming: Some(BufReader::new(incoming)), token: String::new() })
     }
 
-    /// Reports one event.
     pub fn send(&mut self, event: Event) -> Result<()> {
         let line = serde_json::to_string(&Frame { token: self.token.clone(), event })? + "\n";
         self.port.write_all(line.as_bytes()).context("cannot write to the channel")

@@ -43,7 +43,6 @@ pub fn top() -> impl Iterator<Item = &'static str> {
     MOUNTS.iter().map(|(_, target, ..)| *target).filter(|target| target.rfind('/') == Some(0))
 }
 
-/// Mounts the host's share.
 pub fn share(target: &str) -> Result<()> {
     let options = "version=9p2000.L,trans=virtio,cache=loose,msize=262144";
     mount(Some(SHARE_TAG), target, Some("9p"), MsFlags::MS_RDONLY, Some(options))

@@ -60,12 +60,6 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     })
 }
 
-/// The standard library's idea of a pid as the system's.
-pub fn pid_of(id: u32) -> Pid {
-    // Pids are below 2^22 (proc_sys_kernel(5), pid_max).
-    Pid::from_raw(id as i32)
-}
-
 #[cfg(test)]
 mod tests {
     use nix::unistd::getppid;

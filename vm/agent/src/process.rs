@@ -75,7 +75,7 @@ impl Watched {
         // Not waited for through this handle: whatever ends is collected by `reap`.
         let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
         let outputs = [Some(output), errors];
-        Ok(Self { pid: proc::pid_of(child.id()), stdin: child.stdin.take(), status: None, outputs, deaths })
+        Ok(Self { pid: Pid::from_raw(child.id() as i32), stdin: child.stdin.take(), status: None, outputs, deaths })
     }
 
     /// Hands the program's output to `look` as it comes, with the number of its pipe, until that has seen

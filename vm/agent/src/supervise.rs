@@ -24,7 +24,7 @@ use nix::unistd::{Pid, getpid, getppid, setsid};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::WaitOptions;
-use vmtest_agent::proc::{children, pid_of, pidfd_open};
+use vmtest_agent::proc::{children, pidfd_open};
 
 use crate::process::reap;
 
@@ -110,7 +110,7 @@ fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pi
     }
     // Not waited for through this handle: the watch reaps everything, orphans that it inherits included.
     let child = command.spawn()?;
-    Ok(pid_of(child.id()))
+    Ok(Pid::from_raw(child.id() as i32))
 }
 
 fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -13,7 +13,6 @@ pub fn left(deadline: Instant) -> Option<Duration> {
 /// and then would hold its reader for ever; this one is one of all reads together.
 #[derive(Debug)]
 pub struct Until {
-    /// The stream itself.
     pub stream: UnixStream,
     /// From then on every read and write fails with [`ErrorKind::TimedOut`].
     pub deadline: Instant,

@@ -105,7 +105,7 @@ impl Supervised {
         // With it goes the last copy on this side of what only the program is to hold.
         drop(command);
 
-        let pid = proc::pid_of(supervisor.id());
+        let pid = Pid::from_raw(supervisor.id() as i32);
         let supervisor_exit = pidfd_open(pid).inspect_err(|_| {
             let _ = kill(pid, Signal::SIGTERM);
             let _ = supervisor.wait();

@@ -59,15 +59,11 @@ const CUT_HERE: [&str; 2] = ["------------[ cut here ]", "8<--- cut here"];
 /// What one segment of a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A panic begins.
     Panic,
-    /// A panic is over.
     PanicEnd,
     /// A splat is about to come.
     CutHere,
-    /// A splat.
     Splat,
-    /// Nothing of interest.
     Ordinary,
 }
 

@@ -434,18 +434,12 @@ mod tests {
         (guest, channel)
     }
 
-    fn silent() -> UnixStream {
+    fn closed() -> UnixStream {
         UnixStream::pair().unwrap().0
     }
 
     /// What is seen of a virtual machine that does not end by itself.
-    fn watched(
-        channel: UnixStream,
-        qmp: UnixStream,
-        stdin: impl Read + Send + 'static,
-        entropy: String,
-        seconds: f64,
-    ) -> Observed {
+    fn watched(channel: UnixStream, qmp: UnixStream, stdin: UnixStream, entropy: &str, seconds: f64) -> Observed {
         let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let (root, payload) = (Root::Minimal { keep: vec![] }, Payload::Memory { bytes: 0 });
@@ -458,15 +452,14 @@ mod tests {
             root: root.clone(),
             ready: None,
         };
-        let task = Task::Command(Program::default());
         let job = Job {
             protocol: PROTOCOL,
             token: "secret".into(),
             payload,
             clock_ns: 0,
-            entropy,
+            entropy: entropy.into(),
             root,
-            task,
+            task: Task::Command(Program::default()),
             copy_out: None,
         };
         let log = tempfile::NamedTempFile::new().unwrap();
@@ -482,14 +475,14 @@ mod tests {
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
         let event = r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
         writeln!(qemu, "{{\"return\":{{}}}}\n{event}").unwrap();
-        assert_eq!(watched(channel, qmp, io::empty(), String::new(), 1000.0).end, End::GuestShutdown);
+        assert_eq!(watched(channel, qmp, closed(), "", 1000.0).end, End::GuestShutdown);
     }
 
     #[test]
     fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
         let (_guest, channel) = guest_that_says(&[]);
         // More than fits into the socket.
-        let seen = watched(channel, silent(), io::empty(), "x".repeat(8 << 20), 3.0);
+        let seen = watched(channel, closed(), closed(), &"x".repeat(8 << 20), 3.0);
         assert_eq!((seen.end, &*seen.ready.unwrap().release), (End::Deadline, "6.1.0"));
     }
 
@@ -501,7 +494,7 @@ mod tests {
             writeln!(&guest, r#"{{"token":"secret","event":"finished"}}"#).unwrap();
             input
         });
-        let seen = watched(channel, silent(), io::empty(), String::new(), 1000.0);
+        let seen = watched(channel, closed(), closed(), "", 1000.0);
         assert_eq!((seen.end, &*agent.join().unwrap()), (End::Finished, r#"{"stdin":null}"#));
     }
 
@@ -510,7 +503,7 @@ mod tests {
         let (_guest, channel) = guest_that_says(&[r#"{"no-host-root":{"reason":""}}"#]);
         let (mut input, mut other) = UnixStream::pair().unwrap();
         other.write_all(b"input").unwrap();
-        let seen = watched(channel, silent(), input.try_clone().unwrap(), String::new(), 1000.0);
+        let seen = watched(channel, closed(), input.try_clone().unwrap(), "", 1000.0);
         assert_eq!(seen.end, End::NoHostRoot(String::new()));
         // Whoever forwards it would have it by now.
         std::thread::sleep(Duration::from_millis(200));
@@ -522,7 +515,7 @@ mod tests {
     fn facts_that_never_come_leave_a_run_finished() {
         for last in [&[r#""finished""#][..], &[r#"{"failed":{"reason":"no facts"}}"#], &[]] {
             let (_guest, channel) = guest_that_says(&[&[r#"{"tainted":{"flags":512}}"#], last].concat());
-            let seen = watched(channel, silent(), io::empty(), String::new(), 0.5);
+            let seen = watched(channel, closed(), closed(), "", 0.5);
             assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last:?}");
         }
     }
