@@ -52,7 +52,6 @@ fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the program prints a line with `needle` in it.
 fn wait_for_line(process: &mut Watched, needle: &str, deadline: Instant) -> io::Result<()> {
     let mut seen = Vec::new();
     let stop = process.follow(deadline, |_, bytes| {

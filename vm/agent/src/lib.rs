@@ -1,9 +1,8 @@
 //! What the harness and the guest's agent say to each other.
 //!
-//! The two talk over the guest's second serial port, in JSON, one message a line: the agent says
-//! [`Event::Ready`], the host answers with one [`Job`], and the agent reports [`Event`]s until
-//! [`Event::Finished`]. Every line after `Ready` carries the job's token, so that nothing a test
-//! prints, to whatever device, can pass for an outcome.
+//! The two talk over the guest's second serial port, in JSON, one message a line: the agent says [`Event::Ready`], the
+//! host answers with one [`Job`], and the agent reports [`Event`]s until [`Event::Finished`]. Every line after `Ready`
+//! carries the job's token, so that nothing a test prints, to whatever device, can pass for an outcome.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

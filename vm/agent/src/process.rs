@@ -1,6 +1,5 @@
-//! Programs under watch: their output read as it comes, their end noticed, and everything that they
-//! started ended with them. Meanwhile this process does what an init does: it reaps whoever outlives
-//! their parent and dies.
+//! Programs under watch: their output read as it comes, their end noticed, and everything that they started ended with
+//! them. Meanwhile this process does what an init does: it reaps whoever outlives their parent and dies.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -60,7 +59,6 @@ pub enum Stop {
     Satisfied,
     /// The program's own process has ended. What it started may still run, and print.
     Ended,
-    /// The deadline came.
     Deadline,
 }
 
@@ -154,8 +152,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Waits until a child ends, or has ended unnoticed, or there is something in these pipes; `false` when the deadline came
-    /// first.
+    /// Waits until a child ends, or has ended unnoticed, or a pipe has something; `false` when the deadline came first.
     fn wait<'f>(&self, outputs: impl Iterator<Item = &'f File>, deadline: Instant) -> io::Result<bool> {
         let mut deaths = self.deaths;
         let fds = [deaths.as_fd()].into_iter().chain(outputs.map(File::as_fd));

@@ -93,7 +93,6 @@ impl<'a> Runner<'a> {
         outcome
     }
 
-    /// Runs one test to its end, whatever that is.
     fn run(&self, test: &TestId) -> TestOutcome {
         let started = Instant::now();
         let mut capture = Capture::default();

@@ -188,18 +188,13 @@ mod tests {
 
     #[test]
     fn context_begins_at_cut_here_and_has_splat_and_panic() {
-        let console = console(
-            &[
-                "[    1.0] ------------[ cut here ]------------\n",
-                "[    1.0] refcount_t: underflow; use-after-free.\n",
-                "[    1.0] WARNING: CPU: 0 PID: 7 at lib/refcount.c:28 f+0x1/0x2\n",
-                &"Call Trace line\n".repeat(100),
-                "Kernel panic - not syncing: Fatal exception\n",
-            ]
-            .concat(),
-        );
-        let (splat, panic) =
-            ("WARNING: CPU: 0 PID: 7 at lib/refcount.c:28 f+0x1/0x2", "Kernel panic - not syncing: Fatal exception");
+        let splat = "WARNING: CPU: 0 PID: 7 at lib/refcount.c:28 f+0x1/0x2";
+        let panic = "Kernel panic - not syncing: Fatal exception";
+        let trace = "Call Trace line\n".repeat(100);
+        let console = console(&format!(
+            "[    1.0] ------------[ cut here ]------------\n[    1.0] refcount_t: underflow; use-after-free.\n\
+             [    1.0] {splat}\n{trace}{panic}\n"
+        ));
         assert_eq!((&console.splats[..], console.panic.as_deref()), (&[splat.to_owned()][..], Some(panic)));
         assert_eq!(console.context[1..3], ["refcount_t: underflow; use-after-free.", splat]);
         assert_eq!(console.context.last().unwrap(), panic);

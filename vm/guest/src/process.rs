@@ -167,24 +167,14 @@ impl Drop for Supervised {
 /// Kills what a dead supervisor left behind, and waits for its end.
 fn end_session(session: Pid) -> io::Result<()> {
     loop {
-        let mut ending = Vec::new();
-        for process in proc::processes()? {
-            if process.session != session || process.pid == session || process.zombie {
-                continue;
-            }
-            // Either can fail because it just ended; a process of another user's is not for us to end.
-            if let Ok(exit) = pidfd_open(process.pid) {
-                if kill(process.pid, Signal::SIGKILL).is_ok() {
-                    ending.push(exit);
-                }
-            }
-        }
+        let left = proc::processes()?.filter(|it| it.session == session && it.pid != session && !it.zombie);
+        // Either can fail because it just ended; a process of another user's is not for us to end.
+        let end = |it: proc::Process| pidfd_open(it.pid).ok().filter(|_| kill(it.pid, Signal::SIGKILL).is_ok());
+        let ending: Vec<OwnedFd> = left.filter_map(end).collect();
         if ending.is_empty() {
             return Ok(());
         }
-        for exit in ending {
-            poll_exit(&exit)?;
-        }
+        ending.iter().try_for_each(poll_exit)?;
     }
 }
 

@@ -187,10 +187,9 @@ pub fn host_share(path: &str) -> String {
 }
 
 pub fn blank_memory(bytes: u64) -> Result<File> {
-    let made = || -> io::Result<File> {
-        let file = File::from(memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(bytes)?;
-        Ok(file)
-    };
-    made().context("cannot make memory for the payload")
+    let memory =
+        memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC).context("cannot make memory for the payload")?;
+    let memory = File::from(memory);
+    memory.set_len(bytes).context("no memory for the payload")?;
+    Ok(memory)
 }

@@ -67,7 +67,6 @@ pub enum Kind {
     Ordinary,
 }
 
-/// What a segment is.
 pub fn classify(segment: &str) -> Kind {
     static ALL: LazyLock<Vec<Regex>> = LazyLock::new(|| SHAPES.iter().map(|shape| regex(shape)).collect());
     match segment {

@@ -120,8 +120,7 @@ enum Seen {
 pub type Stdin = Box<dyn Read + Send>;
 
 /// Runs a job in a guest that was just started, and ends the guest; sooner if `on_event`, which is told of all that the
-/// agent says, breaks it off.
-/// Nothing that the guest does is an error.
+/// agent says, breaks it off. Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
     job: &Job,
