@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod proc;
 
-/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
+/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID PROGRAM ARGS… REPORT-FD`.
 pub const SUPERVISE: &str = "supervise";
 
 /// The first argument that makes the program write down, on the host, how it was started, instead of starting anything:

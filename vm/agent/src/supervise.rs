@@ -31,10 +31,10 @@ use crate::process::reap;
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
 const FAILED: i32 = 125;
 
-/// Is the supervisor of the program that `args` name, `PARENT-PID REPORT-FD PROGRAM ARGS…`, and ends as it ended.
+/// Is the supervisor of the program that `args` name, `PARENT-PID PROGRAM ARGS… REPORT-FD`, and ends as it ended.
 ///
 /// To the report descriptor it writes one `i32`: 0 once the program runs, or the errno of not being able to run it.
-pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
+pub fn supervise(args: impl DoubleEndedIterator<Item = OsString>) -> ! {
     match run(args) {
         Ok(status) => exit_like(status),
         Err(error) => {
@@ -44,9 +44,9 @@ pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
     }
 }
 
-fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
+fn run(mut args: impl DoubleEndedIterator<Item = OsString>) -> io::Result<ExitStatus> {
     let parent = Pid::from_raw(number(args.next())?);
-    let report = take_report_fd(number(args.next())?)?;
+    let report = take_report_fd(number(args.next_back())?)?;
     let program = args.next().ok_or_else(|| io::Error::other("no program was named"))?;
 
     let parent_alive = pidfd_open(parent)?;
@@ -75,7 +75,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
     let number = arg.and_then(|arg| arg.to_str()?.parse().ok());
-    number.ok_or_else(|| io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`"))
+    number.ok_or_else(|| io::Error::other("expected `supervise PARENT-PID PROGRAM ARGS… REPORT-FD`"))
 }
 
 /// Takes over a descriptor that was inherited for this, and keeps it from the program.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::dirs::Dirs;
 use crate::tools::{self, Need, Unusable};
 use crate::{cross, exit};
-use vm_guest::process::{Supervised, SupervisedCommand};
+use vm_guest::process::{Supervised, supervised};
 use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, lock};
 
@@ -160,7 +160,7 @@ fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
 
 /// The user's settings for pip (a mirror, certificates) count, those that would change what is installed where do not.
 fn run_python(python: &Path, arguments: &str, path: &Path) -> Result<()> {
-    let mut command = SupervisedCommand::new(python)?;
+    let mut command = supervised(python)?;
     command.args(arguments.split(' ')).arg(path).env("PIP_USER", "0");
     for variable in ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"] {
         command.env_remove(variable);
