@@ -67,16 +67,12 @@ mod tests {
     }
 
     #[test]
-    fn the_capabilities_for_tracing_are_asked_for() {
+    fn the_capabilities_for_tracing_are_asked_for_and_those_of_a_user_namespace_are_none() {
         for (capabilities, suffice) in
             [(0, false), (1 << 39, false), (1 << 38, false), (1 << 38 | 1 << 39, true), (1 << 21, true)]
         {
             assert_eq!(message(INITIAL, capabilities).is_none(), suffice, "{capabilities:x}");
         }
-    }
-
-    #[test]
-    fn capabilities_of_a_user_namespace_are_none() {
         let message = message("         0       1000          1\n", u64::MAX);
         assert!(message.is_some_and(|message| message.contains("user namespace")));
     }

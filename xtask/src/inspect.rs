@@ -9,13 +9,8 @@ use cargo_kernels::dirs::Dirs;
 use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, object: Option<PathBuf>) -> Result<u8> {
-    let objects = match object {
-        Some(object) => vec![object],
-        None => build::bpf_objects(dirs)?,
-    };
-    for object in objects {
+    for object in object.map_or_else(|| build::bpf_objects(dirs), |object| Ok(vec![object]))? {
         let text = describe(dirs, &object).with_context(|| format!("cannot inspect {}", object.display()))?;
         cargo_kernels::print(&text)?;
     }

@@ -20,7 +20,6 @@ pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
     Err(error).with_context(|| format!("cannot run {} as root", executable.display()))
 }
 
-/// Builds the tests and runs them as root.
 pub fn tests(dirs: &Dirs) -> Result<u8> {
     let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Vmtest::default())?;
     let mut code = exit::OK;

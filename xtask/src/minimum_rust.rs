@@ -20,12 +20,9 @@ const SUFFIXES: [&str; 2] = ["-web", ""];
 
 /// Runs cargo with exactly that Rust, into a target directory of its own.
 pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
-    let bin = find(dirs).with_context(|| {
-        format!(
-            "Rust {VERSION} is not here: `rustup toolchain install {VERSION} --component rustfmt`, or on a Debian \
-             that has it `cargo xtask test --setup`"
-        )
-    })?;
+    let rustup = format!("rustup toolchain install {VERSION} --component rustfmt");
+    let remedy = format!("`{rustup}`, or on a Debian that has it `cargo xtask test --setup`");
+    let bin = find(dirs).with_context(|| format!("Rust {VERSION} is not here: {remedy}"))?;
     let mut path = OsString::from(&bin);
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());

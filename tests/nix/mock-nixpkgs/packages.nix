@@ -41,34 +41,14 @@ let
     hostPlatform = { inherit system; };
     mkDerivation = arguments: make arguments.name arguments;
   };
+
+  names = ''
+    bashInteractive bison bpftools cargo clippy deadnix dpkg elfutils file flex glibc kmod makeWrapper nixfmt
+    nixfmt-tree pahole perl pkg-config qemu_kvm rust-analyzer rustc rustfmt util-linux zlib zstd
+  '';
+  words = builtins.filter builtins.isList (builtins.split "([^[:space:]]+)" names);
 in
-lib.genAttrs [
-  "bashInteractive"
-  "bison"
-  "bpftools"
-  "cargo"
-  "clippy"
-  "deadnix"
-  "dpkg"
-  "elfutils"
-  "file"
-  "flex"
-  "glibc"
-  "kmod"
-  "makeWrapper"
-  "nixfmt"
-  "nixfmt-tree"
-  "pahole"
-  "perl"
-  "pkg-config"
-  "qemu_kvm"
-  "rust-analyzer"
-  "rustc"
-  "rustfmt"
-  "util-linux"
-  "zlib"
-  "zstd"
-] package
+lib.genAttrs (builtins.concatLists words) package
 // {
   inherit lib runCommand stdenv;
   gcc14Stdenv = stdenv;

@@ -43,7 +43,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
         let engines = [&bare as &dyn Backend, &*boot, &*restore]
             .map(|backend| (backend.name(), Engine::new(&host, backend, &metadata, &payload, &options)));
         for target in &targets {
-            match measure(&engines, target, flags.rounds, &interrupt) {
+            match measure(&engines, target, flags.rounds) {
                 Ok(measured) if flags.json => ui::print(&(measured.json() + "\n"))?,
                 Ok(measured) => ui::print(&(measured.text() + "\n"))?,
                 Err(error) => {
@@ -60,12 +60,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
 }
 
 /// Every way on one kernel, in turns; from the kernel's name to the verdict, everything built.
-fn measure(
-    engines: &[(&'static str, Engine<'_>)],
-    target: &Target,
-    rounds: u16,
-    interrupt: &Interrupt,
-) -> Result<Measured> {
+fn measure(engines: &[(&'static str, Engine<'_>)], target: &Target, rounds: u16) -> Result<Measured> {
     let mut ways: Vec<_> = engines.iter().map(|(name, _)| (*name, Vec::new())).collect();
     let mut accel = None;
     // The round before the first fills caches, and saves the guest that is restored later.
@@ -84,15 +79,11 @@ fn measure(
             seconds.extend((round > 0).then_some(time.as_secs_f64()));
             accel = report.accel;
         }
-        if interrupt.signal().is_some() {
-            bail!("interrupted");
-        }
     }
     ways.iter_mut().for_each(|(_, seconds)| seconds.sort_by(f64::total_cmp));
     Ok(Measured { kernel: target.name().to_owned(), accel: accel.unwrap_or_default(), ways })
 }
 
-/// Everything measured on one kernel.
 struct Measured {
     kernel: String,
     accel: String,
@@ -108,7 +99,6 @@ impl Measured {
         Some((seconds[low] + seconds[high]) / 2.0)
     }
 
-    /// One object on one line.
     fn json(&self) -> String {
         let [floor_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
         let (kernel, accel) = (&self.kernel, &self.accel);
@@ -116,7 +106,6 @@ impl Measured {
             .to_string()
     }
 
-    /// For a person.
     fn text(&self) -> String {
         let mut table =
             grid::grid(&["way", "median s", "least", "most", "x baseline", "runs"], 1..6, grid::Looks::default());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Artifact, Message};
 
 use crate::dirs::Dirs;
@@ -34,17 +34,11 @@ pub fn bpf_objects(dirs: &Dirs) -> Result<Vec<PathBuf>> {
         _ => None,
     });
     let directory = directory.with_context(|| format!("{package} has no build script"))?;
-    let cannot_read = || format!("cannot read {}", directory.display());
-    let mut objects = Vec::new();
-    for entry in std::fs::read_dir(directory).with_context(cannot_read)? {
-        let entry = entry.with_context(cannot_read)?;
-        if entry.file_name().to_string_lossy().ends_with(".bpf.o") {
-            objects.push(entry.path());
-        }
-    }
-    if objects.is_empty() {
-        bail!("the build script of {package} made no *.bpf.o in {}", directory.display());
-    }
+    let entries = std::fs::read_dir(directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
+    let entries = entries.with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut objects: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).collect();
+    objects.retain(|path| path.to_string_lossy().ends_with(".bpf.o"));
+    ensure!(!objects.is_empty(), "the build script of {package} made no *.bpf.o in {}", directory.display());
     objects.sort();
     Ok(objects)
 }

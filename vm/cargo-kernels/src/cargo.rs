@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
@@ -35,14 +35,10 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
         return Ok(target.to_owned());
     }
     let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes()).as_str()[..16]);
-    ensure!(
-        is_plain(&link),
-        "libbpf cannot be built below {}: make does not cope with its path; set {TARGET_DIR} to a directory \
-         with a plainer one",
-        target.display()
-    );
+    let (shown, remedy) = (target.display(), format!("set {TARGET_DIR} to a directory with a plainer one"));
+    ensure!(is_plain(&link), "libbpf cannot be built below {shown}: make does not cope with its path; {remedy}");
     if fs::read_link(&link).ok().as_deref() != Some(target) {
-        let failed = || format!("cannot link {} to {}", link.display(), target.display());
+        let failed = || format!("cannot link {} to {shown}", link.display());
         fs::create_dir_all(target).with_context(failed)?;
         fs::create_dir_all(link.parent().unwrap_or(&link)).with_context(failed)?;
         // Two that start together make the same link.
@@ -64,8 +60,6 @@ pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
     let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;
     let messages: std::io::Result<Vec<_>> = Message::parse_stream(BufReader::new(stdout)).collect();
-    if !cargo.wait()?.success() {
-        bail!("the build failed: see the messages above");
-    }
+    ensure!(cargo.wait()?.success(), "the build failed: see the messages above");
     messages.context("cannot read cargo's messages")
 }

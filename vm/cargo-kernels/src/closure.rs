@@ -2,8 +2,10 @@
 //! of its package.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -24,30 +26,18 @@ const LARGEST: u64 = 64 << 20;
 pub fn of_program(path: &Path, started: &Program) -> Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::from([path.to_owned()]);
     let Some(loader) = loader(path)? else { return Ok(files) };
-    ensure!(
-        loader.exists(),
-        "{} needs the loader {}, which is not here: build it statically (`-C target-feature=+crt-static`)",
-        path.display(),
-        loader.display()
-    );
+    let (program, needed) = (path.display(), loader.display());
+    let remedy = "build it statically (`-C target-feature=+crt-static`)";
+    ensure!(loader.exists(), "{program} needs the loader {needed}, which is not here: {remedy}");
     // The loader lists, and does not start the program (ld.so(8), `--list`).
-    let output = Command::new(&loader)
-        .arg("--list")
-        .arg(path)
-        .current_dir(&started.cwd)
-        .env_clear()
-        .envs(started.env.iter().filter(|(name, _)| name.starts_with("LD_")))
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", loader.display()))?;
+    let mut command = Command::new(&loader);
+    command.arg("--list").arg(path).current_dir(&started.cwd).stdin(Stdio::null()).env_clear();
+    command.envs(started.env.iter().filter(|(name, _)| name.starts_with("LD_")));
+    let output = command.output().with_context(|| format!("cannot run {needed}"))?;
     let list = String::from_utf8_lossy(&output.stdout);
     let missing: Vec<&str> = list.lines().filter(|line| line.contains("not found")).collect();
-    ensure!(
-        output.status.success() && missing.is_empty(),
-        "{} cannot be loaded: {}",
-        path.display(),
-        if missing.is_empty() { String::from_utf8_lossy(&output.stderr) } else { missing.join(";").into() }.trim()
-    );
+    let why = if missing.is_empty() { String::from_utf8_lossy(&output.stderr) } else { missing.join(";").into() };
+    ensure!(output.status.success() && missing.is_empty(), "{program} cannot be loaded: {}", why.trim());
     files.extend(list.lines().filter_map(library));
     files.insert(loader);
     Ok(files)
@@ -70,29 +60,22 @@ pub fn loader(path: &Path) -> Result<Option<PathBuf>> {
     let find = || -> object::Result<Option<PathBuf>> {
         let header = elf::FileHeader64::<LittleEndian>::parse(&*bytes)?;
         let endian = header.endian()?;
-        for segment in header.program_headers(endian, &*bytes)? {
-            if let Some(name) = segment.interpreter(endian, &*bytes)? {
-                return Ok(Some(PathBuf::from(String::from_utf8_lossy(name).into_owned())));
-            }
-        }
-        Ok(None)
+        let mut segments = header.program_headers(endian, &*bytes)?.iter();
+        let name = segments.find_map(|segment| segment.interpreter(endian, &*bytes).transpose());
+        Ok(name.transpose()?.map(|name| OsStr::from_bytes(name).into()))
     };
     find().with_context(failed)
 }
 
 /// Refuses a program that is for another processor than the guest's; scripts are for any.
 pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
-    let mut start = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(20).read_to_end(&mut start))
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut start, shown) = (Vec::new(), path.display());
+    let read = fs::File::open(path).and_then(|file| file.take(20).read_to_end(&mut start));
+    read.with_context(|| format!("cannot read {shown}"))?;
     let machine = start.get(18..20).filter(|_| start.starts_with(&elf::ELFMAG));
-    let machine = machine.map(|bytes| elf::Machine(u16::from_le_bytes([bytes[0], bytes[1]])));
-    match machine {
-        Some(machine) if machine.0 != arch.elf_machine => Err(Exit::usage(format!(
-            "{} is a program for another processor (ELF machine {}), and the guest is {}",
-            path.display(),
-            machine.0,
+    match machine.map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])) {
+        Some(machine) if machine != arch.elf_machine => Err(Exit::usage(format!(
+            "{shown} is a program for another processor (ELF machine {machine}), and the guest is {}",
             arch.machine
         ))),
         _ => Ok(()),
@@ -135,26 +118,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dynamic_program_comes_with_its_loader_and_libraries_and_a_script_alone() {
+    fn a_program_comes_with_its_loader_and_libraries_a_script_alone_and_one_for_another_processor_is_wrong_usage() {
         let of = |path: &Path| of_program(path, &Program { cwd: "/".into(), ..Program::default() });
         let own = std::env::current_exe().unwrap();
         let files = of(&own).unwrap();
         let has = |part: &str| files.iter().any(|file| file.to_string_lossy().contains(part));
         assert!(files.contains(&own) && has("libc.so") && has("ld-linux"), "{files:?}");
-        let script = tempfile::NamedTempFile::new().unwrap();
-        fs::write(script.path(), "#!/bin/sh\n").unwrap();
-        assert_eq!(of(script.path()).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_program_for_another_processor_is_wrong_usage() {
-        let mut bytes = fs::read(std::env::current_exe().unwrap()).unwrap();
+        check_architecture(&own, Arch::host()).unwrap();
+        let other = tempfile::NamedTempFile::new().unwrap();
+        fs::write(other.path(), "#!/bin/sh\n").unwrap();
+        assert_eq!(of(other.path()).unwrap().len(), 1);
+        let mut bytes = fs::read(own).unwrap();
         bytes[18..20].copy_from_slice(&40_u16.to_le_bytes());
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), bytes).unwrap();
-        let error = check_architecture(file.path(), Arch::host()).unwrap_err();
+        fs::write(other.path(), bytes).unwrap();
+        let error = check_architecture(other.path(), Arch::host()).unwrap_err();
         assert_eq!(crate::exit::code_of(&error), crate::exit::USAGE, "{error}");
-        check_architecture(&std::env::current_exe().unwrap(), Arch::host()).unwrap();
     }
 
     #[test]

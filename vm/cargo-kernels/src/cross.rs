@@ -24,10 +24,8 @@ pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
     if arch.is_host() {
         return tools::find(dirs, "qemu-system-x86_64");
     }
-    match tools::program_on_path(arch.qemu) {
-        Some(qemu) => Ok(qemu),
-        None => require(dirs, arch).and_then(|()| bail!("{} was not found", arch.qemu)),
-    }
+    let found = tools::program_on_path(arch.qemu);
+    found.map_or_else(|| require(dirs, arch).and_then(|()| bail!("{} was not found", arch.qemu)), Ok)
 }
 
 /// What runs in guests of an architecture.
@@ -40,12 +38,9 @@ pub fn programs(dirs: &Dirs, arch: &'static Arch) -> Result<Programs> {
     if !sysroot.exists() {
         require(dirs, arch)?;
     }
-    let agent = program(dirs, arch, "agent", agent::PROGRAM, |_| ())?;
-    Ok(Programs {
-        agent: Cow::Owned(agent),
-        busybox: sysroot.dir.join("bin/busybox"),
-        bash: Some(sysroot.dir.join("bin/bash-static")),
-    })
+    let agent = Cow::Owned(program(dirs, arch, "agent", agent::PROGRAM, |_| ())?);
+    let [busybox, bash] = ["bin/busybox", "bin/bash-static"].map(|name| sysroot.dir.join(name));
+    Ok(Programs { agent, busybox, bash: Some(bash) })
 }
 
 /// Where its libraries are.

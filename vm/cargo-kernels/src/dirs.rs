@@ -27,18 +27,16 @@ impl Dirs {
     fn around(here: PathBuf, cache: PathBuf) -> Result<Self> {
         let mut metadata = MetadataCommand::new();
         metadata.current_dir(&here).no_deps().other_options(["--offline".to_owned()]);
-        match metadata.exec() {
-            Ok(found) => {
-                Ok(Self { project: found.workspace_root.into(), target: found.target_directory.into(), cache })
-            }
-            Err(error)
-                if !matches!(error, Error::Io(_)) && here.ancestors().any(|dir| dir.join("Cargo.toml").exists()) =>
-            {
-                Err(error).context("cargo cannot read this project")
+        let is_project = || here.ancestors().any(|dir| dir.join("Cargo.toml").exists());
+        let (project, target) = match metadata.exec() {
+            Ok(found) => (found.workspace_root.into(), found.target_directory.into()),
+            Err(error) if !matches!(error, Error::Io(_)) && is_project() => {
+                return Err(error).context("cargo cannot read this project");
             }
             // Kernels can be fetched where there is no cargo.
-            Err(_) => Ok(Self { project: here, target: cache.join("no-project"), cache }),
-        }
+            Err(_) => (here, cache.join("no-project")),
+        };
+        Ok(Self { project, target, cache })
     }
 
     /// Where each VM run has its directory.
@@ -60,25 +58,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outside_of_a_project_the_target_directory_is_below_the_cache() {
-        let here = tempfile::tempdir().unwrap();
-        let cache = here.path().join("cache");
-        let dirs = Dirs::around(here.path().to_owned(), cache.clone()).unwrap();
-        assert_eq!(dirs.project, here.path());
-        assert!(dirs.target.starts_with(cache));
-    }
-
-    #[test]
-    fn a_project_is_found_from_below_and_one_that_cargo_cannot_read_is_an_error() {
+    fn a_project_is_found_from_below_one_that_cargo_cannot_read_is_an_error_and_without_one_nothing_is_built_here() {
         let project = tempfile::tempdir().unwrap();
         let (manifest, below) = (project.path().join("Cargo.toml"), project.path().join("src"));
+        let around = || Dirs::around(below.clone(), "/cache".into());
         std::fs::create_dir(&below).unwrap();
         std::fs::write(below.join("lib.rs"), "").unwrap();
+        let dirs = around().unwrap();
+        assert_eq!((dirs.project, dirs.target), (below.clone(), "/cache/no-project".into()));
         std::fs::write(&manifest, "[package]\nname = 'p'\n").unwrap();
-        let dirs = Dirs::around(below.clone(), "/cache".into()).unwrap();
-        assert_eq!(dirs.project, project.path());
+        assert_eq!(around().unwrap().project, project.path());
         std::fs::write(&manifest, "[package").unwrap();
-        let error = Dirs::around(below, "/cache".into()).unwrap_err();
-        assert!(format!("{error:#}").contains("cargo cannot read this project: "), "{error:#}");
+        let error = format!("{:#}", around().unwrap_err());
+        assert!(error.contains("cargo cannot read this project: "), "{error}");
     }
 }

@@ -5,45 +5,43 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use comfy_table::{Cell, Color};
 use indicatif::ProgressBar;
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::dirs::Dirs;
 use crate::exit;
 use crate::kernels::{self, Silent};
-use crate::tools::{self, Found, Need, TOOLS};
+use crate::tools::{self, Need, TOOLS};
 use crate::ui::{self, grid};
 use vm_guest::accel;
 
 pub fn run(dirs: &Dirs, as_json: bool) -> Result<u8> {
     let checks = checks(dirs);
-    let missing = checks.iter().filter(|check| check.needed && !check.ok).count();
+    let missing = checks.iter().filter(|check| check.needed && check.answer.is_err()).count();
     let text = match as_json {
-        // The version counts incompatible changes.
-        true => serde_json::to_string_pretty(&json!({ "version": 1, "ok": missing == 0, "checks": checks }))? + "\n",
+        true => {
+            let checks: Vec<Value> = checks.iter().map(json).collect();
+            // The version counts incompatible changes.
+            serde_json::to_string_pretty(&json!({ "version": 1, "ok": missing == 0, "checks": checks }))? + "\n"
+        }
         false => for_people(&checks, missing, &dirs.project),
     };
     ui::print(&text)?;
     Ok(if missing == 0 { exit::OK } else { exit::NOT_RUN })
 }
 
-#[derive(Default, Serialize)]
 struct Check {
     name: &'static str,
     /// Completes "needed to …".
     purpose: &'static str,
     /// Whether kernels cannot be tested without it.
     needed: bool,
-    ok: bool,
-    version: Option<String>,
-    path: Option<PathBuf>,
-    problem: Option<String>,
-    remedy: Option<String>,
+    answer: Answer,
 }
 
-/// Where something is, or what is wrong with it and what to do about that.
-type Answer = Result<Found, (String, Option<String>)>;
+/// Where something is, and its version; or what is wrong with it, and what to do about that.
+type Answer = Result<(PathBuf, Option<String>), (String, Option<String>)>;
 
 fn checks(dirs: &Dirs) -> Vec<Check> {
     let vng_works = tools::find(dirs, "vng").is_ok();
@@ -63,29 +61,34 @@ fn checks(dirs: &Dirs) -> Vec<Check> {
         ("KVM", "run kernels at full speed", false, kvm(dirs)),
         ("tracefs", "run the program on this machine", false, tracefs()),
     ];
-    let check = |(name, purpose, needed, answer)| {
-        let check = Check { name, purpose, needed, ..Check::default() };
-        match answer {
-            Ok(Found { path, version }) => Check { ok: true, path: Some(path), version, ..check },
-            Err((problem, remedy)) => Check { problem: Some(problem), remedy, ..check },
-        }
-    };
+    let check = |(name, purpose, needed, answer)| Check { name, purpose, needed, answer };
     tools.chain(others).map(check).collect()
+}
+
+fn json(Check { name, purpose, needed, answer }: &Check) -> Value {
+    let (found, wrong) = (answer.as_ref().ok(), answer.as_ref().err());
+    json!({
+        "name": name, "purpose": purpose, "needed": needed, "ok": answer.is_ok(),
+        "version": found.map(|(_, version)| version), "path": found.map(|(path, _)| path.to_string_lossy()),
+        "problem": wrong.map(|(problem, _)| problem), "remedy": wrong.map(|(_, remedy)| remedy),
+    })
 }
 
 /// A row for each thing, with its place or what is wrong and what to do, and the sum.
 fn for_people(checks: &[Check], missing: usize, project: &Path) -> String {
     let mut table = grid::grid(&[], [], grid::Looks::of_stdout());
-    table.add_rows(checks.iter().map(|check| {
-        let word = match (check.ok, check.needed) {
-            (true, _) => Cell::new("ok").fg(Color::Green),
-            (false, true) => Cell::new("NEEDED").fg(Color::Red),
-            (false, false) => Cell::new("without").fg(Color::Yellow),
+    table.add_rows(checks.iter().map(|Check { name, needed, answer, .. }| {
+        let (word, colour) = match answer {
+            Ok(_) => ("ok", Color::Green),
+            Err(_) if *needed => ("NEEDED", Color::Red),
+            Err(_) => ("without", Color::Yellow),
         };
-        let path = check.path.iter().map(|path| path.strip_prefix(project).unwrap_or(path).display().to_string());
-        let wrong = [&check.problem, &check.remedy].into_iter().flatten().cloned();
-        let detail = path.chain(wrong).collect::<Vec<_>>().join(": ");
-        [word, Cell::new(check.name), Cell::new(check.version.as_deref().unwrap_or_default()), Cell::new(detail)]
+        let (version, detail) = match answer {
+            Ok((path, version)) => (version.as_deref(), path.strip_prefix(project).unwrap_or(path).to_string_lossy()),
+            Err((problem, Some(remedy))) => (None, format!("{problem}: {remedy}").into()),
+            Err((problem, None)) => (None, problem.into()),
+        };
+        [Cell::new(word).fg(colour), Cell::new(name), Cell::new(version.unwrap_or_default()), Cell::new(detail)]
     }));
     let sum = match missing {
         0 => "Everything that is needed is here.",
@@ -95,21 +98,15 @@ fn for_people(checks: &[Check], missing: usize, project: &Path) -> String {
     format!("{}\n{sum}\n", grid::text(table))
 }
 
-fn at(path: impl Into<PathBuf>) -> Answer {
-    Ok(Found { path: path.into(), version: None })
-}
-
 fn cache(dirs: &Dirs) -> Answer {
     let dir = &dirs.cache;
     // It is made when it is needed, so what counts is the nearest directory that exists.
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
-    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => at(dir),
-        Err(error) => Err((
-            format!("{} cannot be written to: {}", dir.display(), error.desc()),
-            Some("set VMTEST_CACHE_DIR to a directory that you can write to".into()),
-        )),
-    }
+    let wrong = |error: Errno| {
+        let remedy = "set VMTEST_CACHE_DIR to a directory that you can write to";
+        (format!("{} cannot be written to: {}", dir.display(), error.desc()), Some(remedy.into()))
+    };
+    access(existing, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| (dir.clone(), None)).map_err(wrong)
 }
 
 /// Tried with the first kernel at hand.
@@ -124,21 +121,15 @@ fn kvm(dirs: &Dirs) -> Answer {
         spinner.finish_and_clear();
         error
     };
-    match diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}"))) {
-        None => at("/dev/kvm"),
-        Some(error) => Err((error, None)),
-    }
+    let error = diagnose().unwrap_or_else(|error| Some(format!("it could not be tried: {error:#}")));
+    error.map_or_else(|| Ok(("/dev/kvm".into(), None)), |error| Err((error, None)))
 }
 
 /// What `cargo xtask run` and `cargo xtask test --local` need of the kernel that runs here (proc_pid_mounts(5)).
 fn tracefs() -> Answer {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    match mounts.find(|fields| fields.get(2) == Some(&"tracefs")) {
-        Some(fields) => at(fields[1]),
-        None => {
-            let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
-            Err(("tracefs is not mounted here".into(), Some(remedy.into())))
-        }
-    }
+    let found = mounts.find(|fields| fields.get(2) == Some(&"tracefs")).map(|fields| (fields[1].into(), None));
+    let remedy = "run `mount -t tracefs tracefs /sys/kernel/tracing` as root";
+    found.ok_or_else(|| ("tracefs is not mounted here".into(), Some(remedy.into())))
 }

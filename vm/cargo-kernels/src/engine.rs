@@ -31,15 +31,14 @@ pub struct Engine<'a> {
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 
 fn host_error(error: &anyhow::Error) -> Outcome {
-    let hint = match error.downcast_ref::<kernels::modules::Damaged>() {
-        Some(_) => format!("; `{}` drops what is damaged", crate::command::hint("verify")),
-        None => String::new(),
-    };
-    Outcome { verdict: Verdict::HostError, reason: format!("{error:#}{hint}"), excerpt: Vec::new() }
+    let mut reason = format!("{error:#}");
+    if error.is::<kernels::modules::Damaged>() {
+        reason += &format!("; `{}` drops what is damaged", crate::command::hint("verify"));
+    }
+    Outcome { verdict: Verdict::HostError, reason, excerpt: Vec::new() }
 }
 
 impl<'a> Engine<'a> {
-    /// For the tests of `payload`, in guests that come to be by way of `backend`.
     pub fn new(
         host: &'a Host<'a>,
         backend: &'a dyn Backend,
@@ -71,9 +70,7 @@ impl<'a> Engine<'a> {
         report.start_s = self.guests.host.started.elapsed().as_secs_f64();
         report.expect(tests.unwrap_or_default());
         let outcome = self.attempt(target, tests, log, &mut report, on).unwrap_or_else(|error| host_error(&error));
-        report.verdict = outcome.verdict;
-        report.reason = outcome.reason;
-        report.excerpt = outcome.excerpt;
+        (report.verdict, report.reason, report.excerpt) = (outcome.verdict, outcome.reason, outcome.excerpt);
         report.tolerated = match report.verdict {
             Verdict::Unavailable => self.options.allow_unavailable,
             Verdict::KernelSplat => self.options.allow_kernel_warnings,
@@ -145,8 +142,7 @@ impl<'a> Engine<'a> {
     /// The options that are needed and that the kernel was built without.
     fn lacking(&self, kernel: &Kernel, on: OnEvent<'_>) -> Result<Vec<String>> {
         let dirs = self.guests.host.dirs;
-        let own = self.guests.metadata.kconfig_paths(dirs);
-        let mut needs = kernels::needs(dirs, &own)?;
+        let mut needs = kernels::needs(dirs, &self.guests.metadata.kconfig)?;
         for (name, text) in [vm_guest::KCONFIG, kernel.arch.kconfig].into_iter().chain(self.guests.backend.kconfig()) {
             needs.extend(kconfig::needs(text, name)?);
         }
@@ -158,22 +154,16 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Tells of each test.
 fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
     let (mut done, mut total) = (0, 0);
     move |event| {
-        let current = match event {
-            Event::Listed(tests) => {
-                (done, total) = (0, tests.len());
-                None
-            }
-            Event::TestStarted(test) => Some(text::test_name(test)),
-            Event::TestFinished(_) => {
-                done += 1;
-                None
-            }
+        let mut current = None;
+        match event {
+            Event::Listed(tests) => (done, total) = (0, tests.len()),
+            Event::TestStarted(test) => current = Some(text::test_name(test)),
+            Event::TestFinished(_) => done += 1,
             _ => return ControlFlow::Continue(()),
-        };
+        }
         on(RunEvent::Testing { done, total, current });
         ControlFlow::Continue(())
     }
@@ -181,9 +171,7 @@ fn reporting(on: OnEvent<'_>) -> impl FnMut(&Event) -> ControlFlow<()> {
 
 fn record(report: &mut KernelReport, seen: Observed) {
     report.booted = seen.ready.is_some();
-    if let Some(ready) = seen.ready {
-        report.release = Some(ready.release);
-    }
+    report.release = seen.ready.map(|ready| ready.release).or(report.release.take());
     report.boot_s = seen.boot.map(|boot| boot.as_secs_f64());
     report.test_s = seen.test.map(|test| test.as_secs_f64());
     report.facts = seen.facts;

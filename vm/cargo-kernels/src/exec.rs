@@ -1,13 +1,13 @@
 //! One command in a kernel, with its input, its output and its exit code: `cargo kernels exec`, and `run`, which is made to
 //! be cargo's runner.
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use vm_guest::environment;
 use vm_guest::interrupt::Interrupt;
 use vm_guest::payload::Files;
 use vm_guest::supervise::{End, Observed};
@@ -19,36 +19,18 @@ use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
 use crate::{backends, closure, flags, kernels, outcome, text};
 
-/// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
-pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
-    // A script reads what the command says, and nothing else.
-    let note = |note: String| {
-        if io::stderr().is_terminal() {
-            eprintln!("{}", text::line(&note));
-        }
-    };
-    run(dirs, flags, flags.warm, vm_guest::environment::allowed(), &note)
-}
-
-/// `run`: in a restored guest, with all that the command would have here.
-pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
-    // What is not the program's own would be mixed with what it prints.
-    run(dirs, flags, true, std::env::vars_os(), &|_| {})
-}
-
+/// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for;
+/// `run`, as cargo's runner: in a restored one, with all that the command would have here.
+///
 /// The exit code is the command's; a signal is 128 and its number, as in shells.
-fn run(
-    dirs: &Dirs,
-    flags: &flags::Exec,
-    warm: bool,
-    env: impl Iterator<Item = (OsString, OsString)>,
-    note: &dyn Fn(String),
-) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();
     // What is not UTF-8 cannot travel as JSON, and nobody will miss it.
-    let env = env.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let env =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let env = env.filter(|(name, _)| as_runner || environment::is_allowed(name));
     let env = env.chain(flags.one.env.iter().cloned()).collect();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
     let target = kernels::select_one(dirs, &flags.one, &metadata)?;
@@ -56,7 +38,7 @@ fn run(
         closure::check_architecture(&path, target.arch())?;
     }
     let interrupt = Interrupt::install()?;
-    let backend = backends::open(dirs, target.arch(), warm, &interrupt)?;
+    let backend = backends::open(dirs, target.arch(), as_runner || flags.warm, &interrupt)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let name = target.name();
     let kernel = kernels::obtain(&target)?;
@@ -68,7 +50,14 @@ fn run(
         keep: &keep(dirs, &program),
         copy_out: flags.guest.keep.as_deref(),
     };
-    let (log, note) = (host.log(&[name]), |text| note(format!("{name}: {text}")));
+    let log = host.log(&[name]);
+    // A script reads what the command says, and nothing else.
+    let says = !as_runner && io::stderr().is_terminal();
+    let note = |note: String| {
+        if says {
+            eprintln!("{}", text::line(&format!("{name}: {note}")));
+        }
+    };
     let launch = Launch {
         files: &|| brought_along(dirs, &program),
         has_input: !io::stdin().is_terminal(),
@@ -77,8 +66,8 @@ fn run(
     let mut written = Ok(());
     let seen = launch.run(|event| {
         written = match event {
-            Event::Stdout(piece) => write(io::stdout(), &piece.0),
-            Event::Stderr(piece) => write(io::stderr(), &piece.0),
+            Event::Stdout(piece) => io::stdout().write_all(&piece.0).and_then(|()| io::stdout().flush()),
+            Event::Stderr(piece) => io::stderr().write_all(&piece.0),
             _ => Ok(()),
         };
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -119,10 +108,6 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(closure::in_place(files))
 }
 
-fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes).and_then(|()| to.flush())
-}
-
 fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> {
     if let Some(words) = &seen.console.panic {
         return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
@@ -140,8 +125,8 @@ fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> 
             exit::interrupted(*signal)
         }
         (None, End::GuestShutdown) if seen.ready.is_some() => {
-            let why = "the guest shut down or rebooted before the command ended";
-            return Err(Exit::failed(format!("kernel {kernel}: {why}")));
+            let failed = format!("kernel {kernel}: the guest shut down or rebooted before the command ended");
+            return Err(Exit::failed(failed));
         }
         (None, end) => {
             let tail = seen.console.tail.join("\n");

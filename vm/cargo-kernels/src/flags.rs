@@ -82,7 +82,6 @@ fn architecture(name: &str) -> Result<&'static Arch, String> {
     Arch::named(name).ok_or_else(|| format!("expected one of {}", Arch::names()))
 }
 
-/// How VMs run.
 #[derive(Debug, Clone, Default, Args)]
 pub struct VmArgs {
     /// Hardware virtualization or emulation; auto tries whether KVM works
@@ -101,7 +100,6 @@ fn accel() -> impl TypedValueParser<Value = Option<Accel>> {
     PossibleValuesParser::new(["auto", "kvm", "tcg"]).map(named)
 }
 
-/// `cargo xtask vmtest`
 #[derive(Debug, Clone, Default, Args)]
 pub struct Vmtest {
     #[command(flatten)]
@@ -170,13 +168,10 @@ fn partition(text: &str) -> Result<(usize, usize), String> {
 pub const LONGEST_S: f64 = 86_400.0;
 
 fn positive_seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST_S => Ok(seconds),
-        _ => Err(format!("expected a number of seconds above 0 and up to {LONGEST_S}")),
-    }
+    let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0 && *seconds <= LONGEST_S);
+    seconds.ok_or(format!("expected a number of seconds above 0 and up to {LONGEST_S}"))
 }
 
-/// `cargo xtask kernels`
 #[derive(Debug, Clone, Subcommand)]
 pub enum Kernels {
     /// Show the pins and which are at hand
@@ -188,21 +183,9 @@ pub enum Kernels {
         json: bool,
     },
     /// Get kernels into the cache
-    Fetch {
-        #[command(flatten)]
-        of: ArchArgs,
-        /// Pins [default: all]
-        #[arg(value_name = "K")]
-        names: Vec<String>,
-    },
+    Fetch(Pins),
     /// Hash again what is in the cache
-    Verify {
-        #[command(flatten)]
-        of: ArchArgs,
-        /// Pins [default: all]
-        #[arg(value_name = "K")]
-        names: Vec<String>,
-    },
+    Verify(Pins),
     /// Pin another kernel
     Add {
         /// The pin's name, such as 6.14
@@ -219,12 +202,19 @@ pub enum Kernels {
     },
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct Pins {
+    #[command(flatten)]
+    pub of: ArchArgs,
+    /// Pins [default: all]
+    #[arg(value_name = "K")]
+    pub names: Vec<String>,
+}
+
 /// `NAME=VALUE`, or the value that `NAME` has here.
 fn env_var(text: &str) -> Result<(String, String), String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Ok(value.to_owned())),
-        None => (text, std::env::var(text)),
-    };
+    let given = text.split_once('=').map(|(name, value)| (name, Ok(value.to_owned())));
+    let (name, value) = given.unwrap_or_else(|| (text, std::env::var(text)));
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
         return Err("expected NAME or NAME=VALUE".into());
@@ -248,7 +238,6 @@ pub struct Shell {
     pub vm: VmArgs,
 }
 
-/// `cargo kernels exec`, `cargo kernels run`
 #[derive(Debug, Clone, Args)]
 pub struct Exec {
     #[command(flatten)]
@@ -290,7 +279,6 @@ impl GuestArgs {
     }
 }
 
-/// `cargo xtask bench`
 #[derive(Debug, Clone, Args)]
 pub struct Bench {
     #[command(flatten)]
@@ -303,7 +291,6 @@ pub struct Bench {
     pub json: bool,
 }
 
-/// `cargo kernels load`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -373,18 +360,4 @@ fn variable(text: &str) -> Result<(String, i64), String> {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse();
     number.ok().filter(|number: &f64| *number >= 0.0).ok_or("expected a number such as 10%".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_one_of_so_many() {
-        assert_eq!(partition("1/1"), Ok((1, 1)));
-        assert_eq!(partition("2/3"), Ok((2, 3)));
-        for wrong in ["0/3", "4/3", "1/0", "-1/3", "1", "a/b", ""] {
-            assert!(partition(wrong).is_err(), "{wrong}");
-        }
-    }
 }

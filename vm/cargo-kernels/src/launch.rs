@@ -60,15 +60,11 @@ impl<'a> Host<'a> {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
         let name = words.collect::<Vec<_>>().join(".");
-        // A path may be longer than a file's name; its end tells more.
-        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(LONGEST_NAME)..]))
+        // A path may be longer than a file's name, which may have 255 bytes (NAME_MAX); its end tells more.
+        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(240)..]))
     }
 }
 
-/// The longest name of a console's log, in bytes; a file's may have 255 (NAME_MAX).
-const LONGEST_NAME: usize = 240;
-
-/// How many runs' logs are kept.
 const LOGS_KEPT: usize = 20;
 
 /// Makes a directory for a run's console logs, with a lock on it, and removes those of runs long past.
@@ -99,7 +95,6 @@ pub struct Guests<'a> {
     pub vm: &'a VmArgs,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
-    /// A directory of the guest's that is copied out.
     pub copy_out: Option<&'a str>,
 }
 
@@ -107,7 +102,6 @@ pub struct Guests<'a> {
 pub struct Launch<'a> {
     pub guests: Guests<'a>,
     pub kernel: &'a Kernel,
-    /// Where its console is kept.
     pub log: &'a Path,
     /// The task, as it is in a guest that has the host's root directory.
     pub task: Task,
@@ -138,7 +132,8 @@ impl<'a> Guests<'a> {
             task,
             note,
             accel: self.host.accel(self.vm.accel, kernel, note)?,
-            limit: FOR_EVER,
+            // Longer than anybody waits.
+            limit: Duration::from_secs(365 * 24 * 3600),
             each_test: Duration::ZERO,
             files: &|| Ok(Files::default()),
             has_input: false,
@@ -156,9 +151,6 @@ pub fn kept<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Vec<String> 
     let outermost = |dir: &&PathBuf| !dir.ancestors().skip(1).any(|parent| all.contains(parent));
     all.iter().filter(outermost).filter_map(|dir| dir.to_str().map(str::to_owned)).collect()
 }
-
-/// Longer than anybody waits.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Launch<'_> {
     /// Starts the guest, hands over the job, and watches until it is over. A guest that turns out to have been unsound
@@ -240,24 +232,19 @@ impl Launch<'_> {
         Ok(options.is_empty())
     }
 
-    fn once(
-        &self,
-        host_root: bool,
-        deadline: Instant,
-        mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
-    ) -> Result<Observed> {
+    fn once(&self, host_root: bool, until: Instant, mut on: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
         let Guests { host, backend, copy_out, .. } = self.guests;
         let (files, run) = (self.files(host_root)?, RunDir::create(&host.dirs.runs())?);
-        let started = backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
+        let started = backend.start(&self.spec(host_root, &files, &run, until), self.note)?;
         let job = self.job(&started, host_root)?;
         (self.started)(started.ready.is_some());
         let (given, each_test) = self.limit();
-        let limits = Limits { deadline, given, each_test };
+        let limits = Limits { deadline: until, given, each_test };
         let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: &Event| match (event, &mut archive) {
             (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
             (Event::Archive(_), None) => ControlFlow::Break(()),
-            (event, _) => on_event(event),
+            (event, _) => on(event),
         };
         let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
@@ -353,7 +340,6 @@ impl Archive {
         if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    /// Says where it is.
     fn finish(self) -> Result<String> {
         let path = self.path.display();
         self.written.with_context(|| format!("cannot keep {path}"))?;

@@ -24,7 +24,6 @@ use guest::Brought;
 use object::Object;
 use rows::{LoadResult, Rows};
 
-/// Loads the objects on every kernel, and shows, writes and compares what came of it.
 pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     let started = Instant::now();
     let objects = read(&flags.objects)?;
@@ -105,10 +104,7 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
         false => report::table(rows, flags.log.is_some(), started.elapsed()),
     };
     // With `--json` the other words go to standard error.
-    let mut words = String::new();
-    for change in changes.iter().flatten() {
-        words += &format!("{}\n", change.line);
-    }
+    let mut words: String = changes.iter().flatten().map(|change| format!("{}\n", change.line)).collect();
     if flags.minimum {
         words += &match rows.minimum() {
             Some(kernel) => format!("The oldest kernel on which every program loads: {kernel}\n"),
@@ -146,7 +142,7 @@ mod tests {
     #[test]
     fn objects_of_one_name_are_told_apart_by_their_paths() {
         let directory = tempfile::tempdir().unwrap();
-        let sample = object::tests::sample();
+        let sample = object::tests::sample(object::tests::EXIT);
         let program = [b"\x7fELF\x02\x01\x01 a program", &sample[..], &sample].concat();
         let paths = ["a", "b"].map(|name| directory.path().join(name).join("prog\x1b[1mram"));
         for path in &paths {

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let command = CargoKernels::parse_from(args).command;
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => vmtest::run(&dirs, &flags),
-        Command::Run(flags) => exec::as_runner(&dirs, &flags),
+        Command::Run(flags) => exec::run(&dirs, &flags, true),
         Command::Pins(flags) => kernels::command::run(&dirs, &flags),
         Command::Common(flags) => command::run(&dirs, &flags, CargoKernels::command()),
     }))

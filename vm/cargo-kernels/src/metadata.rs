@@ -10,8 +10,9 @@ use crate::dirs::Dirs;
 use crate::exit::Exit;
 use crate::flags::LONGEST_S;
 
-/// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+/// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional: what is not
+/// empty then is in `DEFAULTS`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Metadata {
     /// The kernels, when the command line names none.
@@ -58,26 +59,8 @@ pub enum RootChoice {
     Minimal,
 }
 
-impl Default for Metadata {
-    fn default() -> Self {
-        Self {
-            kernels: Vec::new(),
-            cargo_args: Vec::new(),
-            features: Vec::new(),
-            is_static: false,
-            root: RootChoice::Auto,
-            program: None,
-            ready_line: None,
-            kconfig: Vec::new(),
-            files: Vec::new(),
-            env: BTreeMap::new(),
-            memory_mib: 512,
-            cpus: 1,
-            kernel_args: Vec::new(),
-            test_timeout_s: 60.0,
-        }
-    }
-}
+/// The values of keys that no Cargo.toml has.
+const DEFAULTS: &str = "memory-mib = 512\ncpus = 1\ntest-timeout-s = 60.0";
 
 /// How long all kernel parameters may be, in bytes: the kernel cuts its command line at 2048
 /// (COMMAND_LINE_SIZE on x86) without a word, and virtme-ng's own part ends with what starts its init.
@@ -128,16 +111,16 @@ impl Metadata {
     }
 
     fn read(manifests: &[PathBuf]) -> Result<Self> {
-        let mut whole = toml::Table::new();
+        let mut whole: toml::Table = toml::from_str(DEFAULTS)?;
         for path in manifests.iter().filter(|path| path.is_file()) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             let wrong = |problem: String| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()));
             // Each by itself first, so that what is wrong is named with its line.
-            let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-            manifest.sections().try_for_each(|metadata| metadata.check()).map_err(|error| wrong(error.to_string()))?;
+            toml::from_str::<Manifest<Self>>(&text).map_err(|error| wrong(error.to_string()))?;
             whole.extend(toml::from_str::<Manifest<toml::Table>>(&text)?.sections().flatten());
+            whole.clone().try_into::<Self>()?.check().map_err(|error| wrong(error.to_string()))?;
         }
-        whole.try_into().context("the metadata of two Cargo.toml do not fit together")
+        Ok(whole.try_into()?)
     }
 
     /// The program to be asked about, and the line that it prints when it is ready.
@@ -167,11 +150,6 @@ impl Metadata {
         ensure!(length <= KERNEL_ARGS_LIMIT, "kernel-args: more than {KERNEL_ARGS_LIMIT} bytes together");
         Ok(())
     }
-
-    /// The kconfig fragments' absolute paths.
-    pub fn kconfig_paths(&self, dirs: &Dirs) -> Vec<PathBuf> {
-        self.kconfig.iter().map(|path| dirs.project.join(path)).collect()
-    }
 }
 
 #[cfg(test)]
@@ -192,14 +170,13 @@ mod tests {
         let dirs = Dirs::find().unwrap();
         let metadata = Metadata::load(&dirs).unwrap();
         assert!(metadata.facts().is_some());
-        for path in metadata.kconfig_paths(&dirs) {
-            assert!(path.is_file(), "{} does not exist", path.display());
-        }
+        assert!(!crate::kernels::needs(&dirs, &metadata.kconfig).unwrap().is_empty());
     }
 
     #[test]
     fn all_keys_are_optional_a_package_s_come_first_and_a_misspelt_one_is_named_with_its_line() {
-        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::default());
+        let default = Metadata { memory_mib: 512, cpus: 1, test_timeout_s: 60.0, ..Metadata::default() };
+        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), default);
         let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
         let metadata = parse(&text).unwrap();
         assert_eq!((metadata.cpus, metadata.kernels), (3, vec!["6.12".to_owned()]));

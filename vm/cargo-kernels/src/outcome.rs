@@ -29,7 +29,6 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// One sentence; empty for a pass.
     pub reason: String,
-    /// A few lines that show it.
     pub excerpt: Vec<String>,
 }
 
@@ -46,7 +45,7 @@ impl Case<'_> {
     /// The verdict. A pass needs every expected test's own report of success, and nothing else.
     pub fn classify(&self, seen: &Observed) -> Outcome {
         self.panic(seen)
-            .or_else(|| self.wrong_kernel(seen))
+            .or_else(|| Some(conclude(WrongKernel, wrong_kernel(self.kernel, seen)?, vec![])))
             .or_else(|| self.cut_short(seen))
             .or_else(|| self.failed_tests(seen))
             .or_else(|| self.splat(seen))
@@ -57,10 +56,6 @@ impl Case<'_> {
         let words = seen.console.panic.as_ref()?;
         let reason = format!("the kernel panicked {}: {words}{}", self.when(seen), and_splat(seen));
         Some(conclude(Panic, reason, first(&seen.console.context)))
-    }
-
-    fn wrong_kernel(&self, seen: &Observed) -> Option<Outcome> {
-        Some(conclude(WrongKernel, wrong_kernel(self.kernel, seen)?, vec![]))
     }
 
     fn cut_short(&self, seen: &Observed) -> Option<Outcome> {
@@ -82,7 +77,9 @@ impl Case<'_> {
                 (Fail, format!("someone other than the agent wrote on the agent's line {when}: {what}"))
             }
         };
-        Some(conclude(verdict, reason + &and_splat(seen), last(&seen.console.tail)))
+        let tail = &seen.console.tail;
+        let last = tail[tail.len().saturating_sub(EXCERPT)..].to_vec();
+        Some(conclude(verdict, reason + &and_splat(seen), last))
     }
 
     fn tests<'s>(&'s self, seen: &'s Observed) -> &'s [TestId] {
@@ -211,10 +208,6 @@ fn first(lines: &[String]) -> Vec<String> {
     lines.iter().take(EXCERPT).cloned().collect()
 }
 
-fn last(lines: &[String]) -> Vec<String> {
-    lines[lines.len().saturating_sub(EXCERPT)..].to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use vmtest_agent::{PROTOCOL, Ready, TestOutcome};
@@ -252,7 +245,7 @@ mod tests {
 
     #[track_caller]
     fn check(seen: &Observed, verdict: Verdict, words: &str) -> Outcome {
-        let outcome = judge(seen, &Metadata::default());
+        let outcome = judge(seen, &Metadata { memory_mib: 512, ..Metadata::default() });
         assert_eq!(outcome.verdict, verdict, "{outcome:?}");
         assert!(outcome.reason.contains(words), "{outcome:?}");
         outcome

@@ -72,15 +72,13 @@ impl Payload {
             closure::check_architecture(Path::new(program.argv.first().map_or("", String::as_str)), arch)?;
         }
         let facts = metadata.facts().map(|(name, ready_line)| {
-            let path = programs
-                .get(name)
-                .with_context(|| format!("cargo built no program `{name}`, which metadata.kernels names"))?;
+            let none = || format!("cargo built no program `{name}`, which metadata.kernels names");
+            let path = programs.get(name).with_context(none)?;
             let first = binaries.values().next().cloned().unwrap_or_default();
             let argv = vec![path.to_string_lossy().into_owned()];
             anyhow::Ok(FactsRequest { program: Program { argv, ..first }, ready_line: ready_line.into() })
         });
         Ok(Self {
-            only: None,
             facts: facts.transpose()?,
             doc_tests,
             keep: keep(dirs, &binaries),
@@ -88,8 +86,8 @@ impl Payload {
             files: metadata.files.iter().map(|file| dirs.project.join(file)).collect(),
             is_static,
             target: dirs.target.clone(),
-            brought_along: OnceLock::new(),
             binaries,
+            ..Self::default()
         })
     }
 

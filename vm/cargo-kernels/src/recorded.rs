@@ -34,12 +34,7 @@ const TARGETS: &str = "--all-targets --bench --benches --bin --bins --example --
 
 /// Builds what `cargo test ARGS` tests, and finds out how it would start it with the arguments after `--`. What cargo says
 /// goes to stderr as usual.
-pub fn build(
-    dirs: &Dirs,
-    args: &[OsString],
-    test_args: &[String],
-    static_build: Option<&StaticBuild>,
-) -> Result<Built> {
+pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Option<&StaticBuild>) -> Result<Built> {
     if !dirs.project.join("Cargo.toml").exists() {
         return Err(Exit::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
@@ -52,7 +47,7 @@ pub fn build(
     let test = || -> Result<Command> {
         let mut command = cargo::command(dirs, "test")?;
         command.args(all).args(args);
-        static_build.map(|static_build| static_build.apply(&mut command));
+        linked.map(|linked| linked.apply(&mut command));
         Ok(command)
     };
     let messages = cargo::messages(test()?.args(["--no-run"]))?;
@@ -113,13 +108,9 @@ fn sort<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> (Built, BTreeMap<P
 /// (`cargo help pkgid`).
 fn package(id: &str, manifest: &str) -> String {
     let fragment = id.rsplit_once('#').map_or(id, |(_, fragment)| fragment);
-    match fragment.split_once('@') {
-        Some((name, _)) => name.to_owned(),
-        None => {
-            let directory = Path::new(manifest).parent().and_then(Path::file_name);
-            directory.unwrap_or(OsStr::new("package")).to_string_lossy().into_owned()
-        }
-    }
+    let directory = Path::new(manifest).parent().and_then(Path::file_name);
+    let directory = directory.unwrap_or(OsStr::new("package")).to_string_lossy();
+    fragment.split_once('@').map_or(&*directory, |(name, _)| name).to_owned()
 }
 
 /// Runs cargo with the agent as its runner. `example` is one of the test binaries: where it lies tells what it was built for.
@@ -134,11 +125,8 @@ fn record(cargo: &mut Command, example: Option<&Path>, directory: &Path) -> Resu
         cargo.env(format!("CARGO_TARGET_{variable}_RUNNER"), format!("{agent} {RECORD}"));
     }
     let output = cargo.env(RECORD_DIR, directory).output().context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "cargo does not tell how it starts the tests: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo does not tell how it starts the tests: {}", said.trim());
     Ok(())
 }
 
@@ -159,12 +147,8 @@ fn read(directory: &Path, ids: &BTreeMap<PathBuf, String>) -> Result<BTreeMap<St
         programs.insert(id.clone(), program);
     }
     // What is missing was run here, as root perhaps, by a cargo that did not take the runner.
-    ensure!(
-        programs.len() == ids.len(),
-        "cargo started {} of {} test binaries through the runner it was given",
-        programs.len(),
-        ids.len()
-    );
+    let (started, all) = (programs.len(), ids.len());
+    ensure!(started == all, "cargo started {started} of {all} test binaries through the runner it was given");
     Ok(programs)
 }
 

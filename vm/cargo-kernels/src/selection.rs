@@ -53,13 +53,11 @@ impl FromArgMatches for Selection {
         let mut arguments = Vec::new();
         for (name, _, value, _) in OPTIONS {
             let option = OsString::from(format!("--{name}"));
-            match value {
-                "" if matches.get_flag(name) => arguments.push(option),
-                "" => {}
-                _ => {
-                    let values = matches.get_many::<OsString>(name).into_iter().flatten();
-                    arguments.extend(values.flat_map(|value| [option.clone(), value.clone()]));
-                }
+            if value.is_empty() {
+                arguments.extend(matches.get_flag(name).then_some(option));
+            } else {
+                let values = matches.get_many::<OsString>(name).into_iter().flatten();
+                arguments.extend(values.flat_map(|value| [option.clone(), value.clone()]));
             }
         }
         Ok(Self(arguments))

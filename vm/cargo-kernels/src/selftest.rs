@@ -1,8 +1,10 @@
 //! `cargo xtask selftest`: who tests the tests. Mutants of the program are made, one change each;
 //! every one must be caught, by the test that is meant to catch it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +23,7 @@ use crate::report::words;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{backends, flags, text, ui};
 use vm_guest::interrupt::Interrupt;
+use vm_kernels::lock::{self, How};
 
 /// What is never part of the sources.
 const LEFT_OUT: &[&str] = &["target", ".git", "result"];
@@ -41,11 +44,6 @@ struct Mutant {
     caught_by: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Mutants {
-    mutant: Vec<Mutant>,
-}
-
 /// Runs the command. A mutant that lives makes the exit code 1.
 pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let metadata = Metadata::load(dirs)?;
@@ -53,20 +51,15 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let targets = kernels::by_arch(kernels::select(dirs, &flags.kernels, &flags.of.arches)?);
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
-    // project's own: a run of the real program beside this one must not find a mutant.
-    let copies = dirs.target.join("vmtest/selftest");
-    let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
-
     let (mut passed, mut failed) = (0, 0);
-    let original = None;
     let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         let mut tests: Vec<TestId> = Vec::new();
-        for mutant in std::iter::once(original).chain(mutants.iter().map(Some)) {
+        // First the program as it is.
+        for mutant in std::iter::once(None).chain(mutants.iter().map(Some)) {
             let name = mutant.map_or("(none)", |mutant| &mutant.name);
-            let payload = build(dirs, &copy, arch, &metadata, mutant);
+            let payload = build(dirs, arch, &metadata, mutant);
             let mut payload = payload.with_context(|| format!("mutant `{name}` cannot be made"))?;
             // The others wait in vain for what a mutant does not do.
             let meant =
@@ -98,29 +91,44 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
 fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mutants: Mutants =
-        toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
-    Ok(mutants.mutant)
+    // Each is a `[[mutant]]`.
+    let tables: Result<BTreeMap<String, Vec<Mutant>>, _> = toml::from_str(&text);
+    let tables = tables.map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+    Ok(tables.into_values().flatten().collect())
 }
 
-fn build(
-    dirs: &Dirs,
-    copy: &Dirs,
-    arch: &'static Arch,
-    metadata: &Metadata,
-    mutant: Option<&Mutant>,
-) -> Result<Payload> {
+fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&Mutant>) -> Result<Payload> {
+    // Both are kept between runs, so that cargo compiles only what a mutant changes. The target directory is not the
+    // project's own: a run of the real program beside this one must not find a mutant.
+    let copies = dirs.target.join("vmtest/selftest");
+    let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
+    if !copy.target.exists() {
+        // Only time is lost where this fails.
+        let _ = take_over_builds(&dirs.target, &copy.target, arch);
+    }
     mirror(&dirs.project, &copy.project)?;
     if let Some(mutant) = mutant {
         let path = copy.project.join(&mutant.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file.display()))?;
         fs::write(&path, mutant.mutate(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Payload::build(copy, arch, metadata, &flags::Vmtest::default())
+    Payload::build(&copy, arch, metadata, &flags::Vmtest::default())
+}
+
+/// Begins with what cargo has built of the project's dependencies, which are the copy's, too.
+fn take_over_builds(from: &Path, to: &Path, arch: &Arch) -> Result<()> {
+    let new = to.with_extension("new");
+    kernels::cache::remove_all(&new)?;
+    fs::create_dir_all(&new)?;
+    // Every release build holds this, and leaves half of something while it goes on.
+    let _lock = lock::existing(&from.join("release/.cargo-lock"), How::LockShared)?;
+    let mut cp = Command::new("cp");
+    cp.args(["--archive", "--reflink=auto"]).args(["release", arch.target].map(|name| from.join(name))).arg(&new);
+    ensure!(cp.stderr(Stdio::null()).status()?.success(), "it was not copied");
+    Ok(fs::rename(&new, to)?)
 }
 
 impl Mutant {
-    /// The file's text with the change.
     fn mutate(&self, text: &str) -> Result<String> {
         let (file, find, count) = (self.file.display(), &self.find, text.matches(&self.find).count());
         let what = "what vm/mutants.toml wants to replace";
@@ -148,15 +156,12 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
     for entry in WalkDir::new(to).contents_first(true) {
         let entry = entry?;
         if !from.join(entry.path().strip_prefix(to)?).exists() {
-            let is_dir = entry.file_type().is_dir();
-            let removed = if is_dir { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
-            removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            kernels::cache::remove_all(entry.path())?;
         }
     }
     Ok(())
 }
 
-/// Whether the tests that are meant to catch a mutant did.
 fn caught(report: &KernelReport, mutant: &Mutant) -> (bool, String) {
     if report.verdict != Verdict::Fail || !report.missing.is_empty() {
         return (false, format!("not caught: {}", summary(report)));
@@ -185,13 +190,8 @@ mod tests {
 
     #[test]
     fn a_mutant_is_caught_by_its_own_test_only_and_not_by_a_guest_that_died() {
-        let mutant = Mutant {
-            name: "m".into(),
-            file: "f".into(),
-            find: "a".into(),
-            replace: "b".into(),
-            caught_by: vec!["mine".into()],
-        };
+        let mutant = "name = 'm'\nfile = 'f'\nfind = 'a'\nreplace = 'b'\ncaught-by = ['mine']";
+        let mutant: Mutant = toml::from_str(mutant).unwrap();
         let failed = || TestResult::Failed { code: 101 };
         for (verdict, mine, other, expected) in [
             (Verdict::Fail, failed(), TestResult::Passed, (true, "caught by mine")),

@@ -13,7 +13,7 @@ use crate::tools::{self, Need, Unusable};
 use crate::{cross, exit};
 use vm_guest::process::{Supervised, supervised};
 use vm_kernels::digest::sha256;
-use vm_kernels::{Arch, lock};
+use vm_kernels::{Arch, cache, lock};
 
 /// What the environment is made of: pip installs exactly this.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -31,47 +31,37 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
         println!("Everything that is needed is here.");
         return Ok(exit::OK);
     }
-    let plan = Plan::new(dirs, &[]);
-    if plan.missing.is_empty() {
+    let (missing, packages, vng) = plan(dirs, &[]);
+    if missing.is_empty() {
         println!("Nothing to do: everything that is needed is here.");
     }
-    if !plan.packages.is_empty() {
-        println!("would install Debian packages: {}", plan.packages.join(" "));
+    if !packages.is_empty() {
+        println!("would install Debian packages: {}", packages.join(" "));
     }
-    if plan.vng {
+    if vng {
         println!("would install virtme-ng into {}", environment(dirs).display());
     }
-    let by_hand = plan.missing.iter().filter(|one| !one.can_be_installed() || one.tool.name != "vng" && !has_apt());
+    let by_hand = missing.iter().filter(|one| !one.can_be_installed() || one.tool.name != "vng" && !has_apt());
     by_hand.for_each(|one| println!("cannot install here: {one}"));
     Ok(exit::OK)
 }
 
-/// What setup is there for and is not here, and what it does about it.
-struct Plan {
-    missing: Vec<Unusable>,
-    /// For apt-get.
-    packages: Vec<&'static str>,
-    /// Whether virtme-ng's environment is made.
-    vng: bool,
-}
-
-impl Plan {
-    fn new(dirs: &Dirs, more: &[Need]) -> Self {
-        let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
-        let vng = missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed());
-        if vng {
-            missing.extend(tools::unusable(dirs, &[Need::Install]));
-        }
-        let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
-        let packages: BTreeSet<_> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
-        Self { packages: packages.into_iter().collect(), missing, vng }
+/// What setup is there for and is not here, the packages for apt-get, and whether virtme-ng's environment is made.
+fn plan(dirs: &Dirs, more: &[Need]) -> (Vec<Unusable>, Vec<&'static str>, bool) {
+    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
+    let vng = missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed());
+    if vng {
+        missing.extend(tools::unusable(dirs, &[Need::Install]));
     }
+    let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
+    let packages: BTreeSet<_> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
+    (missing, packages.into_iter().collect(), vng)
 }
 
 /// Installs what is missing, and what these `more` take, where that can be installed; says what it is about to do, and is
 /// quick and quiet when nothing is missing.
 pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
-    if Plan::new(dirs, more).missing.is_empty() {
+    if plan(dirs, more).0.is_empty() {
         return Ok(());
     }
     // One setup at a time with this cache; apt-get sees to its own.
@@ -80,19 +70,20 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     fs::create_dir_all(&dirs.cache).with_context(failed)?;
     let _lock = lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)?;
     // Another setup may have done it meanwhile.
-    let plan = Plan::new(dirs, more);
-    if !plan.packages.is_empty() {
-        install(dirs, &plan.packages)?;
+    let (_, packages, vng) = plan(dirs, more);
+    if !packages.is_empty() {
+        install(dirs, &packages)?;
     }
-    if plan.vng {
+    if vng {
         // Without Python there is no use in trying; the list at the end names it.
         if let Ok(python) = tools::find(dirs, "python3") {
             make_environment(dirs, &python)?;
         }
     }
     // No kernel can be tested without these.
-    let vital = |one: &Unusable| matches!(one.tool.need, Need::Boot | Need::Build | Need::Install);
-    tools::all_usable(&Plan::new(dirs, &[]).missing.into_iter().filter(vital).collect::<Vec<_>>())
+    let mut missing = plan(dirs, &[]).0;
+    missing.retain(|one| one.tool.need != Need::Extra);
+    tools::all_usable(&missing)
 }
 
 /// The `vng` of the environment in the cache, if that is complete and the pinned one.
@@ -147,9 +138,7 @@ fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
     let (requirements, marker) = (environment.join("requirements.txt"), environment.join(MARKER));
     println!("Installing virtme-ng into {}", environment.display());
     // A directory that something is wrong with is cleared; the marker goes first.
-    if marker.exists() {
-        fs::remove_file(&marker).context("cannot replace the environment of virtme-ng")?;
-    }
+    cache::remove_all(&marker)?;
     run_python(python, "-m venv --clear", &environment)?;
     fs::write(&requirements, REQUIREMENTS).with_context(|| format!("cannot write {}", requirements.display()))?;
     let pip = "-m pip install --quiet --disable-pip-version-check --no-input --progress-bar off --only-binary :all: \

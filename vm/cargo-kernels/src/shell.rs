@@ -18,7 +18,6 @@ use crate::{cross, flags, kernels, tools};
 use vm_guest::accel;
 use vm_guest::vng;
 
-/// The script's name.
 const SCRIPT: &str = "shell";
 
 /// How the end of the shell is told, whose exit code virtme-ng does not pass on: by the guest's second serial port.
@@ -29,10 +28,8 @@ const CODE: &str = "vmtest-code";
 /// and with its exit code.
 pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
-        return Err(Exit::usage(format!(
-            "a shell needs a terminal; for one command there is `{}`",
-            crate::command::hint("exec -k K -- COMMAND")
-        )));
+        let exec = crate::command::hint("exec -k K -- COMMAND");
+        return Err(Exit::usage(format!("a shell needs a terminal; for one command there is `{exec}`")));
     }
     if flags.vm.timeout.is_some() {
         return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
@@ -86,14 +83,11 @@ fn roots_shell() -> PathBuf {
 fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path, device: &str) -> Result<String> {
     let path = dir.join(SCRIPT);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
-    let name = path.to_str().filter(|path| path.chars().all(plain)).map(str::to_owned);
-    let name = name.ok_or_else(|| {
-        Exit::usage(format!(
-            "the guest finds its shell in {}, whose name has characters that do not get through to it: set \
-             CARGO_TARGET_DIR to a directory with a plainer name",
-            dir.display()
-        ))
-    })?;
+    let Some(name) = path.to_str().filter(|path| path.chars().all(plain)) else {
+        let why = "whose name has characters that do not get through to it";
+        let remedy = "set CARGO_TARGET_DIR to a directory with a plainer name";
+        return Err(Exit::usage(format!("the guest finds its shell in {}, {why}: {remedy}", dir.display())));
+    };
     let shell = shlex::bytes::try_quote(shell.as_os_str().as_bytes())?.into_owned();
     let mut script = b"#!/bin/sh\ncd -- ".to_vec();
     script.extend_from_slice(&shlex::bytes::try_quote(cwd.as_os_str().as_bytes())?);
@@ -107,7 +101,7 @@ fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path, 
         // It has what --env says, which may be a secret: only the owner, and root in the guest, read it.
         .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
         .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(name)
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]
@@ -126,13 +120,9 @@ mod tests {
         let device = dir.path().join("code");
         let script = start_script(dir.path(), &cwd, &env, &roots_shell(), device.to_str().unwrap()).unwrap();
         let said = dir.path().join("said");
-        let run = Command::new("sh")
-            .args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\"; exit 3"])
-            .arg(&said)
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        assert!(run.status.success(), "{run:?}");
+        let mut run = Command::new("sh");
+        run.args([script.as_str(), "-c", "printf '%s\\n%s' \"$PWD\" \"$ODD\" > \"$0\"; exit 3"]).arg(&said);
+        assert!(run.current_dir(dir.path()).status().unwrap().success());
         let expected = format!("{}\n{odd}", cwd.display());
         assert_eq!(fs::read_to_string(said).unwrap(), expected);
         assert!(!dir.path().join("x").exists() && !cwd.join("x").exists());

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::dirs::Dirs;
-use crate::{closure, setup, static_build};
+use crate::{closure, kernels, setup, static_build};
 
 /// What a tool is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +91,10 @@ pub static TOOLS: [Tool; 24] = [
     tool("chromium", Need::Test, "check report.html", "chromium"),
 ];
 
-/// A row of the table.
-fn named(name: &str) -> &'static Tool {
-    TOOLS.iter().find(|tool| tool.name == name).unwrap_or_else(|| panic!("{name} is not in the table of tools"))
-}
-
 /// The path of a tool that works.
 pub fn find(dirs: &Dirs, name: &str) -> Result<PathBuf> {
-    Ok(named(name).check(dirs)?.path)
+    let tool = TOOLS.iter().find(|tool| tool.name == name);
+    Ok(tool.with_context(|| format!("{name} is not in the table of tools"))?.check(dirs)?.0)
 }
 
 /// Checks every program that is needed for this. Libraries are not looked for: that takes running the C compiler, and the
@@ -127,29 +123,21 @@ pub fn all_usable(unusable: &[Unusable]) -> Result<()> {
     }
 }
 
-/// A tool that works.
-#[derive(Debug)]
-pub struct Found {
-    /// Where it is; absolute.
-    pub path: PathBuf,
-    /// What it says its version is, for those whose version matters.
-    pub version: Option<String>,
-}
-
 impl Tool {
-    /// Finds it, and says which version it is.
-    pub fn check(&'static self, dirs: &Dirs) -> Result<Found, Unusable> {
+    /// Finds it: its absolute path, and what it says its version is, where that matters.
+    pub fn check(&'static self, dirs: &Dirs) -> Result<(PathBuf, Option<String>), Unusable> {
         let path = self.locate(dirs)?;
         let wrong = |what: String| Unusable { tool: self, what: format!("{} {what}", path.display()) };
         if self.is_static && !matches!(closure::loader(&path), Ok(None)) {
             return Err(wrong("is not a static executable, and the guest has no shared libraries".into()));
         }
-        let Some((before, minimum)) = self.version else { return Ok(Found { path, version: None }) };
+        let Some((before, minimum)) = self.version else { return Ok((path, None)) };
         let version = ask(Command::new(&path).args(self.asked), before).map_err(wrong)?;
-        if !at_least(&version, minimum) {
+        let numbers = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u64>>();
+        if numbers(&version) < numbers(minimum) {
             return Err(wrong(format!("is version {version}, and {minimum} or newer is needed")));
         }
-        Ok(Found { path, version: Some(version) })
+        Ok((path, Some(version)))
     }
 
     fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
@@ -174,8 +162,7 @@ impl Tool {
 
     /// What the environment names; as everywhere, a name without a slash is looked up on PATH.
     fn named(&self) -> Option<String> {
-        let set = (!self.env.is_empty()).then(|| std::env::var_os(self.env)).flatten()?;
-        (!set.is_empty()).then(|| set.to_string_lossy().into_owned())
+        Some(kernels::variable(self.env)?.to_string_lossy().into_owned())
     }
 }
 
@@ -202,12 +189,6 @@ fn ask(program: &mut Command, before: &str) -> Result<String, String> {
     let line = if output.status.success() { lines.next() } else { lines.next_back() };
     let line: String = line.unwrap_or_default().trim().chars().take(100).collect();
     Err(format!("does not work: asked for its version it printed {line:?} ({})", output.status))
-}
-
-/// Whether a version is not below another; numbers are compared as numbers.
-fn at_least(version: &str, minimum: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u64> { text.split('.').map(|number| number.parse().unwrap_or(0)).collect() };
-    numbers(version) >= numbers(minimum)
 }
 
 /// A tool that is missing, or of no use; its text is all that a person needs.
@@ -240,16 +221,5 @@ impl Unusable {
         } else {
             format!("run `{setup}`, or `sudo apt-get install {packages}`")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        assert!(["1.42", "1.100", "2"].iter().all(|version| at_least(version, "1.42")));
-        assert!(!["1.9", "1"].iter().any(|version| at_least(version, "1.42")));
     }
 }

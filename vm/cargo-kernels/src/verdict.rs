@@ -14,9 +14,7 @@ use crate::exit;
 pub enum Verdict {
     /// Every test that was asked for ran and passed.
     Pass,
-    /// At least one test did not pass.
     Fail,
-    /// The kernel panicked.
     Panic,
     /// The tests passed, but the kernel printed an oops, a BUG, a WARNING or a stall.
     KernelSplat,
@@ -45,11 +43,8 @@ impl Display for Verdict {
 /// How a kernel counts in the sum of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// The program works on it.
     Passed,
-    /// The program does not.
     Failed,
-    /// That was not found out.
     NotRun,
 }
 
@@ -60,7 +55,6 @@ pub struct KernelReport {
     pub name: String,
     /// `uname -r` in the guest, once known.
     pub release: Option<String>,
-    /// The answer.
     pub verdict: Verdict,
     /// Why, in one sentence; empty for a pass.
     pub reason: String,
@@ -79,16 +73,13 @@ pub struct KernelReport {
     pub boot_s: Option<f64>,
     /// Seconds from handing over the job to its end.
     pub test_s: Option<f64>,
-    /// Seconds for this kernel altogether.
     pub total_s: f64,
     /// Whether the agent in the guest was ever heard of.
     pub booted: bool,
-    /// What the kernel says of the program.
     pub facts: Option<Facts>,
     /// The tests that ran, in order.
     #[serde(skip)]
     pub tests: Vec<TestOutcome>,
-    /// How many tests were asked for.
     pub expected_tests: usize,
     /// Those asked for that have no outcome: the guest died first, or never came up.
     #[serde(skip)]

@@ -70,12 +70,6 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// What the tests are of: the program, or the directory of the project.
-    fn program(&self) -> String {
-        let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
-        self.metadata.program.clone().or_else(directory).unwrap_or_default()
-    }
-
     /// Prints the tests that the first kernel's guest lists.
     fn list(&self) -> Result<u8> {
         let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
@@ -109,8 +103,10 @@ impl Session<'_> {
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
         let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
-        let mut run =
-            RunReport { program: self.program(), started: began, total_s: started.elapsed().as_secs_f64(), kernels };
+        // What the tests are of.
+        let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
+        let program = self.metadata.program.clone().or_else(directory).unwrap_or_default();
+        let mut run = RunReport { program, started: began, total_s: started.elapsed().as_secs_f64(), kernels };
         let broke =
             |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0 && !broke(kernel.verdict);

@@ -53,11 +53,9 @@ fn the_workflow_follows_its_schema_and_good_practice() {
     let tools = tempfile::tempdir().unwrap();
     let program = |name: &str| tools.path().join("bin").join(name);
     Command::new("python3").args(["-m", "venv"]).arg(tools.path()).assert().success();
-    Command::new(program("pip"))
-        .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
-        .arg(workspace().join("tests/github/requirements.txt"))
-        .assert()
-        .success();
+    let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
+    let requirements = workspace().join("tests/github/requirements.txt");
+    Command::new(program("pip")).args(install).arg(requirements).assert().success();
     let schema = |path: &Path| {
         let mut check = Command::new(program("check-jsonschema"));
         check.args(["--builtin-schema", "vendor.github-workflows"]).arg(path).assert()

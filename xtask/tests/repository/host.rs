@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// Its programs, its target directory and its cache.
 struct Machine(TempDir);
 
+/// The last line of a setup that did what it could.
+const ALL_HERE: &str = "Everything that is needed is here.\n";
+
 /// Tools that only have to be there.
 const THERE: &str = "busybox file modprobe depmod make pkg-config llvm-objdump llvm-readelf flex bison bc perl pahole";
 /// What the other working tools do, as shell code.
@@ -25,7 +28,7 @@ const WORKING: &[(&str, &str)] = &[
     // `env NAME=VALUE… PROGRAM ARGS…`
     ("env", "while case $1 in *=*) ;; *) false ;; esac; do export \"$1\"; shift; done; exec \"$@\""),
 ];
-/// Makes an environment, and in it a vng that works once pip is through; `python3.pip` is what its pip does.
+/// Makes an environment, and in it a vng that works once pip is through; the tool `pip` is what its pip does.
 const PYTHON: &str = r#"
 case "$*" in
     "-c import venv, "*) echo 'Python 3.11.2' ;;
@@ -33,7 +36,7 @@ case "$*" in
         PATH=$REAL_PATH
         rm -rf "$4" && mkdir -p "$4/bin"
         ln -s "$(readlink "$0")" "$4/bin/python3"
-        cp "$0.pip" "$4/bin/python3.sh"
+        cp "${0%/*}/pip.sh" "$4/bin/python3.sh"
         ;;
 esac
 "#;
@@ -66,11 +69,6 @@ impl Machine {
         machine
     }
 
-    /// What pip does in an environment that is made from now on.
-    fn pip(&self, code: &str) {
-        fs::write(self.path("bin/python3.pip"), code).unwrap();
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -78,7 +76,7 @@ impl Machine {
     /// A program on its PATH, as shell code.
     fn tool(&self, name: &str, code: &str) {
         let path = self.path("bin").join(name);
-        fs::write(path.with_file_name(format!("{name}.sh")), code).unwrap();
+        fs::write(self.path(&format!("bin/{name}.sh")), code).unwrap();
         let _ = fs::remove_file(&path);
         symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../vm/guest/tests/fake-tool"), path).unwrap();
     }
@@ -89,16 +87,11 @@ impl Machine {
 
     fn xtask(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .env("PATH", self.path("bin"))
-            // For what the fakes themselves need.
-            .env("REAL_PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("LIBRARIES", self.path("lib"))
-            .env("CALLS", self.path(""))
-            .env("CARGO_TARGET_DIR", self.path("target"))
-            .env("VMTEST_CACHE_DIR", self.path("cache"));
+        let directories = [("PATH", "bin"), ("LIBRARIES", "lib"), ("CALLS", ""), ("CARGO_TARGET_DIR", "target")];
+        command.args(args).stdin(Stdio::null()).envs(directories.map(|(name, path)| (name, self.path(path))));
+        command.env("VMTEST_CACHE_DIR", self.path("cache"));
+        // What the fakes themselves need.
+        command.env("REAL_PATH", std::env::var_os("PATH").unwrap_or_default());
         for name in ["VMTEST_QEMU", "VMTEST_VNG", "VMTEST_BUSYBOX", "PKG_CONFIG", "CLANG", "LIBBPF_SYS_LIBRARY_PATH"] {
             command.env_remove(name);
         }
@@ -114,24 +107,9 @@ impl Machine {
         said
     }
 
-    #[track_caller]
-    fn sets_up(&self) {
-        let said = self.says(&["setup"], 0);
-        assert!(said.ends_with("Everything that is needed is here.\n"), "{said}");
-    }
-
     /// What `doctor --json` says of a thing.
     fn doctor(&self, name: &str) -> Value {
         diagnosis(&mut self.xtask(&["doctor", "--json"]), name)
-    }
-
-    #[track_caller]
-    fn has_trouble(&self, name: &str, problem: &[&str], remedy: &str) {
-        let check = self.doctor(name);
-        assert_eq!((&check["ok"], &check["needed"]), (&false.into(), &true.into()), "{check}");
-        let said = check["problem"].as_str().unwrap();
-        assert!(problem.iter().all(|part| said.contains(part)), "{said}");
-        assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check}");
     }
 
     /// How a tool was called.
@@ -166,6 +144,14 @@ fn diagnosis(doctor: &mut Command, name: &str) -> Value {
     checks.iter().find(|check| check["name"] == name).unwrap_or(&Value::Null).clone()
 }
 
+#[track_caller]
+fn is_trouble(check: &Value, problem: &[&str], remedy: &str) {
+    assert_eq!((&check["ok"], &check["needed"]), (&false.into(), &true.into()), "{check}");
+    let said = check["problem"].as_str().unwrap();
+    assert!(problem.iter().all(|part| said.contains(part)), "{said}");
+    assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check}");
+}
+
 #[test]
 fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
     let stale = "case \"$*\" in
@@ -176,7 +162,7 @@ fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
                    install what Debian has in file, or work inside `nix develop`\n  clang was not found";
     let dry = "packages: file python3 python3-venv\nwould install virtme-ng into ";
     for (machine, command, code, part, calls) in [
-        (Machine::debian("", &[]), "setup", 0, "Everything that is needed is here.\n", 0),
+        (Machine::debian("", &[]), "setup", 0, ALL_HERE, 0),
         (Machine::debian("", &[]), "setup --dry-run", 0, "Nothing to do", 0),
         // Refuses to install until it has updated.
         (Machine::debian(stale, &["file"]), "setup", 0, "install --yes --no-install-recommends file\nEverything", 3),
@@ -196,16 +182,16 @@ fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
 fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
     // Its vng is there already, and then something goes wrong.
     let machine = Machine::without(&["vng"]);
-    machine.pip(&format!("{PIP} exit 1"));
+    machine.tool("pip", &format!("{PIP} exit 1"));
     let said = machine.says(&["setup"], 3);
     assert!(said.contains("installing virtme-ng failed"), "{said}");
     let environment = machine.environments().pop().unwrap();
     assert!(environment.join("bin/vng").exists());
     assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
-    machine.pip(PIP);
+    machine.tool("pip", PIP);
     // The second time there is nothing to do.
     for _ in 0..2 {
-        machine.sets_up();
+        assert!(machine.says(&["setup"], 0).ends_with(ALL_HERE));
         assert_eq!(machine.calls("pip").len(), 2);
         assert_eq!(machine.environments(), std::slice::from_ref(&environment));
         assert_eq!(machine.doctor("vng")["path"], environment.join("bin/vng").to_str().unwrap());
@@ -213,7 +199,7 @@ fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
     // Other pins than these: made again.
     fs::write(environment.join("vmtest-complete"), "1.41").unwrap();
     assert_eq!(machine.doctor("vng")["ok"], false);
-    machine.sets_up();
+    machine.says(&["setup"], 0);
     let pip = machine.calls("pip");
     assert_eq!(pip.len(), 3);
     for part in ["-m pip install", "--require-hashes", "--only-binary :all:"] {
@@ -226,10 +212,10 @@ fn of_setups_at_once_one_does_the_work_and_leaves_no_process_when_it_is_killed()
     let machine = Machine::without(&["vng"]);
     let gate = machine.path("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    machine.pip(&format!("echo pip is here; read go < '{}'", gate.display()));
+    machine.tool("pip", &format!("echo pip is here; read go < '{}'", gate.display()));
     let (mut killed, mut output) = machine.begin("pip is here");
     let others = [(); 2].map(|()| machine.begin("Waiting for another setup"));
-    machine.pip(PIP);
+    machine.tool("pip", PIP);
     killed.kill().unwrap();
     killed.wait().unwrap();
     // The pipe ends when the last process that holds it has ended.
@@ -237,7 +223,7 @@ fn of_setups_at_once_one_does_the_work_and_leaves_no_process_when_it_is_killed()
     for (mut child, mut output) in others {
         let mut said = String::new();
         output.read_to_string(&mut said).unwrap();
-        assert!(child.wait().unwrap().success() && said.ends_with("Everything that is needed is here.\n"), "{said}");
+        assert!(child.wait().unwrap().success() && said.ends_with(ALL_HERE), "{said}");
     }
     assert_eq!(machine.calls("pip").len(), 1);
 }
@@ -252,22 +238,22 @@ fn a_missing_tool_is_named_with_the_way_to_get_it() {
     tools.iter().chain(&["vng", "llvm-objdump"]).for_each(|name| machine.remove(name));
     fs::remove_file(machine.path("lib/libelf.a")).unwrap();
     for name in tools {
-        machine.has_trouble(name, &[name, "was not found"], "install what Debian has");
+        is_trouble(&machine.doctor(name), &[name, "was not found"], "install what Debian has");
     }
-    machine.has_trouble("vng", &["vng was not found"], "cargo xtask setup");
+    is_trouble(&machine.doctor("vng"), &["vng was not found"], "cargo xtask setup");
     machine.tool("python3", "echo 'No module named ensurepip' >&2; exit 1");
-    machine.has_trouble("python3", &["bin/python3 does not work", "ensurepip"], "python3-venv");
-    machine.has_trouble("libelf.a", &["libelf.a was not found"], "libelf-dev");
+    is_trouble(&machine.doctor("python3"), &["bin/python3 does not work", "ensurepip"], "python3-venv");
+    is_trouble(&machine.doctor("libelf.a"), &["libelf.a was not found"], "libelf-dev");
     // Only `inspect` is without it; a numbered one will do.
     let objdump = machine.doctor("llvm-objdump");
     assert_eq!((&objdump["ok"], &objdump["needed"]), (&false.into(), &false.into()), "{objdump}");
     machine.tool("llvm-objdump-14", "");
     assert_eq!(machine.doctor("llvm-objdump")["ok"], true);
     let debian = Machine::debian("", &["busybox"]);
-    debian.has_trouble("busybox", &["not found"], "apt-get install busybox-static");
+    is_trouble(&debian.doctor("busybox"), &["not found"], "apt-get install busybox-static");
     // One with shared libraries is none.
     symlink(std::env::current_exe().unwrap(), debian.path("bin/busybox")).unwrap();
-    debian.has_trouble("busybox", &["bin/busybox is not a static executable"], "busybox-static");
+    is_trouble(&debian.doctor("busybox"), &["bin/busybox is not a static executable"], "busybox-static");
 }
 
 #[test]
@@ -275,6 +261,7 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
     let machine = Machine::without(&[]);
     for (code, said) in [
         ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
+        ("echo 'virtme-ng 1'", "version 1, and 1.42 or newer is needed"),
         ("echo 'Vulkan NG viewer'; echo 2.0", "printed \"Vulkan NG viewer\""),
         ("printf '\\033[31mred\\n'", "printed \"\\u{1b}[31mred\""),
         ("echo Traceback >&2; echo 'ImportError: no virtme' >&2; exit 1", "ImportError: no virtme"),
@@ -283,31 +270,31 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
     ] {
         machine.tool("vng", code);
         let path = machine.path("bin/vng");
-        machine.has_trouble("vng", &[path.to_str().unwrap(), said], "cargo xtask setup");
+        is_trouble(&machine.doctor("vng"), &[path.to_str().unwrap(), said], "cargo xtask setup");
     }
     // Its Python is gone.
     machine.remove("vng");
     fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
     fs::set_permissions(machine.path("script"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
-    machine.has_trouble("vng", &["does not work", "No such file"], "cargo xtask setup");
+    is_trouble(&machine.doctor("vng"), &["does not work", "No such file"], "cargo xtask setup");
 }
 
 #[test]
 fn an_environment_variable_comes_first_and_must_be_right() {
     let machine = Machine::without(&[]);
-    machine.tool("mine", "echo 'virtme-ng 1.50'");
     let doctor =
         |variable: &str, value: &str, name| diagnosis(machine.xtask(&["doctor", "--json"]).env(variable, value), name);
-    assert_eq!(doctor("VMTEST_VNG", machine.path("bin/mine").to_str().unwrap(), "vng")["version"], "1.50");
+    for version in ["1.100", "2"] {
+        machine.tool("mine", &format!("echo 'virtme-ng {version}'"));
+        assert_eq!(doctor("VMTEST_VNG", machine.path("bin/mine").to_str().unwrap(), "vng")["version"], version);
+    }
     assert_eq!(doctor("VMTEST_VNG", "", "vng")["version"], "1.42", "empty is unset");
     for (variable, name) in
         [("VMTEST_VNG", "vng"), ("VMTEST_QEMU", "qemu-system-x86_64"), ("VMTEST_BUSYBOX", "busybox")]
     {
-        let wrong = doctor(variable, "/nonexistent/tool", name);
-        let problem = wrong["problem"].as_str().unwrap();
-        assert!(problem.contains(&format!("{variable} is set to /nonexistent/tool")), "{wrong}");
-        assert!(wrong["remedy"].as_str().unwrap().contains(variable), "{wrong}");
+        let problem = format!("{variable} is set to /nonexistent/tool");
+        is_trouble(&doctor(variable, "/nonexistent/tool", name), &[&problem], variable);
     }
 }
 

@@ -22,7 +22,6 @@ fn xtask(arguments: &[&str]) -> Command {
     command
 }
 
-/// What `xtask matrix` prints.
 fn matrix() -> String {
     String::from_utf8(xtask(&["matrix"]).unwrap().stdout).unwrap()
 }

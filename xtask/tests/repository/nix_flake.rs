@@ -15,16 +15,14 @@ use tempfile::TempDir;
 use crate::workspace;
 
 /// A copy of the workspace, to be changed at will, and a Nix that reaches nothing else.
-struct Bench {
-    dir: TempDir,
-}
+struct Bench(TempDir);
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self(tempfile::tempdir().unwrap());
         let copy = "mkdir $0/flake; tar -C $1 --exclude ./target --exclude ./.git -c . | tar -C $0/flake -x";
         let mut sh = Command::new("bash");
-        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.dir.path(), workspace()]).assert().success();
+        sh.args(["-euo", "pipefail", "-c", copy]).args([bench.0.path(), workspace()]).assert().success();
         let conf = "experimental-features = nix-command flakes\nsubstituters =\nbuilders =\nflake-registry =\n\
              build-users-group =\nsandbox = false\n";
         fs::write(bench.path("nix.conf"), conf).unwrap();
@@ -32,7 +30,7 @@ impl Bench {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.0.path().join(name)
     }
 
     fn url(&self, name: &str) -> String {
@@ -41,15 +39,9 @@ impl Bench {
 
     fn nix(&self, arguments: &[&str]) -> Command {
         let mut nix = Command::new("nix");
-        nix.args(arguments)
-            .env("NIX_CONF_DIR", self.dir.path())
-            .env("NIX_USER_CONF_FILES", "/dev/null")
-            .env("NIX_STORE_DIR", self.path("store"))
-            .env("NIX_STATE_DIR", self.path("state"))
-            .env("NIX_LOG_DIR", self.path("log"))
-            .env("XDG_CACHE_HOME", self.path("cache"))
-            .env_remove("NIX_REMOTE")
-            .env_remove("NIX_CONFIG");
+        let own = ["STORE", "STATE", "LOG"].map(|name| (format!("NIX_{name}_DIR"), self.path(name)));
+        nix.args(arguments).envs(own).env("NIX_CONF_DIR", self.0.path()).env("NIX_USER_CONF_FILES", "/dev/null");
+        nix.env("XDG_CACHE_HOME", self.path("cache")).env_remove("NIX_REMOTE").env_remove("NIX_CONFIG");
         nix
     }
 
@@ -59,7 +51,6 @@ impl Bench {
         self.nix(&[arguments, &["--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs]].concat())
     }
 
-    /// A value of the flake's.
     fn eval(&self, output: &str) -> Value {
         let output = format!("{}#{output}", self.url("flake"));
         json(&self.mocked(&["eval", "--json", &output]).output().unwrap())
@@ -69,7 +60,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Nix leaves its store read-only, and only root could remove that.
-        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.0.path()).status();
     }
 }
 

@@ -80,19 +80,13 @@ mod tests {
     use super::*;
 
     fn part(verdict: Verdict, reason: &str) -> KernelReport {
-        let mut report = KernelReport::unknown("6.1", "snapshot");
-        report.verdict = verdict;
-        report.reason = reason.into();
-        report.booted = true;
-        report.boot_s = Some(1.0);
-        report
+        KernelReport { verdict, reason: reason.into(), booted: true, boot_s: Some(1.0), ..KernelReport::default() }
     }
 
     #[test]
     fn the_first_failure_decides_unless_it_is_tolerated() {
         let test = TestId { binary: "tests/t".into(), name: "a".into() };
-        let mut tolerated = part(Verdict::KernelSplat, "WARNING");
-        tolerated.tolerated = true;
+        let tolerated = KernelReport { tolerated: true, ..part(Verdict::KernelSplat, "WARNING") };
         let mut whole = part(Verdict::Pass, "");
         for (part, verdict, is_tolerated) in [
             (tolerated, Verdict::KernelSplat, true),

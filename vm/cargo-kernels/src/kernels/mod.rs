@@ -25,19 +25,15 @@ const FILE_VARIABLE: &str = "VMTEST_KERNELS_TOML";
 const ARCHIVE_VARIABLE: &str = "VMTEST_DEBIAN_ARCHIVE";
 
 /// A variable's value, unless it is empty.
-fn variable(name: &str) -> Option<std::ffi::OsString> {
+pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// The cache, the project, and what the environment names.
 pub fn store(dirs: &Dirs) -> Result<Store> {
-    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy()));
-    Ok(Store {
-        cache: dirs.cache.clone(),
-        project: dirs.project.clone(),
-        nix: variable(NIX_VARIABLE).map(PathBuf::from),
-        debian_archive: debian_archive.transpose()?,
-    })
+    let debian_archive = variable(ARCHIVE_VARIABLE).map(|base| archive(&base.to_string_lossy())).transpose()?;
+    let (cache, project) = (dirs.cache.clone(), dirs.project.clone());
+    Ok(Store { cache, project, nix: variable(NIX_VARIABLE).map(PathBuf::from), debian_archive })
 }
 
 fn archive(base: &str) -> Result<Url> {
@@ -106,15 +102,14 @@ pub fn obtain(target: &Target) -> Result<Kernel> {
     target.obtain(&Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
 }
 
-/// What the fragments at `paths` say that a kernel needs.
+/// What the fragments at `paths`, relative to the project, say that a kernel needs.
 pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
     let mut needs = Vec::new();
     for path in paths {
-        let shown = path.strip_prefix(&dirs.project).unwrap_or(path).display().to_string();
-        let text = std::fs::read_to_string(path)
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(dirs.project.join(path))
             .map_err(|error| Exit::usage(format!("cannot read the list of kernel options {shown}: {error}")))?;
-        let read = kconfig::needs(&text, &shown);
-        needs.extend(read.map_err(|error| Exit::usage(error.to_string()))?);
+        needs.extend(kconfig::needs(&text, &shown).map_err(|error| Exit::usage(error.to_string()))?);
     }
     Ok(needs)
 }
@@ -129,9 +124,9 @@ mod tests {
         for arch in &ARCHES {
             let has = kconfig::parse(arch.config);
             let lists = ["vm/kconfig", arch.kconfig.0, "vm/kconfig.cold", "vm/kconfig.host-root", "bpf/kconfig"];
-            for list in lists.map(|name| dirs.project.join(name)) {
-                let needs = needs(&dirs, std::slice::from_ref(&list)).unwrap();
-                assert!(!needs.is_empty(), "{}", list.display());
+            for list in lists {
+                let needs = needs(&dirs, &[list.into()]).unwrap();
+                assert!(!needs.is_empty(), "{list}");
                 for need in needs {
                     let found = has.get(&need.option);
                     assert!(found.is_some_and(|value| need.values.contains(value)), "{arch}: {need:?}: {found:?}");

@@ -22,7 +22,6 @@ const ERRORS: &[(i32, &str, &str)] = &[
 
 const HELPERS: &str = include_str!("helpers.txt");
 
-/// Why a program was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// docs/load.md explains each.
@@ -46,9 +45,9 @@ fn excerpt(text: &str, up_to: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(EXCERPT_LINES)..].iter().map(|line| text::line(line)).collect()
 }
 
-/// Why the program of this record was refused.
 pub fn of(record: &Record) -> Reason {
-    let all = if record.log.trim().is_empty() { &record.said } else { &record.log };
+    let no_log = record.log.trim().is_empty();
+    let all = if no_log { &record.said } else { &record.log };
     let source = record.log.lines().rev().find_map(|line| line.strip_prefix("; "));
     let reason = |class, sentence: String| Reason {
         class,
@@ -73,8 +72,7 @@ pub fn of(record: &Record) -> Reason {
             return Reason { excerpt: excerpt(text, at + 1), ..reason(class, fill(sentence, &found)) };
         }
     }
-    let empty = record.log.trim().is_empty();
-    match ERRORS.iter().find(|(errno, ..)| empty && *errno == record.errno) {
+    match ERRORS.iter().find(|(errno, ..)| no_log && *errno == record.errno) {
         Some((_, class, sentence)) => reason(class, (*sentence).into()),
         None => reason("unclassified", format!("error {}; see the log", record.errno)),
     }
@@ -166,20 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_knows_is_unclassified() {
-        assert_eq!(refused("something new", "").class, "unclassified");
+    fn what_no_rule_knows_is_unclassified_and_hostile_text_fills_no_sentence_twice_and_never_panics() {
+        for (log, class) in [
+            ("something new", "unclassified"),
+            ("; invalid func unknown#173\n0: (95) exit\n", "unclassified"),
+            ("8: (a6) if w1 < 0xa goto pc-5 infinite loop detected at insn 4\n", "loop"),
+            ("invalid func #", "helper"),
+            ("R* R1 invalid mem access '", "unclassified"),
+            ("invalid access to é, $1 off=$2 size=", "memory-access"),
+        ] {
+            assert_eq!(refused(log, log).class, class, "{log}");
+        }
         let denied = Record { errno: nix::libc::EPERM, ..Record::default() };
         assert_eq!(of(&denied).class, "permission");
-        assert_eq!(refused("; invalid func unknown#173\n0: (95) exit\n", "").class, "unclassified");
-        assert_eq!(refused("8: (a6) if w1 < 0xa goto pc-5 infinite loop detected at insn 4\n", "").class, "loop");
         let crashed = Record { crashed: Some("killed".into()), ..Record::default() };
         assert_eq!(of(&crashed).class, "crash");
-    }
-
-    #[test]
-    fn hostile_text_fills_no_sentence_twice_and_never_panics() {
-        for log in ["invalid func #", "R* R1 invalid mem access '", "invalid access to é, $1 off=$2 size="] {
-            let _ = refused(log, log);
-        }
     }
 }

@@ -28,7 +28,6 @@ const LONGEST_ANSWER: usize = 256 << 20;
 /// How long all the programs may take where the user says nothing.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What one kernel says of all objects.
 #[derive(Debug)]
 pub struct Answer {
     pub release: String,
@@ -71,7 +70,6 @@ impl Brought {
         Ok(format!("/{IN_GUEST}/{name}"))
     }
 
-    /// Loads the objects in a guest of this kernel.
     pub fn ask(&self, guests: Guests<'_>, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;

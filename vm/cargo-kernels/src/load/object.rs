@@ -18,7 +18,6 @@ const LARGEST_OBJECT: u64 = 32 << 20;
 /// How an ELF file for a little-endian machine of 64 bits begins.
 const MAGIC: &[u8] = b"\x7fELF\x02\x01\x01";
 
-/// A BPF object.
 pub struct Object {
     /// Its file's name; with a number if that holds several.
     pub name: String,
@@ -98,36 +97,24 @@ fn whole(bytes: &[u8]) -> Result<&[u8], String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind};
     use proptest::prelude::*;
 
     use super::*;
 
-    /// A header, a section of code, and the table of sections.
-    pub fn sample() -> Vec<u8> {
-        let mut elf = vec![0; 64];
-        elf[..7].copy_from_slice(MAGIC);
-        elf[16..18].copy_from_slice(&1u16.to_le_bytes());
-        elf[18..20].copy_from_slice(&247u16.to_le_bytes());
-        elf[20] = 1;
-        elf[40..48].copy_from_slice(&72u64.to_le_bytes());
-        elf[52] = 64;
-        elf[58] = 64;
-        elf[60] = 2;
-        elf[62] = 1;
-        elf.extend([0x95, 0, 0, 0, 0, 0, 0, 0]);
-        let mut section = [0; 64];
-        section[4] = 1;
-        section[8] = 4;
-        section[24] = 64;
-        section[32] = 8;
-        elf.extend([0; 64]);
-        elf.extend(section);
-        elf
+    pub fn sample(code: &'static [u8]) -> Vec<u8> {
+        let mut elf = object::write::Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+        let section = elf.add_section(Vec::new(), b"code".to_vec(), SectionKind::Text);
+        elf.set_section_data(section, code, 8);
+        elf.write().unwrap()
     }
+
+    /// A program's last instruction.
+    pub const EXIT: &[u8] = &[0x95, 0, 0, 0, 0, 0, 0, 0];
 
     #[test]
     fn an_object_is_found_by_itself_and_inside_an_executable() {
-        let sample = sample();
+        let sample = sample(EXIT);
         assert_eq!(find(&sample).unwrap(), [&sample[..]]);
         let mut host = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         // At an odd place, as `include_bytes!` may put it.
@@ -139,7 +126,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_no_object_is_refused_with_the_reason() {
-        let sample = sample();
+        let sample = sample(EXIT);
         let with = |at: usize, value: u8| {
             let mut bytes = sample.clone();
             bytes[at] = value;
@@ -150,7 +137,7 @@ pub(super) mod tests {
             (with(5, 2), "big-endian"),
             (with(4, 1), "64 bits"),
             (sample[..sample.len() - 1].to_vec(), "is no complete ELF file"),
-            (with(72 + 64 + 32, 0), "without a program"),
+            (self::sample(&[]), "without a program"),
             (std::fs::read("/bin/true").unwrap(), "is neither"),
         ] {
             let said = find(&bytes).unwrap_err();
@@ -161,9 +148,9 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn damaged_objects_never_panic(
-            changes in prop::collection::vec((0usize..200, any::<u8>()), 1..8), length in 0usize..300
+            changes in prop::collection::vec((0usize..400, any::<u8>()), 1..8), length in 0usize..500
         ) {
-            let mut bytes = sample();
+            let mut bytes = sample(EXIT);
             for (at, value) in changes {
                 if let Some(byte) = bytes.get_mut(at) { *byte = value; }
             }

@@ -116,7 +116,6 @@ fn cell(row: Option<&Row>) -> String {
     }
 }
 
-/// For a pull request.
 fn markdown(rows: &Rows) -> String {
     let kernels: Vec<String> = rows.kernels.iter().map(|(kernel, _)| prose(kernel)).collect();
     let mut out = format!("| program | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
@@ -153,7 +152,6 @@ fn html(rows: &Rows) -> Result<String> {
     page(include_str!("load.html"), context! { kernels => &rows.kernels, not_run => &rows.not_run, lines })
 }
 
-/// Writes every format, and each program's log.
 pub fn write(dir: &Path, rows: &Rows) -> Result<()> {
     let write = |name: &str, text: &str| whole_file::write(&dir.join(name), text.as_bytes());
     write("load.json", &json(rows)?)?;

@@ -12,7 +12,6 @@ use super::guest::Answer;
 use super::object::Object;
 use crate::text;
 
-/// What became of a program on a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadResult {
@@ -29,7 +28,6 @@ impl Display for LoadResult {
     }
 }
 
-/// One program on one kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub object: String,
@@ -55,7 +53,6 @@ pub struct Row {
     pub log: String,
 }
 
-/// What all kernels said.
 #[derive(Debug, Default, Serialize)]
 pub struct Rows {
     /// The rows, in the order of objects, programs and kernels.
@@ -135,8 +132,7 @@ impl Rows {
 
 /// A release's numbers: 5.10 is younger than 5.4.
 fn numbers(release: &str) -> Vec<u32> {
-    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
-    release[..end].split('.').filter_map(|number| number.parse().ok()).collect()
+    release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect()
 }
 
 impl Row {

@@ -20,7 +20,6 @@ pub const COLUMNS: [(&str, &str, bool); 10] = [
     ("attach", "through a bpf_link, or by an ioctl of perf", false),
 ];
 
-/// A table's line.
 pub type Row = [String; COLUMNS.len()];
 
 /// A row for each BPF program on each kernel that told anything, in the order of [`COLUMNS`].
@@ -45,6 +44,7 @@ pub fn errors(run: &RunReport) -> Vec<(String, String)> {
 }
 
 fn row(kernel: &str, facts: &Facts, program: &ProgramFacts) -> Row {
+    let yes_no = |value: bool| if value { "yes" } else { "no" };
     [
         kernel.into(),
         or_dash(Some(text::line(&program.name)).filter(|name| !name.is_empty())),
@@ -57,10 +57,6 @@ fn row(kernel: &str, facts: &Facts, program: &ProgramFacts) -> Row {
         or_dash(program.event_ns.map(|ns| format!("{ns:.0} ns"))),
         or_dash(program.attached.as_deref().map(text::line)),
     ]
-}
-
-fn yes_no(value: bool) -> &'static str {
-    if value { "yes" } else { "no" }
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {

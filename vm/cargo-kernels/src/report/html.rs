@@ -32,7 +32,6 @@ const MARKS: [(&str, &str, &str); 6] = [
     (words::NOT_RUN, "–", "not run"),
 ];
 
-/// The whole file.
 pub fn render(run: &RunReport) -> Result<String> {
     let names = TestNames::of(run);
     let kernels = run.kernels.iter().enumerate().map(|(index, report)| kernel(index, report, &names));

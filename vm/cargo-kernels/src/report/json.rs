@@ -13,7 +13,6 @@ use crate::verdict::{KernelReport, Standing};
 /// The format's version: it grows when a reader of the older one would go wrong. New keys are no such break.
 const VERSION: u32 = 2;
 
-/// The whole file.
 pub fn render(run: &RunReport) -> Result<String> {
     let kernels = run.kernels.iter().map(|report| kernel(run, report));
     let report = json!({
@@ -67,10 +66,13 @@ fn timestamp(start: SystemTime, later_s: f64) -> String {
     moment(start, later_s).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The moment so many seconds after another.
 pub fn moment(start: SystemTime, later_s: f64) -> DateTime<Utc> {
-    let later = Duration::try_from_secs_f64(later_s).unwrap_or_default();
-    start.checked_add(later).unwrap_or(start).into()
+    start.checked_add(duration(later_s)).unwrap_or(start).into()
+}
+
+/// A guest's seconds may be any number.
+pub fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,13 +3,11 @@
 //! A verdict that is about no test (a panic, a kernel that could not be had) is a test case of its own, and so is
 //! every test that was asked for and did not run: a CI that only counts must not take silence for a pass.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
-use super::json::moment;
+use super::json::{duration, moment};
 use super::{RunReport, words};
 use crate::text;
 use crate::verdict::{KernelReport, Verdict};
@@ -17,7 +15,6 @@ use crate::verdict::{KernelReport, Verdict};
 /// Lines of output in a failure's text; all of it is in the test case's `system-out`.
 const DESCRIPTION_LINES: usize = 40;
 
-/// The whole file.
 pub fn render(run: &RunReport) -> Result<String> {
     let mut report = Report::new(text::line(&run.program));
     report.set_timestamp(moment(run.started, 0.0)).set_time(duration(run.total_s));
@@ -102,11 +99,6 @@ fn unless_tolerated(kernel: &KernelReport) -> TestCaseStatus {
         true => TestCaseStatus::skipped(),
         false => TestCaseStatus::non_success(NonSuccessKind::Error),
     }
-}
-
-/// A guest's seconds may be any number.
-fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 #[cfg(test)]

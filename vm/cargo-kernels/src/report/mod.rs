@@ -4,7 +4,6 @@ pub mod facts;
 mod html;
 mod json;
 mod junit;
-mod logs;
 mod summary;
 pub mod words;
 
@@ -31,16 +30,13 @@ use crate::verdict::{KernelReport, Standing};
 pub struct RunReport {
     /// The package that was tested, `program` in `metadata.kernels`, else the project's directory: the reports' title.
     pub program: String,
-    /// When the run began.
     pub started: SystemTime,
-    /// Seconds it took altogether.
     pub total_s: f64,
     /// One for each kernel, in the order in which they were asked for.
     pub kernels: Vec<KernelReport>,
 }
 
 impl RunReport {
-    /// How many kernels stand like this.
     pub fn count(&self, standing: Standing) -> usize {
         self.kernels.iter().filter(|kernel| kernel.standing() == standing).count()
     }
@@ -57,11 +53,8 @@ impl RunReport {
     /// The exit code of the run: a kernel that failed weighs more than one that was not run.
     pub fn exit_code(&self) -> u8 {
         let codes = self.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
-        let codes: Vec<u8> = codes.collect();
-        match codes.contains(&exit::FAILED) {
-            true => exit::FAILED,
-            false => codes.into_iter().max().unwrap_or(exit::OK),
-        }
+        // `FAILED` is the lower number of the two.
+        codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
     }
 }
 
@@ -95,7 +88,7 @@ pub fn write(dir: &Path, run: &mut RunReport) -> Result<()> {
 }
 
 fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Result<()> {
-    logs::keep(run, dir)?;
+    keep_logs(dir, run)?;
     let summary = summary::render(run);
     let texts = [json::render(run)?, junit::render(run)?, summary.clone(), html::render(run)?];
     for (name, text) in FILES.iter().zip(texts) {
@@ -105,6 +98,21 @@ fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Res
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(summary.as_bytes()))
         .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
+}
+
+/// Copies every kernel's console log, of which the host keeps 16 MiB at the most, and notes where it is.
+fn keep_logs(dir: &Path, run: &mut RunReport) -> Result<()> {
+    for kernel in &mut run.kernels {
+        let Some(log) = &kernel.console_log else { continue };
+        let name = log.file_name().unwrap_or_default().to_string_lossy();
+        // A path such as `../bzImage` begins with dots, and CI systems leave out what is hidden.
+        let kept = format!("console/{}{name}", if name.starts_with('.') { "kernel" } else { "" });
+        let text = fs::read(log)
+            .with_context(|| format!("cannot keep the console log of {}, {}", kernel.name, log.display()))?;
+        whole_file::write(&dir.join(&kept), &text)?;
+        kernel.kept_log = Some(kept);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -143,10 +151,15 @@ mod tests {
         let (reports, step_summary) = (dir.path().join("a/b"), dir.path().join("step"));
         fs::write(&step_summary, "what an earlier step wrote\n").unwrap();
         prepare(&reports).unwrap();
-        write_to(&reports, &mut sample::run(logs.path()), Some(&step_summary)).unwrap();
+        let mut run = sample::run(logs.path());
+        let hidden = logs.path().join(".._bzImage.log");
+        fs::rename(run.kernels[2].console_log.replace(hidden.clone()).unwrap(), hidden).unwrap();
+        write_to(&reports, &mut run, Some(&step_summary)).unwrap();
 
         let expected = FILES.into_iter().chain(["console"]).map(str::to_owned);
         assert_eq!(names_in(&reports), expected.collect());
+        let kept = ["5.10.log", "6.12.log", "6.18.log", "7.3.log", "kernel.._bzImage.log"].map(str::to_owned);
+        assert_eq!(names_in(&reports.join("console")), kept.into());
         assert_eq!(fs::read(reports.join("console/7.3.log")).unwrap(), fs::read(logs.path().join("7.3.log")).unwrap());
         let summary = fs::read_to_string(reports.join("summary.md")).unwrap();
         assert_eq!(fs::read_to_string(&step_summary).unwrap(), format!("what an earlier step wrote\n{summary}"));

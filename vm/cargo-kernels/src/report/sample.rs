@@ -61,7 +61,6 @@ pub fn hostile(logs: &Path) -> RunReport {
     with_logs(report([kernel]), logs)
 }
 
-/// A run of these kernels, one after the other.
 pub fn report(kernels: impl IntoIterator<Item = KernelReport>) -> RunReport {
     let mut total_s = 0.0;
     let one_after_the_other = |kernel| {
@@ -75,7 +74,6 @@ pub fn report(kernels: impl IntoIterator<Item = KernelReport>) -> RunReport {
     RunReport { program: "helloworld".into(), started, total_s, kernels }
 }
 
-/// All tests passed.
 pub fn passing(name: &str) -> KernelReport {
     let program = ProgramFacts {
         name: "bpf_prog".into(),
@@ -102,7 +100,6 @@ pub fn passing(name: &str) -> KernelReport {
     }
 }
 
-/// One test failed, one was killed.
 pub fn failing(name: &str) -> KernelReport {
     let mut kernel = passing(name);
     kernel.verdict = Verdict::Fail;
@@ -113,7 +110,6 @@ pub fn failing(name: &str) -> KernelReport {
     kernel
 }
 
-/// The tests passed, and the kernel printed a warning.
 pub fn with_splat(name: &str) -> KernelReport {
     let warning = "WARNING: CPU: 0 PID: 77 at kernel/trace/trace_event_perf.c:406 perf_trace_buf_alloc+0x9c/0xb0";
     let error = Some("helloworld: it ended with exit status 4 before its ready line".into());
@@ -173,7 +169,6 @@ pub fn outcome(name: &str, result: TestResult, output: &str) -> TestOutcome {
     TestOutcome { test: test_id(name), attempts: 1, result, seconds: 0.125, output: output.into(), dropped_bytes: 0 }
 }
 
-/// The test of this name.
 pub fn test_id(name: &str) -> TestId {
     TestId { binary: "trace".into(), name: name.into() }
 }

@@ -17,7 +17,6 @@ const LINE_LENGTH: usize = 400;
 /// Bytes of the whole; GitHub refuses a step's summary above 1 MiB.
 const SIZE: usize = 900 * 1024;
 
-/// The whole file.
 pub fn render(run: &RunReport) -> String {
     let count = run.kernels.len();
     let kernels_word = if count == 1 { "kernel" } else { "kernels" };

@@ -63,7 +63,6 @@ pub struct TestNames {
 }
 
 impl TestNames {
-    /// For all of a run's tests.
     pub fn of(run: &RunReport) -> Self {
         let binaries: HashSet<&str> = run.kernels.iter().flat_map(all_tests).map(|test| &*test.binary).collect();
         Self { with_binary: binaries.len() > 1 }
@@ -89,7 +88,6 @@ pub fn not_run(kernel: &KernelReport) -> Option<String> {
     (!kernel.missing.is_empty() && !kernel.tests.is_empty()).then(words)
 }
 
-/// The lines that show a verdict.
 pub fn excerpt(kernel: &KernelReport) -> Vec<String> {
     kernel.excerpt.iter().map(|line| text::line(line)).collect()
 }
@@ -110,7 +108,6 @@ pub fn remarks(kernel: &KernelReport, names: &TestNames) -> Vec<String> {
     kernel.tests.iter().flat_map(remark).collect()
 }
 
-/// The tests that did not pass.
 pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
     kernel.tests.iter().filter(|outcome| outcome.result != TestResult::Passed)
 }

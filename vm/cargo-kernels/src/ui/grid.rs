@@ -11,7 +11,6 @@ const LINE_BELOW_HEADER: &str = "     ──            ";
 pub struct Looks {
     /// Columns, where cells are wrapped; `None` where they are not, as in a file.
     pub width: Option<u16>,
-    /// Whether there are colours.
     pub colour: bool,
 }
 

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use super::RunEvent;
 use crate::report::words;
 use crate::text;
-use crate::verdict::{KernelReport, Standing};
+use crate::verdict::Standing;
 use vm_kernels::Progress;
 
 const WAITING: &str = "  {prefix:.bold} {wide_msg:.dim}";
@@ -22,15 +22,10 @@ const TICK: Duration = Duration::from_millis(120);
 /// The widest a kernel's name may be; of a longer one, a path, the end is shown.
 const NAME_WIDTH: usize = 24;
 
-/// A live line for each kernel.
 pub struct Live {
     lines: MultiProgress,
-    bars: Vec<Bar>,
-}
-
-struct Bar {
-    progress: ProgressBar,
-    running: Once,
+    /// Of each kernel its line, and whether that runs.
+    bars: Vec<(ProgressBar, Once)>,
 }
 
 impl Live {
@@ -38,19 +33,44 @@ impl Live {
         let lines = MultiProgress::with_draw_target(target);
         let names: Vec<String> = names.iter().map(|name| text::end(&text::line(name), NAME_WIDTH)).collect();
         let width = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or(0);
-        let bars = names.iter().map(|name| Bar::new(&lines, name, width)).collect();
+        let bar = |name: &String| {
+            let prefix = pad_str(name, width, Alignment::Left, None).into_owned();
+            let bar = ProgressBar::new_spinner().with_style(line_style(WAITING)).with_prefix(prefix);
+            let bar = lines.add(bar.with_message("waiting"));
+            bar.tick();
+            (bar, Once::new())
+        };
+        let bars = names.iter().map(bar).collect();
         Self { lines, bars }
     }
 
     pub fn event(&self, index: usize, event: RunEvent) {
-        let bar = &self.bars[index];
-        match event {
+        let (bar, running) = &self.bars[index];
+        match &event {
             RunEvent::Note(_) => {
                 // An error here is a terminal that went away; the run goes on without it.
-                let _ = self.lines.println(format!("{}: {event}", bar.progress.prefix().trim_end()));
+                let _ = self.lines.println(format!("{}: {event}", bar.prefix().trim_end()));
             }
-            RunEvent::Finished(report) => bar.finish(&report),
-            _ => bar.show(event.to_string()),
+            RunEvent::Finished(report) => {
+                let mark = style(words::mark(report));
+                let mark = match report.standing() {
+                    Standing::Passed => mark.green(),
+                    Standing::NotRun if report.tolerated => mark.yellow(),
+                    _ => mark.red(),
+                };
+                bar.disable_steady_tick();
+                bar.set_style(line_style(FINISHED));
+                bar.set_prefix(format!("{mark} {}", style(bar.prefix()).bold()));
+                bar.finish_with_message(event.to_string());
+            }
+            _ => {
+                running.call_once(|| {
+                    bar.reset_elapsed();
+                    bar.set_style(line_style(RUNNING));
+                    bar.enable_steady_tick(TICK);
+                });
+                bar.set_message(event.to_string());
+            }
         }
     }
 }
@@ -58,39 +78,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         // Not MultiProgress::clear: a line that is dropped afterwards would draw all of them again.
-        self.bars.iter().for_each(|bar| bar.progress.finish_and_clear());
-    }
-}
-
-impl Bar {
-    fn new(lines: &MultiProgress, name: &str, width: usize) -> Self {
-        let progress = lines.add(ProgressBar::new_spinner());
-        progress.set_style(line_style(WAITING));
-        progress.set_prefix(pad_str(name, width, Alignment::Left, None).into_owned());
-        progress.set_message("waiting");
-        progress.tick();
-        Self { progress, running: Once::new() }
-    }
-
-    fn show(&self, message: String) {
-        self.running.call_once(|| {
-            self.progress.reset_elapsed();
-            self.progress.set_style(line_style(RUNNING));
-            self.progress.enable_steady_tick(TICK);
-        });
-        self.progress.set_message(message);
-    }
-
-    fn finish(&self, report: &KernelReport) {
-        let mark = match report.standing() {
-            Standing::Passed => style(words::mark(report)).green(),
-            Standing::NotRun if report.tolerated => style(words::mark(report)).yellow(),
-            _ => style(words::mark(report)).red(),
-        };
-        self.progress.disable_steady_tick();
-        self.progress.set_style(line_style(FINISHED));
-        self.progress.set_prefix(format!("{mark} {}", style(self.progress.prefix()).bold()));
-        self.progress.finish_with_message(super::verdict(report));
+        self.bars.iter().for_each(|(bar, _)| bar.finish_and_clear());
     }
 }
 

@@ -11,7 +11,7 @@ mod tests;
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, IsTerminal, Write};
-use std::mem::{Discriminant, discriminant};
+use std::mem::{Discriminant, discriminant, replace};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -33,7 +33,6 @@ pub use table::table;
 pub enum RunEvent {
     /// The kernel is on its way here. Sent as often as there is progress.
     Fetching {
-        /// Bytes so far.
         done: u64,
         /// Bytes altogether, when the server said so.
         total: Option<u64>,
@@ -44,18 +43,14 @@ pub enum RunEvent {
     Preparing,
     /// The virtual machine was started, and the agent was not heard of yet.
     Booting,
-    /// A saved guest was restored.
     Restoring,
     /// The agent runs the tests. Sent when the job is handed over, and whenever a test starts or ends.
     Testing {
-        /// Tests that have ended.
         done: usize,
-        /// Tests asked for.
         total: usize,
         /// The test that runs now, in the guest's words.
         current: Option<String>,
     },
-    /// All is known.
     Finished(Box<KernelReport>),
 }
 
@@ -112,7 +107,6 @@ pub enum Screen {
     Plain(Mutex<Plain>),
 }
 
-/// Where plain lines go.
 pub struct Plain {
     out: Box<dyn Write + Send>,
     /// Of each kernel its name, and the kind of event that was shown last.
@@ -145,11 +139,9 @@ impl Screen {
                 let Plain { out, kernels } = &mut *plain;
                 let (name, shown) = &mut kernels[index];
                 let kind = Some(discriminant(&event));
-                let is_note = matches!(event, RunEvent::Note(_));
-                if !is_note && *shown == kind {
+                if !matches!(event, RunEvent::Note(_)) && replace(shown, kind) == kind {
                     return;
                 }
-                *shown = if is_note { *shown } else { kind };
                 // A reader that went away (`| head`) is no reason to stop testing.
                 let _ = writeln!(out, "{name}: {event}").and_then(|()| out.flush());
             }

@@ -1,7 +1,7 @@
 //! The end of a run on a terminal: the table, what went wrong, the facts, the sum.
 
 use comfy_table::{Cell, Color};
-use vmtest_agent::{TestOutcome, TestResult};
+use vmtest_agent::TestResult;
 
 use super::grid::{self, Looks, grid};
 use crate::report::words::{self, TestNames};
@@ -77,7 +77,10 @@ fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     let mut lines = wrap("", &text::line(&head), looks);
     lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));
     for outcome in words::failures(kernel) {
-        let what = format!("{}: {}", names.name(&outcome.test), after(outcome));
+        let mut what = format!("{}: {}", names.name(&outcome.test), words::sentence(outcome));
+        if !matches!(outcome.result, TestResult::NotStarted { .. } | TestResult::TimedOut) {
+            what += &format!(" after {:.1} s", outcome.seconds);
+        }
         lines.extend(wrap(INDENT, &what, looks));
         let output = text::without_frames(text::without_summary(&outcome.output));
         lines.extend(text::tail(&output, OUTPUT_LINES).iter().map(|line| quote(line, looks)));
@@ -87,14 +90,6 @@ fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
         lines.push(format!("{INDENT}console: {}", text::line(&log.display().to_string())));
     }
     lines.join("\n") + "\n"
-}
-
-fn after(outcome: &TestOutcome) -> String {
-    let sentence = words::sentence(outcome);
-    match outcome.result {
-        TestResult::NotStarted { .. } | TestResult::TimedOut => sentence,
-        _ => format!("{sentence} after {:.1} s", outcome.seconds),
-    }
 }
 
 /// A guest's line behind a mark, cut where the terminal would wrap it.

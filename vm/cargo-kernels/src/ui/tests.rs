@@ -9,28 +9,19 @@ use super::{RunEvent, Screen};
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;
 
-fn names() -> Vec<String> {
-    vec!["5.4".into(), "6.1".into()]
-}
-
-fn testing(done: usize, current: Option<&str>) -> RunEvent {
-    RunEvent::Testing { done, total: 8, current: current.map(str::to_owned) }
-}
-
 /// A run of two kernels, with what a guest may try in every place where its words get in.
 fn a_run() -> Vec<(usize, RunEvent)> {
-    let unavailable = sample::unavailable("5.4");
     let reason = "`\x1b[2Jtwo_tracers`\r\n6.1: pass".into();
     let failing = KernelReport { reason, ..sample::failing("6.1") };
     vec![
         (1, RunEvent::Fetching { done: 0, total: Some(64 << 20) }),
         (1, RunEvent::Fetching { done: 1 << 20, total: Some(64 << 20) }),
-        (0, RunEvent::Finished(Box::new(unavailable))),
+        (0, RunEvent::Finished(Box::new(sample::unavailable("5.4")))),
         (1, RunEvent::Note("KVM does not work here (no sign of life in 5 s): using TCG".into())),
         (1, RunEvent::Preparing),
         (1, RunEvent::Booting),
-        (1, testing(0, None)),
-        (1, testing(3, Some("two_\x1b[31mtracers\n6.1: pass"))),
+        (1, RunEvent::Testing { done: 0, total: 8, current: None }),
+        (1, RunEvent::Testing { done: 3, total: 8, current: Some("two_\x1b[31mtracers\n6.1: pass".into()) }),
         (1, RunEvent::Finished(Box::new(failing))),
     ]
 }
@@ -38,7 +29,7 @@ fn a_run() -> Vec<(usize, RunEvent)> {
 #[test]
 fn without_a_terminal_each_phase_is_one_plain_line() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let screen = Screen::plain(&names(), Box::new(file.reopen().unwrap()));
+    let screen = Screen::plain(&["5.4".into(), "6.1".into()], Box::new(file.reopen().unwrap()));
     for (index, event) in a_run() {
         screen.event(index, event);
     }
@@ -48,7 +39,7 @@ fn without_a_terminal_each_phase_is_one_plain_line() {
 #[test]
 fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
     let term = InMemoryTerm::new(10, 80);
-    let live = Live::new(&names(), ProgressDrawTarget::term_like(Box::new(term.clone())));
+    let live = Live::new(&["5.4".into(), "6.1".into()], ProgressDrawTarget::term_like(Box::new(term.clone())));
     assert_eq!(term.contents(), "  5.4 waiting\n  6.1 waiting");
 
     let mut events = a_run();

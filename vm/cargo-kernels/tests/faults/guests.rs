@@ -22,7 +22,7 @@ fn the_kernel_panics_at_boot() {
 fn the_guest_hangs_before_the_agent() {
     let args = "kernel-args = ['rdinit=/nonexistent', 'rootdelay=10000', 'ignore_loglevel']";
     let words = "nothing was heard of the agent within 25 s; the kernel got as far as: ";
-    does_not_come_up(Scene::new().metadata(args).timeout(25), "no-boot", words);
+    does_not_come_up(Scene { timeout: 25, ..Scene::new().metadata(args) }, "no-boot", words);
 }
 
 /// However the guest was to come to be. It is not tried twice, and nothing is saved.
@@ -73,7 +73,7 @@ fn the_agent_is_killed_or_the_guest_switched_off() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn the_guest_hangs_in_a_test() {
     for (options, test, seconds) in [(BOOTED, "fatal::stops_the_agent", 45), (WARM, "failing::hangs", 20)] {
-        let scene = Scene::new().metadata("test-timeout-s = 1000.0").timeout(seconds);
+        let scene = Scene { timeout: seconds, ..Scene::new().metadata("test-timeout-s = 1000.0") };
         let words = format!("not finished within {seconds} s: the guest hung while `{test}` ran");
         scene.run(options, test).expect("hang", 1, &words);
     }
@@ -144,7 +144,7 @@ fn a_program_that_is_never_ready_costs_facts_and_no_verdict() {
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn a_test_fills_the_hosts_disk() {
     // A kernel that has virtio ports without a module.
-    let scene = Scene::new().kernel("6.12").metadata("test-timeout-s = 10.0");
+    let scene = Scene { kernel: "6.12", ..Scene::new().metadata("test-timeout-s = 10.0") };
     let words = "`fatal::fills_the_hosts_disk` was still running";
     scene.run(BOOTED, "fatal::fills_the_hosts_disk").expect("fail", 1, words);
 }

@@ -10,7 +10,8 @@ const QUICK: &str = "contained::prints_the_agents_words";
 /// The harness is run after a shell script that has mounts of its own, which needs root.
 fn with_mounts(script: &str) -> Scene {
     let script = format!("set -e; here=$PWD; {script}; cd \"$here\"; exec \"$@\"");
-    Scene::new().own_cache().under(&["unshare", "--mount", "sh", "-c", &script, "sh"])
+    let under = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).into();
+    Scene { under, ..Scene::new().own_cache() }
 }
 
 /// And none of them disturbs another.
@@ -29,7 +30,7 @@ fn tmp_is_full_paths_are_odd_and_the_user_is_an_ordinary_one() {
     // The user namespace maps whoever runs this to a user who owns the checkout and can do no more than that.
     let check = "test $(id -u) = 1000 && grep -q 'CapEff:.0000000000000000' /proc/self/status && exec \"$@\"";
     let user = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "sh", "-c", check, "sh"];
-    let ordinary = Scene::new().under(&user);
+    let ordinary = Scene { under: user.map(str::to_owned).into(), ..Scene::new() };
     let on_ordinary = Run::start(&ordinary, ordinary.vmtest(&[], QUICK));
 
     for run in [on_full, on_odd, on_ordinary] {
@@ -129,7 +130,7 @@ fn tools_are_impostors() {
         (VNG, "exec yes 'la la la'", "no-boot", "within 10 s; the kernel got as far as: l"),
         (QEMU, "echo 'la la la' >&2; exit 1", "host-error", "vng ended before QEMU was up"),
     ] {
-        let scene = Scene::new().timeout(10);
+        let scene = Scene { timeout: 10, ..Scene::new() };
         let tool = format!("case $1 in --version) echo '{version}' ;; *) {does} ;; esac");
         let mut command = scene.vmtest(&["--accel", "tcg"], QUICK);
         command.env(variable, scene.script("tool", &tool));

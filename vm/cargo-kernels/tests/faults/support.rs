@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cargo_kernels::dirs::Dirs;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -16,10 +17,6 @@ use nix::unistd::{Pid, pipe2};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// One that boots quickly.
-const KERNEL: &str = "6.1";
-/// Seconds until a guest is given up. No run should wait for that.
-const GUEST_LIMIT: u32 = 2000;
 /// How long a run may take at most.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 /// How long processes may take to be gone once the harness is.
@@ -31,13 +28,14 @@ const MARK: &str = "VMTEST_FAULT";
 
 /// One fault's surroundings. Dropping it removes its files.
 pub struct Scene {
-    dir: TempDir,
+    pub dir: TempDir,
     /// Lines of the metadata table.
-    metadata: Vec<String>,
-    kernel: &'static str,
-    timeout: u32,
-    /// The program and arguments that start the harness, if it is not started by itself.
-    under: Vec<String>,
+    pub metadata: Vec<String>,
+    pub kernel: &'static str,
+    /// Seconds until a guest is given up. No run should wait for that.
+    pub timeout: u32,
+    /// The program that starts the harness, if any, and its arguments, of which the harness and its own become the last.
+    pub under: Vec<String>,
 }
 
 impl Scene {
@@ -55,8 +53,9 @@ impl Scene {
         Self {
             dir: dir.unwrap(),
             metadata: metadata.map(str::to_owned).into(),
-            kernel: KERNEL,
-            timeout: GUEST_LIMIT,
+            // One that boots quickly.
+            kernel: "6.1",
+            timeout: 2000,
             under: Vec::new(),
         }
     }
@@ -69,27 +68,11 @@ impl Scene {
         self
     }
 
-    /// Gives guests up after so many seconds.
-    pub fn timeout(self, seconds: u32) -> Self {
-        Self { timeout: seconds, ..self }
-    }
-
-    /// Runs on this kernel instead of the usual one.
-    pub fn kernel(self, kernel: &'static str) -> Self {
-        Self { kernel, ..self }
-    }
-
-    /// Has the harness started by another program, whose last arguments it and its own become.
-    pub fn under(self, words: &[&str]) -> Self {
-        Self { under: words.iter().map(|&word| word.to_owned()).collect(), ..self }
-    }
-
     /// A path in a directory of this scene's own.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Where the reports go.
     pub fn reports(&self) -> PathBuf {
         self.path("report")
     }
@@ -138,7 +121,6 @@ impl Scene {
         Run::start(self, self.vmtest(options, "failing::hangs")).wait_for(": testing")
     }
 
-    /// Makes an executable shell script.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         // By another process: as long as any thread of this one may have it open for writing in a child that it has just
@@ -152,9 +134,7 @@ impl Scene {
 
     /// Has a cache of its own, with all that is in the usual one but saved guests. What takes long is not done again.
     pub fn own_cache(self) -> Self {
-        let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
-        let caches = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-        let usual = std::env::var_os("VMTEST_CACHE_DIR").map_or_else(|| caches().join("vmtest"), PathBuf::from);
+        let usual = Dirs::find().unwrap().cache;
         fs::create_dir(self.cache()).unwrap();
         fs::create_dir_all(usual.join("modules")).unwrap();
         for entry in fs::read_dir(usual).unwrap().map(Result::unwrap) {
@@ -205,7 +185,6 @@ impl<'a> Run<'a> {
         Self { scene, child, started: Instant::now(), output: output.into(), printed: Vec::new() }
     }
 
-    /// Waits for these words.
     pub fn wait_for(mut self, words: &str) -> Self {
         while !String::from_utf8_lossy(&self.printed).contains(words) {
             assert!(self.read_more(), "it ended without {words:?}:\n{}", String::from_utf8_lossy(&self.printed));
@@ -225,7 +204,6 @@ impl<'a> Run<'a> {
         Process::wait_for_all(&scene.mark());
     }
 
-    /// Waits for its end.
     pub fn end(mut self) -> Ended<'a> {
         while self.read_more() {}
         let status = self.child.wait().unwrap();
@@ -293,7 +271,6 @@ impl Ended<'_> {
     }
 }
 
-/// One living process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pid: Pid,
@@ -302,7 +279,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// All that carry this mark.
     pub fn marked(mark: &str) -> Vec<Self> {
         let wanted = format!("{MARK}={mark}");
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

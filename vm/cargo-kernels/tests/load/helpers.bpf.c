@@ -4,7 +4,6 @@
 static u64 (*bpf_get_func_ip)(void *) = (void *)173;
 static long (*bpf_get_retval)(void) = (void *)186;
 static u64 (*bpf_ktime_get_tai_ns)(void) = (void *)208;
-static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_loop)(u32, void *, void *, u64) = (void *)181;
 
 volatile const u32 limit = 10;

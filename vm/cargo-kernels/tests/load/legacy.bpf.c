@@ -10,7 +10,5 @@ static long (*bpf_map_push_elem)(void *, const void *, u64) = (void *)87;
 
 SEC("tracepoint/syscalls/sys_enter_execve") int filters(void *ctx)
 {
-	u32 value = 1;
-
-	return bpf_map_push_elem(&filter, &value, 0) == 1;
+	return bpf_map_push_elem(&filter, &(u32){ 1 }, 0) == 1;
 }

@@ -1,6 +1,7 @@
 //! `cargo kernels load`: programs that one real kernel refuses and another loads.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -55,9 +56,7 @@ fn load(objects: &[PathBuf], options: &[&str]) -> Output {
 #[ignore = "restores VMs: `cargo xtask test` runs it"]
 fn each_kernel_s_verifier_is_understood() {
     let dir = tempfile::tempdir().unwrap();
-    let mut names: Vec<&str> = ANSWERS.iter().filter_map(|answer| answer.1.split('/').next()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names: BTreeSet<&str> = ANSWERS.iter().filter_map(|answer| answer.1.split('/').next()).collect();
     let objects: Vec<PathBuf> = names.iter().map(|name| compiled(name, dir.path())).collect();
     let output = load(&objects, &["-k", "5.10,6.1,6.12,6.18", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,11 +8,7 @@ struct {
 	__uint(value_size, 6 << 20);
 } large SEC(".maps");
 
-static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
-
 SEC("tracepoint/syscalls/sys_enter_execve") int large_value(void *ctx)
 {
-	u32 key = 0;
-
-	return bpf_map_lookup_elem(&large, &key) == 0;
+	return bpf_map_lookup_elem(&large, &(u32){ 0 }) == 0;
 }

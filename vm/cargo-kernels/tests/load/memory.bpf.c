@@ -8,11 +8,7 @@ struct {
 	__uint(value_size, 2 << 20);
 } huge SEC(".maps");
 
-static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
-
 SEC("tracepoint/syscalls/sys_enter_execve") int three_gigabytes(void *ctx)
 {
-	u32 key = 0;
-
-	return bpf_map_lookup_elem(&huge, &key) == 0;
+	return bpf_map_lookup_elem(&huge, &(u32){ 0 }) == 0;
 }

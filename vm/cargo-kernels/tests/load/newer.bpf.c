@@ -2,7 +2,6 @@
 #include "common.h"
 
 static u64 (*bpf_get_socket_cookie)(void *) = (void *)46;
-static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 
 /* `folio`s are of 5.16. */
 SEC("fentry/folio_mark_dirty") int target(void *ctx) { return 0; }

@@ -1,10 +1,6 @@
 /* Programs that no kernel accepts, one for each reason that has no kernel's number. */
 #include "common.h"
 
-static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
-static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
-static void *(*bpf_map_lookup_elem)(void *, const void *) = (void *)1;
-
 struct {
 	__uint(type, 2);
 	__uint(max_entries, 1);
@@ -14,16 +10,14 @@ struct {
 
 SEC("tracepoint/syscalls/sys_enter_execve") int null_pointer(void *ctx)
 {
-	u32 key = 0;
-	u64 *value = bpf_map_lookup_elem(&values, &key);
+	u64 *value = bpf_map_lookup_elem(&values, &(u32){ 0 });
 
 	return *value == 1;
 }
 
 SEC("tracepoint/syscalls/sys_enter_execve") int beyond_value(void *ctx)
 {
-	u32 key = 0;
-	u64 *value = bpf_map_lookup_elem(&values, &key);
+	u64 *value = bpf_map_lookup_elem(&values, &(u32){ 0 });
 
 	return value ? value[bpf_get_prandom_u32()] == 1 : 0;
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use indicatif::BinaryBytes;
 use toml::Value;
 use url::Url;
@@ -21,13 +21,12 @@ use vm_kernels::{archive, whole_file};
 /// What the pin says until somebody knows better.
 const WHY: &str = "added with `kernels add`";
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let path = kernels::file(dirs);
     read(dirs, &path, name)?;
     pins::check_name(name).map_err(Exit::usage)?;
     let (url, source) = given(dirs, from)?;
-    let (release, source, size) = store(dirs, name, &url, source, &Line::new(name))?;
+    let (release, source, size) = store(dirs, name, &url, source)?;
     // Of a source nothing says the release but what was asked for.
     let release = release.unwrap_or_else(|| from.to_owned());
     pin(dirs, &path, name, &release, &source)?;
@@ -107,14 +106,8 @@ fn given(dirs: &Dirs, text: &str) -> Result<(Url, Make)> {
 
 /// Fetches the kernel into the cache, where `fetch` would put it; returns the release that it names, its source and its
 /// size.
-fn store(
-    dirs: &Dirs,
-    name: &str,
-    url: &Url,
-    source: Make,
-    progress: &dyn Progress,
-) -> Result<(Option<String>, Source, u64)> {
-    let cache = kernels::store(dirs)?.cache;
+fn store(dirs: &Dirs, name: &str, url: &Url, source: Make) -> Result<(Option<String>, Source, u64)> {
+    let (cache, progress) = (kernels::store(dirs)?.cache, &Line::new(name));
     let dir = cache::scratch(&cache, name)?;
     let part = dir.path().join("0.part");
     progress.note(&format!("fetching {url}"));
@@ -144,8 +137,6 @@ fn store(
     cache::remove_all(&entry.incoming())?;
     made?;
     let manifest = entry.manifest()?;
-    match manifest.release {
-        Some(release) => Ok((Some(release), source, manifest.size)),
-        None => bail!("{name}: the image names no release; write this pin by hand"),
-    }
+    ensure!(manifest.release.is_some(), "{name}: the image names no release; write this pin by hand");
+    Ok((manifest.release, source, manifest.size))
 }

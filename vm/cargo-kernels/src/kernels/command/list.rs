@@ -1,8 +1,10 @@
 //! `cargo xtask kernels list`: the pins, which are at hand, and how to get those that are not.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use indicatif::BinaryBytes;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::dirs::Dirs;
 use crate::kernels::cache::Entry;
@@ -11,40 +13,25 @@ use crate::kernels::{self, Arch, Store, obtain};
 use crate::ui::grid::{self, Looks, grid};
 use crate::{exit, ui};
 
-/// A pin as it is listed; the JSON is an array of these.
-#[derive(Debug, Default, Serialize)]
-struct Row {
-    /// Of another architecture than this machine's, the full name.
-    name: String,
-    arch: &'static str,
-    /// Exact, or a series' prefix with an `x`.
-    expected: String,
-    why: String,
-    extra: bool,
-    at_hand: bool,
-    /// From here on what is at hand; its source may be `nix`, too, and of that the size is not known.
+/// A pin, and what is at hand of it.
+type Row<'a> = (&'a Pin, Option<AtHand>);
+
+struct AtHand {
+    /// The kind of its source, or `nix`.
+    source: &'static str,
+    image: PathBuf,
     release: Option<String>,
-    source: Option<&'static str>,
+    /// In bytes; not known of `nix`.
     size: Option<u64>,
-    image: Option<std::path::PathBuf>,
-    /// Every source, in the order in which they are tried.
-    sources: Vec<Listed>,
 }
 
-/// A source as it is listed.
-#[derive(Debug, Serialize)]
-struct Listed {
-    kind: &'static str,
-    /// Of each of its files.
-    sha256: Vec<String>,
-}
-
-/// Runs the command.
-pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
+pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
     let store = kernels::store(dirs)?;
     let wanted = |pin: &&Pin| arches.contains(&pin.arch) || arches.is_empty() && pin.arch.is_host();
-    let rows: Vec<Row> = kernels::pinned(dirs)?.iter().filter(wanted).map(|pin| row(&store, pin)).collect();
-    if json {
+    let pins = kernels::pinned(dirs)?;
+    let rows: Vec<Row<'_>> = pins.iter().filter(wanted).map(|pin| row(&store, pin)).collect();
+    if as_json {
+        let rows: Vec<Value> = rows.iter().map(json).collect();
         ui::print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
         return Ok(exit::OK);
     }
@@ -52,7 +39,8 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
     let mut table = grid(&header, [4], Looks::default());
     table.add_rows(rows.iter().map(cells));
     ui::print(&grid::text(table))?;
-    let absent: Vec<&str> = rows.iter().filter(|row| !row.at_hand && !row.extra).map(|row| row.name.as_str()).collect();
+    let absent = rows.iter().filter(|(pin, found)| found.is_none() && !pin.extra);
+    let absent: Vec<String> = absent.map(|(pin, _)| pin.label()).collect();
     if !absent.is_empty() {
         let fetch = crate::command::hint(&format!("fetch {}", absent.join(" ")));
         ui::print(&format!("\nTo get what is not at hand: {fetch}\n"))?;
@@ -60,48 +48,48 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], json: bool) -> Result<u8> {
     Ok(exit::OK)
 }
 
-fn row(store: &Store, pin: &Pin) -> Row {
-    let listed = |source: &Source| Listed {
-        kind: source.kind(),
-        sha256: source.hashes().into_iter().map(ToString::to_string).collect(),
-    };
-    let mut row = Row {
-        name: pin.label(),
-        arch: pin.arch.name,
-        expected: pin.expected.to_string(),
-        why: pin.why.clone(),
-        extra: pin.extra,
-        sources: pin.sources.iter().map(listed).collect(),
-        ..Row::default()
-    };
+fn row<'a>(store: &Store, pin: &'a Pin) -> Row<'a> {
     if let Some(Ok(kernel)) = obtain::nix(store, pin) {
-        (row.at_hand, row.source) = (true, Some("nix"));
-        (row.image, row.release) = (Some(kernel.image), kernel.release);
-        return row;
+        let (image, release) = (kernel.image, kernel.release);
+        return (pin, Some(AtHand { source: "nix", image, release, size: None }));
     }
-    for source in &pin.sources {
+    let cached = pin.sources.iter().find_map(|source| {
         let entry = Entry::of(&store.cache, pin, source);
-        let Ok(manifest) = entry.manifest() else { continue };
-        (row.at_hand, row.source) = (true, Some(source.kind()));
-        row.image = Some(entry.dir().join(manifest.image));
-        (row.release, row.size) = (manifest.release, Some(manifest.size));
-        break;
-    }
-    row
+        let manifest = entry.manifest().ok()?;
+        let (image, size) = (entry.dir().join(manifest.image), Some(manifest.size));
+        Some(AtHand { source: source.kind(), image, release: manifest.release, size })
+    });
+    (pin, cached)
 }
 
-fn cells(row: &Row) -> [String; 7] {
-    let of_pin = || row.sources.iter().map(|source| source.kind).collect::<Vec<_>>().join(", ");
+/// Of another architecture than this machine's the name is the full one; what is expected is exact, or a series' prefix
+/// with an `x`; the sources are in the order in which they are tried, with a hash for each of their files.
+fn json((pin, found): &Row<'_>) -> Value {
+    let source = |source: &Source| json!({ "kind": source.kind(), "sha256": source.hashes() });
+    let found = found.as_ref();
+    json!({
+        "name": pin.label(), "arch": pin.arch.name, "expected": pin.expected.to_string(), "why": pin.why,
+        "extra": pin.extra, "at_hand": found.is_some(), "release": found.map(|found| &found.release),
+        "source": found.map(|found| found.source), "size": found.map(|found| found.size),
+        "image": found.map(|found| found.image.to_string_lossy()),
+        "sources": pin.sources.iter().map(source).collect::<Vec<_>>(),
+    })
+}
+
+fn cells((pin, found): &Row<'_>) -> [String; 7] {
+    let of_pin = || pin.sources.iter().map(Source::kind).collect::<Vec<_>>().join(", ");
     // Twelve digits, as Git shows them; `--json` has all.
-    let hashes = row.sources.iter().filter_map(|source| source.sha256.first());
-    let hashes: Vec<_> = hashes.filter_map(|hash| hash.get(..12)).collect();
+    let hashes = pin.sources.iter().filter_map(|source| source.hashes().first()?.as_str().get(..12));
+    let found = found.as_ref();
+    let release = found.and_then(|found| found.release.clone());
+    let size = found.and_then(|found| found.size);
     [
-        row.name.clone(),
-        row.release.clone().unwrap_or_else(|| row.expected.clone()),
-        row.source.map_or_else(of_pin, str::to_owned),
-        hashes.join(", "),
-        row.size.map_or_else(|| "-".to_owned(), |size| BinaryBytes(size).to_string()),
-        if row.at_hand { "yes" } else { "no" }.to_owned(),
-        row.why.split(':').next().unwrap_or_default().to_owned(),
+        pin.label(),
+        release.unwrap_or_else(|| pin.expected.to_string()),
+        found.map_or_else(of_pin, |found| found.source.to_owned()),
+        hashes.collect::<Vec<_>>().join(", "),
+        size.map_or_else(|| "-".to_owned(), |size| BinaryBytes(size).to_string()),
+        if found.is_some() { "yes" } else { "no" }.to_owned(),
+        pin.why.split(':').next().unwrap_or_default().to_owned(),
     ]
 }

@@ -16,14 +16,13 @@ use crate::{exit, flags};
 pub fn run(dirs: &Dirs, flags: &flags::Kernels) -> Result<u8> {
     match flags {
         flags::Kernels::List { of, json } => list::run(dirs, &of.arches, *json),
-        flags::Kernels::Fetch { of, names } => fetch(dirs, names, &of.arches),
-        flags::Kernels::Verify { of, names } => verify::run(dirs, names, &of.arches),
+        flags::Kernels::Fetch(flags::Pins { of, names }) => fetch(dirs, names, &of.arches),
+        flags::Kernels::Verify(flags::Pins { of, names }) => verify::run(dirs, names, &of.arches),
         flags::Kernels::Add { name, from } => add::run(dirs, name, from),
         flags::Kernels::Prune { dry_run } => prune::run(dirs, *dry_run),
     }
 }
 
-/// Kernels into the cache.
 fn fetch(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
     let mut code = exit::OK;
     for target in select(dirs, names, arches)? {

@@ -1,6 +1,6 @@
 //! `cargo xtask kernels prune`: removes from the cache what no pin names, and saved guests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
@@ -17,7 +17,6 @@ use vm_kernels::lock::{self, How};
 /// A line of the table: the path, the bytes on disk, and whether it is gone or else in use.
 type Line = (String, u64, Result<bool>);
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     let mut lines = kernels(dirs, dry_run)?;
     lines.extend(saved_guests(dirs, dry_run)?);
@@ -49,7 +48,9 @@ fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     let pins = kernels::pinned(dirs)?;
     let names = |pin: &Pin| pin.sources.iter().map(|source| Entry::name_of(pin, source)).collect::<Vec<_>>();
     let needed = pins.iter().flat_map(names).collect();
-    let line = |path: PathBuf| (shown(&path), cache::size_of(&path), cache::discard(&dirs.cache, &path, dry_run));
+    let line = |path: PathBuf| {
+        (path.display().to_string(), cache::size_of(&path), cache::discard(&dirs.cache, &path, dry_run))
+    };
     Ok(cache::stale(&dirs.cache, &needed)?.into_iter().map(line).collect())
 }
 
@@ -59,7 +60,7 @@ fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     let line = |listed: Listed| {
         let outcome = if dry_run { Ok(true) } else { snapshots.prune(&listed) };
         let kernel = listed.kernel.as_deref().unwrap_or("a kernel unknown");
-        (format!("{} (saved guest of {kernel})", shown(&listed.dir)), listed.bytes, outcome)
+        (format!("{} (saved guest of {kernel})", listed.dir.display()), listed.bytes, outcome)
     };
     Ok(snapshots.list().into_iter().map(line).collect())
 }
@@ -74,15 +75,8 @@ fn remade(dirs: &Dirs, dry_run: bool) -> Vec<Line> {
         let size = cache::size_of(&path);
         // Somebody may be building there.
         let in_use = matches!(lock::existing(&path.join(cross::LOCK), How::NonBlockingLockExclusive), Ok(None));
-        let outcome = match dry_run || in_use {
-            true => Ok(!in_use),
-            false => std::fs::remove_dir_all(&path).map(|()| true).map_err(Into::into),
-        };
-        (format!("{} ({what})", shown(&path)), size, outcome)
+        let outcome = if dry_run || in_use { Ok(!in_use) } else { cache::remove_all(&path).map(|()| true) };
+        (format!("{} ({what})", path.display()), size, outcome)
     };
     kept.into_iter().filter(|(path, _)| path.exists()).map(line).collect()
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -8,7 +8,6 @@ use crate::kernels::{self, Arch, select};
 use crate::{exit, ui};
 use vm_guest::snapshots::{self, Snapshots};
 
-/// Runs the command.
 pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> {
     let store = kernels::store(dirs)?;
     let mut all_good = true;
@@ -30,7 +29,9 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
                 Ok(count) => format!("good, {count} files"),
                 Err(damage) => {
                     all_good = false;
-                    let dropped = match drop_damaged(&entry) {
+                    // Unless it was made anew meanwhile.
+                    let remove = |_lock| entry.verify().map(drop).or_else(|_| entry.remove());
+                    let dropped = match entry.lock(|| ()).and_then(remove) {
                         Ok(()) => format!("it was removed; `{fetch}` gets it again"),
                         Err(error) => format!("it could not be removed: {error:#}"),
                     };
@@ -62,13 +63,4 @@ fn saved_guests(dirs: &Dirs) -> Result<bool> {
         }
     }
     Ok(all_good)
-}
-
-/// Removes an entry, unless it was made anew meanwhile.
-fn drop_damaged(entry: &Entry<'_>) -> Result<()> {
-    let _lock = entry.lock(|| ())?;
-    match entry.verify() {
-        Ok(_) => Ok(()),
-        Err(_) => entry.remove(),
-    }
 }

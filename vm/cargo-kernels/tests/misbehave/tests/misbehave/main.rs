@@ -43,7 +43,6 @@ fn require() {
     );
 }
 
-/// The agent's process.
 fn agent() -> u32 {
     std::os::unix::process::parent_id()
 }
