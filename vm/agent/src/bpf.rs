@@ -64,17 +64,14 @@ struct LinkInfo {
     program: u32,
 }
 
-/// The ids of all programs that are loaded.
 pub fn programs() -> io::Result<Vec<u32>> {
     ids(BPF_PROG_GET_NEXT_ID)
 }
 
-/// Opens the program with this id.
 pub fn open_program(id: u32) -> io::Result<OwnedFd> {
     open(BPF_PROG_GET_FD_BY_ID, id)
 }
 
-/// What the kernel says of a program.
 pub fn program_info(program: &OwnedFd) -> io::Result<ProgramInfo> {
     // SAFETY: it is a program's.
     unsafe { info(program) }

@@ -10,7 +10,6 @@ use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use vmtest_agent::{Event, Frame, Input, JOB_LIMIT, Job, PROTOCOL};
 
-/// A connection to the host.
 pub struct Channel {
     port: File,
     /// What comes from the port: the job, and what follows it.
@@ -35,11 +34,9 @@ impl Channel {
         Ok(Self { port, incoming: Some(BufReader::new(incoming)), token: String::new() })
     }
 
-    /// Reports one event.
     pub fn send(&mut self, event: Event) -> Result<()> {
-        let mut line = serde_json::to_vec(&Frame { token: self.token.clone(), event })?;
-        line.push(b'\n');
-        self.port.write_all(&line).context("cannot write to the channel")
+        let line = serde_json::to_string(&Frame { token: self.token.clone(), event })? + "\n";
+        self.port.write_all(line.as_bytes()).context("cannot write to the channel")
     }
 
     /// What the host sends after the job; it can be had once.
@@ -99,18 +96,15 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_channel_and_an_endless_line_are_errors() {
-        let closed = read_line(&mut &b"{"[..]).unwrap_err();
-        assert!(closed.to_string().contains("closed"), "{closed}");
-        let endless = read_line(&mut BufReader::new(std::io::repeat(b'x'))).unwrap_err();
-        assert!(endless.to_string().contains("longer"), "{endless}");
-    }
-
-    #[test]
-    fn a_job_of_another_version_is_named_as_such() {
-        let error = parse_job(b"{\"protocol\":4711,\"anything\":true}").unwrap_err();
-        assert!(error.to_string().contains("version 4711"), "{error}");
-        let error = parse_job(b"login: ").unwrap_err();
-        assert!(error.to_string().contains("no job"), "{error}");
+    fn what_is_no_job_for_this_agent_is_an_error_that_says_why() {
+        for (job, words) in [
+            (read_line(&mut &b"{"[..]).map(drop), "closed"),
+            (read_line(&mut BufReader::new(std::io::repeat(b'x'))).map(drop), "longer"),
+            (parse_job(b"{\"protocol\":4711,\"anything\":true}").map(drop), "version 4711"),
+            (parse_job(b"login: ").map(drop), "no job"),
+        ] {
+            let error = job.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

@@ -23,14 +23,8 @@ pub fn run(program: &Program, channel: &mut Channel) -> Result<Ended> {
 
 /// Hands on what comes until it ends, or nobody reads it any more. Beside the command: it ends with the machine.
 fn feed(mut stdin: ChildStdin, input: impl Iterator<Item = Input> + Send + 'static) {
-    std::thread::spawn(move || {
-        for Input { stdin: piece } in input {
-            let Some(Piece(bytes)) = piece else { return };
-            if stdin.write_all(&bytes).is_err() {
-                return;
-            }
-        }
-    });
+    let mut pieces = input.map_while(|input| input.stdin);
+    std::thread::spawn(move || pieces.try_for_each(|Piece(bytes)| stdin.write_all(&bytes)));
 }
 
 /// Runs the command until its process ends, whoever may hold its output; what it started ends with it. Nothing is read
@@ -42,7 +36,7 @@ fn follow(
 ) -> Result<Ended> {
     let started = process::command(program).and_then(|mut command| {
         command.stdin(Stdio::piped());
-        Watched::start_with_two_outputs(command)
+        Watched::start(command, true)
     });
     let mut process = match started {
         Ok(process) => process,
@@ -52,7 +46,7 @@ fn follow(
             return Ok(Ended::NotStarted { reason });
         }
     };
-    if let Some(stdin) = process.take_stdin() {
+    if let Some(stdin) = process.stdin.take() {
         feed(stdin);
     }
     let mut sent = Ok(());

@@ -1,9 +1,8 @@
 //! What the harness and the guest's agent say to each other.
 //!
-//! The two talk over the guest's second serial port, in JSON, one message a line: the agent says
-//! [`Event::Ready`], the host answers with one [`Job`], and the agent reports [`Event`]s until
-//! [`Event::Finished`]. Every line after `Ready` carries the job's token, so that nothing a test
-//! prints, to whatever device, can pass for an outcome.
+//! The two talk over the guest's second serial port, in JSON, one message a line: the agent says [`Event::Ready`], the
+//! host answers with one [`Job`], and the agent reports [`Event`]s until [`Event::Finished`]. Every line after `Ready`
+//! carries the job's token, so that nothing a test prints, to whatever device, can pass for an outcome.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod proc;
 
-/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`.
+/// The first argument that makes the program a supervisor on the host: `supervise PARENT-PID PROGRAM ARGS… REPORT-FD`.
 pub const SUPERVISE: &str = "supervise";
 
 /// The first argument that makes the program write down, on the host, how it was started, instead of starting anything:

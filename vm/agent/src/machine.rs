@@ -11,15 +11,13 @@ use nix::sys::stat::{Mode, umask};
 use crate::ivshmem::Ivshmem;
 use crate::{modules, mounts};
 
-/// The name of every guest.
 const HOSTNAME: &str = "vmtest";
 
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
 /// The guest, as the agent has made or found it.
 pub struct Machine {
-    /// What went wrong meanwhile. None of it need matter to the job; all of it is worth reading when
-    /// the job fails.
+    /// What went wrong meanwhile. None of it need matter to the job; all of it is worth reading when the job fails.
     pub errors: Vec<Error>,
     /// Where the payload comes through, in a guest that was brought up to wait for one.
     pub ivshmem: Option<Ivshmem>,

@@ -20,10 +20,8 @@ const MODPROBE_PLACES: [&str; 3] = ["/sbin/modprobe", "/usr/sbin/modprobe", "/bi
 
 /// Loads what the share needs. Returns what went wrong.
 pub fn load_first() -> Vec<Error> {
-    let Ok(entries) = fs::read_dir(Path::new(MODULES_DIR).join(FIRST_MODULES)) else {
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let entries = fs::read_dir(Path::new(MODULES_DIR).join(FIRST_MODULES)).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     paths.iter().filter_map(|path| load(path).err()).collect()
 }
@@ -45,15 +43,12 @@ pub fn share(from: Option<&str>) -> Result<()> {
     link().context("cannot make a directory for modules")?;
     fs::create_dir_all(MODULES_SHARE)?;
     match from {
-        Some(dir) => {
-            mount(Some(dir), MODULES_SHARE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        }
+        Some(dir) => mount(Some(dir), MODULES_SHARE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?,
         None => mounts::share(MODULES_SHARE)?,
     }
     on_demand()
 }
 
-/// Tells the kernel where modprobe is.
 pub fn on_demand() -> Result<()> {
     // The kernel looks in the root of process 1, which another program's guest did not change.
     let root = if std::process::id() == 1 { "/" } else { "/proc/1/root" };

@@ -18,7 +18,6 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Takes what was printed next.
     pub fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let (head, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));

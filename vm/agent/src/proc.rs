@@ -60,12 +60,6 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     })
 }
 
-/// The standard library's idea of a pid as the system's.
-pub fn pid_of(id: u32) -> Pid {
-    // Pids are below 2^22 (proc_sys_kernel(5), pid_max).
-    Pid::from_raw(id as i32)
-}
-
 #[cfg(test)]
 mod tests {
     use nix::unistd::getppid;
@@ -79,10 +73,6 @@ mod tests {
         assert!(!process.zombie);
         assert!(parse_stat(7, "7 (a) Z 3 4 5 0").unwrap().zombie);
         assert_eq!(parse_stat(7, "7 (a"), None);
-    }
-
-    #[test]
-    fn this_process_is_among_the_processes() {
         let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
         assert_eq!(me.parent, getppid());
     }

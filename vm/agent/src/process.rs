@@ -1,6 +1,5 @@
-//! Programs under watch: their output read as it comes, their end noticed, and everything that they
-//! started ended with them. Meanwhile this process does what an init does: it reaps whoever outlives
-//! their parent and dies.
+//! Programs under watch: their output read as it comes, their end noticed, and everything that they started ended with
+//! them. Meanwhile this process does what an init does: it reaps whoever outlives their parent and dies.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,11 +11,11 @@ use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, pipe2};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level;
@@ -29,11 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Watched {
     /// Its process, and the group, which this leads.
     pid: Pid,
-    stdin: Option<ChildStdin>,
+    /// Its standard input, if the command said `piped`.
+    pub stdin: Option<ChildStdin>,
     /// How its process ended, once it was collected.
     status: Option<ExitStatus>,
     /// What it prints on: one pipe for both its outputs, or one for each. Taken out when it is at its end.
-    outputs: Vec<Option<File>>,
+    outputs: [Option<File>; 2],
     deaths: &'static UnixStream,
 }
 
@@ -59,32 +59,21 @@ pub enum Stop {
     Satisfied,
     /// The program's own process has ended. What it started may still run, and print.
     Ended,
-    /// The deadline came.
     Deadline,
 }
 
 impl Watched {
-    /// Starts `command` with both its outputs in one pipe, number 0.
-    pub fn start(mut command: Command) -> io::Result<Self> {
-        let (output, input) = pipe()?;
-        command.stdout(input.try_clone()?).stderr(input);
-        Self::spawn(command, vec![output])
-    }
-
-    /// Starts `command` with a pipe for its standard output, number 0, and one for its errors, number 1.
-    pub fn start_with_two_outputs(mut command: Command) -> io::Result<Self> {
-        let ((output, stdout), (errors, stderr)) = (pipe()?, pipe()?);
-        command.stdout(stdout).stderr(stderr);
-        Self::spawn(command, vec![output, errors])
-    }
-
-    /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
-    fn spawn(mut command: Command, outputs: Vec<File>) -> io::Result<Self> {
+    /// Starts `command` with both its outputs in one pipe, number 0; or with a pipe for its standard output, number 0, and
+    /// one for its errors, number 1. It holds the pipes' other ends, and goes with this: else they would never end.
+    pub fn start(mut command: Command, two_outputs: bool) -> io::Result<Self> {
+        let (output, stdout) = pipe()?;
+        let (errors, stderr) = two_outputs.then(pipe).transpose()?.unzip();
+        let stderr = stderr.map_or_else(|| stdout.try_clone(), Ok)?;
         let deaths = deaths()?;
         // Not waited for through this handle: whatever ends is collected by `reap`.
-        let mut child = command.process_group(0).spawn()?;
-        let outputs = outputs.into_iter().map(Some).collect();
-        Ok(Self { pid: proc::pid_of(child.id()), stdin: child.stdin.take(), status: None, outputs, deaths })
+        let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
+        let outputs = [Some(output), errors];
+        Ok(Self { pid: Pid::from_raw(child.id() as i32), stdin: child.stdin.take(), status: None, outputs, deaths })
     }
 
     /// Hands the program's output to `look` as it comes, with the number of its pipe, until that has seen
@@ -117,11 +106,6 @@ impl Watched {
                 }
             }
         }
-    }
-
-    /// The program's standard input, if the command said `piped`.
-    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
-        self.stdin.take()
     }
 
     /// Sends the program's process a signal, unless it has ended.
@@ -168,13 +152,18 @@ impl Watched {
         Ok(())
     }
 
-    /// Waits until a child ends, or has ended unnoticed, or there is something in these pipes; `false` when the deadline came
-    /// first.
+    /// Waits until a child ends, or has ended unnoticed, or a pipe has something; `false` when the deadline came first.
     fn wait<'f>(&self, outputs: impl Iterator<Item = &'f File>, deadline: Instant) -> io::Result<bool> {
         let mut deaths = self.deaths;
         let fds = [deaths.as_fd()].into_iter().chain(outputs.map(File::as_fd));
-        let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let told = poll_until(&mut fds, deadline)?;
+        let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let told = loop {
+            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
+            match poll(&mut fds, left.as_ref()) {
+                Err(Errno::INTR) => {}
+                told => break told? > 0,
+            }
+        };
         while matches!(deaths.read(&mut [0; 256]), Ok(1..)) {}
         Ok(told)
     }
@@ -199,21 +188,6 @@ fn deaths() -> io::Result<&'static UnixStream> {
     Ok(DEATHS.get_or_init(|| deaths))
 }
 
-/// `false` when the deadline came first.
-fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, or the last millisecond would be spent in a busy loop.
-        let left = left + Duration::from_micros(999);
-        match poll(fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(0) if Instant::now() >= deadline => return Ok(false),
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Collects dead children, and the program's status if it is among them: with `NOHANG` those there are, without it also
 /// the first one there will be. Whether any child is left.
 pub fn reap(program: Pid, program_status: &mut Option<ExitStatus>, mut options: WaitOptions) -> io::Result<bool> {
@@ -224,8 +198,8 @@ pub fn reap(program: Pid, program_status: &mut Option<ExitStatus>, mut options: 
             }
             Ok(Some(_)) => {}
             Ok(None) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::CHILD) => return Ok(false),
+            Err(Errno::INTR) => continue,
+            Err(Errno::CHILD) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         options |= WaitOptions::NOHANG;

@@ -28,7 +28,5 @@ fn write(args: impl Iterator<Item = OsString>) -> Result<()> {
         cwd: cwd.to_str().context("the directory's path is not UTF-8")?.to_owned(),
         env: std::env::vars_os().filter_map(variable).filter(|(name, _)| name != RECORD_DIR).collect(),
     };
-    let file = dir.join(format!("{}.json", std::process::id()));
-    fs::write(file, serde_json::to_vec(&program)?)?;
-    Ok(())
+    Ok(fs::write(dir.join(format!("{}.json", std::process::id())), serde_json::to_vec(&program)?)?)
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -26,27 +26,21 @@ const DIRECTORIES: [&str; 3] = ["root", "lib/modules", "var/tmp"];
 
 /// Makes the root, with the payload in it, and makes it this process's own. A guest cannot be saved any more after this.
 pub fn enter(job: &Job, machine: &mut Machine) -> Result<()> {
-    let keep = match &job.root {
+    let (keep, lists) = match &job.root {
         Root::Minimal { keep } => {
             // A kernel without 9p has no modules to load.
-            if let Err(error) = modules::share(None) {
-                machine.errors.push(error);
-            }
+            machine.errors.extend(modules::share(None).err());
             minimal(keep).context("cannot make the root directory")?;
-            keep
+            (keep, None)
         }
         Root::Host { keep, modules } => {
             share_host(modules.as_ref())?;
-            keep
+            // The host's modprobe reads more of them than busybox's.
+            (keep, modules.as_ref().map(|[_, lists]| format!("{NEW}{lists}")))
         }
     };
     unpack::unpack(&job.payload, machine.ivshmem.as_ref(), Path::new(NEW))?;
-    let lists = match &job.root {
-        // The host's modprobe reads more of them than busybox's.
-        Root::Host { modules: Some([_, lists]), .. } => format!("{NEW}{lists}"),
-        _ => MODULES_DIR.to_owned(),
-    };
-    switch(keep, Path::new(&lists)).context("cannot change the root directory")?;
+    switch(keep, Path::new(lists.as_deref().unwrap_or(MODULES_DIR))).context("cannot change the root directory")?;
     modules::on_demand()
 }
 
@@ -86,13 +80,13 @@ fn share_host(modules: Option<&[String; 2]>) -> Result<()> {
     for dir in [&lower, &upper, &work] {
         fs::create_dir_all(dir)?;
     }
-    mounts::share(&lower).map_err(|error| NoHostRoot(format!("{error:#}")))?;
+    mounts::share(&lower).map_err(|error| Error::msg(NoHostRoot(format!("{error:#}"))))?;
     // An overlay may be a module.
     modules::share(modules.map(|[dir, _]| format!("{lower}{dir}")).as_deref())?;
     let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     match mount(Some("overlay"), NEW, Some("overlay"), MsFlags::empty(), Some(&*layers)) {
         Err(nix::Error::ENODEV) => {
-            bail!(NoHostRoot("the kernel has no overlay file system (CONFIG_OVERLAY_FS)".into()))
+            Err(Error::msg(NoHostRoot("the kernel has no overlay file system (CONFIG_OVERLAY_FS)".into())))
         }
         result => result.context("cannot put a layer in memory over the host's root directory"),
     }
@@ -108,8 +102,6 @@ impl fmt::Display for NoHostRoot {
     }
 }
 
-impl std::error::Error for NoHostRoot {}
-
 /// Makes [`NEW`] the root, with everything that is mounted in the present one, and the modules' lists.
 fn switch(keep: &[String], lists: &Path) -> Result<()> {
     // The present root keeps its own, where a program that is not of the job's finds the modules: the kernel's modprobe.
@@ -124,23 +116,16 @@ fn switch(keep: &[String], lists: &Path) -> Result<()> {
     std::env::set_current_dir("/")?;
     let hidden = |dir: &&String| mounts::top().any(|top| Path::new(dir).starts_with(top));
     let there = |dir: &&String| Path::new(dir).is_dir();
-    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((dir, tree(dir, CLONE)?)));
-    let kept: Vec<(&String, OwnedFd)> = kept.collect::<Result<_>>()?;
+    let kept = keep.iter().filter(hidden).filter(there).map(|dir| Ok((PathBuf::from(dir), tree(dir, CLONE)?)));
+    let kept: Vec<(PathBuf, OwnedFd)> = kept.collect::<Result<_>>()?;
     for (dir, from) in moved {
         attach(&from, dir)?;
     }
     mounts::tmpfs(RUN)?;
-    if let Some(modules) = modules {
-        attach(&modules, MODULES_SHARE)?;
-    }
-    for (dir, from) in kept {
-        attach(&from, dir)?;
-    }
-    if let Some(lists) = lists {
-        let release = nix::sys::utsname::uname()?.release().to_owned();
-        attach(&lists, Path::new("/lib/modules").join(release))?;
-    }
-    Ok(())
+    let release = nix::sys::utsname::uname()?.release().to_owned();
+    let modules = modules.map(|from| (MODULES_SHARE.into(), from));
+    let lists = lists.map(|from| (Path::new("/lib/modules").join(release), from));
+    modules.into_iter().chain(kept).chain(lists).try_for_each(|(dir, from)| attach(&from, dir))
 }
 
 /// For [`tree`]: a mount of its own of a directory and all that is mounted in it, at no place yet; else it is the mount that

@@ -43,11 +43,8 @@ struct Runner<'a> {
     all: BTreeMap<&'a str, Vec<Entry>>,
 }
 
-#[derive(Debug, Clone)]
-struct Entry {
-    name: String,
-    is_benchmark: bool,
-}
+/// A name, and whether it is a benchmark's.
+type Entry = (String, bool);
 
 impl<'a> Runner<'a> {
     fn new(tests: &'a Tests, timeout: Duration) -> Self {
@@ -80,28 +77,22 @@ impl<'a> Runner<'a> {
             _ => self.all.get(id).and_then(|_| ask(binary, &[], self.timeout))?,
         };
         let asked_for = |arg: &String| arg == "--ignored" || arg == "--include-ignored";
-        let ignored = match binary.argv.iter().any(asked_for) {
-            true => Vec::new(),
-            // They are listed with the others, and marked only in JSON, which is unstable.
-            false => ask(binary, &["--ignored"], self.timeout)?,
-        };
-        let is_ignored = |name: &String| ignored.iter().any(|entry| entry.name == *name);
-        let tests = entries.into_iter().filter(|entry| !entry.is_benchmark);
-        Some(tests.map(|entry| entry.name).filter(|name| !is_ignored(name)).collect())
+        // They are listed with the others, and marked only in JSON, which is unstable.
+        let all = binary.argv.iter().any(asked_for);
+        let ignored = if all { Vec::new() } else { ask(binary, &["--ignored"], self.timeout)? };
+        let is_ignored = |name: &String| ignored.iter().any(|(other, _)| other == name);
+        let tests = entries.into_iter().filter(|(name, is_benchmark)| !is_benchmark && !is_ignored(name));
+        Some(tests.map(|(name, _)| name).collect())
     }
 
     fn run_until_passed(&self, test: &TestId) -> TestOutcome {
-        let mut attempts = 1;
-        loop {
-            let outcome = TestOutcome { attempts, ..self.run(test) };
-            if outcome.result == TestResult::Passed || attempts > self.tests.retries {
-                return outcome;
-            }
-            attempts += 1;
+        let mut outcome = self.run(test);
+        while outcome.result != TestResult::Passed && outcome.attempts <= self.tests.retries {
+            outcome = TestOutcome { attempts: outcome.attempts + 1, ..self.run(test) };
         }
+        outcome
     }
 
-    /// Runs one test to its end, whatever that is.
     fn run(&self, test: &TestId) -> TestOutcome {
         let started = Instant::now();
         let mut capture = Capture::default();
@@ -130,7 +121,7 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entr
 fn say(binary: &Program, further: &[&str], timeout: Duration) -> Option<String> {
     let mut command = process::command(binary).ok()?;
     command.args(further);
-    let process = Watched::start_with_two_outputs(command).ok()?;
+    let process = Watched::start(command, true).ok()?;
     let mut text = Vec::new();
     let (stop, status) = process
         .run(Instant::now() + timeout, |number, bytes| {
@@ -148,7 +139,7 @@ fn entries(list: &str) -> Option<Vec<Entry>> {
     let entry = |line: &str| {
         let (name, kind) = line.rsplit_once(": ")?;
         let is_benchmark = kind == "benchmark";
-        (is_benchmark || kind == "test").then(|| Entry { name: name.to_owned(), is_benchmark })
+        (is_benchmark || kind == "test").then(|| (name.to_owned(), is_benchmark))
     };
     list.lines().filter(|line| !line.is_empty()).map(entry).collect()
 }
@@ -162,7 +153,7 @@ fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Captu
         one.argv.truncate(1);
         one.argv.extend(arguments.map(str::to_owned));
     }
-    let (stop, status) = Watched::start(process::command(&one)?)?.run(deadline, |_, bytes| {
+    let (stop, status) = Watched::start(process::command(&one)?, false)?.run(deadline, |_, bytes| {
         capture.push(bytes);
         ControlFlow::Continue(())
     })?;
@@ -197,9 +188,7 @@ fn judge_summary(output: &str, others: usize) -> TestResult {
     };
     let reason = match summary {
         Some(summary) if is_ours(summary) => return TestResult::Passed,
-        Some(summary) => {
-            format!("its binary exited with 0, but not after running this test alone: {summary}")
-        }
+        Some(summary) => format!("its binary exited with 0, but not after running this test alone: {summary}"),
         None => "its binary exited with 0 before it had finished the test".to_owned(),
     };
     TestResult::NotStarted { reason }
@@ -258,9 +247,15 @@ mod tests {
 
         fn run(&self, seconds: u64) -> TestOutcome {
             let tests = self.tests(&[]);
-            let all = ["name", "a", "b", "c"].map(|name| Entry { name: name.into(), is_benchmark: false });
+            let all = ["name", "a", "b", "c"].map(|name| (name.to_owned(), false));
             let all = [("binary", all.to_vec())].into();
             Runner { tests: &tests, timeout: Duration::from_secs(seconds), all }.run(&id("name"))
+        }
+
+        fn passes(&self) -> TestOutcome {
+            let outcome = self.run(500);
+            assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+            outcome
         }
 
         fn list(&self, args: &[&str]) -> Vec<String> {
@@ -282,17 +277,16 @@ mod tests {
         assert_eq!(binary.list(&["a"]), ["quick", "a"]);
         assert_eq!(binary.list(&["--include-ignored"]), ["quick", "slow", "--include-ignored"]);
         assert_eq!(binary.list(&["--ignored"]), ["slow"]);
-        drop(binary);
-        // Libtest says nothing of no tests in the terse format.
-        let without = Binary::new("test $# = 1 && echo '0 tests, 0 benchmarks'; exit 0");
-        assert_eq!(without.list(&[]), [""; 0]);
     }
 
     #[test]
-    fn a_binary_that_cannot_list_is_one_test() {
+    fn a_binary_that_cannot_list_is_one_test_and_one_without_tests_none() {
         for script in ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$", "true"] {
             assert_eq!(Binary::new(script).list(&[]), [""], "{script}");
         }
+        // Libtest says nothing of no tests in the terse format.
+        let without = "test $# = 1 && echo '0 tests, 0 benchmarks'; exit 0";
+        assert_eq!(Binary::new(without).list(&[]), [""; 0]);
         let binary = Binary::new("test \"$1\" = --an-argument && test $# = 1");
         let tests = binary.tests(&["--an-argument"]);
         let outcome = Runner::new(&tests, Duration::from_secs(60)).run(&id(""));
@@ -312,14 +306,9 @@ mod tests {
 
     #[test]
     fn a_test_is_called_by_its_name_in_its_directory_with_its_environment() {
-        let binary = Binary::new("echo \"$*\"; pwd; env");
-        let outcome = binary.run(60);
-        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
-        let mut lines = outcome.output.lines();
-        let arguments = "--exact name --include-ignored --nocapture --test-threads=1";
-        assert_eq!(lines.next(), Some(arguments));
-        assert_eq!(lines.next(), binary.directory.path().to_str());
-        assert!(outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
+        let outcome = Binary::new("echo \"$*\"; ls; env").passes();
+        let called = "--exact name --include-ignored --nocapture --test-threads=1\nbinary\n";
+        assert!(outcome.output.starts_with(called) && outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
         assert!(!outcome.output.contains("CARGO"), "inherited: {outcome:?}");
     }
 
@@ -379,9 +368,7 @@ mod tests {
     #[test]
     fn an_orphan_that_has_ended_is_gone_while_its_test_still_runs() {
         let daemon = "pid=$(sh -c 'sleep 1000 > /dev/null 2>&1 & echo $!'); kill -9 $pid";
-        let binary = Binary::new(&format!("{daemon}; while kill -0 $pid; do :; done\n{RUNNING}; {PASSED}"));
-        let outcome = binary.run(60);
-        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+        Binary::new(&format!("{daemon}; while kill -0 $pid; do :; done\n{RUNNING}; {PASSED}")).passes();
     }
 
     #[test]
@@ -389,18 +376,15 @@ mod tests {
         // The group is killed first; what started a session of its own is found as a stray.
         let left_behind = "sleep 1000 & setsid sh -c 'while :; do echo spam; done' &";
         let binary = Binary::new(&format!("{left_behind}\n{RUNNING}; {PASSED}"));
-        let outcome = binary.run(500);
-        assert_eq!(outcome.result, TestResult::Passed, "{outcome:?}");
+        binary.passes();
         assert_eq!(proc::children().unwrap().count(), 0);
     }
 
     #[test]
     fn a_flood_is_cut() {
         let flood = "echo first; head -c 20000000 /dev/zero; echo";
-        let outcome = Binary::new(&format!("{RUNNING}; {flood}; {PASSED}")).run(500);
-        assert_eq!(outcome.result, TestResult::Passed);
-        assert!(outcome.output.contains("\nfirst\n"));
-        assert!(outcome.output.len() <= vmtest_agent::OUTPUT_LIMIT);
+        let outcome = Binary::new(&format!("{RUNNING}; {flood}; {PASSED}")).passes();
+        assert!(outcome.output.contains("\nfirst\n") && outcome.output.len() <= vmtest_agent::OUTPUT_LIMIT);
         assert!(outcome.dropped_bytes > 19_900_000);
     }
 }

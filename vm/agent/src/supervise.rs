@@ -17,23 +17,24 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid, setsid};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::WaitOptions;
-use vmtest_agent::proc::{children, pid_of, pidfd_open};
+use vmtest_agent::proc::{children, pidfd_open};
 
 use crate::process::reap;
 
 /// The exit code of a supervisor that could not do its work; the reason is on its standard error.
 const FAILED: i32 = 125;
 
-/// Is the supervisor of the program that `args` name, `PARENT-PID REPORT-FD PROGRAM ARGS…`, and ends as it ended.
+/// Is the supervisor of the program that `args` name, `PARENT-PID PROGRAM ARGS… REPORT-FD`, and ends as it ended.
 ///
 /// To the report descriptor it writes one `i32`: 0 once the program runs, or the errno of not being able to run it.
-pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
+pub fn supervise(args: impl DoubleEndedIterator<Item = OsString>) -> ! {
     match run(args) {
         Ok(status) => exit_like(status),
         Err(error) => {
@@ -43,9 +44,9 @@ pub fn supervise(args: impl Iterator<Item = OsString>) -> ! {
     }
 }
 
-fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
+fn run(mut args: impl DoubleEndedIterator<Item = OsString>) -> io::Result<ExitStatus> {
     let parent = Pid::from_raw(number(args.next())?);
-    let report = take_report_fd(number(args.next())?)?;
+    let report = take_report_fd(number(args.next_back())?)?;
     let program = args.next().ok_or_else(|| io::Error::other("no program was named"))?;
 
     let parent_alive = pidfd_open(parent)?;
@@ -58,16 +59,11 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
     prctl::set_child_subreaper(true)?;
     let signals = block_signals()?;
 
-    let program = match start(&program, args) {
-        Ok(pid) => {
-            send(report, 0)?;
-            pid
-        }
-        Err(error) => {
-            send(report, error.raw_os_error().unwrap_or(libc::EIO))?;
-            return Ok(ExitStatus::from_raw(FAILED << 8));
-        }
-    };
+    let started = start(&program, args);
+    let errno = started.as_ref().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0);
+    // When nobody reads it any more the harness died, which the watch is about to see.
+    let _ = File::from(report).write_all(&errno.to_ne_bytes());
+    let Ok(program) = started else { return Ok(ExitStatus::from_raw(FAILED << 8)) };
     let mut status = None;
     // What was handed to the program must be the program's alone: a pipe it closes has to read as closed.
     let watched = close_inherited(&[parent_alive.as_fd(), signals.as_fd()])
@@ -78,10 +74,8 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<ExitStatus> {
 }
 
 fn number(arg: Option<OsString>) -> io::Result<i32> {
-    arg.as_deref()
-        .and_then(OsStr::to_str)
-        .and_then(|arg| arg.parse().ok())
-        .ok_or_else(|| io::Error::other("expected `supervise PARENT-PID REPORT-FD PROGRAM ARGS…`"))
+    let number = arg.and_then(|arg| arg.to_str()?.parse().ok());
+    number.ok_or_else(|| io::Error::other("expected `supervise PARENT-PID PROGRAM ARGS… REPORT-FD`"))
 }
 
 /// Takes over a descriptor that was inherited for this, and keeps it from the program.
@@ -92,20 +86,10 @@ fn take_report_fd(raw: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn send(report: OwnedFd, errno: i32) -> io::Result<()> {
-    match File::from(report).write_all(&errno.to_ne_bytes()) {
-        // Nobody reads it any more: the harness died, which the watch is about to see.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
-}
-
 /// Makes the signals that matter here readable from a descriptor instead of deadly.
 fn block_signals() -> io::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
-        signals.add(signal);
-    }
+    let signals = [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+    let signals = SigSet::from_iter(signals);
     signals.thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
@@ -126,7 +110,7 @@ fn start(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Pi
     }
     // Not waited for through this handle: the watch reaps everything, orphans that it inherits included.
     let child = command.spawn()?;
-    Ok(pid_of(child.id()))
+    Ok(Pid::from_raw(child.id() as i32))
 }
 
 fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -155,12 +139,9 @@ fn watch(
     signals: &SignalFd,
 ) -> io::Result<()> {
     while status.is_none() {
-        let mut fds = [PollFd::new(parent_alive, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result?,
-        };
-        if fds[0].any().unwrap_or(true) {
+        let mut fds = [parent_alive, signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        retry_on_intr(|| poll(&mut fds, None))?;
+        if !fds[0].revents().is_empty() {
             return Ok(());
         }
         while let Some(signal) = signals.read_signal()? {

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
-use vm_guest::process::{Supervised, SupervisedCommand};
-use vm_guest::snapshots::sha256;
+use vm_guest::process::{Supervised, supervised_like};
+use vm_kernels::digest::sha256;
 
 /// The variable that says where cargo puts what it builds.
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
@@ -34,7 +34,7 @@ pub fn plain_target(dirs: &Dirs, target: &Path) -> Result<PathBuf> {
     if is_plain(target) {
         return Ok(target.to_owned());
     }
-    let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes())[..16]);
+    let link = dirs.cache.join("targets").join(&sha256(target.as_os_str().as_bytes()).as_str()[..16]);
     let (shown, remedy) = (target.display(), format!("set {TARGET_DIR} to a directory with a plainer one"));
     ensure!(is_plain(&link), "libbpf cannot be built below {shown}: make does not cope with its path; {remedy}");
     if fs::read_link(&link).ok().as_deref() != Some(target) {
@@ -55,7 +55,7 @@ fn is_plain(path: &Path) -> bool {
 
 /// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
-    let mut cargo = SupervisedCommand::like(cargo)?;
+    let mut cargo = supervised_like(cargo)?;
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;

@@ -148,7 +148,6 @@ mod tests {
     fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {
         let mut seen = Observed::default();
         seen.console.feed(console.as_bytes());
-        seen.console.finish();
         Observed { ended, end, ..seen }
     }
 

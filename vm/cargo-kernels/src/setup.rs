@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use crate::dirs::Dirs;
 use crate::tools::{self, Need, Unusable};
 use crate::{cross, exit};
-use vm_guest::process::{Supervised, SupervisedCommand};
-use vm_guest::snapshots::sha256;
+use vm_guest::process::{Supervised, supervised};
+use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, cache, lock};
 
 /// What the environment is made of: pip installs exactly this.
@@ -130,7 +130,7 @@ fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
 
 /// In the cache, for every project of this user's; programs of other pins have another one.
 fn environment(dirs: &Dirs) -> PathBuf {
-    dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes())[..16]))
+    dirs.cache.join(format!("venv-{}", &sha256(REQUIREMENTS.as_bytes()).as_str()[..16]))
 }
 
 fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
@@ -149,7 +149,7 @@ fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
 
 /// The user's settings for pip (a mirror, certificates) count, those that would change what is installed where do not.
 fn run_python(python: &Path, arguments: &str, path: &Path) -> Result<()> {
-    let mut command = SupervisedCommand::new(python)?;
+    let mut command = supervised(python)?;
     command.args(arguments.split(' ')).arg(path).env("PIP_USER", "0");
     for variable in ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"] {
         command.env_remove(variable);

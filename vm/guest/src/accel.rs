@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::deadline::Until;
-use crate::process::{Supervised, SupervisedCommand};
+use crate::process::{Supervised, supervised};
 use vm_kernels::{Arch, Kernel, lock, whole_file};
 
 /// How QEMU executes the guest's instructions.
@@ -39,14 +39,11 @@ impl Accel {
         if self == Self::Kvm { "host" } else { arch.emulated_cpu[0] }
     }
 
-    /// How much longer a guest may take for each test that it runs, unless the user says otherwise.
-    pub fn for_each_test(self) -> Duration {
-        Duration::from_secs(if self == Self::Kvm { 5 } else { 15 })
-    }
-
-    /// How long a guest may take to come up and run one command.
-    pub fn default_timeout(self) -> Duration {
-        Duration::from_secs(if self == Self::Kvm { 60 } else { 180 })
+    /// How long a guest may take to come up and run one command, and how much longer for each test that it runs, unless
+    /// the user says otherwise.
+    pub fn timeouts(self) -> [Duration; 2] {
+        let seconds = if self == Self::Kvm { [60, 5] } else { [180, 15] };
+        seconds.map(Duration::from_secs)
     }
 }
 
@@ -121,9 +118,14 @@ fn remembered_or_tried(qemu: &Path, kernel_image: &Path, cache: &Path, anew: boo
     let boot_id = boot_id.context("cannot tell whether this machine has rebooted")?;
     let modified = qemu.metadata().with_context(|| format!("cannot look at {}", qemu.display()))?.mtime();
     let now = format!("{} {modified} {}", boot_id.trim(), qemu.display());
-    match remembered(&memory) {
-        Some((then, error)) if then == now && (error.is_none() || !anew) => return Ok(error),
-        _ => {}
+    let remembered = || -> Option<Option<String>> {
+        let (then, error): (String, Option<String>) = serde_json::from_slice(&fs::read(&memory).ok()?).ok()?;
+        let age = memory.metadata().ok()?.modified().ok()?.elapsed();
+        let counts = error.is_none() || (!anew && age.is_ok_and(|age| age < FAILURE_VALID));
+        (counts && then == now).then_some(error)
+    };
+    if let Some(error) = remembered() {
+        return Ok(error);
     }
     let error = boot(qemu, kernel_image)?;
     // Only spares the next kernel a trial, so failing to write it is no error.
@@ -131,19 +133,12 @@ fn remembered_or_tried(qemu: &Path, kernel_image: &Path, cache: &Path, anew: boo
     Ok(error)
 }
 
-/// What the last answer is for, and the answer; a failure only if it was found not long ago.
-fn remembered(memory: &Path) -> Option<(String, Option<String>)> {
-    let answer: (String, Option<String>) = serde_json::from_slice(&fs::read(memory).ok()?).ok()?;
-    let age = memory.metadata().ok()?.modified().ok()?.elapsed();
-    (answer.1.is_none() || age.is_ok_and(|age| age < FAILURE_VALID)).then_some(answer)
-}
-
 /// Boots the kernel without a root file system until it shows that it lives; what is wrong, if it does not.
 fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
     let arch = Arch::host();
     let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
     let (stream, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-    let mut command = SupervisedCommand::new(qemu)?;
+    let mut command = supervised(qemu)?;
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
         .args(["-machine", arch.board, "-accel", "kvm", "-cpu", Accel::Kvm.cpu(arch), "-m", "256"])
@@ -160,9 +155,10 @@ fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
     for line in BufReader::new(Until { stream, deadline: Instant::now() + DEADLINE }).split(b'\n') {
         let Ok(line) = line else {
             let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
-            let seconds = DEADLINE.as_secs();
-            let why = format!("{kernel} does not come up under it within {seconds} s; its last line was {last:?}");
-            return Ok(Some(format!("{DEVICE} is there, but {why}")));
+            return Ok(Some(format!(
+                "{DEVICE} is there, but {kernel} does not come up under it within {} s; its last line was {last:?}",
+                DEADLINE.as_secs()
+            )));
         };
         let line = String::from_utf8_lossy(&line).trim().to_owned();
         if SIGNS_OF_LIFE.iter().any(|sign| line.contains(sign)) {

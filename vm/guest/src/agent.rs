@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use anyhow::{Result, bail};
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::io::fcntl_dupfd_cloexec;
 
 /// The lowest number for descriptors of this library's own that must stay open while a program is started.
 pub(crate) const FIRST_OWN_FD: i32 = 256;
@@ -34,7 +34,5 @@ fn in_memory() -> io::Result<File> {
     // A file that is open for writing cannot be executed (ETXTBSY, execve(2)).
     let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     // Out of the way of those numbers that a program is to find its descriptors at.
-    let high = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
-    // SAFETY: fcntl just made it, for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) }.into())
+    Ok(fcntl_dupfd_cloexec(&file, FIRST_OWN_FD)?.into())
 }

@@ -1,6 +1,6 @@
 //! Waiting that ends: a kernel's run has one deadline, and whatever is waited for on its way ends with it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -9,49 +9,37 @@ pub fn left(deadline: Instant) -> Option<Duration> {
     Some(deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
 }
 
-/// A stream that is read and written until a deadline. The limit of a socket is one of each read, so that a byte now
+/// A stream that is read until a deadline. The limit of a socket is one of each read, so that a byte now
 /// and then would hold its reader for ever; this one is one of all reads together.
 #[derive(Debug)]
 pub struct Until {
-    /// The stream itself.
     pub stream: UnixStream,
-    /// From then on every read and write fails with [`ErrorKind::TimedOut`].
+    /// From then on every read fails with [`ErrorKind::TimedOut`].
     pub deadline: Instant,
 }
 
 impl Read for Until {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(self.deadline).ok_or(ErrorKind::TimedOut)?))?;
-        self.stream.read(buffer).map_err(timed_out)
-    }
-}
-
-impl Write for Until {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.deadline).ok_or(ErrorKind::TimedOut)?))?;
-        self.stream.write(bytes).map_err(timed_out)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        match self.stream.read(buffer) {
+            // socket(7): a socket's own limit shows as EAGAIN.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
+            result => result,
+        }
     }
 }
 
 impl Drop for Until {
     fn drop(&mut self) {
-        // The limits are the socket's, and so those of every other descriptor of it.
+        // The limit is the socket's, and so that of every other descriptor of it.
         let _ = self.stream.set_read_timeout(None);
-        let _ = self.stream.set_write_timeout(None);
     }
-}
-
-/// socket(7): a socket's own limit shows as EAGAIN.
-fn timed_out(error: io::Error) -> io::Error {
-    if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

@@ -166,16 +166,4 @@ mod tests {
             assert_eq!(outcome.dropped_bytes, counted);
         }
     }
-
-    #[test]
-    fn a_line_too_long_is_malformed_once_and_one_that_breaks_off_is_none() {
-        let bytes = [&[b'x'; 5000][..], b"\nshort\n123456789\n1234567890\ncut"].concat();
-        let mut lines = Lines::new(&bytes[..], 9);
-        let mut seen = Vec::new();
-        while let Some(line) = lines.next_line().unwrap() {
-            seen.push(line.map(<[u8]>::to_vec).ok());
-        }
-        let whole = |text: &str| Some(text.as_bytes().to_vec());
-        assert_eq!(seen, [None, whole("short"), whole("123456789"), None]);
-    }
 }

@@ -15,70 +15,56 @@ use crate::guest_root::AGENT;
 
 /// Device nodes that must exist before devtmpfs is mounted: the kernel opens the first for process
 /// 1, and Rust's runtime the second if it could not. (Documentation/admin-guide/devices.txt)
-const NODES: &[(&str, u32, u32)] = &[("dev/console", 5, 1), ("dev/null", 1, 3)];
+const NODES: &[(&str, [u32; 2])] = &[("dev/console", [5, 1]), ("dev/null", [1, 3])];
 
 /// Packs the directory `root`, with the agent as process 1, in the kernel's format
 /// (Documentation/driver-api/early-userspace/buffer-format.rst).
 pub fn pack(root: &Path) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    // The kernel needs a directory before what is in it, which is the order here.
-    for entry in WalkDir::new(root).min_depth(1).sort_by_file_name() {
-        let entry = entry?;
-        archive.copy(root, &entry).with_context(|| format!("cannot pack {}", entry.path().display()))?;
-    }
-    for (path, major, minor) in NODES {
-        let node = archive.entry(path, ModeFileType::Char, 0o666);
-        archive.add(node.rdev_major(*major).rdev_minor(*minor), &[])?;
-    }
-    let init = archive.entry("init", ModeFileType::Symlink, 0o777);
-    archive.add(init, AGENT.as_bytes())?;
-    trailer(&mut archive.bytes)?;
-    Ok(archive.bytes)
-}
-
-/// A cpio archive in the making.
-#[derive(Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    entries: u32,
-}
-
-impl Archive {
-    /// A file below the directory `root`; who may read it on the host does not matter.
-    fn copy(&mut self, root: &Path, file: &DirEntry) -> Result<()> {
-        let from = file.path();
-        let path = from.strip_prefix(root)?.to_str().context("a file's name is not UTF-8")?;
-        let metadata = file.metadata()?;
-        let (kind, permissions, content) = if metadata.is_dir() {
-            (ModeFileType::Directory, 0o755, Vec::new())
-        } else if metadata.is_symlink() {
-            (ModeFileType::Symlink, 0o777, fs::read_link(from)?.into_os_string().into_encoded_bytes())
-        } else {
-            let executable = metadata.permissions().mode() & 0o100 != 0;
-            (ModeFileType::Regular, if executable { 0o755 } else { 0o644 }, fs::read(from)?)
-        };
-        let entry = self.entry(path, kind, permissions);
-        self.add(entry, &content)
-    }
-
-    fn entry(&mut self, path: &str, kind: ModeFileType, permissions: u32) -> Builder {
+    let (mut archive, mut entries) = (Vec::new(), 0);
+    let mut add = |path: &str, kind, permissions, [major, minor]: [u32; 2], content: &[u8]| -> Result<()> {
         // Distinct inode numbers, or the kernel may take two files for links to one.
-        self.entries += 1;
-        Builder::new(path).ino(self.entries).mode(permissions).set_mode_file_type(kind)
-    }
-
-    fn add(&mut self, entry: Builder, content: &[u8]) -> Result<()> {
+        entries += 1;
+        let entry = Builder::new(path).ino(entries).mode(permissions).set_mode_file_type(kind);
         let length = u32::try_from(content.len()).context("it is too long for an initramfs")?;
-        let mut writer = entry.write(&mut self.bytes, length);
+        let mut writer = entry.rdev_major(major).rdev_minor(minor).write(&mut archive, length);
         writer.write_all(content)?;
         writer.finish()?;
         Ok(())
+    };
+    // The kernel needs a directory before what is in it, which is the order here.
+    for entry in WalkDir::new(root).min_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        let mut copy = || {
+            let path = entry.path().strip_prefix(root)?.to_str().context("a file's name is not UTF-8")?;
+            let (kind, permissions, content) = read(&entry)?;
+            add(path, kind, permissions, [0, 0], &content)
+        };
+        copy().with_context(|| format!("cannot pack {}", entry.path().display()))?;
     }
+    for (path, device) in NODES {
+        add(path, ModeFileType::Char, 0o666, *device, &[])?;
+    }
+    add("init", ModeFileType::Symlink, 0o777, [0, 0], AGENT.as_bytes())?;
+    trailer(&mut archive)?;
+    Ok(archive)
+}
+
+/// What a file is in an archive: who may read it on the host does not matter.
+fn read(file: &DirEntry) -> Result<(ModeFileType, u32, Vec<u8>)> {
+    let (from, metadata) = (file.path(), file.metadata()?);
+    Ok(if metadata.is_dir() {
+        (ModeFileType::Directory, 0o755, Vec::new())
+    } else if metadata.is_symlink() {
+        (ModeFileType::Symlink, 0o777, fs::read_link(from)?.into_os_string().into_encoded_bytes())
+    } else {
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        (ModeFileType::Regular, if executable { 0o755 } else { 0o644 }, fs::read(from)?)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -92,8 +78,7 @@ mod tests {
             if reader.entry().is_trailer() {
                 return all;
             }
-            let mut content = String::new();
-            reader.read_to_string(&mut content).unwrap();
+            let content = io::read_to_string(&mut reader).unwrap();
             all.push((reader.entry().name().to_owned(), reader.entry().mode(), content));
             rest = reader.finish().unwrap();
         }

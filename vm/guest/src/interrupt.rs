@@ -25,9 +25,7 @@ struct State {
 }
 
 /// Told of an interrupt until it is dropped.
-pub struct Subscription {
-    _callback: Arc<Callback>,
-}
+pub type Subscription = Arc<Callback>;
 
 impl Interrupt {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on. Where nobody runs a VM, during a build or a
@@ -67,10 +65,10 @@ impl Interrupt {
         if state.signal.is_some() {
             callback();
         }
-        let callback: Arc<Callback> = Arc::new(callback);
+        let callback: Subscription = Arc::new(callback);
         state.subscribers.retain(|other| other.strong_count() > 0);
         state.subscribers.push(Arc::downgrade(&callback));
-        Subscription { _callback: callback }
+        callback
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -34,7 +34,7 @@ mod qmp;
 pub mod restore;
 pub mod rundir;
 pub mod snapshots;
-pub mod splat;
+mod splat;
 pub mod supervise;
 pub mod vng;
 

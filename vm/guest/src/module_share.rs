@@ -12,8 +12,9 @@ use anyhow::{Context, Result};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::Spec;
-use crate::snapshots::{sha256, stamp};
+use crate::snapshots::stamp;
 use crate::vng::depmod;
+use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, Kernel, modules};
 use walkdir::WalkDir;
 
@@ -44,7 +45,7 @@ impl ModuleShare {
         let Some(modules) = kernel.modules.clone() else { return Ok(None) };
         let failed = || format!("cannot list the modules in {}", modules.display());
         let kept = kept(cache);
-        let lists = kept.join(&sha256(&identity(&modules, cache).with_context(failed)?)[..32]);
+        let lists = kept.join(&sha256(&identity(&modules, cache).with_context(failed)?).as_str()[..32]);
         if !lists.is_dir() {
             fs::create_dir_all(&kept).with_context(failed)?;
             let new = tempfile::Builder::new().prefix("new-").tempdir_in(&kept)?;

@@ -3,82 +3,48 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use command_fds::CommandFdExt;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid, pipe2};
 
 use crate::agent::{self, FIRST_OWN_FD};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{self, pidfd_send_signal};
 use vmtest_agent::proc::{self, pidfd_open};
 
-/// A command to be started with [`Supervised::spawn`].
+/// A command for [`Supervised::spawn`] that runs `program`, looked up on `PATH` if it has no slash.
 ///
-/// The [`Command`] below it starts the supervisor, which hands everything on to the program: arguments, environment,
-/// directory, standard descriptors, and those below 256 that `command_fds` maps or preserves.
-#[derive(Debug)]
-pub struct SupervisedCommand {
-    command: Command,
-    program: String,
-    /// Both ends of the pipe through which the supervisor says how starting the program went.
-    report: (OwnedFd, OwnedFd),
+/// The command itself starts the supervisor, which hands everything on to the program: arguments, environment, directory,
+/// standard descriptors, and those below 256 that `command_fds` maps or preserves.
+pub fn supervised(program: impl AsRef<OsStr>) -> Result<Command> {
+    let mut command = Command::new(agent::on_this_machine()?);
+    command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE).arg(getpid().to_string()).arg(program);
+    Ok(command)
 }
 
-impl SupervisedCommand {
-    /// Runs `program`, looked up on `PATH` if it has no slash.
-    pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
-        let program = program.as_ref();
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-        let writer = fcntl(&writer, FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))
-            .context("cannot have a descriptor above 255: see `ulimit -n`")?;
-        // SAFETY: fcntl just made it, for nobody else.
-        let writer = unsafe { OwnedFd::from_raw_fd(writer) };
-
-        let mut command = Command::new(agent::on_this_machine()?);
-        command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE);
-        command.arg(getpid().to_string()).arg(writer.as_raw_fd().to_string()).arg(program);
-        Ok(Self { command, program: program.to_string_lossy().into_owned(), report: (reader, writer) })
+/// As [`supervised`], for what `command` runs, but with this process's standard descriptors: nobody can ask it for its own.
+pub fn supervised_like(command: &Command) -> Result<Command> {
+    let mut supervised = supervised(command.get_program())?;
+    supervised.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => supervised.env(name, value),
+            None => supervised.env_remove(name),
+        };
     }
-
-    /// Runs what `command` runs, but with this process's standard descriptors: nobody can ask it for its own.
-    pub fn like(command: &Command) -> Result<Self> {
-        let mut supervised = Self::new(command.get_program())?;
-        supervised.args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => supervised.env(name, value),
-                None => supervised.env_remove(name),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            supervised.current_dir(directory);
-        }
-        Ok(supervised)
+    if let Some(directory) = command.get_current_dir() {
+        supervised.current_dir(directory);
     }
-}
-
-impl Deref for SupervisedCommand {
-    type Target = Command;
-
-    fn deref(&self) -> &Command {
-        &self.command
-    }
-}
-
-impl DerefMut for SupervisedCommand {
-    fn deref_mut(&mut self) -> &mut Command {
-        &mut self.command
-    }
+    Ok(supervised)
 }
 
 /// A running program that ends, with all it started, when this value is dropped or `xtask` dies.
@@ -98,16 +64,20 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Starts the command; an error names the program and says why it could not be executed.
-    pub fn spawn(command: SupervisedCommand) -> Result<Self> {
-        let SupervisedCommand { mut command, program, report: (reader, writer) } = command;
+    /// Starts the command, one of [`supervised`]'s; an error names the program and says why it could not be executed.
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        let program = command.get_args().nth(2).unwrap_or_default().to_string_lossy().into_owned();
         let failed = || format!("cannot start {program}");
-        command.preserved_fds(vec![writer]);
+        // Through this the supervisor says how starting the program went.
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let writer = fcntl_dupfd_cloexec(&writer, FIRST_OWN_FD)
+            .context("cannot have a descriptor above 255: see `ulimit -n`")?;
+        command.arg(writer.as_raw_fd().to_string()).preserved_fds(vec![writer]);
         let mut supervisor = command.spawn().with_context(failed)?;
         // With it goes the last copy on this side of what only the program is to hold.
         drop(command);
 
-        let pid = proc::pid_of(supervisor.id());
+        let pid = Pid::from_raw(supervisor.id() as i32);
         let supervisor_exit = pidfd_open(pid).inspect_err(|_| {
             let _ = kill(pid, Signal::SIGTERM);
             let _ = supervisor.wait();
@@ -169,34 +139,20 @@ impl Drop for Supervised {
 /// Kills what a dead supervisor left behind, and waits for its end.
 fn end_session(session: Pid) -> io::Result<()> {
     loop {
-        let mut ending = Vec::new();
-        for process in proc::processes()? {
-            if process.session != session || process.pid == session || process.zombie {
-                continue;
-            }
-            // Either can fail because it just ended; a process of another user's is not for us to end.
-            if let Ok(exit) = pidfd_open(process.pid) {
-                if kill(process.pid, Signal::SIGKILL).is_ok() {
-                    ending.push(exit);
-                }
-            }
-        }
+        let left = proc::processes()?.filter(|it| it.session == session && it.pid != session && !it.zombie);
+        // Either can fail because it just ended; a process of another user's is not for us to end.
+        let end = |it: proc::Process| pidfd_open(it.pid).ok().filter(|_| kill(it.pid, Signal::SIGKILL).is_ok());
+        let ending: Vec<OwnedFd> = left.filter_map(end).collect();
         if ending.is_empty() {
             return Ok(());
         }
-        for exit in ending {
-            poll_exit(&exit)?;
-        }
+        ending.iter().try_for_each(poll_exit)?;
     }
 }
 
 /// Waits until a process is dead of which this is the pidfd.
 fn poll_exit(pidfd: &OwnedFd) -> io::Result<()> {
-    while let Err(error) = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-        if error != Errno::EINTR {
-            return Err(error.into());
-        }
-    }
+    retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None))?;
     Ok(())
 }
 
@@ -211,24 +167,18 @@ mod tests {
     use super::*;
     use crate::deadline::Until;
 
-    fn sh(script: &str) -> SupervisedCommand {
-        let mut command = SupervisedCommand::new("sh").unwrap();
+    fn sh(script: &str) -> Command {
+        let mut command = supervised("sh").unwrap();
         command.args(["-c", script]).stdin(Stdio::null());
         command
     }
 
     /// Starts a command, and returns this end of its output, which ends when the last process that holds the other does.
-    fn start(mut command: SupervisedCommand) -> (Supervised, BufReader<Until>) {
+    fn start(mut command: Command) -> (Supervised, BufReader<Until>) {
         let (stream, output) = UnixStream::pair().unwrap();
         command.stdout(OwnedFd::from(output));
         let deadline = Instant::now() + Duration::from_secs(20);
         (Supervised::spawn(command).unwrap(), BufReader::new(Until { stream, deadline }))
-    }
-
-    fn read_to_end(mut from: impl Read) -> String {
-        let mut text = String::new();
-        from.read_to_string(&mut text).unwrap();
-        text
     }
 
     /// Children in the program's group, in a session of their own, and orphaned in one; then `ready`.
@@ -238,9 +188,7 @@ mod tests {
     /// A program that is as far as to say so.
     fn start_ready(script: &str) -> (Supervised, impl Read) {
         let (supervised, mut output) = start(sh(script));
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        assert_eq!(output.by_ref().lines().next().unwrap().unwrap(), "ready");
         (supervised, output)
     }
 
@@ -252,7 +200,7 @@ mod tests {
         command.stdin(reader);
         let (supervised, output) = start(command);
         File::from(writer).write_all(b"in\n").unwrap();
-        assert_eq!(read_to_end(output), "in\né b\n/\n");
+        assert_eq!(io::read_to_string(output).unwrap(), "in\né b\n/\n");
         assert_eq!(supervised.wait().unwrap().code(), Some(7));
         assert_eq!(supervised.wait().unwrap().code(), Some(7), "and again");
         assert_eq!(supervised.kill().unwrap().code(), Some(7), "killing the dead changes nothing");
@@ -266,7 +214,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_executed_is_an_error_that_names_it() {
         for (program, words) in [("no-such-program-here", "No such file"), ("/etc/passwd", "Permission denied")] {
-            let error = Supervised::spawn(SupervisedCommand::new(program).unwrap()).unwrap_err();
+            let error = Supervised::spawn(supervised(program).unwrap()).unwrap_err();
             let error = format!("{error:#}");
             assert!(error.contains(&format!("cannot start {program}: {words}")), "{error}");
         }
@@ -274,9 +222,9 @@ mod tests {
 
     #[test]
     fn signals_are_neither_blocked_nor_ignored_in_the_program() {
-        let mut command = SupervisedCommand::new("cat").unwrap();
+        let mut command = supervised("cat").unwrap();
         command.arg("/proc/self/status");
-        let status = read_to_end(start(command).1);
+        let status = io::read_to_string(start(command).1).unwrap();
         let mask = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
@@ -297,27 +245,27 @@ mod tests {
             assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
             assert_eq!(waiter.join().unwrap().signal(), Some(libc::SIGKILL));
         });
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
     }
 
     #[test]
     fn nothing_is_left_of_a_program_that_is_dropped_that_exits_or_whose_supervisor_is_killed() {
         let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
         let (supervised, output) = start(sh("setsid sh -c 'sleep 1000 & setsid sleep 1000 & wait' & exit 3"));
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
         assert_eq!(supervised.wait().unwrap().code(), Some(3));
         let (supervised, output) = start_ready("sleep 1000 & (sleep 1000 &) ; echo ready; wait");
         pidfd_send_signal(&supervised.supervisor_exit, process::Signal::KILL).unwrap();
         assert_eq!(supervised.wait().unwrap().signal(), Some(libc::SIGKILL));
-        read_to_end(output);
+        io::read_to_string(output).unwrap();
     }
 
     #[test]
     fn a_descriptor_belongs_to_the_program_alone() {
         let (supervised, output) = start(sh("echo through; exec >&-; exec sleep 1000"));
-        assert_eq!(read_to_end(output), "through\n", "the end comes although it still runs");
+        assert_eq!(io::read_to_string(output).unwrap(), "through\n", "the end comes although it still runs");
         assert_eq!(supervised.kill().unwrap().signal(), Some(libc::SIGKILL));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,7 +17,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmtest_agent::{Payload, Root, SHARE_TAG};
 
-use crate::process::{Supervised, SupervisedCommand};
+use crate::process::{Supervised, supervised};
 use crate::{Link, Spec, Vm, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
@@ -80,7 +80,7 @@ impl Machine<'_> {
             let path = self.dir.join(INITRAMFS);
             fs::write(&path, self.initramfs).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let mut command = SupervisedCommand::new(self.qemu)?;
+        let mut command = supervised(self.qemu)?;
         command
             .current_dir(self.dir)
             .args(self.arguments())
@@ -171,12 +171,9 @@ impl Running {
     /// Ends QEMU; returns what it complained of.
     pub fn last_words(&mut self) -> String {
         let _ = self.process.kill();
-        let mut words = String::new();
-        if let Some(stderr) = self.process.stderr.take() {
-            // Not to be trusted to be text, or to be short.
-            let _ = stderr.take(4096).read_to_string(&mut words);
-        }
-        words.trim().replace('\n', "; ")
+        // Not to be trusted to be text, or to be short.
+        let words = self.process.stderr.take().map(|stderr| io::read_to_string(stderr.take(4096)));
+        words.and_then(Result::ok).unwrap_or_default().trim().replace('\n', "; ")
     }
 }
 
@@ -190,10 +187,9 @@ pub fn host_share(path: &str) -> String {
 }
 
 pub fn blank_memory(bytes: u64) -> Result<File> {
-    let made = || -> std::io::Result<File> {
-        let file = File::from(memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(bytes)?;
-        Ok(file)
-    };
-    made().context("cannot make memory for the payload")
+    let memory =
+        memfd_create(c"vmtest-payload", MFdFlags::MFD_CLOEXEC).context("cannot make memory for the payload")?;
+    let memory = File::from(memory);
+    memory.set_len(bytes).context("no memory for the payload")?;
+    Ok(memory)
 }

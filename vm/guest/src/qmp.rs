@@ -37,7 +37,8 @@ impl Qmp {
     /// A message with `return` or `error`.
     fn answer(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
-        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        // It never waits: a few lines have room in the socket, whether they are read or not.
+        let sent = (&self.reader.get_ref().stream).write_all(line.as_bytes());
         sent.with_context(|| format!("QEMU's monitor is gone before {command}"))?;
         loop {
             let message = self.read().with_context(|| format!("waiting for QEMU to do {command}"))?;

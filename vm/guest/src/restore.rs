@@ -63,14 +63,12 @@ impl Backend for Restore<'_> {
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
-            Ok(started) => Ok(started),
-            Err(error) if self.interrupt.signal().is_some() => Err(error),
-            Err(error) if left(spec.deadline).is_none() => Err(error),
             // What is wrong with the kernel, if it is the kernel, is for the judge to say.
-            Err(error) => {
+            Err(error) if self.interrupt.signal().is_none() && left(spec.deadline).is_some() => {
                 note(format!("cannot be saved, so it is booted: {error:#}"));
                 guest.booted()
             }
+            result => result,
         }
     }
 
@@ -216,14 +214,13 @@ impl<'a> Guest<'a> {
         let qemu = &self.warm.qemu;
         let qemu = qemu.canonicalize().with_context(|| format!("cannot find {}", qemu.display()))?;
         // Where the kernel and the guest lie does not matter.
-        let machine = self.machine(Memory::File, Some(Path::new("kernel")), Path::new("."));
-        let arguments = machine.arguments();
+        let arguments = self.machine(Memory::File, Some(Path::new("kernel")), Path::new(".")).arguments();
         let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
         Ok(json!({
             "layout": LAYOUT,
             "protocol": PROTOCOL,
             "kernel": kernel,
-            "initramfs": snapshots::sha256(&self.initramfs),
+            "initramfs": kernels::digest::sha256(&self.initramfs),
             "qemu": [json!(qemu), json!(snapshots::stamp(&qemu)?)],
             "processor": processor(self.spec.accel)?,
             "arguments": arguments,
@@ -271,8 +268,7 @@ fn restore_devices(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared"])?;
     qmp.execute("migrate-incoming", &json!({ "uri": format!("exec:cat {STATE}") }))?;
-    qmp.wait_for("take up the saved state", |it| it["event"] == "RESUME")?;
-    Ok(())
+    qmp.wait_for("take up the saved state", |it| it["event"] == "RESUME").map(drop)
 }
 
 /// Makes a machine stop and write the state of its devices to [`STATE`].
@@ -293,8 +289,7 @@ fn set_capabilities(qmp: &mut Qmp, names: &[&str]) -> Result<()> {
     qmp.execute("migrate-set-capabilities", &json!({ "capabilities": capabilities.collect::<Vec<_>>() }))
 }
 
-/// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under
-/// emulation.
+/// What a guest sees of the host's processor, and of the host's kernel that shows it: nothing under emulation.
 fn processor(accel: Accel) -> Result<Value> {
     if accel == Accel::Tcg {
         return Ok(Value::Null);

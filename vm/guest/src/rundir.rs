@@ -1,5 +1,4 @@
-//! A directory for one VM run, gone when the run is over, or cleared by the next run if this one
-//! was killed.
+//! A directory for one VM run, gone when the run is over, or cleared by the next run if this one was killed.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;

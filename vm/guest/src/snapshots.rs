@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 use crate::deadline::left;
 use crate::qemu::RAM;
 use crate::rundir::{LOCK, RunDir};
+use vm_kernels::digest::{Sha256Hex, sha256};
 use vm_kernels::lock::{self, How};
 use vmtest_agent::Ready;
 
@@ -72,13 +73,12 @@ pub struct Listed {
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     root: PathBuf,
-    limit: u64,
 }
 
 impl Snapshots {
     /// Those in this cache directory.
     pub fn below(cache: &Path) -> Self {
-        Self { root: cache.join("snapshots"), limit: LIMIT }
+        Self { root: cache.join("snapshots") }
     }
 
     /// The saved guest that depends on this; nothing if there is none. One that is damaged is an error.
@@ -113,16 +113,23 @@ impl Snapshots {
         }
         RunDir::clear_abandoned(&self.root);
         let new = RunDir::create(&self.root)?;
-        let ready = make(new.path())?;
-        let manifest = Manifest::describe(new.path(), kernel, &key_material, ready)?;
-        fs::write(new.path().join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)
-            .context("cannot write the manifest")?;
+        let file = |name: &str| new.path().join(name);
+        let manifest = Manifest {
+            kernel: kernel.to_owned(),
+            key_material: key_material.clone(),
+            ready: make(new.path())?,
+            state_sha256: sha256(&fs::read(file(STATE)).context("QEMU saved nothing")?),
+            console_sha256: sha256(&fs::read(file(CONSOLE)).context("nothing was kept of its console")?),
+            ram: stamp(&file(RAM))?,
+            ram_sha256: digest_ram(&file(RAM))?,
+        };
+        fs::write(file(MANIFEST), serde_json::to_vec_pretty(&manifest)?).context("cannot write the manifest")?;
         // All of it must be on disk before the name is, or a power cut leaves a torn guest.
         nix::unistd::syncfs(File::open(new.path())?)?;
         self.discard(&key_material)?;
         new.keep_as(&dir)?;
         let saved = self.find(&key_material)?.context("it vanished while it was being saved")?;
-        self.shrink();
+        self.shrink(LIMIT);
         Ok(saved)
     }
 
@@ -155,15 +162,12 @@ impl Snapshots {
         Ok(true)
     }
 
-    fn shrink(&self) {
+    fn shrink(&self, limit: u64) {
         let mut all = self.list();
         all.sort_by_key(|listed| listed.used);
         let mut bytes: u64 = all.iter().map(|listed| listed.bytes).sum();
         for listed in all {
-            if bytes <= self.limit {
-                return;
-            }
-            if self.prune(&listed).unwrap_or(false) {
+            if bytes > limit && self.prune(&listed).unwrap_or(false) {
                 bytes = bytes.saturating_sub(listed.bytes);
             }
         }
@@ -187,7 +191,7 @@ impl Snapshots {
     }
 
     fn dir(&self, key_material: &Value) -> PathBuf {
-        self.root.join(&sha256(key_material.to_string().as_bytes())[..32])
+        self.root.join(&sha256(key_material.to_string().as_bytes()).as_str()[..32])
     }
 }
 
@@ -204,30 +208,14 @@ struct Manifest {
     /// What the key was made of, for people.
     key_material: Value,
     ready: Ready,
-    state_sha256: String,
-    console_sha256: String,
+    state_sha256: Sha256Hex,
+    console_sha256: Sha256Hex,
     /// Memory is too much to hash for every run: a file that nobody wrote to is believed.
     ram: Stamp,
     ram_sha256: String,
 }
 
 impl Manifest {
-    /// Describes what is in `dir`.
-    fn describe(dir: &Path, kernel: &str, key_material: &Value, ready: Ready) -> Result<Self> {
-        let ram = dir.join(RAM);
-        let state = fs::read(dir.join(STATE)).context("QEMU saved nothing")?;
-        let console = fs::read(dir.join(CONSOLE)).context("nothing was kept of its console")?;
-        Ok(Self {
-            kernel: kernel.to_owned(),
-            key_material: key_material.clone(),
-            ready,
-            state_sha256: sha256(&state),
-            console_sha256: sha256(&console),
-            ram: stamp(&ram)?,
-            ram_sha256: digest_ram(&ram)?,
-        })
-    }
-
     fn read(dir: &Path) -> Result<Self> {
         let json = fs::read(dir.join(MANIFEST)).context("its manifest cannot be read")?;
         serde_json::from_slice(&json).context("its manifest is damaged")
@@ -270,11 +258,6 @@ fn digest_ram(path: &Path) -> Result<String> {
     Ok(hex::encode(hash.finalize()))
 }
 
-/// The SHA-256 of some bytes, in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
@@ -287,7 +270,7 @@ mod tests {
 
     fn empty() -> (tempfile::TempDir, Snapshots) {
         let root = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots { root: root.path().into(), limit: LIMIT };
+        let snapshots = Snapshots { root: root.path().into() };
         (root, snapshots)
     }
 
@@ -315,14 +298,10 @@ mod tests {
 
     /// A test beside this one that starts a process has every lock open there for a moment, until it executes its program.
     fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !is_so() {
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::yield_now();
-        }
-        true
+        (0..2000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            is_so()
+        })
     }
 
     #[test]
@@ -335,14 +314,6 @@ mod tests {
         assert!(has(&snapshots, &key_material));
         assert!(!has(&snapshots, &json!({ "kernel": "a", "cpu": 2 })));
         snapshots.make("kernel", key_material, soon(), |_| panic!("made again")).unwrap();
-    }
-
-    #[test]
-    fn one_that_another_makes_for_too_long_is_not_waited_for() {
-        let (_root, snapshots) = empty();
-        let _making = snapshots.lock_making(&snapshots.dir(&json!(1)), soon()).unwrap();
-        let late = snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
-        assert!(format!("{late:#}").contains("another run"), "{late:#}");
     }
 
     #[test]
@@ -373,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn failed_save_leaves_nothing() {
+    fn one_that_fails_leaves_nothing_and_one_that_another_makes_for_too_long_is_not_waited_for() {
         let (_root, snapshots) = empty();
-        let fail = |dir: &Path| {
-            leave(dir)?;
-            anyhow::bail!("no boot")
-        };
+        let fail = |dir: &Path| leave(dir).and_then(|_| anyhow::bail!("no boot"));
         assert!(snapshots.make("kernel", json!(1), soon(), fail).is_err());
+        let _making = snapshots.lock_making(&snapshots.dir(&json!(1)), soon()).unwrap();
+        let late = snapshots.make("kernel", json!(1), Instant::now(), leave).unwrap_err();
+        assert!(format!("{late:#}").contains("another run"), "{late:#}");
         assert!(!has(&snapshots, &json!(1)));
         let names = fs::read_dir(&snapshots.root).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), [LOCKS]);
@@ -400,7 +371,7 @@ mod tests {
 
     #[test]
     fn beyond_the_limit_the_one_used_least_recently_goes() {
-        let (_root, mut snapshots) = empty();
+        let (_root, snapshots) = empty();
         for number in 1..=3 {
             let lock = make(&snapshots, &json!(number)).lock;
             let long_ago = SystemTime::now() - Duration::from_secs(3600 * (4 - number));
@@ -408,9 +379,9 @@ mod tests {
         }
         // Using one is what counts, not making it.
         assert!(has(&snapshots, &json!(1)));
-        snapshots.limit = 2 * snapshots.list()[0].bytes;
+        let limit = 2 * snapshots.list()[0].bytes;
         assert!(eventually(|| {
-            snapshots.shrink();
+            snapshots.shrink(limit);
             snapshots.list().len() == 2
         }));
         assert!(has(&snapshots, &json!(1)) && has(&snapshots, &json!(3)));

@@ -4,53 +4,50 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
-/// What a line is, and its shape once [`segments`] has taken it out of the console.
-const SHAPES: &[(&str, &str)] = &[
+/// The shape of each kind of line, once [`segments`] has taken it out of the console.
+const SHAPES: &[&str] = &[
     // `divide error`, `invalid opcode`, `int3`, `stack segment`: the CPU's error code and the oops' number
     // (arch/x86/kernel/dumpstack.c; arch/*/kernel/traps.c, `die`).
-    ("oops", r": [0-9a-f]{1,16} (?:ilc:\d )?\[#\d+\]"),
-    ("oops", r"^Oops\b"),
+    r": [0-9a-f]{1,16} (?:ilc:\d )?\[#\d+\]",
+    r"^Oops\b",
     // arch/riscv/kernel/traps.c, arch/mips/kernel/traps.c
-    ("oops", r"^Kernel (?:BUG|bug detected) ?\[#\d+\]"),
+    r"^Kernel (?:BUG|bug detected) ?\[#\d+\]",
     // arch/x86/kernel/doublefault_32.c
-    ("oops", r"^PANIC: "),
+    r"^PANIC: ",
     // arch/sparc/kernel/traps_64.c, `die_if_kernel`
-    ("oops", r"^\S+\(\d+\): .*\[#\d+\]"),
-    ("oops", r"^[Kk]ernel BUG at "),
+    r"^\S+\(\d+\): .*\[#\d+\]",
+    r"^[Kk]ernel BUG at ",
     // A program's own is followed by ` ip:` (arch/x86/kernel/traps.c).
-    ("oops", r"^general protection fault[:,]"),
+    r"^general protection fault[:,]",
     // arch/arm64/mm/fault.c, arch/riscv/mm/fault.c; arch/arm64/kernel/traps.c
-    ("oops", r"^(?:CPU \d+ )?Unable to handle kernel "),
-    ("oops", r"^Internal error: "),
-    ("oops", r"^(?:Bad mode in .* handler detected|Insufficient stack space to handle exception)"),
+    r"^(?:CPU \d+ )?Unable to handle kernel ",
+    r"^Internal error: ",
+    r"^(?:Bad mode in .* handler detected|Insufficient stack space to handle exception)",
     // lib/bug.c and kernel/panic.c, `__warn`; from 6.19 on the place comes first, whatever it is written in.
-    ("warning", r"^WARNING: CPU: \d+ PID: "),
-    ("warning", r"^WARNING: at \S"),
-    ("warning", r"^WARNING: (?:\[.*\] )?\S+\.\w+:\d+ at "),
-    ("warning", r"^WARNING: .*\bat [\w.]+\+0x[0-9a-f]+/0x"),
+    r"^WARNING: CPU: \d+ PID: ",
+    r"^WARNING: at \S",
+    r"^WARNING: (?:\[.*\] )?\S+\.\w+:\d+ at ",
+    r"^WARNING: .*\bat [\w.]+\+0x[0-9a-f]+/0x",
     // arch/x86/kernel/unwind_frame.c
-    ("warning", r"^WARNING: kernel stack "),
+    r"^WARNING: kernel stack ",
     // kernel/locking/lockdep.c
-    (
-        "lockdep",
-        r"^(?:\[ )?(?:WARNING|BUG|INFO): (?:possible (?:circular|recursive) locking|possible irq lock inversion|inconsistent lock state|.*-unsafe lock order detected|bad unlock balance|bad contention|held lock freed|lock held when returning|Nested lock was not taken|[Ii]nvalid wait context|.* still has locks held|suspicious RCU usage)",
-    ),
-    ("lockdep", r"^INFO: trying to register non-static key"),
-    ("bug", r"^(?:(?:NMI )?watchdog: )?BUG: "),
+    r"^(?:\[ )?(?:WARNING|BUG|INFO): (?:possible (?:circular|recursive) locking|possible irq lock inversion|inconsistent lock state|.*-unsafe lock order detected|bad unlock balance|bad contention|held lock freed|lock held when returning|Nested lock was not taken|[Ii]nvalid wait context|.* still has locks held|suspicious RCU usage)",
+    r"^INFO: trying to register non-static key",
+    r"^(?:(?:NMI )?watchdog: )?BUG: ",
     // mm/slub.c, `slab_bug`
-    ("bug", r"^BUG \S+ \(.*\): "),
-    ("bug", r"^UBSAN: "),
+    r"^BUG \S+ \(.*\): ",
+    r"^UBSAN: ",
     // kernel/cfi.c
-    ("bug", r"^CFI failure at "),
+    r"^CFI failure at ",
     // fs/open.c, fs/super.c
-    ("bug", r"^VFS: (?:Close: file count is 0|Busy inodes after unmount)"),
+    r"^VFS: (?:Close: file count is 0|Busy inodes after unmount)",
     // kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog_hld.c, net/core/dev.c
-    ("stall", r"^(?:rcu: )?INFO: rcu_"),
-    ("stall", r"^INFO: task "),
-    ("stall", r"[Ww]atchdog detected hard LOCKUP"),
+    r"^(?:rcu: )?INFO: rcu_",
+    r"^INFO: task ",
+    r"[Ww]atchdog detected hard LOCKUP",
     // arch/powerpc/kernel/watchdog.c
-    ("stall", r"^watchdog: CPU \d+ Hard LOCKUP"),
-    ("stall", r"^unregister_netdevice: waiting for "),
+    r"^watchdog: CPU \d+ Hard LOCKUP",
+    r"^unregister_netdevice: waiting for ",
 ];
 
 /// How a panic begins, and how it ends (kernel/panic.c).
@@ -62,32 +59,23 @@ const CUT_HERE: [&str; 2] = ["------------[ cut here ]", "8<--- cut here"];
 /// What one segment of a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A panic begins.
     Panic,
-    /// A panic is over.
     PanicEnd,
     /// A splat is about to come.
     CutHere,
-    /// A splat; the word says of what kind.
-    Splat(&'static str),
-    /// Nothing of interest.
+    Splat,
     Ordinary,
 }
 
-/// What a segment is.
 pub fn classify(segment: &str) -> Kind {
-    static ALL: LazyLock<Vec<Regex>> = LazyLock::new(|| SHAPES.iter().map(|(_, shape)| regex(shape)).collect());
-    if segment.starts_with(PANIC) {
-        return Kind::Panic;
+    static ALL: LazyLock<Vec<Regex>> = LazyLock::new(|| SHAPES.iter().map(|shape| regex(shape)).collect());
+    match segment {
+        _ if segment.starts_with(PANIC) => Kind::Panic,
+        _ if segment.starts_with(PANIC_END) => Kind::PanicEnd,
+        _ if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) => Kind::CutHere,
+        _ if ALL.iter().any(|shape| shape.is_match(segment)) => Kind::Splat,
+        _ => Kind::Ordinary,
     }
-    if segment.starts_with(PANIC_END) {
-        return Kind::PanicEnd;
-    }
-    if CUT_HERE.iter().any(|mark| segment.starts_with(mark)) {
-        return Kind::CutHere;
-    }
-    let known = SHAPES.iter().zip(&*ALL).find(|(_, shape)| shape.is_match(segment));
-    known.map_or(Kind::Ordinary, |((word, _), _)| Kind::Splat(word))
 }
 
 fn regex(shape: &str) -> Regex {
@@ -114,75 +102,75 @@ mod tests {
 
     /// What the first segment of a line that says anything is.
     fn kind(line: &str) -> Kind {
-        let kinds = segments(line).into_iter().map(|segment| classify(&segment));
-        kinds.into_iter().find(|kind| *kind != Kind::Ordinary).unwrap_or(Kind::Ordinary)
+        let mut kinds = segments(line).into_iter().map(|segment| classify(&segment));
+        kinds.find(|kind| *kind != Kind::Ordinary).unwrap_or(Kind::Ordinary)
     }
 
     #[test]
     fn splats_of_every_shape_are_known() {
-        for (expected, line) in [
-            ("oops", "divide error: 0000 [#1] PREEMPT SMP KASAN"),
-            ("oops", "invalid opcode: 0000 [#1] SMP"),
-            ("oops", "general protection fault: 0000 [#1] SMP NOPTI"),
-            ("oops", "general protection fault, probably for non-canonical address 0x1: 0000 [#1]"),
-            ("oops", "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP"),
-            ("oops", "Oops: 0002 [#1] SMP"),
-            ("oops", "Oops [#1]"),
-            ("oops", "specification exception: 0006 ilc:2 [#1] SMP"),
-            ("oops", "Kernel BUG [#1]"),
-            ("oops", "Kernel bug detected[#1]:"),
-            ("oops", "CPU 0 Unable to handle kernel paging request at virtual address 0"),
-            ("oops", "Bad mode in Error handler detected on CPU0, code 0xbf000002 -- SError"),
-            ("oops", "Insufficient stack space to handle exception!"),
-            ("bug", "NMI watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]"),
-            ("stall", "watchdog: CPU 0 Hard LOCKUP"),
-            ("oops", "kernel BUG at mm/slub.c:1!"),
-            ("oops", "Kernel BUG at 000000000012 [verbose debug info unavailable]"),
-            ("oops", "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010"),
-            ("oops", "Internal error: Oops: 0000000096000004 [#1] SMP"),
-            ("warning", "WARNING: CPU: 0 PID: 77 at kernel/trace/trace.c:1 foo+0x1/0x2"),
-            ("warning", "WARNING: at kernel/bpf/core.c:12 f()"),
-            ("warning", "WARNING: kernel/trace/trace.c:1 at foo+0x1/0x2, CPU#0: sh/77"),
-            ("warning", "WARNING: include/linux/x.h:12 at foo+0x1/0x2, CPU#0: sh/77"),
-            ("warning", "WARNING: [a > b] kernel/x.c:12 at foo+0x1/0x2, CPU#0: sh/77"),
-            ("warning", "WARNING: at foo+0x1/0x2, CPU#0: sh/77"),
-            ("warning", "WARNING: 12 at foo+0x1/0x2, CPU#0: sh/77"),
-            ("lockdep", "WARNING: possible circular locking dependency detected"),
-            ("lockdep", "WARNING: possible recursive locking detected"),
-            ("lockdep", "WARNING: possible irq lock inversion dependency detected"),
-            ("lockdep", "WARNING: inconsistent lock state"),
-            ("lockdep", "WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected"),
-            ("lockdep", "WARNING: bad unlock balance detected!"),
-            ("lockdep", "WARNING: bad contention detected!"),
-            ("lockdep", "WARNING: held lock freed!"),
-            ("lockdep", "WARNING: lock held when returning to user space!"),
-            ("lockdep", "WARNING: Nested lock was not taken"),
-            ("lockdep", "[ BUG: Invalid wait context ]"),
-            ("lockdep", "WARNING: suspicious RCU usage"),
-            ("lockdep", "WARNING: syz/12 still has locks held!"),
-            ("lockdep", "[ INFO: possible circular locking dependency detected ]"),
-            ("lockdep", "INFO: trying to register non-static key."),
-            ("bug", "BUG: kernel NULL pointer dereference, address: 0000000000000000"),
-            ("bug", "BUG: KASAN: use-after-free in f+0x1/0x2"),
-            ("bug", "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]"),
-            ("bug", "BUG kmalloc-64 (Not tainted): Right Redzone overwritten"),
-            ("bug", "UBSAN: array-index-out-of-bounds in kernel/x.c:1:2"),
-            ("warning", "WARNING: kernel stack regs at 000000 in sh:7 has bad 'bp' value 0000"),
-            ("warning", "WARNING: CPU: 0 PID: -1 at kernel/x.c:1 f+0x1/0x2"),
-            ("oops", "PANIC: double fault, error_code: 0x0"),
-            ("oops", "swapper(1): Kernel bad sw trap 5 [#1]"),
-            ("bug", "VFS: Close: file count is 0"),
-            ("bug", "VFS: Busy inodes after unmount of sda"),
-            ("bug", "CFI failure at f+0x1/0x2 (target: g+0x0/0x1; expected type: 0x1)"),
-            ("stall", "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"),
-            ("stall", "INFO: rcu_sched self-detected stall on CPU"),
-            ("stall", "INFO: task sh:77 blocked for more than 120 seconds."),
-            ("stall", "NMI watchdog: Watchdog detected hard LOCKUP on cpu 0"),
-            ("stall", "watchdog: Watchdog detected hard LOCKUP on cpu 1"),
-            ("stall", "unregister_netdevice: waiting for lo to become free. Usage count = 2"),
+        for line in [
+            "divide error: 0000 [#1] PREEMPT SMP KASAN",
+            "invalid opcode: 0000 [#1] SMP",
+            "general protection fault: 0000 [#1] SMP NOPTI",
+            "general protection fault, probably for non-canonical address 0x1: 0000 [#1]",
+            "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP",
+            "Oops: 0002 [#1] SMP",
+            "Oops [#1]",
+            "specification exception: 0006 ilc:2 [#1] SMP",
+            "Kernel BUG [#1]",
+            "Kernel bug detected[#1]:",
+            "CPU 0 Unable to handle kernel paging request at virtual address 0",
+            "Bad mode in Error handler detected on CPU0, code 0xbf000002 -- SError",
+            "Insufficient stack space to handle exception!",
+            "NMI watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]",
+            "watchdog: CPU 0 Hard LOCKUP",
+            "kernel BUG at mm/slub.c:1!",
+            "Kernel BUG at 000000000012 [verbose debug info unavailable]",
+            "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
+            "Internal error: Oops: 0000000096000004 [#1] SMP",
+            "WARNING: CPU: 0 PID: 77 at kernel/trace/trace.c:1 foo+0x1/0x2",
+            "WARNING: at kernel/bpf/core.c:12 f()",
+            "WARNING: kernel/trace/trace.c:1 at foo+0x1/0x2, CPU#0: sh/77",
+            "WARNING: include/linux/x.h:12 at foo+0x1/0x2, CPU#0: sh/77",
+            "WARNING: [a > b] kernel/x.c:12 at foo+0x1/0x2, CPU#0: sh/77",
+            "WARNING: at foo+0x1/0x2, CPU#0: sh/77",
+            "WARNING: 12 at foo+0x1/0x2, CPU#0: sh/77",
+            "WARNING: possible circular locking dependency detected",
+            "WARNING: possible recursive locking detected",
+            "WARNING: possible irq lock inversion dependency detected",
+            "WARNING: inconsistent lock state",
+            "WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected",
+            "WARNING: bad unlock balance detected!",
+            "WARNING: bad contention detected!",
+            "WARNING: held lock freed!",
+            "WARNING: lock held when returning to user space!",
+            "WARNING: Nested lock was not taken",
+            "[ BUG: Invalid wait context ]",
+            "WARNING: suspicious RCU usage",
+            "WARNING: syz/12 still has locks held!",
+            "[ INFO: possible circular locking dependency detected ]",
+            "INFO: trying to register non-static key.",
+            "BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "BUG: KASAN: use-after-free in f+0x1/0x2",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]",
+            "BUG kmalloc-64 (Not tainted): Right Redzone overwritten",
+            "UBSAN: array-index-out-of-bounds in kernel/x.c:1:2",
+            "WARNING: kernel stack regs at 000000 in sh:7 has bad 'bp' value 0000",
+            "WARNING: CPU: 0 PID: -1 at kernel/x.c:1 f+0x1/0x2",
+            "PANIC: double fault, error_code: 0x0",
+            "swapper(1): Kernel bad sw trap 5 [#1]",
+            "VFS: Close: file count is 0",
+            "VFS: Busy inodes after unmount of sda",
+            "CFI failure at f+0x1/0x2 (target: g+0x0/0x1; expected type: 0x1)",
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "INFO: rcu_sched self-detected stall on CPU",
+            "INFO: task sh:77 blocked for more than 120 seconds.",
+            "NMI watchdog: Watchdog detected hard LOCKUP on cpu 0",
+            "watchdog: Watchdog detected hard LOCKUP on cpu 1",
+            "unregister_netdevice: waiting for lo to become free. Usage count = 2",
         ] {
             for prefix in ["", "[   T77] ", "[    3.123456] ", "<4>[    3.123456][   T77] ", "\x1b[31m[    3.1] "] {
-                assert_eq!(kind(&format!("{prefix}{line}")), Kind::Splat(expected), "{prefix}{line}");
+                assert_eq!(kind(&format!("{prefix}{line}")), Kind::Splat, "{prefix}{line}");
             }
         }
     }

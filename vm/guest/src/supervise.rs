@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -120,8 +120,7 @@ enum Seen {
 pub type Stdin = Box<dyn Read + Send>;
 
 /// Runs a job in a guest that was just started, and ends the guest; sooner if `on_event`, which is told of all that the
-/// agent says, breaks it off.
-/// Nothing that the guest does is an error.
+/// agent says, breaks it off. Nothing that the guest does is an error.
 pub fn run(
     started: Vm,
     job: &Job,
@@ -135,17 +134,20 @@ pub fn run(
     let encoded = encode(job)?;
     let recorder = Recorder::create(console_log).with_context(|| format!("cannot create {}", console_log.display()))?;
     let Vm { process, console: consoles, channel, qmp, ready, .. } = started;
-    let (sender, seen) = mpsc::channel();
+    let (sender, seen) = mpsc::sync_channel(UNREAD);
     let subscription = interrupt.subscribe({
         let sender = sender.clone();
-        move || drop(sender.send(Seen::Interrupted))
+        move || {
+            let sender = sender.clone();
+            // There may be no room yet, and others are to be told, too.
+            std::thread::spawn(move || sender.send(Seen::Interrupted));
+        }
     });
 
     // One for each stream, so that no line is torn by what the other says.
     let heard = consoles.iter().map(|_| Console::default()).collect();
-    let (unread, read) = mpsc::sync_channel(UNREAD);
     for (stream, from) in consoles.into_iter().enumerate() {
-        watch_console(stream, from, sender.clone(), unread.clone());
+        watch_console(stream, from, sender.clone());
     }
     watch_channel(Arc::clone(&channel), job.token.clone(), sender.clone());
     watch_qmp(Arc::clone(&qmp), sender.clone());
@@ -168,7 +170,6 @@ pub fn run(
         on_event,
         recorder,
         consoles: heard,
-        read,
         observed: Observed { limit: limits.given, ready, ..Observed::default() },
     };
     let end = watch.until_over(&seen);
@@ -184,19 +185,15 @@ pub fn run(
         }
     }
     let mut observed = watch.observed;
-    for mut stream in watch.consoles {
-        // What all streams said, in their order: the kernel's own is the first.
-        stream.finish();
-        observed.console.merge(stream);
-    }
+    // What all streams said, in their order: the kernel's own is the first.
+    watch.consoles.into_iter().for_each(|stream| observed.console.merge(stream));
     observed.end = if observed.console.panic.is_some() && end != End::Finished { End::Panicked } else { end };
     Ok(observed)
 }
 
 /// A job as the agent reads it.
-fn encode(job: &Job) -> Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(job).context("cannot put the job into words")?;
-    line.push(b'\n');
+fn encode(job: &Job) -> Result<String> {
+    let line = serde_json::to_string(job).context("cannot put the job into words")? + "\n";
     ensure!(
         line.len() <= JOB_LIMIT,
         "the job is {} bytes long, and a guest takes at most {JOB_LIMIT}: pass fewer or shorter variables or arguments",
@@ -207,7 +204,7 @@ fn encode(job: &Job) -> Result<Vec<u8>> {
 
 struct Watch<F> {
     /// The job as it is sent.
-    encoded: Vec<u8>,
+    encoded: String,
     stdin: Option<Stdin>,
     begun: Instant,
     limits: Limits,
@@ -224,8 +221,6 @@ struct Watch<F> {
     on_event: F,
     recorder: Recorder,
     consoles: Vec<Console>,
-    /// Makes room for the next piece of a console.
-    read: Receiver<()>,
     observed: Observed,
 }
 
@@ -246,14 +241,13 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
     }
 
     fn when_silent(&mut self) -> End {
-        let program = Path::new(&self.process.program).file_name().unwrap_or_default();
         match self.exited {
             _ if self.consoles.iter().any(|console| console.panic.is_some()) => End::Panicked,
             _ if self.tested => End::Finished,
             _ if self.guest_shutdown => End::GuestShutdown,
             Some(status) => {
-                let program = program.to_string_lossy().into_owned();
-                End::ProcessExited { program, status, qemu_ran: self.qemu_up }
+                let program = Path::new(&self.process.program).file_name().unwrap_or_default().to_string_lossy();
+                End::ProcessExited { program: program.into_owned(), status, qemu_ran: self.qemu_up }
             }
             None => End::Deadline,
         }
@@ -267,47 +261,44 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
                 if self.observed.ready.is_some() {
                     self.send_job();
                 }
-                None
             }
-            Seen::Channel(Ok(event)) => self.event(event),
+            Seen::Channel(Ok(event)) => return self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
-            Seen::Channel(Err(malformed)) => self.job_sent.is_some().then(|| End::ProtocolError(malformed.to_string())),
-            Seen::Console(stream, bytes) => self.hear(stream, &bytes),
-            Seen::QemuUp => {
-                self.qemu_up = true;
-                None
-            }
+            Seen::Channel(Err(_)) if self.job_sent.is_none() => {}
+            Seen::Channel(Err(malformed)) => return Some(End::ProtocolError(malformed.to_string())),
+            Seen::Console(stream, bytes) => return self.hear(stream, &bytes),
+            Seen::QemuUp => self.qemu_up = true,
             Seen::GuestShutdown => {
                 self.guest_shutdown = true;
-                self.not_after(EXIT_GRACE)
+                self.not_after(EXIT_GRACE);
             }
             Seen::Exited(status) => {
                 // What it said last may still be on its way.
                 self.exited = Some(status);
                 self.subscription = None;
-                self.not_after(DRAIN)
+                self.not_after(DRAIN);
             }
-            Seen::Interrupted => Some(End::Interrupted),
+            Seen::Interrupted => return Some(End::Interrupted),
         }
-    }
-
-    /// It is as good as over: what may still come is waited for no longer than this.
-    fn not_after(&mut self, grace: Duration) -> Option<End> {
-        self.limits.each_test = Duration::ZERO;
-        self.limits.deadline = self.limits.deadline.min(Instant::now() + grace);
         None
     }
 
+    /// It is as good as over: what may still come is waited for no longer than this.
+    fn not_after(&mut self, grace: Duration) {
+        self.limits.each_test = Duration::ZERO;
+        self.limits.deadline = self.limits.deadline.min(Instant::now() + grace);
+    }
+
     fn hear(&mut self, stream: usize, bytes: &[u8]) -> Option<End> {
-        let _ = self.read.try_recv();
         self.recorder.write(bytes);
         let console = &mut self.consoles[stream];
         let had_panicked = console.panic.is_some();
         console.feed(bytes);
-        if console.panic_ended {
-            return Some(End::Panicked);
+        let ended = console.panic_ended.then_some(End::Panicked);
+        if console.panic.is_some() && !had_panicked {
+            self.not_after(PANIC_GRACE);
         }
-        if console.panic.is_some() && !had_panicked { self.not_after(PANIC_GRACE) } else { None }
+        ended
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
@@ -319,54 +310,43 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
                 self.observed.boot = Some(self.begun.elapsed());
                 self.observed.ready = Some(ready);
                 self.send_job();
-                None
             }
-            Event::Ready(_) => Some(End::ProtocolError("the agent started a second time".into())),
+            Event::Ready(_) => return Some(End::ProtocolError("the agent started a second time".into())),
             Event::Listed(tests) => {
                 let longer = self.limits.each_test.saturating_mul(u32::try_from(tests.len()).unwrap_or(u32::MAX));
                 self.limits.deadline = self.limits.deadline.checked_add(longer).unwrap_or(self.limits.deadline);
                 self.observed.limit += longer;
                 let before = self.observed.listed.replace(tests);
-                before.map(|_| End::ProtocolError("tests were listed twice".into()))
+                return before.map(|_| End::ProtocolError("tests were listed twice".into()));
             }
-            Event::TestStarted(test) => {
-                self.observed.running = Some(test);
-                None
-            }
+            Event::TestStarted(test) => self.observed.running = Some(test),
             Event::TestFinished(outcome) => {
                 self.observed.running = None;
                 self.observed.outcomes.push(outcome);
                 // More results than tests: whoever sends them is not our agent.
                 let listed = self.observed.listed.as_ref().map_or(0, Vec::len);
                 let more = self.observed.outcomes.len() > listed;
-                more.then(|| End::ProtocolError("more results than there are tests".into()))
+                return more.then(|| End::ProtocolError("more results than there are tests".into()));
             }
-            Event::Stdout(_) | Event::Stderr(_) | Event::Archive(_) => None,
+            Event::Stdout(_) | Event::Stderr(_) | Event::Archive(_) => {}
             Event::Started => {
                 let stream = self.stream.as_ref().and_then(|stream| stream.try_clone().ok());
                 if let (Some(stdin), Some(stream)) = (self.stdin.take(), stream) {
                     std::thread::spawn(move || forward(stdin, stream));
                 }
-                None
             }
-            Event::Ended(ended) => {
-                self.observed.ended = Some(ended);
-                None
-            }
-            Event::Facts(facts) => {
-                self.observed.facts = Some(facts);
-                None
-            }
+            Event::Ended(ended) => self.observed.ended = Some(ended),
+            Event::Facts(facts) => self.observed.facts = Some(facts),
             Event::Tainted { flags } => {
                 self.observed.tainted = flags;
                 self.tested = true;
-                self.not_after(FACTS_GRACE)
+                self.not_after(FACTS_GRACE);
             }
-            Event::Finished => Some(End::Finished),
-            Event::NoHostRoot { reason } => Some(End::NoHostRoot(reason)),
-            Event::Failed { .. } if self.tested => Some(End::Finished),
-            Event::Failed { reason } => Some(End::AgentFailed(reason)),
+            Event::Failed { reason } if !self.tested => return Some(End::AgentFailed(reason)),
+            Event::Finished | Event::Failed { .. } => return Some(End::Finished),
+            Event::NoHostRoot { reason } => return Some(End::NoHostRoot(reason)),
         }
+        None
     }
 
     fn send_job(&mut self) {
@@ -377,7 +357,7 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
         // When this fails the other end is gone, and its own watcher tells why, or it does not read:
         // then the time is up.
         let _ = stream.set_write_timeout(Some(left));
-        let _ = stream.write_all(&self.encoded);
+        let _ = stream.write_all(self.encoded.as_bytes());
     }
 }
 
@@ -387,28 +367,22 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
     loop {
         let count = stdin.read(&mut buffer)?;
         let piece = (count > 0).then(|| Piece(buffer[..count].to_vec()));
-        let mut line = serde_json::to_vec(&Input { stdin: piece })?;
-        line.push(b'\n');
-        to.write_all(&line)?;
+        let line = serde_json::to_string(&Input { stdin: piece })? + "\n";
+        to.write_all(line.as_bytes())?;
         if count == 0 {
             return Ok(());
         }
     }
 }
 
-/// How many pieces of the consoles wait to be read at most: one that floods is held up, and is not kept in memory.
+/// How much that was seen waits to be looked at, at most: a guest that floods is held up, and is not kept in memory.
 const UNREAD: usize = 64;
 
-fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: Sender<Seen>, unread: SyncSender<()>) {
-    std::thread::spawn(move || {
-        console::pump(from, |bytes| {
-            let _ = unread.send(());
-            let _ = sender.send(Seen::Console(stream, bytes.to_vec()));
-        });
-    });
+fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: SyncSender<Seen>) {
+    std::thread::spawn(move || console::pump(from, |bytes| drop(sender.send(Seen::Console(stream, bytes.to_vec())))));
 }
 
-fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
+fn watch_channel(link: Arc<Link>, token: String, sender: SyncSender<Seen>) {
     std::thread::spawn(move || -> io::Result<()> {
         let stream = link.connect()?;
         let _ = sender.send(Seen::Connected(stream.try_clone()?));
@@ -421,7 +395,7 @@ fn watch_channel(link: Arc<Link>, token: String, sender: Sender<Seen>) {
 }
 
 /// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
-fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
+fn watch_qmp(link: Arc<Link>, sender: SyncSender<Seen>) {
     /// Longer than any guest: the monitor closes when QEMU ends.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     std::thread::spawn(move || -> Result<()> {
@@ -434,110 +408,101 @@ fn watch_qmp(link: Arc<Link>, sender: Sender<Seen>) {
     });
 }
 
-fn watch_process(process: Arc<Supervised>, sender: Sender<Seen>) {
-    std::thread::spawn(move || {
-        if let Ok(status) = process.wait() {
-            let _ = sender.send(Seen::Exited(status));
-        }
-    });
+fn watch_process(process: Arc<Supervised>, sender: SyncSender<Seen>) {
+    std::thread::spawn(move || process.wait().map(|status| sender.send(Seen::Exited(status))));
 }
 
 #[cfg(test)]
 mod tests {
-    use vmtest_agent::{PROTOCOL, Payload, Root};
+    use vmtest_agent::{PROTOCOL, Payload, Program, Root, Task};
 
     use std::io::{BufRead, BufReader};
 
     use super::*;
-    use crate::process::SupervisedCommand;
+    use crate::process::supervised;
 
     /// A panic is reported within 2 s of its line: no wait that follows one may be longer.
     const _: () = assert!(PANIC_GRACE.as_millis() + DRAIN.as_millis() < 2000);
 
-    fn job() -> Job {
-        Job {
-            protocol: PROTOCOL,
-            token: "secret".into(),
-            payload: Payload::Memory { bytes: 0 },
-            clock_ns: 0,
-            entropy: String::new(),
-            root: Root::Minimal { keep: vec![] },
-            task: vmtest_agent::Task::Command(vmtest_agent::Program::default()),
-            copy_out: None,
-        }
-    }
-
-    fn guest_that_is_up() -> (UnixStream, UnixStream) {
+    /// A guest that is up and then says this: its end of the channel, and the harness's.
+    fn guest_that_says(events: &[&str]) -> (UnixStream, UnixStream) {
         let (mut guest, channel) = UnixStream::pair().unwrap();
-        let ready = br#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
-        guest.write_all(&[ready.as_slice(), b"\n"].concat()).unwrap();
+        for event in [&[r#"{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}"#], events].concat() {
+            writeln!(guest, r#"{{"token":"secret","event":{event}}}"#).unwrap();
+        }
         (guest, channel)
     }
 
-    /// What is seen of a virtual machine that does not end by itself.
-    fn watched(channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
-        watched_with(Box::new(io::empty()), channel, qmp, job, total)
+    fn closed() -> UnixStream {
+        UnixStream::pair().unwrap().0
     }
 
-    fn watched_with(stdin: Stdin, channel: UnixStream, qmp: UnixStream, job: &Job, total: Duration) -> Observed {
-        let mut command = SupervisedCommand::new("sleep").unwrap();
+    /// What is seen of a virtual machine that does not end by itself.
+    fn watched(channel: UnixStream, qmp: UnixStream, stdin: UnixStream, entropy: &str, seconds: f64) -> Observed {
+        let mut command = supervised("sleep").unwrap();
         command.arg("1000");
+        let (root, payload) = (Root::Minimal { keep: vec![] }, Payload::Memory { bytes: 0 });
         let started = Vm {
             process: Supervised::spawn(command).unwrap(),
             console: Vec::new(),
             channel: Link::Connected(channel).into(),
             qmp: Link::Connected(qmp).into(),
-            payload: Payload::Memory { bytes: 0 },
-            root: Root::Minimal { keep: vec![] },
+            payload: payload.clone(),
+            root: root.clone(),
             ready: None,
         };
+        let job = Job {
+            protocol: PROTOCOL,
+            token: "secret".into(),
+            payload,
+            clock_ns: 0,
+            entropy: entropy.into(),
+            root,
+            task: Task::Command(Program::default()),
+            copy_out: None,
+        };
         let log = tempfile::NamedTempFile::new().unwrap();
-        let interrupt = Interrupt::default();
-        let limits = Limits { deadline: Instant::now() + total, given: total, each_test: Duration::ZERO };
-        run(started, job, limits, log.path(), &interrupt, stdin, |_| ControlFlow::Continue(())).unwrap()
+        let given = Duration::from_secs_f64(seconds);
+        let limits = Limits { deadline: Instant::now() + given, given, each_test: Duration::ZERO };
+        let go_on = |_: &Event| ControlFlow::Continue(());
+        run(started, &job, limits, log.path(), &Interrupt::default(), Box::new(stdin), go_on).unwrap()
     }
 
     #[test]
     fn a_guest_that_shut_down_is_not_waited_for_when_qemu_does_not_exit() {
-        let (_guest, channel) = guest_that_is_up();
+        let (_guest, channel) = guest_that_says(&[]);
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
-        let event = "{\"return\":{}}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\n";
-        qemu.write_all(event.as_bytes()).unwrap();
-        let seen = watched(channel, qmp, &job(), Duration::from_secs(1000));
-        assert_eq!(seen.end, End::GuestShutdown);
+        let event = r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
+        writeln!(qemu, "{{\"return\":{{}}}}\n{event}").unwrap();
+        assert_eq!(watched(channel, qmp, closed(), "", 1000.0).end, End::GuestShutdown);
     }
 
     #[test]
     fn an_agent_that_does_not_read_its_job_does_not_stop_the_clock() {
-        let (_guest, channel) = guest_that_is_up();
+        let (_guest, channel) = guest_that_says(&[]);
         // More than fits into the socket.
-        let entropy = "x".repeat(8 << 20);
-        let seen = watched(channel, UnixStream::pair().unwrap().0, &Job { entropy, ..job() }, Duration::from_secs(3));
-        assert_eq!(seen.end, End::Deadline);
-        assert_eq!(seen.ready.unwrap().release, "6.1.0");
+        let seen = watched(channel, closed(), closed(), &"x".repeat(8 << 20), 3.0);
+        assert_eq!((seen.end, &*seen.ready.unwrap().release), (End::Deadline, "6.1.0"));
     }
 
     #[test]
     fn a_command_without_input_is_told_of_its_end() {
-        let (mut guest, channel) = guest_that_is_up();
+        let (guest, channel) = guest_that_says(&[r#""started""#]);
         let agent = std::thread::spawn(move || {
-            writeln!(guest, r#"{{"token":"secret","event":"started"}}"#).unwrap();
             let input = BufReader::new(&guest).lines().nth(1).unwrap().unwrap();
             writeln!(&guest, r#"{{"token":"secret","event":"finished"}}"#).unwrap();
             input
         });
-        let seen = watched(channel, UnixStream::pair().unwrap().0, &job(), Duration::from_secs(1000));
+        let seen = watched(channel, closed(), closed(), "", 1000.0);
         assert_eq!((seen.end, &*agent.join().unwrap()), (End::Finished, r#"{"stdin":null}"#));
     }
 
     #[test]
     fn input_is_left_to_another_guest_by_one_without_the_hosts_root() {
-        let (mut guest, channel) = guest_that_is_up();
-        guest.write_all(b"{\"token\":\"secret\",\"event\":{\"no-host-root\":{\"reason\":\"\"}}}\n").unwrap();
+        let (_guest, channel) = guest_that_says(&[r#"{"no-host-root":{"reason":""}}"#]);
         let (mut input, mut other) = UnixStream::pair().unwrap();
         other.write_all(b"input").unwrap();
-        let (stdin, qmp) = (Box::new(input.try_clone().unwrap()), UnixStream::pair().unwrap().0);
-        let seen = watched_with(stdin, channel, qmp, &job(), Duration::from_secs(1000));
+        let seen = watched(channel, closed(), input.try_clone().unwrap(), "", 1000.0);
         assert_eq!(seen.end, End::NoHostRoot(String::new()));
         // Whoever forwards it would have it by now.
         std::thread::sleep(Duration::from_millis(200));
@@ -547,17 +512,10 @@ mod tests {
 
     #[test]
     fn facts_that_never_come_leave_a_run_finished() {
-        for last in ["\"finished\"", "{\"failed\":{\"reason\":\"no facts\"}}", ""] {
-            let (mut guest, channel) = guest_that_is_up();
-            for event in ["{\"tainted\":{\"flags\":512}}", last] {
-                let frame = format!("{{\"token\":\"secret\",\"event\":{event}}}\n");
-                guest.write_all(frame.as_bytes()).unwrap();
-                if last.is_empty() {
-                    break;
-                }
-            }
-            let seen = watched(channel, UnixStream::pair().unwrap().0, &job(), Duration::from_millis(500));
-            assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last}");
+        for last in [&[r#""finished""#][..], &[r#"{"failed":{"reason":"no facts"}}"#], &[]] {
+            let (_guest, channel) = guest_that_says(&[&[r#"{"tainted":{"flags":512}}"#], last].concat());
+            let seen = watched(channel, closed(), closed(), "", 0.5);
+            assert_eq!((seen.end, seen.tainted), (End::Finished, 512), "{last:?}");
         }
     }
 }

@@ -18,10 +18,10 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::guest_root::Programs;
 use crate::module_share::{self, ModuleShare};
-use crate::process::{Supervised, SupervisedCommand};
+use crate::process::{Supervised, supervised};
 use crate::rundir::RunDir;
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Arch, Kernel, image, modules};
 use vmtest_agent::{Payload, Root};
@@ -95,8 +95,8 @@ impl Vng {
         Ok((payload, root))
     }
 
-    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
-        let mut command = SupervisedCommand::new(&self.vng)?;
+    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<Command> {
+        let mut command = supervised(&self.vng)?;
         configure(&mut command, &self.vng, &self.qemu, spec.run.path(), spec.accel)?;
         command
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
@@ -234,8 +234,7 @@ fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> 
 }
 
 pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
-    // It complains of modules.order and modules.builtin, which only matter to those who load
-    // modules by alias.
+    // It complains of modules.order and modules.builtin, which only matter to those who load modules by alias.
     let output = Command::new("depmod")
         .env("PATH", path_with(Path::new("/sbin/depmod"))?)
         .arg("-b")
@@ -243,9 +242,7 @@ pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
         .arg(release)
         .output()
         .context("cannot run depmod (Debian: apt install kmod)")?;
-    if !output.status.success() {
-        bail!("depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    ensure!(output.status.success(), "depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 
