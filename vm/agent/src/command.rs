@@ -36,7 +36,7 @@ fn follow(
 ) -> Result<Ended> {
     let started = process::command(program).and_then(|mut command| {
         command.stdin(Stdio::piped());
-        Watched::start(command, true)
+        Watched::start_with_two_outputs(command)
     });
     let mut process = match started {
         Ok(process) => process,

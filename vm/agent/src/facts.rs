@@ -42,7 +42,7 @@ pub fn collect(request: &FactsRequest) -> Facts {
 fn observe(request: &FactsRequest, facts: &mut Facts) -> io::Result<()> {
     let before: BTreeSet<u32> = bpf::programs()?.into_iter().collect();
     let started = Instant::now();
-    let mut process = Watched::start(process::command(&request.program)?, false)?;
+    let mut process = Watched::start(process::command(&request.program)?)?;
     let ready = wait_for_line(&mut process, &request.ready_line, started + PATIENCE);
     facts.load_s = ready.is_ok().then(|| started.elapsed().as_secs_f64());
     let programs = ready.and_then(|()| look(&before));

@@ -63,16 +63,25 @@ pub enum Stop {
 }
 
 impl Watched {
-    /// Starts `command` with both its outputs in one pipe, number 0; or with a pipe for its standard output, number 0, and
-    /// one for its errors, number 1. It holds the pipes' other ends, and goes with this: else they would never end.
-    pub fn start(mut command: Command, two_outputs: bool) -> io::Result<Self> {
-        let (output, stdout) = pipe()?;
-        let (errors, stderr) = two_outputs.then(pipe).transpose()?.unzip();
-        let stderr = stderr.map_or_else(|| stdout.try_clone(), Ok)?;
+    /// Starts `command` with both its outputs in one pipe, number 0.
+    pub fn start(mut command: Command) -> io::Result<Self> {
+        let (output, input) = pipe()?;
+        command.stdout(input.try_clone()?).stderr(input);
+        Self::spawn(command, [Some(output), None])
+    }
+
+    /// Starts `command` with a pipe for its standard output, number 0, and one for its errors, number 1.
+    pub fn start_with_two_outputs(mut command: Command) -> io::Result<Self> {
+        let ((output, stdout), (errors, stderr)) = (pipe()?, pipe()?);
+        command.stdout(stdout).stderr(stderr);
+        Self::spawn(command, [Some(output), Some(errors)])
+    }
+
+    /// The command holds the pipes' other ends, and goes with this: else they would never be at their end.
+    fn spawn(mut command: Command, outputs: [Option<File>; 2]) -> io::Result<Self> {
         let deaths = deaths()?;
         // Not waited for through this handle: whatever ends is collected by `reap`.
-        let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
-        let outputs = [Some(output), errors];
+        let mut child = command.process_group(0).spawn()?;
         Ok(Self { pid: Pid::from_raw(child.id() as i32), stdin: child.stdin.take(), status: None, outputs, deaths })
     }
 

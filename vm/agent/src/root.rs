@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -80,13 +80,13 @@ fn share_host(modules: Option<&[String; 2]>) -> Result<()> {
     for dir in [&lower, &upper, &work] {
         fs::create_dir_all(dir)?;
     }
-    mounts::share(&lower).map_err(|error| Error::msg(NoHostRoot(format!("{error:#}"))))?;
+    mounts::share(&lower).map_err(|error| NoHostRoot(format!("{error:#}")))?;
     // An overlay may be a module.
     modules::share(modules.map(|[dir, _]| format!("{lower}{dir}")).as_deref())?;
     let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     match mount(Some("overlay"), NEW, Some("overlay"), MsFlags::empty(), Some(&*layers)) {
         Err(nix::Error::ENODEV) => {
-            Err(Error::msg(NoHostRoot("the kernel has no overlay file system (CONFIG_OVERLAY_FS)".into())))
+            bail!(NoHostRoot("the kernel has no overlay file system (CONFIG_OVERLAY_FS)".into()))
         }
         result => result.context("cannot put a layer in memory over the host's root directory"),
     }
@@ -101,6 +101,8 @@ impl fmt::Display for NoHostRoot {
         f.write_str(&self.0)
     }
 }
+
+impl std::error::Error for NoHostRoot {}
 
 /// Makes [`NEW`] the root, with everything that is mounted in the present one, and the modules' lists.
 fn switch(keep: &[String], lists: &Path) -> Result<()> {

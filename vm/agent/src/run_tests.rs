@@ -121,7 +121,7 @@ fn ask(binary: &Program, further: &[&str], timeout: Duration) -> Option<Vec<Entr
 fn say(binary: &Program, further: &[&str], timeout: Duration) -> Option<String> {
     let mut command = process::command(binary).ok()?;
     command.args(further);
-    let process = Watched::start(command, true).ok()?;
+    let process = Watched::start_with_two_outputs(command).ok()?;
     let mut text = Vec::new();
     let (stop, status) = process
         .run(Instant::now() + timeout, |number, bytes| {
@@ -153,7 +153,7 @@ fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Captu
         one.argv.truncate(1);
         one.argv.extend(arguments.map(str::to_owned));
     }
-    let (stop, status) = Watched::start(process::command(&one)?, false)?.run(deadline, |_, bytes| {
+    let (stop, status) = Watched::start(process::command(&one)?)?.run(deadline, |_, bytes| {
         capture.push(bytes);
         ControlFlow::Continue(())
     })?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
 use crate::dirs::Dirs;
-use vm_guest::process::{Supervised, supervised_like};
+use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_kernels::digest::sha256;
 
 /// The variable that says where cargo puts what it builds.
@@ -55,7 +55,7 @@ fn is_plain(path: &Path) -> bool {
 
 /// Runs a build and returns its messages. What the compiler says goes to stderr as usual. It ends with this program.
 pub fn messages(cargo: &mut Command) -> Result<Vec<Message>> {
-    let mut cargo = supervised_like(cargo)?;
+    let mut cargo = SupervisedCommand::like(cargo)?;
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut cargo = Supervised::spawn(cargo)?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use vm_guest::agent;
 use vm_guest::guest_root::Programs;
-use vm_guest::process::{Supervised, supervised_like};
+use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_kernels::digest::sha256;
 use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
@@ -171,7 +171,7 @@ pub fn program(
     let (mut command, built) = guest_programs::command(&cargo, name, &manifest, arch.target, &build);
     command.envs(environment(arch, &sysroot(dirs, arch)?));
     configure(&mut command);
-    let status = Supervised::spawn(supervised_like(&command)?)?.wait()?;
+    let status = Supervised::spawn(SupervisedCommand::like(&command)?)?.wait()?;
     ensure!(status.success(), "the {name} for {arch} was not built: see above");
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     whole_file::write(&kept, &bytes)?;

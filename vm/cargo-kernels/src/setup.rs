@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::dirs::Dirs;
 use crate::tools::{self, Need, Unusable};
 use crate::{cross, exit};
-use vm_guest::process::{Supervised, supervised};
+use vm_guest::process::{Supervised, SupervisedCommand};
 use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, cache, lock};
 
@@ -31,7 +31,7 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
         println!("Everything that is needed is here.");
         return Ok(exit::OK);
     }
-    let (missing, packages, vng) = plan(dirs, &[]);
+    let Plan { missing, packages, vng } = Plan::new(dirs, &[]);
     if missing.is_empty() {
         println!("Nothing to do: everything that is needed is here.");
     }
@@ -46,22 +46,32 @@ pub fn run(dirs: &Dirs, arch: Option<&'static Arch>, dry_run: bool) -> Result<u8
     Ok(exit::OK)
 }
 
-/// What setup is there for and is not here, the packages for apt-get, and whether virtme-ng's environment is made.
-fn plan(dirs: &Dirs, more: &[Need]) -> (Vec<Unusable>, Vec<&'static str>, bool) {
-    let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
-    let vng = missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed());
-    if vng {
-        missing.extend(tools::unusable(dirs, &[Need::Install]));
+/// What setup is there for and is not here, and what it does about it.
+struct Plan {
+    missing: Vec<Unusable>,
+    /// For apt-get.
+    packages: Vec<&'static str>,
+    /// Whether virtme-ng's environment is made.
+    vng: bool,
+}
+
+impl Plan {
+    fn new(dirs: &Dirs, more: &[Need]) -> Self {
+        let mut missing = tools::unusable(dirs, &[&[Need::Boot, Need::Build, Need::Extra], more].concat());
+        let vng = missing.iter().any(|one| one.tool.name == "vng" && one.can_be_installed());
+        if vng {
+            missing.extend(tools::unusable(dirs, &[Need::Install]));
+        }
+        let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
+        let packages: BTreeSet<_> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
+        Self { packages: packages.into_iter().collect(), missing, vng }
     }
-    let installable = missing.iter().filter(|one| one.can_be_installed() && has_apt());
-    let packages: BTreeSet<_> = installable.flat_map(|one| one.tool.packages.split_whitespace()).collect();
-    (missing, packages.into_iter().collect(), vng)
 }
 
 /// Installs what is missing, and what these `more` take, where that can be installed; says what it is about to do, and is
 /// quick and quiet when nothing is missing.
 pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
-    if plan(dirs, more).0.is_empty() {
+    if Plan::new(dirs, more).missing.is_empty() {
         return Ok(());
     }
     // One setup at a time with this cache; apt-get sees to its own.
@@ -70,7 +80,7 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
     fs::create_dir_all(&dirs.cache).with_context(failed)?;
     let _lock = lock::exclusive(&path, || println!("Waiting for another setup to finish.")).with_context(failed)?;
     // Another setup may have done it meanwhile.
-    let (_, packages, vng) = plan(dirs, more);
+    let Plan { packages, vng, .. } = Plan::new(dirs, more);
     if !packages.is_empty() {
         install(dirs, &packages)?;
     }
@@ -81,7 +91,7 @@ pub fn ensure(dirs: &Dirs, more: &[Need]) -> Result<()> {
         }
     }
     // No kernel can be tested without these.
-    let mut missing = plan(dirs, &[]).0;
+    let mut missing = Plan::new(dirs, &[]).missing;
     missing.retain(|one| one.tool.need != Need::Extra);
     tools::all_usable(&missing)
 }
@@ -149,7 +159,7 @@ fn make_environment(dirs: &Dirs, python: &Path) -> Result<()> {
 
 /// The user's settings for pip (a mirror, certificates) count, those that would change what is installed where do not.
 fn run_python(python: &Path, arguments: &str, path: &Path) -> Result<()> {
-    let mut command = supervised(python)?;
+    let mut command = SupervisedCommand::new(python)?;
     command.args(arguments.split(' ')).arg(path).env("PIP_USER", "0");
     for variable in ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"] {
         command.env_remove(variable);

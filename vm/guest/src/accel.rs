@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::deadline::Until;
-use crate::process::{Supervised, supervised};
+use crate::process::{Supervised, SupervisedCommand};
 use vm_kernels::{Arch, Kernel, lock, whole_file};
 
 /// How QEMU executes the guest's instructions.
@@ -138,7 +138,7 @@ fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
     let arch = Arch::host();
     let parameters = format!("console={} loglevel=7 panic=-1", arch.console);
     let (stream, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-    let mut command = supervised(qemu)?;
+    let mut command = SupervisedCommand::new(qemu)?;
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
         .args(["-machine", arch.board, "-accel", "kvm", "-cpu", Accel::Kvm.cpu(arch), "-m", "256"])

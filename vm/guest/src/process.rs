@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
@@ -21,30 +22,50 @@ use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{self, pidfd_send_signal};
 use vmtest_agent::proc::{self, pidfd_open};
 
-/// A command for [`Supervised::spawn`] that runs `program`, looked up on `PATH` if it has no slash.
+/// A command to be started with [`Supervised::spawn`].
 ///
-/// The command itself starts the supervisor, which hands everything on to the program: arguments, environment, directory,
-/// standard descriptors, and those below 256 that `command_fds` maps or preserves.
-pub fn supervised(program: impl AsRef<OsStr>) -> Result<Command> {
-    let mut command = Command::new(agent::on_this_machine()?);
-    command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE).arg(getpid().to_string()).arg(program);
-    Ok(command)
+/// The [`Command`] below it starts the supervisor, which hands everything on to the program: arguments, environment,
+/// directory, standard descriptors, and those below 256 that `command_fds` maps or preserves.
+#[derive(Debug)]
+pub struct SupervisedCommand(Command);
+
+impl SupervisedCommand {
+    /// Runs `program`, looked up on `PATH` if it has no slash.
+    pub fn new(program: impl AsRef<OsStr>) -> Result<Self> {
+        let mut command = Command::new(agent::on_this_machine()?);
+        command.arg0("vm-supervisor").arg(vmtest_agent::SUPERVISE).arg(getpid().to_string()).arg(program);
+        Ok(Self(command))
+    }
+
+    /// Runs what `command` runs, but with this process's standard descriptors: nobody can ask it for its own.
+    pub fn like(command: &Command) -> Result<Self> {
+        let mut supervised = Self::new(command.get_program())?;
+        supervised.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => supervised.env(name, value),
+                None => supervised.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            supervised.current_dir(directory);
+        }
+        Ok(supervised)
+    }
 }
 
-/// As [`supervised`], for what `command` runs, but with this process's standard descriptors: nobody can ask it for its own.
-pub fn supervised_like(command: &Command) -> Result<Command> {
-    let mut supervised = supervised(command.get_program())?;
-    supervised.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => supervised.env(name, value),
-            None => supervised.env_remove(name),
-        };
+impl Deref for SupervisedCommand {
+    type Target = Command;
+
+    fn deref(&self) -> &Command {
+        &self.0
     }
-    if let Some(directory) = command.get_current_dir() {
-        supervised.current_dir(directory);
+}
+
+impl DerefMut for SupervisedCommand {
+    fn deref_mut(&mut self) -> &mut Command {
+        &mut self.0
     }
-    Ok(supervised)
 }
 
 /// A running program that ends, with all it started, when this value is dropped or `xtask` dies.
@@ -64,8 +85,8 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Starts the command, one of [`supervised`]'s; an error names the program and says why it could not be executed.
-    pub fn spawn(mut command: Command) -> Result<Self> {
+    /// Starts the command; an error names the program and says why it could not be executed.
+    pub fn spawn(SupervisedCommand(mut command): SupervisedCommand) -> Result<Self> {
         let program = command.get_args().nth(2).unwrap_or_default().to_string_lossy().into_owned();
         let failed = || format!("cannot start {program}");
         // Through this the supervisor says how starting the program went.
@@ -167,14 +188,14 @@ mod tests {
     use super::*;
     use crate::deadline::Until;
 
-    fn sh(script: &str) -> Command {
-        let mut command = supervised("sh").unwrap();
+    fn sh(script: &str) -> SupervisedCommand {
+        let mut command = SupervisedCommand::new("sh").unwrap();
         command.args(["-c", script]).stdin(Stdio::null());
         command
     }
 
     /// Starts a command, and returns this end of its output, which ends when the last process that holds the other does.
-    fn start(mut command: Command) -> (Supervised, BufReader<Until>) {
+    fn start(mut command: SupervisedCommand) -> (Supervised, BufReader<Until>) {
         let (stream, output) = UnixStream::pair().unwrap();
         command.stdout(OwnedFd::from(output));
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -214,7 +235,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_executed_is_an_error_that_names_it() {
         for (program, words) in [("no-such-program-here", "No such file"), ("/etc/passwd", "Permission denied")] {
-            let error = Supervised::spawn(supervised(program).unwrap()).unwrap_err();
+            let error = Supervised::spawn(SupervisedCommand::new(program).unwrap()).unwrap_err();
             let error = format!("{error:#}");
             assert!(error.contains(&format!("cannot start {program}: {words}")), "{error}");
         }
@@ -222,7 +243,7 @@ mod tests {
 
     #[test]
     fn signals_are_neither_blocked_nor_ignored_in_the_program() {
-        let mut command = supervised("cat").unwrap();
+        let mut command = SupervisedCommand::new("cat").unwrap();
         command.arg("/proc/self/status");
         let status = io::read_to_string(start(command).1).unwrap();
         let mask = |status: &str, name: &str| {

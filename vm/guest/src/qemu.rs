@@ -17,7 +17,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmtest_agent::{Payload, Root, SHARE_TAG};
 
-use crate::process::{Supervised, supervised};
+use crate::process::{Supervised, SupervisedCommand};
 use crate::{Link, Spec, Vm, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
@@ -80,7 +80,7 @@ impl Machine<'_> {
             let path = self.dir.join(INITRAMFS);
             fs::write(&path, self.initramfs).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let mut command = supervised(self.qemu)?;
+        let mut command = SupervisedCommand::new(self.qemu)?;
         command
             .current_dir(self.dir)
             .args(self.arguments())

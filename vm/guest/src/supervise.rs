@@ -419,7 +419,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
 
     use super::*;
-    use crate::process::supervised;
+    use crate::process::SupervisedCommand;
 
     /// A panic is reported within 2 s of its line: no wait that follows one may be longer.
     const _: () = assert!(PANIC_GRACE.as_millis() + DRAIN.as_millis() < 2000);
@@ -439,7 +439,7 @@ mod tests {
 
     /// What is seen of a virtual machine that does not end by itself.
     fn watched(channel: UnixStream, qmp: UnixStream, stdin: UnixStream, entropy: &str, seconds: f64) -> Observed {
-        let mut command = supervised("sleep").unwrap();
+        let mut command = SupervisedCommand::new("sleep").unwrap();
         command.arg("1000");
         let (root, payload) = (Root::Minimal { keep: vec![] }, Payload::Memory { bytes: 0 });
         let started = Vm {

@@ -18,7 +18,7 @@ use crate::accel::Accel;
 use crate::environment;
 use crate::guest_root::Programs;
 use crate::module_share::{self, ModuleShare};
-use crate::process::{Supervised, supervised};
+use crate::process::{Supervised, SupervisedCommand};
 use crate::rundir::RunDir;
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
 use anyhow::{Context, Result, bail, ensure};
@@ -95,8 +95,8 @@ impl Vng {
         Ok((payload, root))
     }
 
-    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<Command> {
-        let mut command = supervised(&self.vng)?;
+    fn command(&self, spec: &Spec<'_>, direct: bool) -> Result<SupervisedCommand> {
+        let mut command = SupervisedCommand::new(&self.vng)?;
         configure(&mut command, &self.vng, &self.qemu, spec.run.path(), spec.accel)?;
         command
             // It makes its initramfs there, and a file that it names to QEMU, for which a comma ends the name;
