@@ -7,13 +7,14 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::Spec;
+use crate::environment;
 use crate::snapshots::stamp;
-use crate::vng::depmod;
 use vm_kernels::digest::sha256;
 use vm_kernels::{Arch, Kernel, modules};
 use walkdir::WalkDir;
@@ -145,5 +146,19 @@ fn make(kernel: &Kernel, modules: &Path, scratch: &Path) -> Result<()> {
     for (number, (name, bytes)) in modules::resolve_present(kernel, &self::first(kernel.arch))?.iter().enumerate() {
         fs::write(first.join(format!("{number:02}-{name}.ko")), bytes)?;
     }
+    Ok(())
+}
+
+/// Lists what is in the modules below `dir/lib/modules/release`.
+pub(crate) fn depmod(dir: &Path, release: &Path) -> Result<()> {
+    // It complains of modules.order and modules.builtin, which only matter to those who load modules by alias.
+    let output = Command::new("depmod")
+        .env("PATH", environment::path_with(Path::new("/sbin/depmod"))?)
+        .arg("-b")
+        .arg(dir)
+        .arg(release)
+        .output()
+        .context("cannot run depmod (Debian: apt install kmod)")?;
+    ensure!(output.status.success(), "depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }

@@ -4,7 +4,6 @@
 //! its own in option values. So it is run in the run's own directory, and sees only short, plain,
 //! relative names, wherever the checkout is.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -21,7 +20,7 @@ use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::rundir::RunDir;
 use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Arch, Kernel, image, modules};
 use vmtest_agent::{Payload, Root};
@@ -179,7 +178,7 @@ fn configure(command: &mut Command, vng: &Path, qemu: &Path, dir: &Path, accel: 
         .envs(environment::allowed())
         // virtme-ng reads a configuration there, and that of the user must not matter.
         .env("HOME", dir)
-        .env("PATH", path_with(vng)?)
+        .env("PATH", environment::path_with(vng)?)
         .args(["--run", "kernel/vmlinuz", "--qemu", "./qemu", "--user", "root"])
         // virtiofsd is not everywhere, and microvm hangs now and then under emulation.
         .args(["--force-9p", "--disable-microvm"]);
@@ -230,20 +229,7 @@ fn stage_kernel(kernel: &Kernel, dir: &Path, fill: impl FnOnce(&Path, &Path) -> 
     let own = dir.join("lib/modules").join(release);
     fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
     fill(modules, &own)?;
-    depmod(dir, release.as_ref())
-}
-
-pub(super) fn depmod(dir: &Path, release: &Path) -> Result<()> {
-    // It complains of modules.order and modules.builtin, which only matter to those who load modules by alias.
-    let output = Command::new("depmod")
-        .env("PATH", path_with(Path::new("/sbin/depmod"))?)
-        .arg("-b")
-        .arg(dir)
-        .arg(release)
-        .output()
-        .context("cannot run depmod (Debian: apt install kmod)")?;
-    ensure!(output.status.success(), "depmod failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    module_share::depmod(dir, release.as_ref())
 }
 
 /// QEMU's options for a second serial port, by way of the chardev `id`: it connects to a socket that [`listen`] made.
@@ -257,14 +243,4 @@ pub fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
     // A socket's address is at most 107 bytes long (unix(7)); that of a descriptor is always short.
     let dir = File::open(dir).with_context(failed)?;
     UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).with_context(failed)
-}
-
-/// `PATH` with a program's own directory first: vng runs its `virtme-run` from there. The directories
-/// of root's programs come last, since modprobe and depmod are there on Debian.
-fn path_with(program: &Path) -> Result<OsString> {
-    let own = program.parent().map(Path::to_owned);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(sbin))
-        .with_context(|| format!("the directory of {} has a colon in its name", program.display()))
 }

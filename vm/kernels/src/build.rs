@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 
 use super::compression::decompressed;
-use super::obtain::Progress;
+use super::progress::Progress;
 use super::{Arch, digest, kconfig};
 
 /// Programs that the build runs, called as their packages of Debian's, beside `ld` and the architecture's own compiler. No

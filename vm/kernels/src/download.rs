@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 use url::Url;
 
-use super::obtain::{Failure, Progress};
+use super::progress::Progress;
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -32,6 +32,24 @@ pub struct Address {
     pub url: Url,
     /// A proxy to go through, instead of the one that the environment names.
     pub proxy: Option<String>,
+}
+
+/// Why an address, or a source, did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Another one may do: what went wrong, once for each address that was tried.
+    #[error("{}", .0.join("\n  "))]
+    There(Vec<String>),
+    /// No other one will do either, as when this machine's disk is full.
+    #[error(transparent)]
+    Here(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// One thing that went wrong at the other side.
+    pub fn there(why: impl ToString) -> Self {
+        Self::There(vec![why.to_string()])
+    }
 }
 
 /// Downloads into `part`; what is there already is taken as the file's beginning. What is transient is tried again.

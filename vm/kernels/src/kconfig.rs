@@ -10,14 +10,10 @@
 //! `y` is built in, `m` a module (which must then be in the kernel's module directory), `n` not set; `|` parts the
 //! values that will do.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 
 use super::Kernel;
-
-/// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
-pub type Config = BTreeMap<String, String>;
+use super::kernel::Config;
 
 /// Reads a configuration as the kernel's build writes it.
 pub fn parse(text: &str) -> Config {

@@ -1,11 +1,14 @@
 //! What a kernel is, once it is here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::Arch;
 use super::digest::Sha256Hex;
-use super::kconfig::Config;
+
+/// Option (`CONFIG_BPF`) to value (`y`, `m`, a number, a quoted string); an option that is not set is not there.
+pub type Config = BTreeMap<String, String>;
 
 /// A kernel that is on this machine, verified, unpacked and ready to boot.
 #[derive(Debug, Clone)]

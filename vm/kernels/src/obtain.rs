@@ -7,8 +7,9 @@ use url::Url;
 
 use super::cache::{self, Entry};
 use super::digest::{self, Sha256Hex};
-use super::download::{self, Address};
+use super::download::{self, Address, Failure};
 use super::pins::{Pin, Source};
+use super::progress::Progress;
 use super::{Expected, Kernel, archive, build, debian, image, kconfig, tree};
 
 /// Names the directory of kernels that `nix develop` puts together; it has one entry per pin.
@@ -27,22 +28,6 @@ pub struct Store {
     pub debian_archive: Option<Url>,
 }
 
-/// Hears of one kernel's progress, or of nothing; called from the thread that gets it.
-pub trait Progress: Sync {
-    /// So many bytes of the current file are here, of so many if that is known.
-    fn bytes(&self, _done: u64, _total: Option<u64>) {}
-    /// Something worth a line: what is done next, or what went wrong and is tried another way.
-    fn note(&self, _text: &str) {}
-    /// What is done at this moment, such as the file that is being compiled; may come a hundred times a second.
-    fn working_on(&self, _step: &str) {}
-}
-
-/// Hears nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Silent;
-
-impl Progress for Silent {}
-
 /// Why a kernel could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{reason}{}", .attempts.iter().map(|attempt| format!("\n  {attempt}")).collect::<String>())]
@@ -51,24 +36,6 @@ pub struct Unavailable {
     pub reason: String,
     /// Each source, or each address of it, that was tried, and why it failed.
     pub attempts: Vec<String>,
-}
-
-/// Why an address, or a source, did not give what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// Another one may do: what went wrong, once for each address that was tried.
-    #[error("{}", .0.join("\n  "))]
-    There(Vec<String>),
-    /// No other one will do either, as when this machine's disk is full.
-    #[error(transparent)]
-    Here(#[from] anyhow::Error),
-}
-
-impl Failure {
-    /// One thing that went wrong at the other side.
-    pub fn there(why: impl ToString) -> Self {
-        Self::There(vec![why.to_string()])
-    }
 }
 
 /// Gets a pinned kernel.

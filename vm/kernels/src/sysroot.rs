@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::digest::Sha256Hex;
-use super::obtain::{self, Progress, Store};
+use super::obtain::{self, Store};
 use super::pins::Source;
+use super::progress::Progress;
 use super::{Arch, archive, cache, digest, lock};
 
 /// An architecture's files, below one directory: headers in `usr/include`, static libraries in [`Self::libraries`], and

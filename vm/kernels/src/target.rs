@@ -4,8 +4,9 @@ use std::io;
 
 use anyhow::{Result, bail, ensure};
 
-use super::obtain::{self, Progress, Store, Unavailable};
+use super::obtain::{self, Store, Unavailable};
 use super::pins::Pin;
+use super::progress::Progress;
 use super::{Arch, Expected, Kernel, tree};
 
 /// A kernel that was asked for, and where it is looked for.
