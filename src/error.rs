@@ -1,7 +1,7 @@
 //! Why the tracer could not do its work, what to do about it, and an exit code that tells scripts.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Mutex;
 
 use libbpf_rs::{ErrorKind, PrintLevel, ProgramType, set_print};
@@ -130,12 +130,17 @@ impl Error {
     }
 }
 
+/// Writes to stderr. With stderr closed there is nobody to tell, which is no error (and `eprint!` would panic).
+pub fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// libbpf's log, the verifier's included. libbpf wants a plain function to print with, so it is kept in a global.
 static LOG: Mutex<String> = Mutex::new(String::new());
 
 /// Keeps the log for the case that loading fails, or, when `verbose`, shows it as it comes.
 pub fn keep_libbpf_log(verbose: bool) {
-    let show = |_, text: String| crate::session::say(&text);
+    let show = |_, text: String| say(&text);
     let keep = |_, text: String| LOG.lock().map_or((), |mut log| log.push_str(&text));
     set_print(Some(if verbose { (PrintLevel::Debug, show) } else { (PrintLevel::Info, keep) }));
 }

@@ -6,6 +6,7 @@
 mod cli;
 mod environment;
 mod error;
+mod privileges;
 mod session;
 mod trace_pipe;
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) | Err(Error::StdoutClosed) => ExitCode::SUCCESS,
         Err(error) => {
-            session::say(&format!("error: {error}\n"));
+            error::say(&format!("error: {error}\n"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -44,7 +45,7 @@ fn run(cli: &Cli) -> Result<(), Error> {
     // Before anything is attached, so that a signal always finds it ready.
     let signals = session::stop_signals().map_err(|why| Error::other("catch signals", why))?;
     error::keep_libbpf_log(cli.verbose);
-    environment::check_privileges()?;
+    privileges::check()?;
     let tracefs = trace_pipe::find_tracefs(cli.mount_tracefs)?;
 
     let mut object = MaybeUninit::uninit(); // libbpf keeps its state here
@@ -72,7 +73,7 @@ fn announce(tracefs: &str, follow: bool) -> Result<(), Error> {
     writeln!(stdout, "Successfully started! {hint}").and_then(|()| stdout.flush()).map_err(Error::stdout)?;
     let switch = format!("{tracefs}/tracing_on");
     if std::fs::read(&switch).is_ok_and(|value| value.starts_with(b"0")) {
-        session::say(&format!("note: tracing is off: there will be no lines until {switch} is 1\n"));
+        error::say(&format!("note: tracing is off: there will be no lines until {switch} is 1\n"));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::error::Error;
+use crate::error::{Error, say};
 use crate::trace_pipe::TracePipe;
 
 /// A socket that becomes readable when the program is told to stop.
@@ -91,11 +91,6 @@ pub fn end_dots() {
     if AFTER_DOT.swap(false, Relaxed) {
         say("\n");
     }
-}
-
-/// Writes to stderr. With stderr closed there is nobody to tell, which is no error (and `eprint!` would panic).
-pub fn say(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

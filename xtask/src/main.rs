@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::{build, command, exit, flags, kernels, vmtest};
+use cargo_kernels::{build, command, exit, flags, vmtest};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Proves a BPF program on pinned kernels.
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Command::Run { args } => local::program(&dirs, &args),
         Command::Inspect { object } => inspect::run(&dirs, object),
         Command::Vmtest(flags) => vmtest::run(&dirs, &flags),
-        Command::Kernels(flags) => kernels::command::run(&dirs, &flags),
+        Command::Kernels(flags) => command::kernels::run(&dirs, &flags),
         Command::Common(command) => command::run(&dirs, &command, Xtask::command()),
     }))
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::{cargo, setup};
+use cargo_kernels::{apt, cargo, tools};
 
 /// `rust-version` in Cargo.toml.
 const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -42,7 +42,7 @@ pub fn run(dirs: &Dirs, arguments: &[String]) -> Result<()> {
 
 /// Gets that Rust, where Debian has it; elsewhere the step that needs it says what to do.
 pub fn install(dirs: &Dirs) -> Result<()> {
-    if find(dirs).is_some() || !setup::has_apt() {
+    if find(dirs).is_some() || !tools::has_apt() {
         return Ok(());
     }
     let shell = Shell::new()?;
@@ -61,7 +61,7 @@ pub fn install(dirs: &Dirs) -> Result<()> {
     let packages = ["cargo", "rustc", "rustfmt"].map(|name| format!("{name}{suffix}"));
     let mut arguments = vec!["--download-only", "-o", &archives, "-o", &preferences];
     arguments.extend(packages.iter().map(String::as_str));
-    setup::install(dirs, &arguments)?;
+    apt::install(dirs, &arguments)?;
     for package in shell.read_dir(&downloads)? {
         if package.extension().is_some_and(|extension| extension == "deb") {
             cmd!(shell, "dpkg-deb -x {package} {new}").quiet().run()?;

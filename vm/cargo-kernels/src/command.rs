@@ -1,12 +1,13 @@
 //! The commands that `cargo kernels` and `cargo xtask` have in common: which function runs which.
 
+pub mod kernels;
+
 use anyhow::Result;
-use clap::Subcommand;
 use serde_json::json;
 
 use crate::dirs::Dirs;
-use crate::flags::{Command, Kernels};
-use crate::{bench, doctor, exec, exit, kernels, load, selftest, setup, shell, ui};
+use crate::flags::Command;
+use crate::{bench, doctor, exec, exit, load, selftest, setup, shell, ui};
 
 /// Runs a command and returns the exit code; `program` is the whole command line, for completions.
 pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8> {
@@ -25,10 +26,10 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
 
 /// Prints the pins as what `strategy.matrix` of a GitHub workflow takes, one job for each of `include`.
 fn matrix(dirs: &Dirs) -> Result<u8> {
-    let pins = kernels::pinned(dirs)?;
+    let pins = crate::kernels::pinned(dirs)?;
     let jobs = pins.iter().filter(|pin| !pin.extra && pin.arch.is_host());
     // The name is for `-k`; the key, under which a CI caches the kernel, changes whenever that may.
-    let jobs = jobs.map(|pin| json!({ "kernel": pin.name, "cache_key": kernels::obtain::key(pin) }));
+    let jobs = jobs.map(|pin| json!({ "kernel": pin.name, "cache_key": crate::kernels::obtain::key(pin) }));
     let matrix = json!({ "include": jobs.collect::<Vec<_>>() });
     ui::print(&format!("{matrix}\n"))?;
     Ok(exit::OK)
@@ -42,14 +43,4 @@ fn completions(shell: clap_complete::Shell, program: clap::Command) -> Result<u8
     clap_complete::generate(shell, &mut program.bin_name(&name), &name, &mut script);
     ui::print(&String::from_utf8_lossy(&script))?;
     Ok(exit::OK)
-}
-
-/// A command line of the program that runs, for a person to type: `cargo xtask setup`, `cargo kernels fetch 6.12`.
-pub fn hint(command: &str) -> String {
-    let program = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
-    if program.file_stem().is_none_or(|name| name != "xtask") {
-        return format!("cargo kernels {command}");
-    }
-    let of_kernels = Kernels::has_subcommand(command.split(' ').next().unwrap_or_default());
-    format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
 }

@@ -15,9 +15,9 @@ use vm_kernels::sysroot::Sysroot;
 use vm_kernels::{Arch, lock, whole_file};
 
 use crate::dirs::Dirs;
-use crate::static_build::guest_programs::{self, LIBRARY_PATH};
+use crate::guest_programs::{self, LIBRARY_PATH};
 use crate::ui::Line;
-use crate::{kernels, setup, tools};
+use crate::{apt, kernels, tools};
 
 /// The QEMU program for an architecture.
 pub fn qemu(dirs: &Dirs, arch: &'static Arch) -> Result<PathBuf> {
@@ -75,7 +75,7 @@ fn missing<'a>(dirs: &'a Dirs, arch: &'static Arch) -> Result<Vec<Missing<'a>>> 
     for (name, packages) in [qemu, (arch.compiler(), arch.cross_packages)] {
         if tools::program_on_path(&name).is_none() {
             let remedy = format!("install Debian packages: {}", packages.join(" "));
-            missing.push(Missing { name, remedy, get: Box::new(|| setup::install(dirs, packages)) });
+            missing.push(Missing { name, remedy, get: Box::new(|| apt::install(dirs, packages)) });
         }
     }
     if !has_rust(arch) {
@@ -115,7 +115,7 @@ pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
         return Ok(());
     }
     let missing: Vec<String> = missing(dirs, arch)?.into_iter().map(|missing| missing.name).collect();
-    let setup = crate::command::hint(&format!("setup --arch {arch}"));
+    let setup = crate::flags::hint(&format!("setup --arch {arch}"));
     ensure!(missing.is_empty(), "kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "));
     Ok(())
 }

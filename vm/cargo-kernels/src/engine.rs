@@ -33,7 +33,7 @@ pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 fn host_error(error: &anyhow::Error) -> Outcome {
     let mut reason = format!("{error:#}");
     if error.is::<kernels::modules::Damaged>() {
-        reason += &format!("; `{}` drops what is damaged", crate::command::hint("verify"));
+        reason += &format!("; `{}` drops what is damaged", crate::flags::hint("verify"));
     }
     Outcome { verdict: Verdict::HostError, reason, excerpt: Vec::new() }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use vm_guest::accel::Accel;
 use vm_kernels::Arch;
 
-use crate::metadata::{Metadata, RootChoice};
+use crate::metadata::{LONGEST_S, Metadata, RootChoice};
 use crate::selection::Selection;
 
 /// What changes where kernels come from.
@@ -163,9 +163,6 @@ fn partition(text: &str) -> Result<(usize, usize), String> {
     let valid = parsed.filter(|(share, count)| (1..=*count).contains(share));
     valid.ok_or("expected M/N with 1 <= M <= N, such as 1/3".into())
 }
-
-/// The longest time limit that can be asked for, in seconds: a day.
-pub const LONGEST_S: f64 = 86_400.0;
 
 fn positive_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0 && *seconds <= LONGEST_S);
@@ -360,4 +357,14 @@ fn variable(text: &str) -> Result<(String, i64), String> {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse();
     number.ok().filter(|number: &f64| *number >= 0.0).ok_or("expected a number such as 10%".into())
+}
+
+/// A command line of the program that runs, for a person to type: `cargo xtask setup`, `cargo kernels fetch 6.12`.
+pub fn hint(command: &str) -> String {
+    let program = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    if program.file_stem().is_none_or(|name| name != "xtask") {
+        return format!("cargo kernels {command}");
+    }
+    let of_kernels = Kernels::has_subcommand(command.split(' ').next().unwrap_or_default());
+    format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
 }

@@ -2,6 +2,7 @@
 //!
 //! See docs/architecture.md for the way through the code.
 
+pub mod apt;
 mod backends;
 mod bench;
 pub mod build;
@@ -15,6 +16,8 @@ mod engine;
 pub mod exec;
 pub mod exit;
 pub mod flags;
+#[path = "../../guest_programs.rs"]
+mod guest_programs;
 pub mod kernels;
 mod launch;
 mod load;
@@ -33,6 +36,7 @@ mod text;
 pub mod tools;
 mod ui;
 mod verdict;
+mod virtme_ng;
 pub mod vmtest;
 
 pub use ui::print;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::{command, exec, exit, flags, kernels, vmtest};
+use cargo_kernels::{command, exec, exit, flags, vmtest};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs a cargo project's tests as root on pinned kernels.
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => vmtest::run(&dirs, &flags),
         Command::Run(flags) => exec::run(&dirs, &flags, true),
-        Command::Pins(flags) => kernels::command::run(&dirs, &flags),
+        Command::Pins(flags) => command::kernels::run(&dirs, &flags),
         Command::Common(flags) => command::run(&dirs, &flags, CargoKernels::command()),
     }))
 }

@@ -8,7 +8,6 @@ use serde::Deserialize;
 
 use crate::dirs::Dirs;
 use crate::exit::Exit;
-use crate::flags::LONGEST_S;
 
 /// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional: what is not
 /// empty then is in `DEFAULTS`.
@@ -58,6 +57,9 @@ pub enum RootChoice {
     /// A busybox, the programs with their libraries, and the package's files
     Minimal,
 }
+
+/// The longest time limit that can be asked for, in seconds: a day.
+pub const LONGEST_S: f64 = 86_400.0;
 
 /// The values of keys that no Cargo.toml has.
 const DEFAULTS: &str = "memory-mib = 512\ncpus = 1\ntest-timeout-s = 60.0";

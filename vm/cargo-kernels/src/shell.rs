@@ -28,7 +28,7 @@ const CODE: &str = "vmtest-code";
 /// and with its exit code.
 pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
-        let exec = crate::command::hint("exec -k K -- COMMAND");
+        let exec = crate::flags::hint("exec -k K -- COMMAND");
         return Err(Exit::usage(format!("a shell needs a terminal; for one command there is `{exec}`")));
     }
     if flags.vm.timeout.is_some() {

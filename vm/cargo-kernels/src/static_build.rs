@@ -4,9 +4,6 @@
 //! The GNU target can link statically, given an archive of each C library. Distributions ship those of glibc,
 //! libelf and zlib; libbpf is compiled by libbpf-sys.
 
-#[path = "../../guest_programs.rs"]
-pub(crate) mod guest_programs;
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,8 +14,7 @@ use crate::dirs::Dirs;
 use crate::{cross, tools};
 use vm_kernels::{Arch, whole_file};
 
-pub use guest_programs::find;
-use guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
+use crate::guest_programs::{LIBRARY_PATH, STATIC, linker_script, listed_directories};
 
 #[derive(Debug)]
 pub struct StaticBuild {

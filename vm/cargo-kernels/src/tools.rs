@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::dirs::Dirs;
-use crate::{closure, kernels, setup, static_build};
+use crate::{closure, guest_programs, kernels, virtme_ng};
 
 /// What a tool is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,13 +143,13 @@ impl Tool {
     fn locate(&'static self, dirs: &Dirs) -> Result<PathBuf, Unusable> {
         let missing = || Unusable { tool: self, what: format!("{} was not found", self.name) };
         if self.is_archive() {
-            return static_build::find(self.name).and_then(|path| path.canonicalize().ok()).ok_or_else(missing);
+            return guest_programs::find(self.name).and_then(|path| path.canonicalize().ok()).ok_or_else(missing);
         }
         if let Some(named) = self.named() {
             let what = format!("{} is set to {named}, which is no such program", self.env);
             return program_on_path(&named).ok_or(Unusable { tool: self, what });
         }
-        let installed = (self.name == "vng").then(|| setup::installed_vng(dirs)).flatten();
+        let installed = (self.name == "vng").then(|| virtme_ng::installed(dirs)).flatten();
         // The newest that there is.
         let numbered = || (10..=30).rev().filter(|_| self.numbered).map(|number| format!("{}-{number}", self.name));
         let found = installed.or_else(|| program_on_path(self.name));
@@ -164,6 +164,11 @@ impl Tool {
     fn named(&self) -> Option<String> {
         Some(kernels::variable(self.env)?.to_string_lossy().into_owned())
     }
+}
+
+/// Whether packages can be installed here the way Debian and Ubuntu do it.
+pub fn has_apt() -> bool {
+    ["apt-get", "dpkg"].iter().all(|name| program_on_path(name).is_some())
 }
 
 /// A program that is on PATH, whatever it is. Root's directories come last: modprobe and depmod are there, and they are not
@@ -209,12 +214,12 @@ impl Unusable {
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        let (packages, setup) = (self.tool.packages, crate::command::hint("setup"));
+        let (packages, setup) = (self.tool.packages, crate::flags::hint("setup"));
         if !self.can_be_installed() {
             format!("correct {}, or unset it", self.tool.env)
         } else if packages.is_empty() {
             format!("run `{setup}`, which installs it in the cache")
-        } else if !setup::has_apt() {
+        } else if !has_apt() {
             format!("install what Debian has in {packages}, or work inside `nix develop`")
         } else if matches!(self.tool.need, Need::Local | Need::Test) {
             format!("run `apt-get install {packages}` as root")

@@ -1,8 +1,6 @@
 //! Kernels as this workspace has them: `vm-kernels` with this machine's directories, this project's own list of pins,
 //! and exit codes.
 
-pub mod command;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};

@@ -32,7 +32,7 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     pin(dirs, &path, name, &release, &source)?;
     let more = match &source {
         Source::Source { .. } => {
-            let fetch = crate::command::hint(&format!("fetch {name}"));
+            let fetch = crate::flags::hint(&format!("fetch {name}"));
             format!("`{fetch}` builds it now; else the first run does.\n")
         }
         Source::File { path: file, .. } if file.is_absolute() => {
