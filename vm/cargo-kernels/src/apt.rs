@@ -22,7 +22,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 
 /// As root, and without questions.
 ///
-/// Not under a guard: a package manager that is killed half-way leaves more to repair than one that finishes alone.
+/// Not under the supervisor: a package manager that is killed half-way leaves more to repair than one that finishes alone.
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
