@@ -7,6 +7,7 @@
 
 use std::ffi::c_void;
 use std::fs::{self, File};
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -16,7 +17,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 /// PCI vendor and device id of QEMU's shared memory, as sysfs prints them.
-const ID: [&str; 2] = ["0x1af4\n", "0x1110\n"];
+const ID: [&str; 2] = ["0x1af4", "0x1110"];
 /// The memory is the device's third region.
 const REGION: &str = "resource2";
 
@@ -29,14 +30,10 @@ pub struct Ivshmem {
 impl Ivshmem {
     /// Maps the memory of the one device that there may be.
     pub fn open() -> Result<Option<Self>> {
-        // A kernel without PCI has no directory of them.
-        let mut devices = fs::read_dir(DEVICES).into_iter().flatten().flatten().map(|entry| entry.path());
-        let read = |device: &Path, name: &str| fs::read_to_string(device.join(name)).unwrap_or_default();
-        let found = devices.find(|device| ["vendor", "device"].map(|name| read(device, name)) == ID);
-        let map = |device: PathBuf| {
-            Self::map(&device).with_context(|| format!("cannot map the memory of {}", device.display()))
+        let Some(device) = find().with_context(|| format!("cannot look for {DEVICES}"))? else {
+            return Ok(None);
         };
-        found.map(map).transpose()
+        Self::map(&device).with_context(|| format!("cannot map the memory of {}", device.display())).map(Some)
     }
 
     fn map(device: &Path) -> Result<Self> {
@@ -60,4 +57,20 @@ impl Ivshmem {
         // SAFETY: so many bytes are mapped, for as long as this process lives; the rest is promised.
         Ok(unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), count) })
     }
+}
+
+fn find() -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(DEVICES) {
+        // A kernel without PCI.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let device = entry?.path();
+        let [vendor, id] = ["vendor", "device"].map(|name| fs::read_to_string(device.join(name)));
+        if [vendor?.trim(), id?.trim()] == ID {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
 }

@@ -6,43 +6,49 @@ use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
 use vmtest_agent::SHARE_TAG;
 
-/// A file system, its place, its options, and whether a kernel may be built without it.
-type Mount = (&'static str, &'static str, &'static str, bool);
+/// A file system, its place, its options.
+type Mount = (&'static str, &'static str, &'static str);
 
 /// What every guest has, in the order in which it is mounted. Not there already are: in an initramfs all of them, in
-/// a guest of virtme-ng's those that it does not mount itself. The kernel makes the directories below /sys.
-const MOUNTS: &[Mount] = &[
-    ("proc", "/proc", "", false),
-    ("sysfs", "/sys", "", false),
-    ("devtmpfs", "/dev", "mode=0755", false),
-    ("tmpfs", "/dev/shm", "mode=1777", false),
-    ("tmpfs", "/tmp", "mode=1777", false),
-    ("tmpfs", "/run", "mode=0755", false),
-    ("devpts", "/dev/pts", "mode=620,ptmxmode=666", true),
-    ("tracefs", "/sys/kernel/tracing", "", true),
-    ("debugfs", "/sys/kernel/debug", "", true),
-    ("securityfs", "/sys/kernel/security", "", true),
-    ("bpf", "/sys/fs/bpf", "", true),
-    ("cgroup2", "/sys/fs/cgroup", "", true),
+/// a guest of virtme-ng's those that it does not mount itself.
+const NEEDED: &[Mount] = &[
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", "mode=0755"),
+    ("tmpfs", "/dev/shm", "mode=1777"),
+    ("tmpfs", "/tmp", "mode=1777"),
+    ("tmpfs", "/run", "mode=0755"),
+];
+
+/// What comes after that, and what a kernel may be built without. It makes the directories below /sys itself.
+const OPTIONAL: &[Mount] = &[
+    ("devpts", "/dev/pts", "mode=620,ptmxmode=666"),
+    ("tracefs", "/sys/kernel/tracing", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("bpf", "/sys/fs/bpf", ""),
+    ("cgroup2", "/sys/fs/cgroup", ""),
 ];
 
 /// Mounts what is missing. Returns what went wrong.
 pub fn missing() -> Vec<Error> {
     let there = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let missing = MOUNTS.iter().filter(|entry| !is_among(entry, &there));
-    missing.filter_map(|entry| make(*entry).err()).collect()
+    let all = NEEDED.iter().map(|needed| (needed, false)).chain(OPTIONAL.iter().map(|optional| (optional, true)));
+    let missing = all.filter(|(entry, _)| !is_among(entry, &there));
+    missing.filter_map(|(entry, optional)| make(*entry, optional).err()).collect()
 }
 
 /// Mounts a tmpfs of its own at `target`, which is made if need be.
 pub fn tmpfs(target: &'static str) -> Result<()> {
-    make(("tmpfs", target, "mode=0755", false))
+    make(("tmpfs", target, "mode=0755"), false)
 }
 
 /// The places that are mounted on in the root directory itself.
 pub fn top() -> impl Iterator<Item = &'static str> {
-    MOUNTS.iter().map(|(_, target, ..)| *target).filter(|target| target.rfind('/') == Some(0))
+    NEEDED.iter().map(|(_, target, _)| *target).filter(|target| target.rfind('/') == Some(0))
 }
 
+/// Mounts the host's share.
 pub fn share(target: &str) -> Result<()> {
     let options = "version=9p2000.L,trans=virtio,cache=loose,msize=262144";
     mount(Some(SHARE_TAG), target, Some("9p"), MsFlags::MS_RDONLY, Some(options))
@@ -50,14 +56,14 @@ pub fn share(target: &str) -> Result<()> {
 }
 
 /// Whether one of the lines of /proc/mounts (proc_mounts(5)) is of this kind and at this place.
-fn is_among((kind, target, ..): &Mount, mounts: &str) -> bool {
+fn is_among((kind, target, _): &Mount, mounts: &str) -> bool {
     mounts.lines().any(|line| {
         let mut fields = line.split(' ').skip(1);
         (fields.next(), fields.next()) == (Some(*target), Some(*kind))
     })
 }
 
-fn make((kind, target, options, optional): Mount) -> Result<()> {
+fn make((kind, target, options): Mount, optional: bool) -> Result<()> {
     // Below sysfs the directories are the kernel's: one that is missing cannot be made.
     if let Err(error) = fs::create_dir_all(target) {
         return if optional { Ok(()) } else { Err(error).context(format!("cannot make {target}")) };
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_mounted_is_known_by_its_place_and_its_kind() {
-        let tmp = ("tmpfs", "/tmp", "", false);
+        let tmp = ("tmpfs", "/tmp", "");
         assert!(is_among(&tmp, "proc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"));
         assert!(!is_among(&tmp, "host /tmp 9p rw 0 0\ntmpfs /tmp/x tmpfs rw 0 0\n/tmp tmpfs x"));
     }

@@ -15,7 +15,12 @@ use vm_kernels::Arch;
 
 /// The backend that restores snapshots (`warm`), or the one that boots, for an architecture's guests; first clears up after
 /// runs that were killed.
-pub fn open<'a>(dirs: &Dirs, arch: &'static Arch, warm: bool, signals: &'a Interrupt) -> Result<Box<dyn Backend + 'a>> {
+pub fn open<'a>(
+    dirs: &Dirs,
+    arch: &'static Arch,
+    warm: bool,
+    interrupt: &'a Interrupt,
+) -> Result<Box<dyn Backend + 'a>> {
     let qemu = cross::qemu(dirs, arch)?;
     if !warm {
         tools::require(dirs, Need::Boot)?;
@@ -23,7 +28,7 @@ pub fn open<'a>(dirs: &Dirs, arch: &'static Arch, warm: bool, signals: &'a Inter
     let programs = cross::programs(dirs, arch)?;
     RunDir::clear_abandoned(&dirs.runs());
     Ok(if warm {
-        Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt: signals })
+        Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {
         Box::new(Vng { vng: tools::find(dirs, "vng")?, qemu, programs })
     })

@@ -15,7 +15,7 @@ pub fn run(dirs: &Dirs, command: &Command, program: clap::Command) -> Result<u8>
         Command::Setup { arch, dry_run } => setup::run(dirs, *arch, *dry_run),
         Command::Doctor { json } => doctor::run(dirs, *json),
         Command::Shell(flags) => shell::run(dirs, flags),
-        Command::Exec(flags) => exec::run(dirs, flags, false),
+        Command::Exec(flags) => exec::exec(dirs, flags),
         Command::Load(flags) => load::run(dirs, flags),
         Command::Bench(flags) => bench::run(dirs, flags),
         Command::Selftest(flags) => selftest::run(dirs, flags),

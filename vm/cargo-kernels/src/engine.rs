@@ -109,10 +109,9 @@ impl<'a> Engine<'a> {
         report.accel = Some(launch.accel.name().into());
         report.console_log = Some(log.to_owned());
         let case = Case { kernel: &kernel, tests, metadata: self.guests.metadata };
-        let [limit, each_test] = launch.accel.timeouts();
         let launch = Launch {
-            limit: limit + Duration::from_secs_f64(self.guests.metadata.test_timeout_s),
-            each_test,
+            limit: launch.accel.default_timeout() + Duration::from_secs_f64(self.guests.metadata.test_timeout_s),
+            each_test: launch.accel.for_each_test(),
             files: &|| self.payload.brought_along().cloned(),
             started: &|restored| on(if restored { RunEvent::Restoring } else { RunEvent::Booting }),
             is_in_doubt: &|seen| case.classify(seen).verdict != Verdict::Pass,

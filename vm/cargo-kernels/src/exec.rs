@@ -19,11 +19,18 @@ use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
 use crate::{backends, closure, flags, kernels, outcome, text};
 
-/// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for;
-/// `run`, as cargo's runner: in a restored one, with all that the command would have here.
-///
+/// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
+pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
+    run(dirs, flags, false)
+}
+
+/// `run`, as cargo's runner: in a restored guest, with all that the command would have here.
+pub fn as_runner(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
+    run(dirs, flags, true)
+}
+
 /// The exit code is the command's; a signal is 128 and its number, as in shells.
-pub fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
+fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     let metadata = flags.guest.over(Metadata::load(dirs)?);
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     let cwd = cwd.to_str().context("the working directory's path is not UTF-8")?.to_owned();

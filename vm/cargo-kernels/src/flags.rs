@@ -368,3 +368,16 @@ pub fn hint(command: &str) -> String {
     let of_kernels = Kernels::has_subcommand(command.split(' ').next().unwrap_or_default());
     format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_one_of_so_many() {
+        assert_eq!(partition("2/3"), Ok((2, 3)));
+        for wrong in ["0/3", "4/3", "1/0", "-1/3", "1", "a/b", ""] {
+            assert!(partition(wrong).is_err(), "{wrong}");
+        }
+    }
+}

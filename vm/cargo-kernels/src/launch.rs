@@ -1,12 +1,13 @@
 //! This machine, and one job in one guest of its: which root directory it gets, how it is handed over, and what was seen.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
+use std::iter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -34,6 +35,8 @@ pub struct Host<'a> {
     qemu: PathBuf,
     /// Where console logs are kept, spared by other runs while this one lasts.
     logs: (PathBuf, Option<File>),
+    /// Whose each name of a log is.
+    named: Mutex<HashMap<String, String>>,
     /// Whether it was said why KVM is not used.
     accel_note: Once,
 }
@@ -43,7 +46,7 @@ impl<'a> Host<'a> {
     pub fn open(dirs: &'a Dirs, interrupt: &'a Interrupt, started: Instant) -> Result<Self> {
         let qemu = tools::find(dirs, "qemu-system-x86_64")?;
         let logs = log_dir(&dirs.target.join("vmtest/logs"))?;
-        Ok(Self { dirs, interrupt, started, qemu, logs, accel_note: Once::new() })
+        Ok(Self { dirs, interrupt, started, qemu, logs, named: Mutex::default(), accel_note: Once::new() })
     }
 
     /// Why not KVM is said to `note`, once for all kernels of a run.
@@ -61,7 +64,16 @@ impl<'a> Host<'a> {
         let words = names.iter().map(|name| name.trim_matches('/').chars().map(plain).collect::<String>());
         let name = words.collect::<Vec<_>>().join(".");
         // A path may be longer than a file's name, which may have 255 bytes (NAME_MAX); its end tells more.
-        self.logs.0.join(format!("{}.log", &name[name.len().saturating_sub(240)..]))
+        let name = &name[name.len().saturating_sub(230)..];
+        // `a/b` and `a_b` would have one.
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = names.join("\0");
+        let is_free = |name: &String| named.get(name).is_none_or(|other| *other == owner);
+        let mut candidates = iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
+        let name = candidates.find(is_free).unwrap_or_default();
+        let path = self.logs.0.join(format!("{name}.log"));
+        named.insert(name, owner);
+        path
     }
 }
 
@@ -232,19 +244,24 @@ impl Launch<'_> {
         Ok(options.is_empty())
     }
 
-    fn once(&self, host_root: bool, until: Instant, mut on: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Observed> {
+    fn once(
+        &self,
+        host_root: bool,
+        deadline: Instant,
+        mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<Observed> {
         let Guests { host, backend, copy_out, .. } = self.guests;
         let (files, run) = (self.files(host_root)?, RunDir::create(&host.dirs.runs())?);
-        let started = backend.start(&self.spec(host_root, &files, &run, until), self.note)?;
+        let started = backend.start(&self.spec(host_root, &files, &run, deadline), self.note)?;
         let job = self.job(&started, host_root)?;
         (self.started)(started.ready.is_some());
         let (given, each_test) = self.limit();
-        let limits = Limits { deadline: until, given, each_test };
+        let limits = Limits { deadline, given, each_test };
         let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
         let keeping = |event: &Event| match (event, &mut archive) {
             (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
             (Event::Archive(_), None) => ControlFlow::Break(()),
-            (event, _) => on(event),
+            (event, _) => on_event(event),
         };
         let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;

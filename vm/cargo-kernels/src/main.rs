@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let command = CargoKernels::parse_from(args).command;
     exit::conclude(Dirs::find().and_then(|dirs| match command {
         Command::Test(flags) => vmtest::run(&dirs, &flags),
-        Command::Run(flags) => exec::run(&dirs, &flags, true),
+        Command::Run(flags) => exec::as_runner(&dirs, &flags),
         Command::Pins(flags) => command::kernels::run(&dirs, &flags),
         Command::Common(flags) => command::run(&dirs, &flags, CargoKernels::command()),
     }))

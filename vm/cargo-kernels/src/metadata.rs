@@ -9,9 +9,8 @@ use serde::Deserialize;
 use crate::dirs::Dirs;
 use crate::exit::Exit;
 
-/// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional: what is not
-/// empty then is in `DEFAULTS`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+/// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Metadata {
     /// The kernels, when the command line names none.
@@ -58,11 +57,29 @@ pub enum RootChoice {
     Minimal,
 }
 
+impl Default for Metadata {
+    fn default() -> Self {
+        Self {
+            kernels: Vec::new(),
+            cargo_args: Vec::new(),
+            features: Vec::new(),
+            is_static: false,
+            root: RootChoice::Auto,
+            program: None,
+            ready_line: None,
+            kconfig: Vec::new(),
+            files: Vec::new(),
+            env: BTreeMap::new(),
+            memory_mib: 512,
+            cpus: 1,
+            kernel_args: Vec::new(),
+            test_timeout_s: 60.0,
+        }
+    }
+}
+
 /// The longest time limit that can be asked for, in seconds: a day.
 pub const LONGEST_S: f64 = 86_400.0;
-
-/// The values of keys that no Cargo.toml has.
-const DEFAULTS: &str = "memory-mib = 512\ncpus = 1\ntest-timeout-s = 60.0";
 
 /// How long all kernel parameters may be, in bytes: the kernel cuts its command line at 2048
 /// (COMMAND_LINE_SIZE on x86) without a word, and virtme-ng's own part ends with what starts its init.
@@ -113,16 +130,16 @@ impl Metadata {
     }
 
     fn read(manifests: &[PathBuf]) -> Result<Self> {
-        let mut whole: toml::Table = toml::from_str(DEFAULTS)?;
+        let mut whole = toml::Table::new();
         for path in manifests.iter().filter(|path| path.is_file()) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             let wrong = |problem: String| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()));
             // Each by itself first, so that what is wrong is named with its line.
-            toml::from_str::<Manifest<Self>>(&text).map_err(|error| wrong(error.to_string()))?;
+            let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+            manifest.sections().try_for_each(|metadata| metadata.check()).map_err(|error| wrong(error.to_string()))?;
             whole.extend(toml::from_str::<Manifest<toml::Table>>(&text)?.sections().flatten());
-            whole.clone().try_into::<Self>()?.check().map_err(|error| wrong(error.to_string()))?;
         }
-        Ok(whole.try_into()?)
+        whole.try_into().context("the metadata of two Cargo.toml do not fit together")
     }
 
     /// The program to be asked about, and the line that it prints when it is ready.
@@ -177,8 +194,7 @@ mod tests {
 
     #[test]
     fn all_keys_are_optional_a_package_s_come_first_and_a_misspelt_one_is_named_with_its_line() {
-        let default = Metadata { memory_mib: 512, cpus: 1, test_timeout_s: 60.0, ..Metadata::default() };
-        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), default);
+        assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::default());
         let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
         let metadata = parse(&text).unwrap();
         assert_eq!((metadata.cpus, metadata.kernels), (3, vec!["6.12".to_owned()]));

@@ -245,7 +245,7 @@ mod tests {
 
     #[track_caller]
     fn check(seen: &Observed, verdict: Verdict, words: &str) -> Outcome {
-        let outcome = judge(seen, &Metadata { memory_mib: 512, ..Metadata::default() });
+        let outcome = judge(seen, &Metadata::default());
         assert_eq!(outcome.verdict, verdict, "{outcome:?}");
         assert!(outcome.reason.contains(words), "{outcome:?}");
         outcome

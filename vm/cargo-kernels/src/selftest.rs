@@ -1,7 +1,6 @@
 //! `cargo xtask selftest`: who tests the tests. Mutants of the program are made, one change each;
 //! every one must be caught, by the test that is meant to catch it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,6 +41,12 @@ struct Mutant {
     replace: String,
     /// The tests that must fail.
     caught_by: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutants {
+    mutant: Vec<Mutant>,
 }
 
 /// Runs the command. A mutant that lives makes the exit code 1.
@@ -91,10 +96,9 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
 fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    // Each is a `[[mutant]]`.
-    let tables: Result<BTreeMap<String, Vec<Mutant>>, _> = toml::from_str(&text);
-    let tables = tables.map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
-    Ok(tables.into_values().flatten().collect())
+    let mutants: Mutants =
+        toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+    Ok(mutants.mutant)
 }
 
 fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&Mutant>) -> Result<Payload> {
@@ -103,8 +107,10 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
     let copies = dirs.target.join("vmtest/selftest");
     let copy = Dirs { project: copies.join("workspace"), target: copies.join("target"), cache: dirs.cache.clone() };
     if !copy.target.exists() {
+        let new = copies.join("new");
         // Only time is lost where this fails.
-        let _ = take_over_builds(&dirs.target, &copy.target, arch);
+        let taken = take_over_builds(&dirs.target, &new, arch).and_then(|()| Ok(fs::rename(&new, &copy.target)?));
+        taken.or_else(|_| kernels::cache::remove_all(&new))?;
     }
     mirror(&dirs.project, &copy.project)?;
     if let Some(mutant) = mutant {
@@ -117,15 +123,15 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
 
 /// Begins with what cargo has built of the project's dependencies, which are the copy's, too.
 fn take_over_builds(from: &Path, to: &Path, arch: &Arch) -> Result<()> {
-    let new = to.with_extension("new");
-    kernels::cache::remove_all(&new)?;
-    fs::create_dir_all(&new)?;
     // Every release build holds this, and leaves half of something while it goes on.
-    let _lock = lock::existing(&from.join("release/.cargo-lock"), How::LockShared)?;
+    let lock = lock::existing(&from.join("release/.cargo-lock"), How::NonBlockingLockShared)?;
+    let _lock = lock.context("another build goes on")?;
+    kernels::cache::remove_all(to)?;
+    fs::create_dir_all(to)?;
     let mut cp = Command::new("cp");
-    cp.args(["--archive", "--reflink=auto"]).args(["release", arch.target].map(|name| from.join(name))).arg(&new);
+    cp.args(["--archive", "--reflink=auto"]).args(["release", arch.target].map(|name| from.join(name))).arg(to);
     ensure!(cp.stderr(Stdio::null()).status()?.success(), "it was not copied");
-    Ok(fs::rename(&new, to)?)
+    Ok(())
 }
 
 impl Mutant {

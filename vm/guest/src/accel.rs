@@ -39,11 +39,14 @@ impl Accel {
         if self == Self::Kvm { "host" } else { arch.emulated_cpu[0] }
     }
 
-    /// How long a guest may take to come up and run one command, and how much longer for each test that it runs, unless
-    /// the user says otherwise.
-    pub fn timeouts(self) -> [Duration; 2] {
-        let seconds = if self == Self::Kvm { [60, 5] } else { [180, 15] };
-        seconds.map(Duration::from_secs)
+    /// How much longer a guest may take for each test that it runs, unless the user says otherwise.
+    pub fn for_each_test(self) -> Duration {
+        Duration::from_secs(if self == Self::Kvm { 5 } else { 15 })
+    }
+
+    /// How long a guest may take to come up and run one command.
+    pub fn default_timeout(self) -> Duration {
+        Duration::from_secs(if self == Self::Kvm { 60 } else { 180 })
     }
 }
 

@@ -91,7 +91,7 @@ impl Supervised {
         let failed = || format!("cannot start {program}");
         // Through this the supervisor says how starting the program went.
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-        let writer = fcntl_dupfd_cloexec(&writer, FIRST_OWN_FD)
+        let writer = fcntl_dupfd_cloexec(writer, FIRST_OWN_FD)
             .context("cannot have a descriptor above 255: see `ulimit -n`")?;
         command.arg(writer.as_raw_fd().to_string()).preserved_fds(vec![writer]);
         let mut supervisor = command.spawn().with_context(failed)?;
@@ -239,6 +239,12 @@ mod tests {
             let error = format!("{error:#}");
             assert!(error.contains(&format!("cannot start {program}: {words}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_supervisor_that_ends_before_it_reports_is_an_error() {
+        let error = Supervised::spawn(SupervisedCommand(Command::new("true"))).unwrap_err().to_string();
+        assert!(error.contains("its supervisor ended first"), "{error}");
     }
 
     #[test]

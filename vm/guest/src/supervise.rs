@@ -140,7 +140,7 @@ pub fn run(
         move || {
             let sender = sender.clone();
             // There may be no room yet, and others are to be told, too.
-            std::thread::spawn(move || sender.send(Seen::Interrupted));
+            let _ = std::thread::Builder::new().spawn(move || sender.send(Seen::Interrupted));
         }
     });
 
@@ -427,7 +427,9 @@ mod tests {
     /// A guest that is up and then says this: its end of the channel, and the harness's.
     fn guest_that_says(events: &[&str]) -> (UnixStream, UnixStream) {
         let (mut guest, channel) = UnixStream::pair().unwrap();
-        for event in [&[r#"{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}"#], events].concat() {
+        let ready = r#"{"token":"","event":{"ready":{"protocol":1,"release":"6.1.0","uptime_s":1.0}}}"#;
+        writeln!(guest, "{ready}").unwrap();
+        for event in events {
             writeln!(guest, r#"{{"token":"secret","event":{event}}}"#).unwrap();
         }
         (guest, channel)

@@ -37,6 +37,7 @@ fn open(job: &Job, object: usize) -> Result<OpenObject> {
 
 /// What an object holds.
 pub fn list(job: &Job, object: usize) -> Result<Line> {
+    job.objects.get(object).context("there is no such object")?;
     let mut opened = match open(job, object) {
         Ok(opened) => opened,
         Err(error) => return Ok(Line::NotOpened { object, said: format!("{}{error:#}", said()) }),

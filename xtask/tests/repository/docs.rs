@@ -46,9 +46,6 @@ fn every_command_is_accepted() {
     for wrong in ["vmtests", "vmtest --wram", "kernels get", "vmtest --jobs many"] {
         assert!(!accepts(wrong), "{wrong}");
     }
-    let share = |share: &&str| accepts(&format!("vmtest --partition={share}"));
-    let shares = ["1/1", "2/3", "0/3", "4/3", "1/0", "-1/3", "1", "a/b", ""];
-    assert_eq!(shares.into_iter().filter(share).collect::<Vec<_>>(), ["1/1", "2/3"]);
 }
 
 #[test]

@@ -132,7 +132,8 @@ impl Rows {
 
 /// A release's numbers: 5.10 is younger than 5.4.
 fn numbers(release: &str) -> Vec<u32> {
-    release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect()
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
+    release[..end].split('.').filter_map(|number| number.parse().ok()).collect()
 }
 
 impl Row {

@@ -113,19 +113,23 @@ impl<'a> Entry<'a> {
         ensure!(dir.join(MANIFEST).is_file(), "it has no manifest");
         hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
-        let (real, listed) = (dir.canonicalize()?, sums::read(&dir)?);
+        let listed = sums::read_checked(&dir, &manifest.sums_sha256)?;
         let unpacked = |relative: &Path| {
             let path = dir.join(relative);
-            let found = digest::sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let unreadable = || format!("cannot read {}", path.display());
+            let found = digest::sha256_file(&path).with_context(unreadable)?;
             // It may be a link, and then what is listed is the file that it leads to.
-            let file = path.canonicalize()?;
-            let pinned = listed.get(file.strip_prefix(&real)?);
+            let file = path.canonicalize().with_context(unreadable)?;
+            let pinned = listed.get(file.strip_prefix(dir.canonicalize()?).with_context(unreadable)?);
             ensure!(pinned.is_some_and(|hash| hash == found.as_str()), "{} is not what was unpacked", path.display());
             Ok((path, found))
         };
         let (image, sha256) = unpacked(&manifest.image)?;
         let config = manifest.config.as_deref().map(unpacked).transpose()?;
-        let config = config.map(|(path, _)| std::fs::read_to_string(path)).transpose()?;
+        let read = |(path, _): (PathBuf, _)| {
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let config = config.map(read).transpose()?;
         let modules = manifest.modules.map(|modules| dir.join(modules));
         if let Some(modules) = &modules {
             ensure!(modules.is_dir(), "{} is gone", modules.display());

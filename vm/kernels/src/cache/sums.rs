@@ -25,8 +25,14 @@ pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
     Ok((size, digest::sha256(text.as_bytes())))
 }
 
-/// The list of the entry in `dir`.
-pub fn read(dir: &Path) -> Result<Sums> {
+/// The list of the entry in `dir`, if it is the one with this hash.
+pub fn read_checked(dir: &Path, sums_sha256: &Sha256Hex) -> Result<Sums> {
+    let list = digest::sha256_file(&dir.join(SUMS)).with_context(|| format!("cannot read {SUMS}"))?;
+    ensure!(list == *sums_sha256, "{SUMS} is not what was written");
+    read(dir)
+}
+
+fn read(dir: &Path) -> Result<Sums> {
     let path = dir.join(SUMS);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = |line: &str| line.split_once("  ").map(|(hash, path)| (path.into(), hash.to_owned()));
@@ -43,9 +49,7 @@ pub fn listing(dir: &Path) -> Result<Option<Sums>> {
 
 /// Hashes every file again; returns how many there are. Names what is missing, changed, or should not be there.
 pub fn verify(dir: &Path, sums_sha256: &Sha256Hex) -> Result<usize> {
-    let list = digest::sha256_file(&dir.join(SUMS)).with_context(|| format!("cannot read {SUMS}"))?;
-    ensure!(list == *sums_sha256, "{SUMS} is not what was written");
-    let (listed, found) = (read(dir)?, compute(dir)?);
+    let (listed, found) = (read_checked(dir, sums_sha256)?, compute(dir)?);
     let mut wrong = Vec::new();
     for (path, hash) in &found {
         match listed.get(path) {
