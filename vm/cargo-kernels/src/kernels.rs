@@ -91,7 +91,10 @@ pub fn by_arch(targets: Vec<Target>) -> Vec<(&'static Arch, Vec<Target>)> {
 /// The one kernel that is asked for, or that the project names.
 pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Result<Target> {
     let names = one.kernel.as_ref().map_or(&metadata.kernels[..], std::slice::from_ref);
-    let [_] = names else { return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`")) };
+    let is_one = matches!(names, [name] if !name.contains(',') || Path::new(name).exists());
+    if !is_one {
+        return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`"));
+    }
     select(dirs, names, one.arch.as_slice())?.pop().context("no kernel was named")
 }
 

@@ -105,6 +105,9 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
     };
     // With `--json` the other words go to standard error.
     let mut words: String = changes.iter().flatten().map(|change| format!("{}\n", change.line)).collect();
+    if changes.as_ref().is_some_and(|changes| changes.iter().all(|change| !change.worse)) {
+        words += "Nothing is worse than the baseline.\n";
+    }
     if flags.minimum {
         words += &match rows.minimum() {
             Some(kernel) => format!("The oldest kernel on which every program loads: {kernel}\n"),

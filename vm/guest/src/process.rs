@@ -91,8 +91,8 @@ impl Supervised {
         let failed = || format!("cannot start {program}");
         // Through this the supervisor says how starting the program went.
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-        let writer = fcntl_dupfd_cloexec(writer, FIRST_OWN_FD)
-            .context("cannot have a descriptor above 255: see `ulimit -n`")?;
+        let writer =
+            fcntl_dupfd_cloexec(writer, FIRST_OWN_FD).context("cannot have a descriptor above 255: see `ulimit -n`")?;
         command.arg(writer.as_raw_fd().to_string()).preserved_fds(vec![writer]);
         let mut supervisor = command.spawn().with_context(failed)?;
         // With it goes the last copy on this side of what only the program is to hold.
