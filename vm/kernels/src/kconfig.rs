@@ -44,8 +44,10 @@ pub fn missing(kernel: &Kernel, needs: Vec<Need>) -> Option<Vec<(String, String)
     let unmet = |Need { option, values, why, fragment }| {
         let found = config.get(&option).map(String::as_str);
         let will_do = values.iter().any(|value| value == found.unwrap_or("n"));
+        if will_do && (found != Some("m") || kernel.modules.is_some()) {
+            return None;
+        }
         let wrong = match found {
-            _ if will_do && (found != Some("m") || kernel.modules.is_some()) => return None,
             Some(found) if will_do => format!("{option}={found}, but there are no modules"),
             Some(found) => format!("{option}={found}, needed is {}", values.join("|")),
             None => format!("{option} is not set, needed is {}", values.join("|")),

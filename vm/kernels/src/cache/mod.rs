@@ -114,22 +114,24 @@ impl<'a> Entry<'a> {
         hold(&dir, &dir.join(MANIFEST))?;
         let manifest = self.manifest()?;
         let listed = sums::read_checked(&dir, &manifest.sums_sha256)?;
-        let unpacked = |relative: &Path| {
-            let path = dir.join(relative);
-            let unreadable = || format!("cannot read {}", path.display());
-            let found = digest::sha256_file(&path).with_context(unreadable)?;
+        let real = dir.canonicalize().with_context(unreadable(&dir))?;
+        let check = |path: &Path, found: &Sha256Hex| -> Result<()> {
             // It may be a link, and then what is listed is the file that it leads to.
-            let file = path.canonicalize().with_context(unreadable)?;
-            let pinned = listed.get(file.strip_prefix(dir.canonicalize()?).with_context(unreadable)?);
+            let file = path.canonicalize().with_context(unreadable(path))?;
+            let pinned = listed.get(file.strip_prefix(&real).with_context(unreadable(path))?);
             ensure!(pinned.is_some_and(|hash| hash == found.as_str()), "{} is not what was unpacked", path.display());
-            Ok((path, found))
+            Ok(())
         };
-        let (image, sha256) = unpacked(&manifest.image)?;
-        let config = manifest.config.as_deref().map(unpacked).transpose()?;
-        let read = |(path, _): (PathBuf, _)| {
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        let image = dir.join(&manifest.image);
+        let sha256 = digest::sha256_file(&image).with_context(unreadable(&image))?;
+        check(&image, &sha256)?;
+        let parse_config = |relative: PathBuf| -> Result<_> {
+            let path = dir.join(relative);
+            let text = std::fs::read(&path).with_context(unreadable(&path))?;
+            check(&path, &digest::sha256(&text))?;
+            Ok(kconfig::parse(std::str::from_utf8(&text).with_context(unreadable(&path))?))
         };
-        let config = config.map(read).transpose()?;
+        let config = manifest.config.map(parse_config).transpose()?;
         let modules = manifest.modules.map(|modules| dir.join(modules));
         if let Some(modules) = &modules {
             ensure!(modules.is_dir(), "{} is gone", modules.display());
@@ -142,7 +144,7 @@ impl<'a> Entry<'a> {
             modules,
             expected: self.pin.expected.clone(),
             release: manifest.release,
-            config: config.as_deref().map(kconfig::parse),
+            config,
             source: self.source.kind().to_owned(),
         }))
     }
@@ -150,7 +152,7 @@ impl<'a> Entry<'a> {
     /// What the entry says of itself.
     pub fn manifest(&self) -> Result<Manifest> {
         let path = self.dir().join(MANIFEST);
-        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read(&path).with_context(unreadable(&path))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
@@ -181,6 +183,10 @@ impl<'a> Entry<'a> {
         self.remove()?;
         std::fs::rename(&staging, self.dir()).with_context(|| format!("cannot rename to {}", self.dir().display()))
     }
+}
+
+fn unreadable(path: &Path) -> impl Fn() -> String {
+    move || format!("cannot read {}", path.display())
 }
 
 fn cannot_write(dir: &Path) -> String {
@@ -273,7 +279,7 @@ pub fn stale(root: &Path, needed: &HashSet<String>) -> Result<Vec<PathBuf>> {
             continue;
         }
         for entry in WalkDir::new(&dir).min_depth(1).max_depth(1).sort_by_file_name() {
-            let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+            let entry = entry.with_context(unreadable(&dir))?;
             if !needed.contains(&*entry.file_name().to_string_lossy()) {
                 stale.push(entry.into_path());
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{MANIFEST, TREE};
+use super::{MANIFEST, TREE, unreadable};
 use crate::digest::{self, Sha256Hex};
 use crate::tree;
 
@@ -27,14 +27,18 @@ pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
 
 /// The list of the entry in `dir`, if it is the one with this hash.
 pub fn read_checked(dir: &Path, sums_sha256: &Sha256Hex) -> Result<Sums> {
-    let list = digest::sha256_file(&dir.join(SUMS)).with_context(|| format!("cannot read {SUMS}"))?;
-    ensure!(list == *sums_sha256, "{SUMS} is not what was written");
-    read(dir)
+    let text = read(dir)?;
+    ensure!(digest::sha256(&text) == *sums_sha256, "{SUMS} is not what was written");
+    parse(&text)
 }
 
-fn read(dir: &Path) -> Result<Sums> {
+fn read(dir: &Path) -> Result<Vec<u8>> {
     let path = dir.join(SUMS);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    std::fs::read(&path).with_context(unreadable(&path))
+}
+
+fn parse(text: &[u8]) -> Result<Sums> {
+    let text = std::str::from_utf8(text).with_context(|| format!("{SUMS} is damaged"))?;
     let file = |line: &str| line.split_once("  ").map(|(hash, path)| (path.into(), hash.to_owned()));
     Ok(text.lines().filter_map(file).collect())
 }
@@ -44,7 +48,7 @@ pub fn listing(dir: &Path) -> Result<Option<Sums>> {
     let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else { return Ok(None) };
     let dir = dir.strip_prefix(entry)?;
     let below = |(path, hash): (PathBuf, _)| Some((path.strip_prefix(dir).ok()?.to_owned(), hash));
-    Ok(Some(read(entry)?.into_iter().filter_map(below).collect()))
+    Ok(Some(parse(&read(entry)?)?.into_iter().filter_map(below).collect()))
 }
 
 /// Hashes every file again; returns how many there are. Names what is missing, changed, or should not be there.
@@ -70,7 +74,7 @@ pub fn verify(dir: &Path, sums_sha256: &Sha256Hex) -> Result<usize> {
 fn compute(dir: &Path) -> Result<Sums> {
     let mut sums = Sums::new();
     for file in tree::below(&dir.join(TREE), |kind| kind.is_file())? {
-        let hash = digest::sha256_file(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let hash = digest::sha256_file(&file).with_context(unreadable(&file))?;
         sums.insert(file.strip_prefix(dir)?.to_owned(), hash.to_string());
     }
     Ok(sums)
