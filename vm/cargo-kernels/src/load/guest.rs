@@ -96,7 +96,7 @@ impl Brought {
         if let Some(why) = outcome::wrong_kernel(&kernel, &seen) {
             bail!("{why}");
         }
-        answer(&seen, &out, &String::from_utf8_lossy(&err), &log)
+        answer(&seen, &out, &String::from_utf8_lossy(&err), &guests.metadata.kernel_args, &log)
     }
 
     /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
@@ -123,13 +123,14 @@ fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
     Ok(Cow::Owned(loader?))
 }
 
-fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
+fn answer(seen: &Observed, out: &[u8], err: &str, kernel_args: &[String], log: &Path) -> Result<Answer> {
     let lines = out.split(|byte| *byte == b'\n');
     let mut lines: Vec<Line> = lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
     let done = lines.last() == Some(&Line::Done) && lines.pop().is_some();
-    let trouble = seen.console.panic.as_ref().or(seen.console.splats.first());
-    let incomplete = match (trouble, &seen.ended) {
-        (Some(splat), _) => Some(format!("the kernel reported: {}", text::line(splat))),
+    let splat = seen.console.panic.as_ref().or(seen.console.splats.first()).cloned();
+    let splat = splat.or_else(|| outcome::only_tainted(seen.tainted, kernel_args));
+    let incomplete = match (splat, &seen.ended) {
+        (Some(splat), _) => Some(format!("the kernel reported: {}", text::line(&splat))),
         (None, Some(Ended::Exited { code: 0 })) if done => None,
         (None, ended) => {
             let how = ended.as_ref().map_or(format!("{:?}", seen.end), |how| format!("{how:?}"));
@@ -142,4 +143,20 @@ fn answer(seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> 
     }
     let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
     Ok(Answer { release, lines, incomplete })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_of_a_kernel_that_is_tainted_is_none() {
+        let done = serde_json::to_vec(&Line::Done).unwrap();
+        let answered = |tainted| {
+            let seen = Observed { ended: Some(Ended::Exited { code: 0 }), tainted, ..Observed::default() };
+            answer(&seen, &done, "", &[], Path::new("log"))
+        };
+        assert_eq!(answered(0).unwrap().incomplete, None);
+        assert!(answered(1 << 9).unwrap_err().to_string().contains("(taint flag W)"));
+    }
 }
