@@ -26,7 +26,7 @@ enum Command {
     #[command(after_help = "\
 Examples:
   cargo xtask vmtest -k 6.12              one pinned kernel
-  cargo xtask vmtest -k 5.10,6.1 --warm   two, from saved snapshots
+  cargo xtask vmtest -k 5.10,6.1 --warm   two, from snapshots
   cargo xtask vmtest -k ./bzImage         a kernel of your own
   cargo xtask vmtest -- one_line          only tests with `one_line` in their name
 
@@ -35,7 +35,7 @@ Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something c
     /// The pinned kernels: list, fetch, verify, add, prune
     #[command(subcommand, after_help = flags::KERNELS_HELP)]
     Kernels(flags::Kernels),
-    /// Run every test: those that need no VM, then vmtest on the pins at hand
+    /// Run every test: those that need no VM, then vmtest on the pins that can be had
     Test(Test),
     /// Build the program as one static executable and print its path
     Build,

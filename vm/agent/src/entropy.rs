@@ -1,4 +1,4 @@
-//! The kernel's random pool: empty in a guest just booted, and the same in every guest restored from one saved state.
+//! The kernel's random pool: empty in a guest just booted, and the same in every guest restored from one snapshot.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

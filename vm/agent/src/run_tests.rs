@@ -104,7 +104,7 @@ impl<'a> Runner<'a> {
         let (output, dropped_bytes) = capture.finish();
         let others = self.all.get(&*test.binary).map(|all| all.len().saturating_sub(1));
         let result = match ended {
-            Ok(Some(status)) => judge(status, &output, others.filter(|_| !test.name.is_empty())),
+            Ok(Some(status)) => classify(status, &output, others.filter(|_| !test.name.is_empty())),
             Ok(None) => TestResult::TimedOut,
             Err(error) => TestResult::NotStarted { reason: format!("cannot run {}: {error}", test.binary) },
         };
@@ -161,10 +161,10 @@ fn watch(binary: &Program, test: &TestId, deadline: Instant, capture: &mut Captu
 }
 
 /// `others` is how many other tests the binary lists, if the test was called by its name.
-fn judge(status: ExitStatus, output: &str, others: Option<usize>) -> TestResult {
+fn classify(status: ExitStatus, output: &str, others: Option<usize>) -> TestResult {
     match (status.code(), status.signal(), others) {
         (Some(0), _, None) => TestResult::Passed,
-        (Some(0), _, Some(others)) => judge_summary(output, others),
+        (Some(0), _, Some(others)) => classify_summary(output, others),
         (Some(code), ..) => TestResult::Failed { code },
         (None, signal, _) => TestResult::Killed { signal: signal.unwrap_or_default() },
     }
@@ -173,7 +173,7 @@ fn judge(status: ExitStatus, output: &str, others: Option<usize>) -> TestResult 
 /// What a test binary's exit with 0 is worth: it exits so just as well when it has no test of that name, and when the
 /// test calls `exit(0)` half-way. A harness like libtest says `running 1 test` first and `test result: ok. 1 passed; …`
 /// last, with all of its others filtered out; of one that does neither there is only the exit status to go by.
-fn judge_summary(output: &str, others: usize) -> TestResult {
+fn classify_summary(output: &str, others: usize) -> TestResult {
     let announces = |line: &str| {
         let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
         count.is_some_and(|(count, end)| count.parse::<u32>().is_ok() && ["", "s"].contains(&end))
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_a_test_leaves_behind_holds_nothing_up() {
-        // The group is killed first; what started a session of its own is found as a stray.
+        // The group is killed first; what started a session of its own is found as an orphan.
         let left_behind = "sleep 1000 & setsid sh -c 'while :; do echo spam; done' &";
         let binary = Binary::new(&format!("{left_behind}\n{RUNNING}; {PASSED}"));
         binary.passes();

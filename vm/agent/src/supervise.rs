@@ -4,7 +4,7 @@
 //! Three facts of Linux make it work:
 //!
 //! - a pidfd of the harness becomes readable when the whole process is dead, `SIGKILL` included (pidfd_open(2), Linux 5.3).
-//!   `PR_SET_PDEATHSIG` would not do: it fires when the *thread* dies that started the guard;
+//!   `PR_SET_PDEATHSIG` would not do: it fires when the *thread* dies that started the supervisor;
 //! - a subreaper inherits its descendants' orphans (prctl(2), `PR_SET_CHILD_SUBREAPER`), so that whatever is killed here
 //!   hands its children over, until there are none: a program cannot leave by forking twice or by setsid;
 //! - the supervisor leads a session of its own, so that nothing typed at a terminal reaches it or the program.

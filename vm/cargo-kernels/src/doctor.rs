@@ -109,11 +109,11 @@ fn cache(dirs: &Dirs) -> Answer {
     access(existing, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| (dir.clone(), None)).map_err(wrong)
 }
 
-/// Tried with the first kernel at hand.
+/// Tried with the first kernel that is cached.
 fn kvm(dirs: &Dirs) -> Answer {
     let diagnose = || -> Result<Option<String>> {
         let qemu = tools::find(dirs, "qemu-system-x86_64").ok().context("it takes QEMU")?;
-        let target = kernels::select(dirs, &[], &[])?.into_iter().find(kernels::Target::at_hand);
+        let target = kernels::select(dirs, &[], &[])?.into_iter().find(kernels::Target::is_cached);
         let kernel = target.and_then(|target| target.obtain(&Silent).ok());
         let spinner = ProgressBar::new_spinner().with_message("trying KVM");
         spinner.enable_steady_tick(std::time::Duration::from_millis(120));

@@ -1,4 +1,4 @@
-//! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, judge.
+//! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, classify.
 
 mod isolate;
 

@@ -58,8 +58,8 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
         copy_out: flags.guest.keep.as_deref(),
     };
     let log = host.log(&[name]);
-    // A script reads what the command says, and nothing else.
-    let says = !as_runner && io::stderr().is_terminal();
+    // A script reads what the command says, and nothing else but where to find what it asked for.
+    let says = !as_runner && (io::stderr().is_terminal() || flags.guest.keep.is_some());
     let note = |note: String| {
         if says {
             eprintln!("{}", text::line(&format!("{name}: {note}")));

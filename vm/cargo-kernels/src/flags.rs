@@ -88,7 +88,7 @@ pub struct VmArgs {
     // To clap, which goes by its short name only, this is a value and not an argument that may be missing.
     #[arg(long, default_value = "auto", value_parser = accel())]
     pub accel: std::option::Option<Accel>,
-    /// Seconds that a kernel's run may take, from when the kernel is at hand: waiting, saving, booting and all tests
+    /// Seconds that a kernel's run may take, from when the kernel is fetched: waiting, saving, booting and all tests
     /// [default: 60 under KVM or 180 under TCG, plus test-timeout-s, plus 5 or 15 for each test; 600 for load, none for
     /// exec]
     #[arg(long, value_name = "S", value_parser = positive_seconds)]
@@ -108,7 +108,7 @@ pub struct Vmtest {
     pub guest: GuestArgs,
     #[command(flatten)]
     pub selection: Selection,
-    /// Restore a saved guest instead of booting; the first run of a kernel saves it
+    /// Restore a snapshot instead of booting; the first run of a kernel makes it
     #[arg(long)]
     pub warm: bool,
     /// Give each test a guest of its own (implies --warm)
@@ -171,7 +171,7 @@ fn positive_seconds(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum Kernels {
-    /// Show the pins and which are at hand
+    /// Show the pins and which are cached
     List {
         #[command(flatten)]
         of: ArchArgs,
@@ -241,7 +241,7 @@ pub struct Exec {
     pub one: Shell,
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Restore a saved guest instead of booting; the first run of a kernel saves it
+    /// Restore a snapshot instead of booting; the first run of a kernel makes it
     #[arg(long)]
     pub warm: bool,
     /// The command and its arguments
@@ -321,7 +321,7 @@ pub struct Load {
     /// Show the verifier's log of every program, of level 1 or 2
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub log: Option<u8>,
-    /// Say on which kernel, of those at hand, all programs load first
+    /// Say on which kernel, of those that could be run, all programs load first
     #[arg(long)]
     pub minimum: bool,
     /// Print JSON

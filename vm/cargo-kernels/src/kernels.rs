@@ -124,7 +124,7 @@ mod tests {
         let dirs = Dirs::find().unwrap();
         for arch in &ARCHES {
             let has = kconfig::parse(arch.config);
-            let lists = ["vm/kconfig", arch.kconfig.0, "vm/kconfig.cold", "vm/kconfig.host-root", "bpf/kconfig"];
+            let lists = ["vm/kconfig", arch.kconfig.0, "vm/kconfig.boot", "vm/kconfig.host-root", "bpf/kconfig"];
             for list in lists {
                 let needs = needs(&dirs, &[list.into()]).unwrap();
                 assert!(!needs.is_empty(), "{list}");

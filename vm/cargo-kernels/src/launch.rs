@@ -338,6 +338,8 @@ struct Archive {
 
 /// The most that is copied out of a guest, in bytes.
 const LONGEST_ARCHIVE: u64 = 1 << 30;
+/// A tar archive of nothing, in bytes: its two last blocks.
+const EMPTY_ARCHIVE: u64 = 1024;
 
 impl Archive {
     fn create(log: &Path) -> Result<Self> {
@@ -360,6 +362,9 @@ impl Archive {
     fn finish(self) -> Result<String> {
         let path = self.path.display();
         self.written.with_context(|| format!("cannot keep {path}"))?;
+        if self.bytes <= EMPTY_ARCHIVE {
+            return Ok("nothing is kept: no file was in that directory, or it was not there".into());
+        }
         self.file.persist(&self.path).with_context(|| format!("cannot keep {path}"))?;
         Ok(format!("kept {} KiB in {path}", self.bytes.div_ceil(1024)))
     }
@@ -374,6 +379,19 @@ fn random_hex(bytes: usize) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_archive_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        for (bytes, words) in [(1024, "nothing is kept"), (1025, "kept 2 KiB")] {
+            let mut archive = Archive::create(&log).unwrap();
+            assert_eq!(archive.add(&vec![0; bytes]), ControlFlow::Continue(()));
+            let said = archive.finish().unwrap();
+            assert!(said.starts_with(words), "{said}");
+            assert_eq!(log.with_extension("tar").exists(), bytes > 1024);
+        }
+    }
 
     #[test]
     fn logs_of_a_run_that_lasts_are_kept_however_many_come_after() {

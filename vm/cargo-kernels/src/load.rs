@@ -111,7 +111,7 @@ fn conclude(rows: &Rows, flags: &flags::Load, before: Option<&baseline::Baseline
     if flags.minimum {
         words += &match rows.minimum() {
             Some(kernel) => format!("The oldest kernel on which every program loads: {kernel}\n"),
-            None => "There is no kernel at hand on which every program loads.\n".into(),
+            None => "There is no kernel, of those that could be run, on which every program loads.\n".into(),
         };
     }
     match flags.json {

@@ -20,7 +20,7 @@ enum Command {
     #[command(after_help = "\
 Examples:
   cargo kernels test -k 6.12                         everything that `cargo test` runs
-  cargo kernels test -k 5.10,6.1 --warm -p mycrate   two kernels, from saved snapshots, one package
+  cargo kernels test -k 5.10,6.1 --warm -p mycrate   two kernels, from snapshots, one package
   cargo kernels test -k ./bzImage --test root        a kernel of your own, one test target
   cargo kernels test -k 6.12 -- maps                 only tests with `maps` in their name
 

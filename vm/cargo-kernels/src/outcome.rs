@@ -32,7 +32,7 @@ pub struct Outcome {
     pub excerpt: Vec<String>,
 }
 
-/// What the judge has to know besides what was seen.
+/// What has to be known besides what was seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
     pub kernel: &'a Kernel,
@@ -238,14 +238,14 @@ mod tests {
         }
     }
 
-    fn judge(seen: &Observed, metadata: &Metadata) -> Outcome {
+    fn classify(seen: &Observed, metadata: &Metadata) -> Outcome {
         let kernel = Kernel { expected: vm_kernels::Expected::Series("5.15.".into()), ..vm_kernels::fake::kernel() };
         Case { kernel: &kernel, tests: None, metadata }.classify(seen)
     }
 
     #[track_caller]
     fn check(seen: &Observed, verdict: Verdict, words: &str) -> Outcome {
-        let outcome = judge(seen, &Metadata::default());
+        let outcome = classify(seen, &Metadata::default());
         assert_eq!(outcome.verdict, verdict, "{outcome:?}");
         assert!(outcome.reason.contains(words), "{outcome:?}");
         outcome
@@ -344,7 +344,7 @@ mod tests {
             (&["quiet", "loglevel=7"], "no line of the console"),
         ] {
             let kernel_args = kernel_args.iter().map(ToString::to_string).collect();
-            let reason = judge(&seen, &Metadata { kernel_args, ..Metadata::default() }).reason;
+            let reason = classify(&seen, &Metadata { kernel_args, ..Metadata::default() }).reason;
             assert!(reason.contains(words), "{reason}");
         }
     }

@@ -67,7 +67,7 @@ pub struct KernelReport {
     /// Seconds from the start of the whole run to the start of this kernel's; what places it in the timeline.
     #[serde(skip)]
     pub start_s: f64,
-    /// Seconds spent getting the kernel; 0 when it was at hand.
+    /// Seconds spent getting the kernel; 0 when it was cached.
     pub fetch_s: f64,
     /// Seconds from starting the VM to the agent's first word.
     pub boot_s: Option<f64>,
@@ -107,7 +107,7 @@ impl KernelReport {
         self.expected_tests = tests.len();
     }
 
-    /// How it counts in the sum. A kernel's complaint that was allowed is a pass; a kernel that was allowed to be
+    /// How it counts in the sum. A splat that was allowed is a pass; a kernel that was allowed to be
     /// unavailable was still not run.
     pub fn standing(&self) -> Standing {
         match self.exit_code() {

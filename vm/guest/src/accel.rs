@@ -77,7 +77,7 @@ pub fn choose(choice: Option<Accel>, qemu: &Path, kernel: &Kernel, cache: &Path)
 pub fn diagnose(qemu: &Path, kernel_image: Option<&Path>, cache: &Path, anew: bool) -> Result<Option<String>> {
     match (device_error(), kernel_image) {
         (None, Some(image)) => remembered_or_tried(qemu, image, cache, anew),
-        (None, None) => Ok(Some("it could not be tried: no kernel is at hand".into())),
+        (None, None) => Ok(Some("it could not be tried: no kernel is cached".into())),
         (error, _) => Ok(error),
     }
 }
@@ -154,7 +154,7 @@ fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
     let _qemu = Supervised::spawn(command)?;
     // QEMU's messages begin with its name.
     let name = format!("{}: ", qemu.file_name().unwrap_or_default().to_string_lossy());
-    let (mut complaint, mut last) = (None, String::new());
+    let (mut error, mut last) = (None, String::new());
     for line in BufReader::new(Until { stream, deadline: Instant::now() + DEADLINE }).split(b'\n') {
         let Ok(line) = line else {
             let kernel = kernel_image.file_name().unwrap_or_default().to_string_lossy();
@@ -169,16 +169,16 @@ fn boot(qemu: &Path, kernel_image: &Path) -> Result<Option<String>> {
         }
         // QEMU stops the guest then, and stays (accel/kvm/kvm-all.c, kvm_handle_internal_error).
         if line.starts_with("KVM internal error") {
-            complaint = Some(line);
+            error = Some(line);
             break;
         }
         if !line.is_empty() && !line.contains(": warning: ") {
             let own = line.strip_prefix(&name).map(|own| own.trim_start_matches("error: ").to_owned());
-            complaint = complaint.or(own);
+            error = error.or(own);
             last = line;
         }
     }
-    Ok(Some(format!("{DEVICE} is there, but QEMU cannot use it: {}", complaint.unwrap_or(last))))
+    Ok(Some(format!("{DEVICE} is there, but QEMU cannot use it: {}", error.unwrap_or(last))))
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ pub fn stage(root: &Path, programs: &Programs, modules: Option<&ModuleShare>) ->
 /// as ordinary users.
 pub fn open_to_all(path: &Path) -> Result<()> {
     let output = Command::new("chmod").args(["-R", "a+rX"]).arg(path).output().context("cannot run chmod")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cannot make {} readable: {}", path.display(), complaint.trim());
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot make {} readable: {}", path.display(), message.trim());
     Ok(())
 }
 

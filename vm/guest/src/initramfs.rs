@@ -1,6 +1,6 @@
 //! A guest's root directory as an initramfs: what the kernel unpacks into memory and starts `/init` from.
 //!
-//! The same contents give the same bytes, so that a saved state can be recognized by them.
+//! The same contents give the same bytes, so that a snapshot can be recognized by them.
 
 use std::fs;
 use std::io::Write;

@@ -40,7 +40,7 @@ pub struct Machine<'a> {
     /// Its architecture, memory, processors and kernel parameters.
     pub spec: &'a Spec<'a>,
     pub qemu: &'a Path,
-    /// What holds its memory, and with that whether it boots or waits to be told where a saved state is.
+    /// What holds its memory, and with that whether it boots or waits to be told where its devices' state is.
     pub memory: Memory,
     /// The kernel's image; one that waits needs none, or the same: see [`crate::restore`].
     pub kernel: Option<&'a Path>,
@@ -104,7 +104,7 @@ impl Machine<'_> {
     pub fn arguments(&self) -> Vec<OsString> {
         let Spec { kernel, accel, memory_mib, cpus, .. } = *self.spec;
         let arch = kernel.arch;
-        // Files in /etc must not change what a saved state depends on: -no-user-config.
+        // Files in /etc must not change what a snapshot depends on: -no-user-config.
         let mut options = format!(
             "-machine {} -nodefaults -no-user-config -display none -no-reboot -accel {} -cpu {} \
              -m {memory_mib}M -smp {cpus} \
@@ -117,7 +117,7 @@ impl Machine<'_> {
             arch.channel_option
         );
         // Memory that is shared when a guest is saved stays out of its state, but must be at the same address when it is
-        // taken up, which a device's is not yet at that time; memory that is private then may be anywhere.
+        // restored, which a device's is not yet at that time; memory that is private then may be anywhere.
         let share = if self.memory == Memory::CopyOfFile { "off" } else { "on" };
         if self.memory != Memory::Anonymous {
             options += &format!(
@@ -126,7 +126,7 @@ impl Machine<'_> {
             );
         }
         if let Some(bytes) = self.ivshmem {
-            // Only memory with a file's name is left out of a saved state, so it is named by way of /proc. Being the
+            // Only memory with a file's name is left out of the devices' state, so it is named by way of /proc. Being the
             // `master` is what allows it to be saved at all.
             options += &format!(
                 " -object memory-backend-file,id=payload,mem-path=/proc/self/fd/{PAYLOAD_FD},size={bytes},share={share} \

@@ -1,5 +1,5 @@
-//! The warm backend: each kernel is booted once, to the point where the agent waits for its job, and saved; every run
-//! restores that guest and hands it the payload.
+//! The backend of snapshots: each kernel is booted once, to the point where the agent waits for its job, and saved;
+//! every run restores that guest and hands it the payload.
 //!
 //! A guest's memory is a file, which restored guests map privately: what they never touch is never read, and what they
 //! change is theirs alone. Only the devices' state, a few hundred kilobytes, goes through QEMU's migration stream (its
@@ -34,24 +34,24 @@ use vm_kernels as kernels;
 /// Counts changes of how guests are saved that nothing else of the key shows.
 const LAYOUT: u32 = 3;
 
-/// The payload's memory is at least so many bytes. How many is part of a saved guest.
-const SMALLEST_WINDOW: u64 = 64 << 20;
+/// The ivshmem BAR that the payload is in has at least so many bytes. How many is part of a snapshot.
+const SMALLEST_BAR: u64 = 64 << 20;
 
-/// How long QEMU may take to take up a saved guest, however busy the host is; one that is no good may have no end.
+/// How long QEMU may take to restore a snapshot, however busy the host is; one that is no good may have no end.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The most that a guest may have printed, in bytes, to be saved: all of it is classified again at every run.
 const LONGEST_CONSOLE: usize = 1 << 20;
 
-/// Restores saved guests, and saves them first if need be.
+/// Restores snapshots, and makes them first if need be.
 pub struct Restore<'a> {
     /// The QEMU program.
     pub qemu: PathBuf,
     /// What runs in its guests.
     pub programs: Programs,
-    /// Where guests are saved.
+    /// Where they are.
     pub snapshots: Snapshots,
-    /// Ends the boot of a guest that is to be saved.
+    /// Ends the boot of a guest of which a snapshot is to be made.
     pub interrupt: &'a Interrupt,
 }
 
@@ -63,9 +63,9 @@ impl Backend for Restore<'_> {
     fn start(&self, spec: &Spec<'_>, note: &dyn Fn(String)) -> Result<Vm> {
         let guest = Guest::new(self, spec)?;
         match guest.restored(note) {
-            // What is wrong with the kernel, if it is the kernel, is for the judge to say.
+            // What is wrong with the kernel, if it is the kernel, is said by what classifies the run.
             Err(error) if self.interrupt.signal().is_none() && left(spec.deadline).is_some() => {
-                note(format!("cannot be saved, so it is booted: {error:#}"));
+                note(format!("no snapshot can be made of it, so it is booted: {error:#}"));
                 guest.booted()
             }
             result => result,
@@ -77,7 +77,7 @@ impl Backend for Restore<'_> {
         match self.snapshots.find(&key_material)? {
             Some(saved) if !snapshots::verify_ram(&saved.dir)? => {
                 self.snapshots.discard(&key_material)?;
-                Ok(Some("the memory of its saved guest was damaged".into()))
+                Ok(Some("the memory of its snapshot was damaged".into()))
             }
             _ => Ok(None),
         }
@@ -86,7 +86,7 @@ impl Backend for Restore<'_> {
 
 /// A guest of one run.
 struct Guest<'a> {
-    warm: &'a Restore<'a>,
+    backend: &'a Restore<'a>,
     spec: &'a Spec<'a>,
     initramfs: Vec<u8>,
     root: Root,
@@ -98,17 +98,17 @@ struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    fn new(warm: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
+    fn new(backend: &'a Restore<'a>, spec: &'a Spec<'a>) -> Result<Self> {
         let modules = ModuleShare::of(spec.kernel, spec.cache)?;
         let (root, shared) = module_share::root(spec, modules.as_ref())?;
         let contents = spec.run.path().join("root");
-        guest_root::stage(&contents, &warm.programs, modules.as_ref())?;
+        guest_root::stage(&contents, &backend.programs, modules.as_ref())?;
         let mut archive = qemu::blank_memory(0)?;
         let bytes = payload::write_tar(spec.files, &mut archive)?;
-        let ivshmem = bytes.next_power_of_two().max(SMALLEST_WINDOW);
+        let ivshmem = bytes.next_power_of_two().max(SMALLEST_BAR);
         archive.set_len(ivshmem).context("no memory for the payload")?;
         Ok(Self {
-            warm,
+            backend,
             spec,
             initramfs: initramfs::pack(&contents)?,
             root,
@@ -119,17 +119,17 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// A guest from a saved one, which is made if need be, and made anew if it is no good.
+    /// A guest from its snapshot, which is made if need be, and made anew if it is no good.
     fn restored(&self, note: &dyn Fn(String)) -> Result<Vm> {
-        let snapshots = &self.warm.snapshots;
+        let snapshots = &self.backend.snapshots;
         let key_material = self.key_material()?;
         match snapshots.find(&key_material).and_then(|saved| saved.map(|it| self.restore(it)).transpose()) {
             Ok(Some(started)) => return Ok(started),
-            Ok(None) => note("booting it once, to save it".into()),
+            Ok(None) => note("booting it once, for a snapshot".into()),
             // It had no time, and may be good.
             Err(error) if left(self.spec.deadline).is_none() => return Err(error),
             Err(error) => {
-                note(format!("its saved state is no good, making another: {error:#}"));
+                note(format!("its snapshot is no good, making another: {error:#}"));
                 snapshots.discard(&key_material)?;
             }
         }
@@ -140,14 +140,14 @@ impl<'a> Guest<'a> {
         failed.map_or_else(|| self.restore(made?), Ok)
     }
 
-    /// A guest that was not saved, for a kernel that cannot be.
+    /// A guest without a snapshot, for a kernel of which none can be made.
     fn booted(&self) -> Result<Vm> {
         let machine = self.machine(Memory::Anonymous, Some(&self.spec.kernel.image), self.spec.run.path());
         Ok(self.started(machine.start(self.fds(&self.archive)?)?, Vec::new()))
     }
 
     fn restore(&self, saved: Snapshot) -> Result<Vm> {
-        // To a machine that is to boot a bzImage QEMU adds a ROM, so one that takes up such a guest must have it as well.
+        // To a machine that is to boot a bzImage QEMU adds a ROM, so one that restores such a guest must have it as well.
         let image = &*self.spec.kernel.image;
         let adds_a_rom = kernels::image::inspect(image)?.payload.is_some();
         let machine = self.machine(Memory::CopyOfFile, adds_a_rom.then_some(image), &saved.dir);
@@ -162,7 +162,7 @@ impl<'a> Guest<'a> {
         Ok(Vm { ready: Some(saved.ready), ..self.started(running, saved.console) })
     }
 
-    /// Boots the guest and leaves it, as files, in `dir`. One that cannot come up any more is left in `failed`.
+    /// Boots the guest and saves it in `dir`. One that cannot come up any more is left in `failed`.
     fn save(&self, dir: &Path, failed: &mut Option<Vm>) -> Result<Ready> {
         let machine = self.machine(Memory::File, Some(&self.spec.kernel.image), dir);
         let running = machine.start(self.fds(&qemu::blank_memory(self.ivshmem)?)?)?;
@@ -179,7 +179,7 @@ impl<'a> Guest<'a> {
                 return Err(error);
             }
         };
-        leave(&running.monitor, self.spec.deadline)?;
+        save_devices(&running.monitor, self.spec.deadline)?;
         // With the process the console ends, and then all of it was read.
         running.process.kill()?;
         let (printed, _) = printed.join().unwrap_or_default();
@@ -190,7 +190,7 @@ impl<'a> Guest<'a> {
     }
 
     fn machine<'m>(&'m self, memory: Memory, kernel: Option<&'m Path>, dir: &'m Path) -> Machine<'m> {
-        let (spec, qemu, initramfs) = (self.spec, &self.warm.qemu, &self.initramfs);
+        let (spec, qemu, initramfs) = (self.spec, &self.backend.qemu, &self.initramfs);
         Machine { spec, qemu, memory, kernel, initramfs, dir, ivshmem: Some(self.ivshmem) }
     }
 
@@ -204,14 +204,14 @@ impl<'a> Guest<'a> {
         Ok(vec![(qemu::PAYLOAD_FD, payload.into()), (qemu::SHARE_FD, shared.into())])
     }
 
-    /// Everything that a saved guest depends on.
+    /// Everything that a snapshot depends on.
     fn key_material(&self) -> Result<Value> {
         let image = &self.spec.kernel.image;
         let kernel = match &self.spec.kernel.sha256 {
             Some(sha256) => sha256.clone(),
             None => kernels::sha256_file(image).with_context(|| format!("cannot read {}", image.display()))?,
         };
-        let qemu = &self.warm.qemu;
+        let qemu = &self.backend.qemu;
         let qemu = qemu.canonicalize().with_context(|| format!("cannot find {}", qemu.display()))?;
         // Where the kernel and the guest lie does not matter.
         let arguments = self.machine(Memory::File, Some(Path::new("kernel")), Path::new(".")).arguments();
@@ -230,7 +230,7 @@ impl<'a> Guest<'a> {
     /// Waits for the agent's first word, which says that it is ready, and no longer than the kernel lives.
     fn wait_until_ready(&self, running: &Running) -> Result<Ready> {
         let channel = running.channel.try_clone()?;
-        let _interrupt = self.warm.interrupt.subscribe(move || hang_up(&channel));
+        let _interrupt = self.backend.interrupt.subscribe(move || hang_up(&channel));
         let stream = running.channel.try_clone()?;
         let mut lines = Lines::new(Until { stream, deadline: self.spec.deadline }, decode::READY_LIMIT);
         let line = lines.next_line().context("nothing was heard of its agent in time")?;
@@ -263,16 +263,16 @@ fn watch_console(running: &Running) -> Result<JoinHandle<(Vec<u8>, bool)>> {
     }))
 }
 
-/// Makes a waiting machine take up the state that it was handed, and run.
+/// Makes a waiting machine read its devices' state from [`STATE`], and run.
 fn restore_devices(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared"])?;
     qmp.execute("migrate-incoming", &json!({ "uri": format!("exec:cat {STATE}") }))?;
-    qmp.wait_for("take up the saved state", |it| it["event"] == "RESUME").map(drop)
+    qmp.wait_for("restore the devices", |it| it["event"] == "RESUME").map(drop)
 }
 
 /// Makes a machine stop and write the state of its devices to [`STATE`].
-fn leave(monitor: &UnixStream, deadline: Instant) -> Result<()> {
+fn save_devices(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let mut qmp = Qmp::connect(monitor.try_clone()?, deadline)?;
     set_capabilities(&mut qmp, &["x-ignore-shared", "events"])?;
     // A shell does it in the directory that QEMU runs in, so there is nothing to be quoted.
@@ -280,7 +280,7 @@ fn leave(monitor: &UnixStream, deadline: Instant) -> Result<()> {
     let last = qmp.wait_for("save the guest", |it| {
         it["event"] == "MIGRATION" && (it["data"]["status"] == "completed" || it["data"]["status"] == "failed")
     })?;
-    ensure!(last["data"]["status"] == "completed", "QEMU cannot save the guest");
+    ensure!(last["data"]["status"] == "completed", "QEMU cannot save the devices");
     Ok(())
 }
 

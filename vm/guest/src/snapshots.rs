@@ -1,7 +1,7 @@
-//! Snapshot guests on disk, shared by every run on this machine.
+//! Snapshots on disk, shared by every run on this machine.
 //!
 //! ```text
-//! snapshots/<key>/        one guest: it gets this name when everything in it is written
+//! snapshots/<key>/        one: it gets this name when everything in it is written
 //!     manifest.json    what it depends on, what it said, and how to tell that it is undamaged
 //!     state            the machine's devices, as QEMU saved them
 //!     ram              its memory
@@ -11,7 +11,7 @@
 //! snapshots/locks/<key>   held while it is being made
 //! ```
 //!
-//! `<key>` is a hash of everything that the guest depends on, so that a changed one is never found.
+//! `<key>` is a hash of everything that the snapshot depends on, so that a changed one is never found.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -33,7 +33,7 @@ use vm_kernels::digest::{Sha256Hex, sha256};
 use vm_kernels::lock::{self, How};
 use vmtest_agent::Ready;
 
-/// Bytes on disk of all saved guests together; beyond it those go that were not used for longest.
+/// Bytes on disk of all snapshots together; beyond it those go that were not used for longest.
 const LIMIT: u64 = 4 << 30;
 
 /// The file that QEMU saves the machine's devices to.
@@ -43,7 +43,7 @@ pub const CONSOLE: &str = "console";
 const MANIFEST: &str = "manifest.json";
 const LOCKS: &str = "locks";
 
-/// A saved guest that is whole, and that stays as long as its lock is open.
+/// One that is whole, and that stays as long as its lock is open.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Its directory.
@@ -52,11 +52,11 @@ pub struct Snapshot {
     pub ready: Ready,
     /// What it had printed on its console.
     pub console: Vec<u8>,
-    /// Whoever has this open keeps the guest from being removed.
+    /// Whoever has this open keeps it from being removed.
     pub lock: File,
 }
 
-/// A directory among the saved guests, for those who clean up.
+/// A directory among the snapshots, for those who clean up.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// Where it is.
@@ -69,7 +69,7 @@ pub struct Listed {
     pub used: SystemTime,
 }
 
-/// Where saved guests are kept.
+/// Where snapshots are kept.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     root: PathBuf,
@@ -81,7 +81,7 @@ impl Snapshots {
         Self { root: cache.join("snapshots") }
     }
 
-    /// The saved guest that depends on this; nothing if there is none. One that is damaged is an error.
+    /// The snapshot that depends on this; nothing if there is none. One that is damaged is an error.
     pub fn find(&self, key_material: &Value) -> Result<Option<Snapshot>> {
         let dir = self.dir(key_material);
         let Some(lock) = lock(&dir, How::LockShared)? else { return Ok(None) };
@@ -97,7 +97,7 @@ impl Snapshots {
         Ok(Some(Snapshot { dir, ready: manifest.ready, console, lock }))
     }
 
-    /// The saved guest of this key's material, made if need be, once, however many ask at the same time, and an error if
+    /// The snapshot of this key's material, made if need be, once, however many ask at the same time, and an error if
     /// someone else makes it until `deadline`: `make` leaves `RAM`, `STATE` and `CONSOLE` in a directory.
     pub fn make(
         &self,
@@ -128,12 +128,12 @@ impl Snapshots {
         nix::unistd::syncfs(File::open(new.path())?)?;
         self.discard(&key_material)?;
         new.keep_as(&dir)?;
-        let saved = self.find(&key_material)?.context("it vanished while it was being saved")?;
+        let saved = self.find(&key_material)?.context("it vanished while it was being made")?;
         self.shrink(LIMIT);
         Ok(saved)
     }
 
-    /// Removes the guest that depends on this, if there is one; guests that run from it go on.
+    /// Removes the snapshot that depends on this, if there is one; guests that run from it go on.
     pub fn discard(&self, key_material: &Value) -> Result<()> {
         let dir = self.dir(key_material);
         if dir.try_exists()? { self.remove(&dir) } else { Ok(()) }
@@ -180,7 +180,7 @@ impl Snapshots {
         // There is no flock(2) with a time limit. Whoever gets the lock too late drops it.
         let (sender, locked) = mpsc::channel();
         thread::spawn(move || sender.send(lock::exclusive(&path, || ())));
-        let late = "another run was saving this guest for as long as this one could wait";
+        let late = "another run was making this snapshot for as long as this one could wait";
         locked.recv_timeout(left(deadline).unwrap_or_default()).context(late)?.context(failed)
     }
 

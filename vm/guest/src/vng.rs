@@ -1,4 +1,4 @@
-//! The cold backend: boots a kernel through virtme-ng, the way its users know it.
+//! The backend that boots: a kernel through virtme-ng, the way its users know it.
 //!
 //! virtme-ng builds a shell command from what it is given, without quoting, and QEMU has syntax of
 //! its own in option values. So it is run in the run's own directory, and sees only short, plain,
@@ -45,7 +45,7 @@ impl Backend for Vng {
     }
 
     fn kconfig(&self) -> Option<(&'static str, &'static str)> {
-        Some(("vm/kconfig.cold", include_str!("../../kconfig.cold")))
+        Some(("vm/kconfig.boot", include_str!("../../kconfig.boot")))
     }
 
     fn start(&self, spec: &Spec<'_>, _note: &dyn Fn(String)) -> Result<Vm> {

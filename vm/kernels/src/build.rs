@@ -28,7 +28,7 @@ const SPACE: u64 = 4 << 30;
 const CORE_MINUTES: usize = 16;
 /// How often a build that nobody watches says that it goes on.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
-/// How much of the compiler's complaints is shown of a build that failed, in bytes.
+/// How much of the compiler's messages is shown of a build that failed, in bytes.
 const SHOWN: usize = 2000;
 
 /// All that decides what a build gives, beside the source: the configuration, the compiler, and pahole, which makes the
@@ -131,11 +131,11 @@ impl Tree<'_> {
             self.watch(output);
         }
         let status = child.wait().context("cannot wait for make")?;
-        let complaints = || {
+        let messages = || {
             let log = fs::read(&self.log).unwrap_or_else(|error| error.to_string().into_bytes());
             String::from_utf8_lossy(&log[log.len().saturating_sub(SHOWN)..]).trim_end().to_owned()
         };
-        ensure!(status.success(), "`make {target}` failed ({status}):\n{}", complaints());
+        ensure!(status.success(), "`make {target}` failed ({status}):\n{}", messages());
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use super::progress::Progress;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long reaching a server may take.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How often a broken transfer is taken up again: as long as each attempt gets further, at most this often.
+/// How often a broken transfer is resumed: as long as each attempt gets further, at most this often.
 const MAX_ATTEMPTS: u32 = 20;
 /// How often an address is tried again that gave nothing new.
 const MAX_FRUITLESS: u32 = 3;
@@ -70,7 +70,7 @@ pub fn download(address: &Address, part: &Path, progress: &dyn Progress) -> Resu
         if fruitless == MAX_FRUITLESS || attempt == MAX_ATTEMPTS {
             return Err(Failure::there(format!("{message} (tried {attempt} times)")));
         }
-        progress.note(&format!("{message} after {after} bytes; taking it up again"));
+        progress.note(&format!("{message} after {after} bytes; resuming"));
         // A server that gave something is asked at once, one that did not gets time to come back.
         std::thread::sleep(Duration::from_millis(200) * fruitless);
     }

@@ -75,7 +75,7 @@ pub fn key(pin: &Pin) -> String {
 }
 
 /// Whether a kernel needs no network, without hashing it.
-pub fn at_hand(store: &Store, pin: &Pin) -> bool {
+pub fn is_cached(store: &Store, pin: &Pin) -> bool {
     let is_here = |source: &Source| Entry::of(&store.cache, pin, source).manifest().is_ok();
     nix(store, pin).is_some() || pin.sources.iter().any(is_here)
 }

@@ -96,8 +96,8 @@ impl Target {
     }
 
     /// Whether it can be had without a network.
-    pub fn at_hand(&self) -> bool {
-        self.pin().is_none_or(|pin| obtain::at_hand(&self.store, pin))
+    pub fn is_cached(&self) -> bool {
+        self.pin().is_none_or(|pin| obtain::is_cached(&self.store, pin))
     }
 
     /// Gets it: fetches, verifies, unpacks and caches what is not here. Several threads and processes may do so
@@ -137,7 +137,7 @@ mod tests {
         for path in [&image, &dir.path().to_owned()] {
             let target = at(path).unwrap().remove(0);
             assert_eq!(target.name(), path.to_str().unwrap());
-            assert!(target.at_hand());
+            assert!(target.is_cached());
             let kernel = target.obtain(&Silent).unwrap();
             assert_eq!(kernel.image, image);
             assert_eq!(kernel.release.as_deref(), Some("6.9.0-mine"));

@@ -145,7 +145,7 @@ fn diagnosis(doctor: &mut Command, name: &str) -> Value {
 }
 
 #[track_caller]
-fn is_trouble(check: &Value, problem: &[&str], remedy: &str) {
+fn is_reported(check: &Value, problem: &[&str], remedy: &str) {
     assert_eq!((&check["ok"], &check["needed"]), (&false.into(), &true.into()), "{check}");
     let said = check["problem"].as_str().unwrap();
     assert!(problem.iter().all(|part| said.contains(part)), "{said}");
@@ -238,22 +238,22 @@ fn a_missing_tool_is_named_with_the_way_to_get_it() {
     tools.iter().chain(&["vng", "llvm-objdump"]).for_each(|name| machine.remove(name));
     fs::remove_file(machine.path("lib/libelf.a")).unwrap();
     for name in tools {
-        is_trouble(&machine.doctor(name), &[name, "was not found"], "install what Debian has");
+        is_reported(&machine.doctor(name), &[name, "was not found"], "install what Debian has");
     }
-    is_trouble(&machine.doctor("vng"), &["vng was not found"], "cargo xtask setup");
+    is_reported(&machine.doctor("vng"), &["vng was not found"], "cargo xtask setup");
     machine.tool("python3", "echo 'No module named ensurepip' >&2; exit 1");
-    is_trouble(&machine.doctor("python3"), &["bin/python3 does not work", "ensurepip"], "python3-venv");
-    is_trouble(&machine.doctor("libelf.a"), &["libelf.a was not found"], "libelf-dev");
+    is_reported(&machine.doctor("python3"), &["bin/python3 does not work", "ensurepip"], "python3-venv");
+    is_reported(&machine.doctor("libelf.a"), &["libelf.a was not found"], "libelf-dev");
     // Only `inspect` is without it; a numbered one will do.
     let objdump = machine.doctor("llvm-objdump");
     assert_eq!((&objdump["ok"], &objdump["needed"]), (&false.into(), &false.into()), "{objdump}");
     machine.tool("llvm-objdump-14", "");
     assert_eq!(machine.doctor("llvm-objdump")["ok"], true);
     let debian = Machine::debian("", &["busybox"]);
-    is_trouble(&debian.doctor("busybox"), &["not found"], "apt-get install busybox-static");
+    is_reported(&debian.doctor("busybox"), &["not found"], "apt-get install busybox-static");
     // One with shared libraries is none.
     symlink(std::env::current_exe().unwrap(), debian.path("bin/busybox")).unwrap();
-    is_trouble(&debian.doctor("busybox"), &["bin/busybox is not a static executable"], "busybox-static");
+    is_reported(&debian.doctor("busybox"), &["bin/busybox is not a static executable"], "busybox-static");
 }
 
 #[test]
@@ -270,14 +270,14 @@ fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
     ] {
         machine.tool("vng", code);
         let path = machine.path("bin/vng");
-        is_trouble(&machine.doctor("vng"), &[path.to_str().unwrap(), said], "cargo xtask setup");
+        is_reported(&machine.doctor("vng"), &[path.to_str().unwrap(), said], "cargo xtask setup");
     }
     // Its Python is gone.
     machine.remove("vng");
     fs::write(machine.path("script"), "#!/nonexistent/python3\n").unwrap();
     fs::set_permissions(machine.path("script"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink(machine.path("script"), machine.path("bin/vng")).unwrap();
-    is_trouble(&machine.doctor("vng"), &["does not work", "No such file"], "cargo xtask setup");
+    is_reported(&machine.doctor("vng"), &["does not work", "No such file"], "cargo xtask setup");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn an_environment_variable_comes_first_and_must_be_right() {
         [("VMTEST_VNG", "vng"), ("VMTEST_QEMU", "qemu-system-x86_64"), ("VMTEST_BUSYBOX", "busybox")]
     {
         let problem = format!("{variable} is set to /nonexistent/tool");
-        is_trouble(&doctor(variable, "/nonexistent/tool", name), &[&problem], variable);
+        is_reported(&doctor(variable, "/nonexistent/tool", name), &[&problem], variable);
     }
 }
 

@@ -12,7 +12,7 @@ const AROUND: [&str; 5] = ["VIRTIO_MENU", "NETWORK_FILESYSTEMS", "INET", "FTRACE
 
 /// Every option of the lists that is not to be absent, and those around them, as lines of a configuration.
 fn options() -> Vec<String> {
-    let lists = ["vm/kconfig", Arch::host().kconfig.0, "vm/kconfig.cold", "bpf/kconfig"];
+    let lists = ["vm/kconfig", Arch::host().kconfig.0, "vm/kconfig.boot", "bpf/kconfig"];
     let text = lists.map(|name| fs::read_to_string(workspace().join(name)).unwrap()).join("\n");
     let needs = kconfig::needs(&text, "lists").unwrap().into_iter();
     let wanted = needs.filter(|need| need.values.iter().any(|value| value == "y"));

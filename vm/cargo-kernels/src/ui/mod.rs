@@ -37,9 +37,9 @@ pub enum RunEvent {
         /// Bytes altogether, when the server said so.
         total: Option<u64>,
     },
-    /// Something worth a line of its own: KVM that does not work, a saved state that had to be rebuilt.
+    /// Something worth a line of its own: KVM that does not work, a snapshot that had to be made anew.
     Note(String),
-    /// The guest's root, payload or saved state is being made.
+    /// The guest's root, payload or snapshot is being made.
     Preparing,
     /// The virtual machine was started, and the agent was not heard of yet.
     Booting,

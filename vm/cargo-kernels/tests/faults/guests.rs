@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{Scene, test};
 
-/// Where virtme-ng's init is above the agent: a saved guest's first process can be neither killed nor stopped.
+/// Where virtme-ng's init is above the agent: a restored guest's first process can be neither killed nor stopped.
 const BOOTED: &[&str] = &[];
 /// In a guest that was saved, for what does not depend on how a guest came to be.
 const WARM: &[&str] = &["--warm"];

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::support::{Run, Scene, test};
 
 /// What a run says before it boots a guest to save it.
-const SAVING: &str = "booting it once, to save it";
+const SAVING: &str = "booting it once, for a snapshot";
 /// What every run that passes is made of.
 const TEST: &str = "contained::tells_the_time_and_a_secret";
 
@@ -68,8 +68,8 @@ fn a_damaged_guest_is_saved_again() {
     pass(&scene);
     for (damage, words) in [
         (truncate as fn(&Path), "its memory was changed"),
-        (rot, "the memory of its saved guest was damaged"),
-        (exchange, "its saved state is no good"),
+        (rot, "the memory of its snapshot was damaged"),
+        (exchange, "its snapshot is no good"),
     ] {
         damage(&only(&scene));
         let (_, printed) = pass(&scene);

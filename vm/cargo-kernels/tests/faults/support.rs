@@ -132,7 +132,7 @@ impl Scene {
         path
     }
 
-    /// Has a cache of its own, with all that is in the usual one but saved guests. What takes long is not done again.
+    /// Has a cache of its own, with all that is in the usual one but snapshots. What takes long is not done again.
     pub fn own_cache(self) -> Self {
         let usual = Dirs::find().unwrap().cache;
         fs::create_dir(self.cache()).unwrap();

@@ -28,12 +28,12 @@ fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
 }
 
 #[test]
-fn an_image_is_fetched_once_and_listed_as_at_hand() {
+fn an_image_is_fetched_once_and_listed_as_cached() {
     let image = fake::bzimage("6.1.9-test", Some("CONFIG_PCI=y\n"));
     let (server, sandbox) = Sandbox::serving("/bzImage", &image);
     let list = || sandbox.json(&["list", "--json"]);
     let before = &list()[0];
-    assert_eq!(before["at_hand"], false);
+    assert_eq!(before["cached"], false);
     assert_eq!(before["expected"], "6.1.x");
     assert_eq!(before["release"], Value::Null);
     sandbox.says(&["fetch"], 0, "6.1: 6.1.9-test from url, ");
@@ -42,7 +42,7 @@ fn an_image_is_fetched_once_and_listed_as_at_hand() {
     sandbox.run(&["fetch", "6.1"], 0);
     assert_eq!(server.requests().len(), 1);
     let after = &list()[0];
-    assert_eq!(after["at_hand"], true);
+    assert_eq!(after["cached"], true);
     assert_eq!(after["release"], "6.1.9-test");
     assert_eq!(after["source"], "url");
     // The image, and the configuration that was inside it.

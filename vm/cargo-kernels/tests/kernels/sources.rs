@@ -95,7 +95,7 @@ fn nix_is_first_when_it_is_there() {
     let sandbox = sandbox.with("VMTEST_NIX_KERNELS", nix);
     sandbox.says(&["fetch"], 0, "6.1: 6.1.9 from nix, ");
     let rows = sandbox.json(&["list", "--json"]);
-    assert_eq!((&rows[0]["at_hand"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
+    assert_eq!((&rows[0]["cached"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
     let finding =
         "kernel 6.1 is unavailable: none of its sources has it\n  url: https://localhost:1/x: Connection refused";
     sandbox.with("VMTEST_NIX_KERNELS", "").says(&["fetch"], 3, finding);

@@ -41,14 +41,14 @@ fn server_in_trouble_is_asked_three_times_and_one_that_has_another_file_once() {
         Answer::File(image)
     };
     let pinned_is = format!("pinned is {}", sha256(&fake::bzimage("6.1.9-test", None)));
-    type Trouble = fn(Vec<u8>) -> Answer;
-    let troubles: [(Trouble, &str, usize); 3] = [
+    type Broken = fn(Vec<u8>) -> Answer;
+    let cases: [(Broken, &str, usize); 3] = [
         (|bytes| Answer::Breaks { bytes, at: 0, times: usize::MAX }, "Peer disconnected (tried 3 times)", 3),
         (|_| Answer::Status("503 Service Unavailable".to_owned()), "503 Service Unavailable (tried 3 times)", 3),
         (corrupted, &pinned_is, 1),
     ];
-    for (trouble, finding, requests) in troubles {
-        let (server, sandbox, _) = pinned(trouble);
+    for (broken, finding, requests) in cases {
+        let (server, sandbox, _) = pinned(broken);
         sandbox.says(&["fetch"], 3, finding);
         assert_eq!(server.requests().len(), requests);
         assert!(sandbox.entries().is_empty());

@@ -5,7 +5,7 @@
 //!     manifest.json        what it is, and where in tree/
 //!     SHA256SUMS           of every file in tree/, as sha256sum(1) reads it
 //!     tree/                what was unpacked
-//! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are taken up again
+//! incoming/<pin>-<id>/     what is being fetched: downloads, which survive a kill and are resumed
 //! locks/<pin>-<id>         held while an entry is being made
 //! snapshots/               snapshots of guests, which are not this module's
 //! ```

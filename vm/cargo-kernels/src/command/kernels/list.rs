@@ -1,4 +1,4 @@
-//! `cargo xtask kernels list`: the pins, which are at hand, and how to get those that are not.
+//! `cargo xtask kernels list`: the pins, which are cached, and how to get those that are not.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::kernels::{self, Arch, Store, obtain};
 use crate::ui::grid::{self, Looks, grid};
 use crate::{exit, ui};
 
-/// A pin, and what is at hand of it.
-type Row<'a> = (&'a Pin, Option<AtHand>);
+/// A pin, and what is cached of it, or comes from Nix.
+type Row<'a> = (&'a Pin, Option<Cached>);
 
-struct AtHand {
+struct Cached {
     /// The kind of its source, or `nix`.
     source: &'static str,
     image: PathBuf,
@@ -35,15 +35,15 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
         ui::print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
         return Ok(exit::OK);
     }
-    let header = ["pin", "release", "source", "sha256", "size", "at hand", "why"];
-    let mut table = grid(&header, [4], Looks::default());
+    let header = ["pin", "release", "source", "size", "cached", "why"];
+    let mut table = grid(&header, [3], Looks::default());
     table.add_rows(rows.iter().map(cells));
     ui::print(&grid::text(table))?;
     let absent = rows.iter().filter(|(pin, found)| found.is_none() && !pin.extra);
     let absent: Vec<String> = absent.map(|(pin, _)| pin.label()).collect();
     if !absent.is_empty() {
         let fetch = crate::flags::hint(&format!("fetch {}", absent.join(" ")));
-        ui::print(&format!("\nTo get what is not at hand: {fetch}\n"))?;
+        ui::print(&format!("\nTo get what is not cached: {fetch}\n"))?;
     }
     Ok(exit::OK)
 }
@@ -51,13 +51,13 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
 fn row<'a>(store: &Store, pin: &'a Pin) -> Row<'a> {
     if let Some(Ok(kernel)) = obtain::nix(store, pin) {
         let (image, release) = (kernel.image, kernel.release);
-        return (pin, Some(AtHand { source: "nix", image, release, size: None }));
+        return (pin, Some(Cached { source: "nix", image, release, size: None }));
     }
     let cached = pin.sources.iter().find_map(|source| {
         let entry = Entry::of(&store.cache, pin, source);
         let manifest = entry.manifest().ok()?;
         let (image, size) = (entry.dir().join(manifest.image), Some(manifest.size));
-        Some(AtHand { source: source.kind(), image, release: manifest.release, size })
+        Some(Cached { source: source.kind(), image, release: manifest.release, size })
     });
     (pin, cached)
 }
@@ -69,17 +69,16 @@ fn json((pin, found): &Row<'_>) -> Value {
     let found = found.as_ref();
     json!({
         "name": pin.label(), "arch": pin.arch.name, "expected": pin.expected.to_string(), "why": pin.why,
-        "extra": pin.extra, "at_hand": found.is_some(), "release": found.map(|found| &found.release),
+        "extra": pin.extra, "cached": found.is_some(), "release": found.map(|found| &found.release),
         "source": found.map(|found| found.source), "size": found.map(|found| found.size),
         "image": found.map(|found| found.image.to_string_lossy()),
         "sources": pin.sources.iter().map(source).collect::<Vec<_>>(),
     })
 }
 
-fn cells((pin, found): &Row<'_>) -> [String; 7] {
+/// Without the hashes, which would make it wider than a terminal; `--json` has them.
+fn cells((pin, found): &Row<'_>) -> [String; 6] {
     let of_pin = || pin.sources.iter().map(Source::kind).collect::<Vec<_>>().join(", ");
-    // Twelve digits, as Git shows them; `--json` has all.
-    let hashes = pin.sources.iter().filter_map(|source| source.hashes().first()?.as_str().get(..12));
     let found = found.as_ref();
     let release = found.and_then(|found| found.release.clone());
     let size = found.and_then(|found| found.size);
@@ -87,7 +86,6 @@ fn cells((pin, found): &Row<'_>) -> [String; 7] {
         pin.label(),
         release.unwrap_or_else(|| pin.expected.to_string()),
         found.map_or_else(of_pin, |found| found.source.to_owned()),
-        hashes.collect::<Vec<_>>().join(", "),
         size.map_or_else(|| "-".to_owned(), |size| BinaryBytes(size).to_string()),
         if found.is_some() { "yes" } else { "no" }.to_owned(),
         pin.why.split(':').next().unwrap_or_default().to_owned(),

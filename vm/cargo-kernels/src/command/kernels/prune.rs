@@ -1,4 +1,4 @@
-//! `cargo xtask kernels prune`: removes from the cache what no pin names, and saved guests.
+//! `cargo xtask kernels prune`: removes from the cache what no pin names, and snapshots.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ type Line = (String, u64, Result<bool>);
 
 pub fn run(dirs: &Dirs, dry_run: bool) -> Result<u8> {
     let mut lines = kernels(dirs, dry_run)?;
-    lines.extend(saved_guests(dirs, dry_run)?);
+    lines.extend(snapshots(dirs, dry_run)?);
     lines.extend(remade(dirs, dry_run));
     if lines.is_empty() {
         ui::print("Nothing to remove: every kernel in the cache is pinned.\n")?;
@@ -54,13 +54,13 @@ fn kernels(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     Ok(cache::stale(&dirs.cache, &needed)?.into_iter().map(line).collect())
 }
 
-/// Snapshot guests of the warm backend; the next warm run makes what it needs anew.
-fn saved_guests(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
+/// The next run with `--warm` makes what it needs anew.
+fn snapshots(dirs: &Dirs, dry_run: bool) -> Result<Vec<Line>> {
     let snapshots = Snapshots::below(&dirs.cache);
     let line = |listed: Listed| {
         let outcome = if dry_run { Ok(true) } else { snapshots.prune(&listed) };
         let kernel = listed.kernel.as_deref().unwrap_or("a kernel unknown");
-        (format!("{} (saved guest of {kernel})", listed.dir.display()), listed.bytes, outcome)
+        (format!("{} (snapshot of {kernel})", listed.dir.display()), listed.bytes, outcome)
     };
     Ok(snapshots.list().into_iter().map(line).collect())
 }

@@ -42,24 +42,26 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
         }
     }
     if names.is_empty() {
-        all_good &= saved_guests(dirs)?;
+        all_good &= snapshots(dirs)?;
     }
     Ok(if all_good { exit::OK } else { exit::NOT_RUN })
 }
 
-/// Verifies the saved guests to the last byte of their memory, which no run does, and removes the bad.
-fn saved_guests(dirs: &Dirs) -> Result<bool> {
+/// Verifies the snapshots to the last byte of their memory, which no run does, and removes the bad.
+fn snapshots(dirs: &Dirs) -> Result<bool> {
     let snapshots = Snapshots::below(&dirs.cache);
     let mut all_good = true;
     for listed in snapshots.list() {
         let Some(kernel) = &listed.kernel else { continue };
+        // Of one kernel there may be several, and prune says where they are.
+        let name = listed.dir.file_name().unwrap_or_default().to_string_lossy();
         if snapshots::verify_ram(&listed.dir)? {
-            ui::print(&format!("{kernel} (saved guest): good\n"))?;
+            ui::print(&format!("{kernel} (snapshot {name}): good\n"))?;
         } else {
             all_good = false;
             let removed = snapshots.prune(&listed)?;
             let what = if removed { "removed" } else { "in use, so it was left" };
-            ui::print(&format!("{kernel} (saved guest): its memory is not what was saved; {what}\n"))?;
+            ui::print(&format!("{kernel} (snapshot {name}): its memory is not what was saved; {what}\n"))?;
         }
     }
     Ok(all_good)

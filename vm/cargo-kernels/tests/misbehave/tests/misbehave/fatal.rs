@@ -54,7 +54,7 @@ misdeeds! {
         fs::write(AGENTS_LINE, b"\xff\0\x1b[2Jnot a word of the agent's\n").unwrap();
     }
 
-    /// Leaves nothing of a complaint but the mark that the kernel makes. It then passes.
+    /// Leaves nothing of a warning but the mark that the kernel makes. It then passes.
     fn hides_a_warning_of_the_kernels() {
         const WARNED: &str = "512";
         fs::write("/proc/sys/kernel/tainted", WARNED).unwrap();
