@@ -50,13 +50,19 @@ pub fn mark(kernel: &KernelReport) -> &'static str {
     }
 }
 
-/// Passed of asked for: `7/8`; a dash where no test ran.
+/// Passed of asked for: `7/8`; a dash where none could run.
 pub fn passed_of(kernel: &KernelReport) -> String {
-    match kernel.tests.len() {
-        0 => "-".into(),
-        ran => format!("{}/{}", ran - failures(kernel).count(), kernel.expected_tests),
+    match could_run(kernel) {
+        true => format!("{}/{}", kernel.tests.len() - failures(kernel).count(), kernel.expected_tests),
+        false => "-".into(),
     }
 }
+
+/// The guest came up, and it is known which tests are in it.
+fn could_run(kernel: &KernelReport) -> bool {
+    !kernel.tests.is_empty() || kernel.booted && !kernel.missing.is_empty()
+}
+
 /// How this run's tests are called: after their binary where there are several of those.
 pub struct TestNames {
     with_binary: bool,
@@ -85,7 +91,7 @@ pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
 /// How many tests did not run, where some did.
 pub fn not_run(kernel: &KernelReport) -> Option<String> {
     let words = || format!("{} of {} tests did not run", kernel.missing.len(), kernel.expected_tests);
-    (!kernel.missing.is_empty() && !kernel.tests.is_empty()).then(words)
+    (!kernel.missing.is_empty() && could_run(kernel)).then(words)
 }
 
 pub fn excerpt(kernel: &KernelReport) -> Vec<String> {
@@ -116,6 +122,16 @@ pub fn failures(kernel: &KernelReport) -> impl Iterator<Item = &TestOutcome> {
 mod tests {
     use super::*;
     use crate::report::sample;
+
+    #[test]
+    fn tests_are_counted_once_the_guest_came_up() {
+        let mut panicked = sample::panicking("7.3");
+        let said = |kernel: &KernelReport| (passed_of(kernel), not_run(kernel));
+        assert_eq!(said(&panicked), ("1/4".into(), Some("3 of 4 tests did not run".into())));
+        panicked.missing.push(panicked.tests.remove(0).test);
+        assert_eq!(said(&panicked), ("0/4".into(), Some("4 of 4 tests did not run".into())));
+        assert_eq!(said(&sample::silent("6.18")), ("-".into(), None));
+    }
 
     #[test]
     fn a_signal_is_named_and_a_test_with_its_binary_only_where_there_are_several() {
