@@ -20,7 +20,8 @@ const NEEDED: &[Mount] = &[
     ("tmpfs", "/run", "mode=0755"),
 ];
 
-/// What comes after that, and what a kernel may be built without. It makes the directories below /sys itself.
+/// What comes after that, and what a kernel may be built without; each is in one of the above, with which it comes into
+/// the programs' root. The kernel makes the directories below /sys itself.
 const OPTIONAL: &[Mount] = &[
     ("devpts", "/dev/pts", "mode=620,ptmxmode=666"),
     ("tracefs", "/sys/kernel/tracing", ""),
@@ -80,6 +81,13 @@ fn make((kind, target, options): Mount, optional: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn optional_file_systems_are_in_needed_ones() {
+        for (_, target, _) in OPTIONAL {
+            assert!(top().any(|top| target.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'))), "{target}");
+        }
+    }
 
     #[test]
     fn what_is_mounted_is_known_by_its_place_and_its_kind() {
