@@ -58,8 +58,8 @@ pub fn passed_of(kernel: &KernelReport) -> String {
     }
 }
 
-/// The guest came up, and it is known which tests are in it.
-fn could_run(kernel: &KernelReport) -> bool {
+/// Whether the guest came up, and it is known which tests are in it.
+pub fn could_run(kernel: &KernelReport) -> bool {
     !kernel.tests.is_empty() || kernel.booted && !kernel.missing.is_empty()
 }
 

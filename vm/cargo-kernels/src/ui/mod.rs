@@ -78,7 +78,7 @@ impl Display for RunEvent {
 /// How it ended, in one line.
 fn verdict(report: &KernelReport) -> String {
     let mut line = report.verdict.to_string();
-    if !report.tests.is_empty() {
+    if words::could_run(report) {
         line += &format!(" {}", words::passed_of(report));
     }
     line += &format!(" in {:.1} s", report.total_s);
