@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::{build, command, exit, flags, vmtest};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Proves a BPF program on pinned kernels.
 #[derive(Debug, Parser)]
@@ -36,7 +36,7 @@ Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something c
     #[command(subcommand, after_help = flags::KERNELS_HELP)]
     Kernels(flags::Kernels),
     /// Run every test: those that need no VM, then vmtest on the pins that can be had
-    Test(Test),
+    Test(test::Flags),
     /// Build the program as one static executable and print its path
     Build,
     /// Build the program and run it here, through sudo
@@ -54,19 +54,6 @@ Exit codes: 0 all passed; 1 a kernel failed a test; 2 wrong usage; 3 something c
     /// What `cargo kernels` does, too.
     #[command(flatten)]
     Common(flags::Command),
-}
-
-/// `cargo xtask test`
-#[derive(Debug, Clone, Args)]
-struct Test {
-    /// First install what is missing
-    #[arg(long)]
-    setup: bool,
-    /// Run the root tests on this machine's own kernel, through sudo, instead of in VMs
-    #[arg(long)]
-    local: bool,
-    #[command(flatten)]
-    vm: flags::VmArgs,
 }
 
 fn main() -> ExitCode {

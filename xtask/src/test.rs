@@ -6,17 +6,31 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 
 use cargo_kernels::dirs::Dirs;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::tools::{self, Need};
-use cargo_kernels::{cargo, cross, exit, setup};
+use cargo_kernels::{cargo, cross, exit, flags, setup};
 
-use crate::{Test, local, minimum_rust};
+use crate::{local, minimum_rust};
 
 /// What must have passed in VMs for the whole to pass: a mirror may have dropped a pin, but a run
 /// on hardly any kernel proves nothing.
 const FEWEST_KERNELS: usize = 3;
+
+/// `cargo xtask test`
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// First install what is missing
+    #[arg(long)]
+    pub setup: bool,
+    /// Run the root tests on this machine's own kernel, through sudo, instead of in VMs
+    #[arg(long)]
+    pub local: bool,
+    #[command(flatten)]
+    pub vm: flags::VmArgs,
+}
 
 struct Step {
     name: &'static str,
@@ -37,9 +51,9 @@ const fn step(name: &'static str, line: &'static str) -> Step {
 
 #[rustfmt::skip]
 const STEPS: &[Step] = &[
-    step("tests that need no VM", "cargo test --workspace --quiet --no-fail-fast"),
+    step("tests that need no VM", "cargo test --workspace --no-fail-fast -- --quiet"),
     step("the workspace, with the oldest Rust that it promises",
-        "oldest-cargo check --workspace --all-targets --locked --quiet"),
+        "oldest-cargo check --workspace --all-targets --locked"),
     Step { then: enough_kernels, ..step("the tests on every kernel that can be had, booted",
         "xtask vmtest --allow-unavailable --report target/vmtest/report") },
     Step { then: enough_kernels, ..step("the tests on every kernel that can be had, restored",
@@ -60,7 +74,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// Runs the command. A failing step is no error: the others still run.
-pub fn run(dirs: &Dirs, flags: &Test) -> Result<u8> {
+pub fn run(dirs: &Dirs, flags: &Flags) -> Result<u8> {
     if flags.setup {
         setup::ensure(dirs, &[Need::Test])?;
         minimum_rust::install(dirs)?;
@@ -99,7 +113,7 @@ pub fn run(dirs: &Dirs, flags: &Test) -> Result<u8> {
 }
 
 impl Step {
-    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &Test) -> Result<()> {
+    fn run(&self, dirs: &Dirs, xtask: &Path, flags: &Flags) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let (program, line) = self.line.split_once(' ').unwrap_or((self.line, ""));
         let mut arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();

@@ -14,6 +14,9 @@ use vmtest_agent::{Facts, FactsRequest, ProgramFacts};
 use crate::bpf::{self, ProgramInfo};
 use crate::process::{self, Stop, Watched};
 
+/// Told this, the agent's program does nothing: something to execute that is there in any guest.
+pub const DO_NOTHING: &str = "do-nothing";
+
 /// Time that each BPF program takes is counted while this is 1 (since 5.1).
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -85,7 +88,7 @@ fn count_runs() -> io::Result<bool> {
     let Ok(former) = fs::read_to_string(STATISTICS) else { return Ok(false) };
     fs::write(STATISTICS, "1")?;
     // A program that does nothing: this one, told so.
-    let execve = |_| Command::new("/proc/self/exe").arg(crate::DO_NOTHING).stdin(Stdio::null()).status().map(drop);
+    let execve = |_| Command::new("/proc/self/exe").arg(DO_NOTHING).stdin(Stdio::null()).status().map(drop);
     let executed = (0..EXECVES).try_for_each(execve);
     fs::write(STATISTICS, former.trim())?;
     executed.map(|()| true)

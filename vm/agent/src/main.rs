@@ -28,16 +28,13 @@ use channel::Channel;
 use machine::Machine;
 use vmtest_agent::{RECORD, SUPERVISE};
 
-/// Told this, the program does nothing: something to execute that is there in any guest.
-const DO_NOTHING: &str = "do-nothing";
-
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let argument = arguments.next();
     match argument.as_ref().and_then(|argument| argument.to_str()) {
         Some(SUPERVISE) => supervise::supervise(arguments),
         Some(RECORD) => return record::record(arguments),
-        Some(DO_NOTHING) => return ExitCode::SUCCESS,
+        Some(facts::DO_NOTHING) => return ExitCode::SUCCESS,
         _ => {}
     }
     // The last argument: of a kernel's parameters, those that it does not know come first.

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_is_known_by_its_place_and_its_kind() {
+    fn mount_is_known_by_place_and_kind() {
         let tmp = ("tmpfs", "/tmp", "");
         assert!(is_among(&tmp, "proc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"));
         assert!(!is_among(&tmp, "host /tmp 9p rw 0 0\ntmpfs /tmp/x tmpfs rw 0 0\n/tmp tmpfs x"));

@@ -269,7 +269,7 @@ mod tests {
     const PASSED: &str = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 3 filtered out'";
 
     #[test]
-    fn what_a_binary_lists_is_run_but_ignored_tests_and_benchmarks_only_if_asked_for() {
+    fn listed_tests_run_ignored_and_benchmarks_only_if_asked() {
         let binary = Binary::new(
             "case \"$*\" in *--ignored*) echo 'slow: test' ;; \
              *) printf '%s: test\\n' quick slow \"$1\" ;; esac; echo 'fast: benchmark'",
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_that_cannot_list_is_one_test_and_one_without_tests_none() {
+    fn binary_without_list_is_one_test_without_tests_none() {
         for script in ["echo 'running my own tests'", "echo 'a: test'; exit 2", "kill -9 $$", "true"] {
             assert_eq!(Binary::new(script).list(&[]), [""], "{script}");
         }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_is_called_by_its_name_in_its_directory_with_its_environment() {
+    fn test_gets_its_name_directory_and_environment() {
         let outcome = Binary::new("echo \"$*\"; ls; env").passes();
         let called = "--exact name --include-ignored --nocapture --test-threads=1\nbinary\n";
         assert!(outcome.output.starts_with(called) && outcome.output.contains("FROM_JOB=yes\n"), "{outcome:?}");
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn both_outputs_are_kept_in_order_and_a_signal_is_told_from_an_exit() {
+    fn outputs_keep_order_signal_differs_from_exit() {
         let outcome = Binary::new("echo one; echo two >&2; echo three; exit 3").run(60);
         assert_eq!(outcome.output, "one\ntwo\nthree\n");
         assert_eq!(outcome.result, TestResult::Failed { code: 3 });

@@ -13,21 +13,21 @@ use vm_guest::snapshots::Snapshots;
 use vm_guest::vng::Vng;
 use vm_kernels::Arch;
 
-/// The backend that restores snapshots (`warm`), or the one that boots, for an architecture's guests; first clears up after
+/// The backend that restores snapshots (`snapshot`), or the one that boots, for an architecture's guests; first clears up after
 /// runs that were killed.
 pub fn open<'a>(
     dirs: &Dirs,
     arch: &'static Arch,
-    warm: bool,
+    snapshot: bool,
     interrupt: &'a Interrupt,
 ) -> Result<Box<dyn Backend + 'a>> {
     let qemu = cross::qemu(dirs, arch)?;
-    if !warm {
+    if !snapshot {
         tools::require(dirs, Need::Boot)?;
     }
     let programs = cross::programs(dirs, arch)?;
     RunDir::clear_abandoned(&dirs.runs());
-    Ok(if warm {
+    Ok(if snapshot {
         Box::new(Restore { qemu, programs, snapshots: Snapshots::below(&dirs.cache), interrupt })
     } else {
         Box::new(Vng { vng: tools::find(dirs, "vng")?, qemu, programs })

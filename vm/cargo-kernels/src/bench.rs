@@ -32,7 +32,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     for (arch, targets) in kernels::by_arch(targets) {
         let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
         let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
-        let [boot, restore] = [false, true].map(|warm| backends::open(dirs, arch, warm, &interrupt));
+        let [boot, restore] = [false, true].map(|snapshot| backends::open(dirs, arch, snapshot, &interrupt));
         let (boot, restore) = (boot?, restore?);
         // As the first kernel's guest lists them.
         let target = targets.first().context("no kernel was named")?;
@@ -100,9 +100,9 @@ impl Measured {
     }
 
     fn json(&self) -> String {
-        let [floor_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
+        let [baseline_s, boot_s, snapshot_s] = ["baseline", "boot", "snapshot"].map(|way| self.median(way));
         let (kernel, accel) = (&self.kernel, &self.accel);
-        json!({ "kernel": kernel, "accel": accel, "floor_s": floor_s, "boot_s": boot_s, "snapshot_s": snapshot_s })
+        json!({ "kernel": kernel, "accel": accel, "baseline_s": baseline_s, "boot_s": boot_s, "snapshot_s": snapshot_s })
             .to_string()
     }
 
@@ -125,10 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_spread_and_ratio_and_json_has_null_for_what_was_not_measured() {
+    fn table_has_spread_and_ratio_json_null_if_not_measured() {
         let ways = vec![("baseline", vec![2.0, 2.5, 3.0]), ("snapshot", vec![0.1, 0.4, 0.5, 0.9])];
         let measured = Measured { kernel: "6.12".into(), accel: "tcg".into(), ways };
-        let expected = json!({ "kernel": "6.12", "accel": "tcg", "floor_s": 2.5, "boot_s": null, "snapshot_s": 0.45 });
+        let expected =
+            json!({ "kernel": "6.12", "accel": "tcg", "baseline_s": 2.5, "boot_s": null, "snapshot_s": 0.45 });
         assert_eq!(serde_json::from_str::<serde_json::Value>(&measured.json()).unwrap(), expected);
         let text = measured.text();
         let rows: Vec<Vec<&str>> = text.lines().skip(3).map(|line| line.split_whitespace().collect()).collect();

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_comes_with_its_loader_and_libraries_a_script_alone_and_one_for_another_processor_is_wrong_usage() {
+    fn program_brings_libraries_script_only_itself_foreign_elf_is_usage_error() {
         let of = |path: &Path| of_program(path, &Program { cwd: "/".into(), ..Program::default() });
         let own = std::env::current_exe().unwrap();
         let files = of(&own).unwrap();

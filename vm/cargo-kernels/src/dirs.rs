@@ -13,7 +13,7 @@ pub struct Dirs {
     pub project: PathBuf,
     /// What cargo builds goes here, and everything of the harness's own that is not worth keeping.
     pub target: PathBuf,
-    /// Kernels and saved snapshots: `$VMTEST_CACHE_DIR`, else `vmtest` in the user's cache directory.
+    /// Kernels and snapshots: `$VMTEST_CACHE_DIR`, else `vmtest` in the user's cache directory.
     pub cache: PathBuf,
 }
 
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_project_is_found_from_below_one_that_cargo_cannot_read_is_an_error_and_without_one_nothing_is_built_here() {
+    fn project_found_from_subdirectory_broken_manifest_is_error() {
         let project = tempfile::tempdir().unwrap();
         let (manifest, below) = (project.path().join("Cargo.toml"), project.path().join("src"));
         let around = || Dirs::around(below.clone(), "/cache".into());

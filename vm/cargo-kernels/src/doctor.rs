@@ -70,7 +70,7 @@ fn json(Check { name, purpose, needed, answer }: &Check) -> Value {
     json!({
         "name": name, "purpose": purpose, "needed": needed, "ok": answer.is_ok(),
         "version": found.map(|(_, version)| version), "path": found.map(|(path, _)| path.to_string_lossy()),
-        "problem": wrong.map(|(problem, _)| problem), "remedy": wrong.map(|(_, remedy)| remedy),
+        "error": wrong.map(|(error, _)| error), "remedy": wrong.map(|(_, remedy)| remedy),
     })
 }
 
@@ -85,8 +85,8 @@ fn for_people(checks: &[Check], missing: usize, project: &Path) -> String {
         };
         let (version, detail) = match answer {
             Ok((path, version)) => (version.as_deref(), path.strip_prefix(project).unwrap_or(path).to_string_lossy()),
-            Err((problem, Some(remedy))) => (None, format!("{problem}: {remedy}").into()),
-            Err((problem, None)) => (None, problem.into()),
+            Err((error, Some(remedy))) => (None, format!("{error}: {remedy}").into()),
+            Err((error, None)) => (None, error.into()),
         };
         [Cell::new(word).fg(colour), Cell::new(name), Cell::new(version.unwrap_or_default()), Cell::new(detail)]
     }));

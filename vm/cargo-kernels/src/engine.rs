@@ -1,7 +1,5 @@
 //! One kernel from name to verdict: obtain, check, boot, hand over the job, watch, classify.
 
-mod isolate;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use vmtest_agent::{Event, Task, TestId, Tests};
 
+use crate::event::RunEvent;
 use crate::kernels::{self, Kernel, Target};
 use crate::launch::{Guests, Host, Launch};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
-use crate::ui::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{flags, text};
 use vm_guest::Backend;
@@ -23,8 +21,8 @@ use vm_kernels::kconfig;
 
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
-    guests: Guests<'a>,
-    payload: &'a Payload,
+    pub(crate) guests: Guests<'a>,
+    pub(crate) payload: &'a Payload,
     options: &'a flags::Vmtest,
 }
 
@@ -52,9 +50,6 @@ impl<'a> Engine<'a> {
 
     /// Runs every test of the payload on one kernel. Whatever goes wrong is in the report.
     pub fn run(&self, target: &Target, on: OnEvent<'_>) -> KernelReport {
-        if self.options.isolate {
-            return isolate::run(self, target, on);
-        }
         self.run_tests(target, None, &self.guests.host.log(&[target.name()]), on)
     }
 
@@ -63,8 +58,8 @@ impl<'a> Engine<'a> {
         self.run_tests(target, Some(&[]), &self.guests.host.log(&[target.name(), "list"]), on)
     }
 
-    /// Runs tests in one guest: those of the payload if nothing is said, else these; an empty slice means that they are only listed.
-    fn run_tests(&self, target: &Target, tests: Option<&[TestId]>, log: &Path, on: OnEvent<'_>) -> KernelReport {
+    /// Runs tests in one guest: those of the payload if nothing is said, else these; of an empty slice they are only listed.
+    pub fn run_tests(&self, target: &Target, tests: Option<&[TestId]>, log: &Path, on: OnEvent<'_>) -> KernelReport {
         let begun = Instant::now();
         let mut report = KernelReport::unknown(target.name(), self.guests.backend.name());
         report.start_s = self.guests.host.started.elapsed().as_secs_f64();

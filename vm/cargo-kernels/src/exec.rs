@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_code_is_the_command_s_unless_the_kernel_complains() {
+    fn exit_code_is_the_commands_unless_the_kernel_splats() {
         let exited = |code| Some(Ended::Exited { code });
         let splat = "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2\n";
         for (ended, end, console, expected) in [

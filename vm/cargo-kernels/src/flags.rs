@@ -191,7 +191,7 @@ pub enum Kernels {
         #[arg(value_name = "URL|PATH|RELEASE")]
         from: String,
     },
-    /// Remove what no pin names, and saved snapshots
+    /// Remove what no pin names, and snapshots
     Prune {
         /// Only say what would be removed
         #[arg(long)]

@@ -13,11 +13,13 @@ pub mod cross;
 pub mod dirs;
 mod doctor;
 mod engine;
+mod event;
 pub mod exec;
 pub mod exit;
 pub mod flags;
 #[path = "../../guest_programs.rs"]
 mod guest_programs;
+mod isolate;
 pub mod kernels;
 mod launch;
 mod load;
@@ -38,5 +40,6 @@ mod ui;
 mod verdict;
 mod virtme_ng;
 pub mod vmtest;
+mod watch;
 
 pub use ui::print;

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_of_one_name_are_told_apart_by_their_paths() {
+    fn objects_of_one_name_get_their_paths() {
         let directory = tempfile::tempdir().unwrap();
         let sample = object::tests::sample(object::tests::EXIT);
         let program = [b"\x7fELF\x02\x01\x01 a program", &sample[..], &sample].concat();

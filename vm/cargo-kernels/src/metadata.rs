@@ -133,13 +133,16 @@ impl Metadata {
         let mut whole = toml::Table::new();
         for path in manifests.iter().filter(|path| path.is_file()) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let wrong = |problem: String| Exit::usage(format!("{}: metadata.kernels: {problem}", path.display()));
+            let wrong = |why: String| Exit::usage(format!("{}: metadata.kernels: {why}", path.display()));
             // Each by itself first, so that what is wrong is named with its line.
             let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
             manifest.sections().try_for_each(|metadata| metadata.check()).map_err(|error| wrong(error.to_string()))?;
             whole.extend(toml::from_str::<Manifest<toml::Table>>(&text)?.sections().flatten());
         }
-        whole.try_into().context("the metadata of two Cargo.toml do not fit together")
+        whole.try_into().map_err(|error: toml::de::Error| {
+            let manifests: Vec<_> = manifests.iter().map(|path| path.display().to_string()).collect();
+            Exit::usage(format!("metadata.kernels of {} together: {}", manifests.join(" and "), error.message()))
+        })
     }
 
     /// The program to be asked about, and the line that it prints when it is ready.
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_are_optional_a_package_s_come_first_and_a_misspelt_one_is_named_with_its_line() {
+    fn package_keys_override_workspace_misspelt_key_names_line() {
         assert_eq!(parse("[package]\nname = 'x'\n").unwrap(), Metadata::default());
         let text = format!("{BASE}cpus = 2\n[package.metadata.kernels]\ncpus = 3\n");
         let metadata = parse(&text).unwrap();

@@ -278,7 +278,7 @@ mod tests {
 
     /// Even when all tests passed.
     #[test]
-    fn a_guest_that_was_cut_short_is_no_pass_and_how_it_ended_is_told() {
+    fn early_end_is_no_pass_and_is_explained() {
         let ready = Some(Ready { protocol: 1, release: "5.150.1".into(), uptime_s: 1.0 });
         check(&Observed { ready, ..passed() }, WrongKernel, "booted 5.150.1, not 5.15.x");
 
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_printed_outweighs_a_pass_and_is_told_beside_what_outweighs_it() {
+    fn splat_overrides_pass_and_is_added_to_other_verdicts() {
         const OOPS: &str = "[ 1.0] Unable to handle kernel paging request at virtual address 1\n";
         const PANIC: &str = "[ 1.1] Kernel panic - not syncing: sysrq triggered crash\n";
         const OUT_OF_MEMORY: &str = "[ 3.0] Out of memory: Killed process 7 (a) total-vm:1kB\n";
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_that_was_kept_from_the_console_is_known_by_its_taint() {
+    fn taint_without_console_line_is_splat() {
         const OUT_OF_TREE_MODULE: u64 = 1 << 12;
         check(&Observed { tainted: OUT_OF_TREE_MODULE, ..passed() }, Pass, "");
         let seen = Observed { tainted: 1 << 9 | OUT_OF_TREE_MODULE, ..passed() };

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_of_the_caller_s_stays_here_and_what_cargo_sets_goes_along() {
+    fn caller_secrets_stay_cargo_variables_go_along() {
         // Cargo sets the first for this test; no other process is to be asked for a secret.
         let (own, value) = ("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
         let (name, secret) =

@@ -148,7 +148,12 @@ fn read(directory: &Path, ids: &BTreeMap<PathBuf, String>) -> Result<BTreeMap<St
     }
     // What is missing was run here, as root perhaps, by a cargo that did not take the runner.
     let (started, all) = (programs.len(), ids.len());
-    ensure!(started == all, "cargo started {started} of {all} test binaries through the runner it was given");
+    ensure!(
+        started == all,
+        "cargo ran {} of {all} test binaries on this machine, and not with the runner it was given \
+         (CARGO_TARGET_…_RUNNER): is `cargo` a script, or `runner` set in .cargo/config.toml?",
+        all - started
+    );
     Ok(programs)
 }
 

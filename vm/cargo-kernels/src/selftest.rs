@@ -95,7 +95,9 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
 
 fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
     let path = dirs.project.join("vm/mutants.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}, which lists the changes of the program that its tests must catch", path.display())
+    })?;
     let mutants: Mutants =
         toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
     Ok(mutants.mutant)
@@ -195,7 +197,7 @@ mod tests {
     use crate::report::sample;
 
     #[test]
-    fn a_mutant_is_caught_by_its_own_test_only_and_not_by_a_guest_that_died() {
+    fn mutant_is_caught_by_own_test_not_by_dead_guest() {
         let mutant = "name = 'm'\nfile = 'f'\nfind = 'a'\nreplace = 'b'\ncaught-by = ['mine']";
         let mutant: Mutant = toml::from_str(mutant).unwrap();
         let failed = || TestResult::Failed { code: 101 };

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_directory_and_the_variables_are_names_to_the_shell_and_nothing_else() {
+    fn directory_and_variables_are_quoted_for_shell() {
         let dir = tempfile::tempdir().unwrap();
         let odd = "$(touch x) y'\"\n`touch x`";
         let cwd = dir.path().join(odd);

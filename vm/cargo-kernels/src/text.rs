@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_moves_the_cursor_hides_or_reorders_is_removed_or_made_visible() {
+    fn control_and_bidi_characters_are_removed_or_shown() {
         for (raw, shown) in [
             ("\x1b[1;31mred\x1b[0m \x1b]0;owned\x07plain", "red plain"),
             // A sequence that is never closed hides its own line only.
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_an_end_or_both_are_kept_and_no_character_is_cut() {
+    fn long_text_keeps_ends_and_whole_characters() {
         assert_eq!((end("6.12", 9), end("/home/me/linux/bzImage", 9)), ("6.12".into(), "…/bzImage".into()));
         assert_eq!(ends("0123456789", 5), "0123456789");
         assert_eq!(ends("äöüäöü", 3), "ä\n[… 8 bytes are left out here …]\nü");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_of_one_failed_test_and_frames_of_backtraces_are_cut_and_nothing_else() {
+    fn libtest_summary_and_backtrace_frames_are_cut() {
         let end = "\nfailures:\n    name\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n\n";
         let its_words = "running 1 test\n\nfailures:\n\n---- name ----\nwhy";
         for (output, expected) in [

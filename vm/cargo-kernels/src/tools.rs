@@ -220,7 +220,7 @@ impl Unusable {
         } else if packages.is_empty() {
             format!("run `{setup}`, which installs it in the cache")
         } else if !has_apt() {
-            format!("install what Debian has in {packages}, or work inside `nix develop`")
+            format!("install it (Debian: {packages}), or work inside `nix develop`")
         } else if matches!(self.tool.need, Need::Local | Need::Test) {
             format!("run `apt-get install {packages}` as root")
         } else {

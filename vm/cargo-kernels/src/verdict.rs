@@ -1,12 +1,11 @@
-//! What is said of a kernel in the end: one type, used by the terminal and by every report.
+//! What is said of a kernel, and of a run, in the end: used by the terminal and by every report.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use vmtest_agent::{Facts, TestId, TestOutcome};
-
-use crate::exit;
 
 /// The one-word answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -110,21 +109,46 @@ impl KernelReport {
     /// How it counts in the sum. A splat that was allowed is a pass; a kernel that was allowed to be
     /// unavailable was still not run.
     pub fn standing(&self) -> Standing {
-        match self.exit_code() {
-            exit::FAILED if !self.tolerated => Standing::Failed,
-            exit::NOT_RUN => Standing::NotRun,
-            _ => Standing::Passed,
+        match self.untolerated() {
+            Standing::Failed if self.tolerated => Standing::Passed,
+            standing => standing,
         }
     }
 
-    /// The exit code that this verdict leads to when it stands alone.
-    pub fn exit_code(&self) -> u8 {
+    /// How its verdict counts, whatever the user tolerates.
+    pub fn untolerated(&self) -> Standing {
         match self.verdict {
-            Verdict::Pass => exit::OK,
-            Verdict::Panic | Verdict::Hang if !self.booted => exit::NOT_RUN,
-            Verdict::Fail | Verdict::Panic | Verdict::KernelSplat | Verdict::Hang => exit::FAILED,
-            Verdict::NoBoot | Verdict::WrongKernel | Verdict::Unsupported => exit::NOT_RUN,
-            Verdict::Unavailable | Verdict::HostError => exit::NOT_RUN,
+            Verdict::Pass => Standing::Passed,
+            Verdict::Panic | Verdict::Hang if !self.booted => Standing::NotRun,
+            Verdict::Fail | Verdict::Panic | Verdict::KernelSplat | Verdict::Hang => Standing::Failed,
+            Verdict::NoBoot | Verdict::WrongKernel | Verdict::Unsupported => Standing::NotRun,
+            Verdict::Unavailable | Verdict::HostError => Standing::NotRun,
+        }
+    }
+}
+
+/// A whole run.
+#[derive(Debug)]
+pub struct RunReport {
+    /// The package that was tested, `program` in `metadata.kernels`, else the project's directory: the reports' title.
+    pub program: String,
+    pub started: SystemTime,
+    pub total_s: f64,
+    /// One for each kernel, in the order in which they were asked for.
+    pub kernels: Vec<KernelReport>,
+}
+
+impl RunReport {
+    pub fn count(&self, standing: Standing) -> usize {
+        self.kernels.iter().filter(|kernel| kernel.standing() == standing).count()
+    }
+
+    /// The sum of the run: `4 passed, 0 failed, 1 not run`.
+    pub fn sum(&self) -> String {
+        let (passed, failed) = (self.count(Standing::Passed), self.count(Standing::Failed));
+        match self.count(Standing::NotRun) {
+            0 => format!("{passed} passed, {failed} failed"),
+            not_run => format!("{passed} passed, {failed} failed, {not_run} not run"),
         }
     }
 }

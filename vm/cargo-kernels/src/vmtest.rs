@@ -1,7 +1,5 @@
 //! `cargo xtask vmtest`: the tests on every kernel that was asked for, and one table at the end.
 
-mod watch;
-
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::{Instant, SystemTime};
@@ -10,16 +8,17 @@ use anyhow::{Result, ensure};
 
 use crate::dirs::Dirs;
 use crate::engine::Engine;
+use crate::event::RunEvent;
 use crate::exit::{self, Exit};
 use crate::kernels::{self, Arch, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
 use crate::payload::Payload;
+use crate::report;
 use crate::report::words::all_tests;
-use crate::report::{self, RunReport};
-use crate::ui::{self, RunEvent, Screen};
-use crate::verdict::{KernelReport, Verdict};
-use crate::{backends, flags, parallel, setup};
+use crate::ui::{self, Screen};
+use crate::verdict::{KernelReport, RunReport, Verdict};
+use crate::{backends, flags, isolate, parallel, setup, watch};
 use vm_guest::Backend;
 use vm_guest::interrupt::Interrupt;
 use vmtest_agent::TestId;
@@ -43,19 +42,19 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
         report::prepare(dir)?;
     }
     let interrupt = Interrupt::install()?;
-    let warm = flags.warm || flags.isolate || flags.list;
+    let snapshot = flags.warm || flags.isolate || flags.list;
     let arches = kernels::by_arch(targets.clone()).into_iter().map(|(arch, _)| arch);
-    let backends = arches.map(|arch| Ok((arch, backends::open(dirs, arch, warm, &interrupt)?)));
+    let backends = arches.map(|arch| Ok((arch, backends::open(dirs, arch, snapshot, &interrupt)?)));
     let backends = backends.collect::<Result<_>>()?;
     let session = Session { dirs, flags, metadata, targets, interrupt: &interrupt, backends };
     if flags.list {
         return session.list();
     }
     if flags.watch {
-        return watch::run(&session);
+        return watch::run(dirs, &interrupt, || session.round().map(drop));
     }
     let run = session.round()?;
-    Ok(interrupt.signal().map_or_else(|| run.exit_code(), exit::interrupted))
+    Ok(interrupt.signal().map_or_else(|| exit::of_run(&run), exit::interrupted))
 }
 
 /// All that stays the same while the program changes.
@@ -102,7 +101,7 @@ impl Session<'_> {
         let engines: Vec<_> = engines.collect();
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
-        let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), parallel::jobs(flags.jobs)));
+        let (began, kernels) = (SystemTime::now(), matrix(&runs.collect::<Vec<_>>(), flags));
         // What the tests are of.
         let directory = || self.dirs.project.file_name().map(|it| it.to_string_lossy().into_owned());
         let program = self.metadata.program.clone().or_else(directory).unwrap_or_default();
@@ -130,12 +129,13 @@ impl Session<'_> {
     }
 }
 
-/// Runs every kernel with the engine of its architecture, as many side by side as `jobs`, and shows how it goes.
-fn matrix(runs: &[(&Target, &Engine<'_>)], jobs: usize) -> Vec<KernelReport> {
+/// Runs every kernel with the engine of its architecture, as many side by side as was asked for, and shows how it goes.
+fn matrix(runs: &[(&Target, &Engine<'_>)], flags: &flags::Vmtest) -> Vec<KernelReport> {
     let names: Vec<String> = runs.iter().map(|(target, _)| target.name().to_owned()).collect();
     let screen = Screen::new(&names);
-    let mut kernels = parallel::map(runs, jobs, |index, (target, engine)| {
-        let report = engine.run(target, &|event| screen.event(index, event));
+    let mut kernels = parallel::map(runs, parallel::jobs(flags.jobs), |index, (target, engine)| {
+        let on = |event| screen.event(index, event);
+        let report = if flags.isolate { isolate::run(engine, target, &on) } else { engine.run(target, &on) };
         screen.event(index, RunEvent::Finished(Box::new(report.clone())));
         report
     });

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use vmtest_agent::Root;
 
+use crate::backend::{Backend, Spec, Vm};
 use crate::guest_root::{self, Programs};
 use crate::qemu::{Machine, Memory};
-use crate::{Backend, Spec, Vm, initramfs, payload};
+use crate::{initramfs, payload};
 
 /// Boots kernels in QEMU directly.
 #[derive(Debug, Clone)]

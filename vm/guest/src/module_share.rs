@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
-use crate::Spec;
+use crate::backend::Spec;
 use crate::environment;
 use crate::snapshots::stamp;
 use vm_kernels::digest::sha256;

@@ -68,7 +68,7 @@ impl DerefMut for SupervisedCommand {
     }
 }
 
-/// A running program that ends, with all it started, when this value is dropped or `xtask` dies.
+/// A running program that ends, with all it started, when this value is dropped or `cargo-kernels` dies.
 ///
 /// It ends them too when the program itself exits. To be shared between threads by reference: one may be in
 /// [`wait`](Self::wait) while another calls [`kill`](Self::kill).
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_a_program_that_is_dropped_that_exits_or_whose_supervisor_is_killed() {
+    fn no_process_is_left_after_drop_exit_or_killed_supervisor() {
         let (supervised, output) = start_ready(FAMILY);
         drop(supervised);
         io::read_to_string(output).unwrap();

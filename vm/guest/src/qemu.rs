@@ -17,8 +17,9 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vmtest_agent::{Payload, Root, SHARE_TAG};
 
+use crate::backend::{Link, Spec, Vm};
+use crate::command_line;
 use crate::process::{Supervised, SupervisedCommand};
-use crate::{Link, Spec, Vm, command_line};
 
 // The numbers of the descriptors that QEMU inherits.
 const CONSOLE_FD: i32 = 10;
@@ -168,7 +169,7 @@ impl Running {
         }
     }
 
-    /// Ends QEMU; returns what it complained of.
+    /// Ends QEMU; returns what it said on standard error.
     pub fn last_words(&mut self) -> String {
         let _ = self.process.kill();
         // Not to be trusted to be text, or to be short.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use vmtest_agent::{PROTOCOL, Payload, Ready, Root};
 
 use crate::accel::Accel;
+use crate::backend::{Backend, Spec, Vm};
 use crate::console::{self, Console};
 use crate::deadline::{Until, left};
 use crate::decode::{self, Lines};
@@ -28,7 +29,7 @@ use crate::qemu::{self, Fds, INITRAMFS, Machine, Memory, Running};
 use crate::qmp::Qmp;
 use crate::snapshots::{self, CONSOLE, STATE, Snapshot, Snapshots};
 use crate::supervise::PANIC_GRACE;
-use crate::{Backend, Spec, Vm, initramfs, payload};
+use crate::{initramfs, payload};
 use vm_kernels as kernels;
 
 /// Counts changes of how guests are saved that nothing else of the key shows.
@@ -156,7 +157,8 @@ impl<'a> Guest<'a> {
         let mut running = machine.start(fds)?;
         let limit = self.spec.deadline.min(Instant::now() + RESTORE_LIMIT);
         if let Err(error) = restore_devices(&running.monitor, limit) {
-            return Err(error.context(running.last_words()));
+            let said = running.last_words();
+            return Err(if said.is_empty() { error } else { error.context(said) });
         }
         // What its boot said belongs to every run, as if this one had booted it.
         Ok(Vm { ready: Some(saved.ready), ..self.started(running, saved.console) })

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fails_leaves_nothing_and_one_that_another_makes_for_too_long_is_not_waited_for() {
+    fn failed_make_leaves_nothing_make_times_out_behind_other_run() {
         let (_root, snapshots) = empty();
         let fail = |dir: &Path| leave(dir).and_then(|_| anyhow::bail!("no boot"));
         assert!(snapshots.make("kernel", json!(1), soon(), fail).is_err());

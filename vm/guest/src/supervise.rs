@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use vmtest_agent::{Ended, Event, Facts, Input, JOB_LIMIT, Job, Piece, Ready, TestId, TestOutcome};
 
+use crate::backend::{Link, Vm};
 use crate::console::{self, Console, Recorder};
 use crate::deadline::left;
 use crate::decode::{self, Lines};
 use crate::interrupt::{Interrupt, Subscription};
 use crate::process::Supervised;
 use crate::qmp::Qmp;
-use crate::{Link, Vm};
 
 /// How long a kernel that has panicked may go on printing.
 pub(super) const PANIC_GRACE: Duration = Duration::from_millis(700);
@@ -105,7 +105,8 @@ pub enum End {
     Interrupted,
 }
 
-enum Seen {
+/// What the threads that watch a guest tell of it.
+enum VmEvent {
     Channel(Result<Event>),
     Connected(UnixStream),
     /// The stream of that index said this.
@@ -140,7 +141,7 @@ pub fn run(
         move || {
             let sender = sender.clone();
             // There may be no room yet, and others are to be told, too.
-            let _ = std::thread::Builder::new().spawn(move || sender.send(Seen::Interrupted));
+            let _ = std::thread::Builder::new().spawn(move || sender.send(VmEvent::Interrupted));
         }
     });
 
@@ -180,7 +181,7 @@ pub fn run(
     watch.subscription = None;
     let drained = Instant::now() + DRAIN;
     while let Ok(seen) = seen.recv_timeout(drained.saturating_duration_since(Instant::now())) {
-        if let Seen::Console(stream, bytes) = seen {
+        if let VmEvent::Console(stream, bytes) = seen {
             watch.hear(stream, &bytes);
         }
     }
@@ -225,7 +226,7 @@ struct Watch<F> {
 }
 
 impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
-    fn until_over(&mut self, seen: &Receiver<Seen>) -> End {
+    fn until_over(&mut self, seen: &Receiver<VmEvent>) -> End {
         loop {
             // A guest that never falls silent is over, too, when its time is.
             let next = left(self.limits.deadline).and_then(|left| seen.recv_timeout(left).ok());
@@ -253,32 +254,32 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Watch<F> {
         }
     }
 
-    fn take(&mut self, seen: Seen) -> Option<End> {
+    fn take(&mut self, seen: VmEvent) -> Option<End> {
         match seen {
-            Seen::Connected(stream) => {
+            VmEvent::Connected(stream) => {
                 self.stream = Some(stream);
                 // A restored guest has said long ago that it is ready.
                 if self.observed.ready.is_some() {
                     self.send_job();
                 }
             }
-            Seen::Channel(Ok(event)) => return self.event(event),
+            VmEvent::Channel(Ok(event)) => return self.event(event),
             // A serial line may carry noise before the agent owns it, never after.
-            Seen::Channel(Err(_)) if self.job_sent.is_none() => {}
-            Seen::Channel(Err(malformed)) => return Some(End::ProtocolError(malformed.to_string())),
-            Seen::Console(stream, bytes) => return self.hear(stream, &bytes),
-            Seen::QemuUp => self.qemu_up = true,
-            Seen::GuestShutdown => {
+            VmEvent::Channel(Err(_)) if self.job_sent.is_none() => {}
+            VmEvent::Channel(Err(malformed)) => return Some(End::ProtocolError(malformed.to_string())),
+            VmEvent::Console(stream, bytes) => return self.hear(stream, &bytes),
+            VmEvent::QemuUp => self.qemu_up = true,
+            VmEvent::GuestShutdown => {
                 self.guest_shutdown = true;
                 self.not_after(EXIT_GRACE);
             }
-            Seen::Exited(status) => {
+            VmEvent::Exited(status) => {
                 // What it said last may still be on its way.
                 self.exited = Some(status);
                 self.subscription = None;
                 self.not_after(DRAIN);
             }
-            Seen::Interrupted => return Some(End::Interrupted),
+            VmEvent::Interrupted => return Some(End::Interrupted),
         }
         None
     }
@@ -378,38 +379,40 @@ fn forward(mut stdin: Stdin, mut to: UnixStream) -> io::Result<()> {
 /// How much that was seen waits to be looked at, at most: a guest that floods is held up, and is not kept in memory.
 const UNREAD: usize = 64;
 
-fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: SyncSender<Seen>) {
-    std::thread::spawn(move || console::pump(from, |bytes| drop(sender.send(Seen::Console(stream, bytes.to_vec())))));
+fn watch_console(stream: usize, from: Box<dyn Read + Send>, sender: SyncSender<VmEvent>) {
+    std::thread::spawn(move || {
+        console::pump(from, |bytes| drop(sender.send(VmEvent::Console(stream, bytes.to_vec()))))
+    });
 }
 
-fn watch_channel(link: Arc<Link>, token: String, sender: SyncSender<Seen>) {
+fn watch_channel(link: Arc<Link>, token: String, sender: SyncSender<VmEvent>) {
     std::thread::spawn(move || -> io::Result<()> {
         let stream = link.connect()?;
-        let _ = sender.send(Seen::Connected(stream.try_clone()?));
+        let _ = sender.send(VmEvent::Connected(stream.try_clone()?));
         let mut lines = Lines::new(stream, decode::EVENT_LIMIT);
         while let Some(line) = lines.next_line()? {
-            let _ = sender.send(Seen::Channel(line.and_then(|line| decode::event(line, &token))));
+            let _ = sender.send(VmEvent::Channel(line.and_then(|line| decode::event(line, &token))));
         }
         Ok(())
     });
 }
 
 /// QEMU's monitor says whether it was the guest that wanted to stop (qapi/run-state.json).
-fn watch_qmp(link: Arc<Link>, sender: SyncSender<Seen>) {
+fn watch_qmp(link: Arc<Link>, sender: SyncSender<VmEvent>) {
     /// Longer than any guest: the monitor closes when QEMU ends.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     std::thread::spawn(move || -> Result<()> {
         let stream = link.connect()?;
-        let _ = sender.send(Seen::QemuUp);
+        let _ = sender.send(VmEvent::QemuUp);
         let mut qmp = Qmp::connect(stream, Instant::now() + FOR_EVER)?;
         qmp.wait_for("stop", |it| it["event"] == "SHUTDOWN" && it["data"]["guest"] == true)?;
-        let _ = sender.send(Seen::GuestShutdown);
+        let _ = sender.send(VmEvent::GuestShutdown);
         Ok(())
     });
 }
 
-fn watch_process(process: Arc<Supervised>, sender: SyncSender<Seen>) {
-    std::thread::spawn(move || process.wait().map(|status| sender.send(Seen::Exited(status))));
+fn watch_process(process: Arc<Supervised>, sender: SyncSender<VmEvent>) {
+    std::thread::spawn(move || process.wait().map(|status| sender.send(VmEvent::Exited(status))));
 }
 
 #[cfg(test)]
@@ -471,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_shut_down_is_not_waited_for_when_qemu_does_not_exit() {
+    fn shutdown_ends_run_if_qemu_hangs() {
         let (_guest, channel) = guest_that_says(&[]);
         let (mut qemu, qmp) = UnixStream::pair().unwrap();
         let event = r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
@@ -500,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn input_is_left_to_another_guest_by_one_without_the_hosts_root() {
+    fn input_is_kept_for_retry_without_host_root() {
         let (_guest, channel) = guest_that_says(&[r#"{"no-host-root":{"reason":""}}"#]);
         let (mut input, mut other) = UnixStream::pair().unwrap();
         other.write_all(b"input").unwrap();

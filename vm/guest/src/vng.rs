@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::accel::Accel;
+use crate::backend::{Backend, Link, Spec, Vm};
 use crate::environment;
 use crate::guest_root::Programs;
 use crate::module_share::{self, ModuleShare};
 use crate::process::{Supervised, SupervisedCommand};
 use crate::rundir::RunDir;
-use crate::{Backend, Link, Spec, Vm, command_line, guest_root, payload, qemu};
+use crate::{command_line, guest_root, payload, qemu};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use vm_kernels::{Arch, Kernel, image, modules};

@@ -154,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn a_line_too_long_is_malformed_once_and_one_that_breaks_off_is_none(
+    fn overlong_line_is_malformed_once_partial_line_is_none(
         bytes in vec(prop_oneof![any::<u8>(), Just(b'\n')], 0..60),
         long in select(vec![0, 5000, 20_000]),
         limit in 0_usize..10,
@@ -173,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_and_a_frame_with_any_values_damaged_or_not_are_an_event_in_range_or_malformed(
+    fn arbitrary_bytes_decode_to_event_or_malformed(
         bytes in vec(any::<u8>(), 0..400),
         event in event(),
         cut in any::<Index>(),

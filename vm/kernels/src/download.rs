@@ -39,16 +39,16 @@ pub struct Address {
 pub enum Failure {
     /// Another one may do: what went wrong, once for each address that was tried.
     #[error("{}", .0.join("\n  "))]
-    There(Vec<String>),
+    Remote(Vec<String>),
     /// No other one will do either, as when this machine's disk is full.
     #[error(transparent)]
-    Here(#[from] anyhow::Error),
+    Local(#[from] anyhow::Error),
 }
 
 impl Failure {
     /// One thing that went wrong at the other side.
     pub fn there(why: impl ToString) -> Self {
-        Self::There(vec![why.to_string()])
+        Self::Remote(vec![why.to_string()])
     }
 }
 
@@ -101,7 +101,7 @@ fn agent(address: &Address) -> anyhow::Result<Agent> {
         .timeout_recv_response(Some(SILENCE))
         .timeout_per_read(Some(SILENCE))
         .timeout_per_write(Some(SILENCE))
-        .user_agent(concat!("vmtest-xtask/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("cargo-kernels/", env!("CARGO_PKG_VERSION")))
         .tls_config(TlsConfig::builder().root_certs(root_certificates()).build());
     if let Some(proxy) = &address.proxy {
         let proxy = Proxy::new(proxy).with_context(|| format!("unusable proxy {proxy:?}"))?;

@@ -103,9 +103,9 @@ impl Plan<'_> {
             ensure!(known, "kernel {kernel}: module {name} is neither built in nor in {}", dir.display());
             return Ok(());
         };
-        let problem = || format!("kernel {kernel}: cannot use {}", file.display());
-        let bytes = read(&file, sha256.as_deref()).with_context(problem)?;
-        for dependency in dependencies(&bytes).with_context(problem)? {
+        let context = || format!("kernel {kernel}: cannot use {}", file.display());
+        let bytes = read(&file, sha256.as_deref()).with_context(context)?;
+        for dependency in dependencies(&bytes).with_context(context)? {
             self.add(dependency)?;
         }
         self.modules.push((name, bytes));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_of_what_is_built_in_nothing_is_known_to_be_missing() {
+    fn missing_modules_unknown_without_builtin_list() {
         let (_dir, kernel) = kernel(&[("a.ko", fake::module(&["depends=b"]))]);
         assert_eq!(names(resolve(&kernel, &["a", "virtio_blk"])), ["a"]);
         let bare = Kernel { modules: None, ..kernel };

@@ -56,10 +56,10 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
     for source in &pin.sources {
         match fetch(store, pin, source, progress) {
             Ok(kernel) => return Ok(kernel),
-            Err(Failure::There(whys)) => {
+            Err(Failure::Remote(whys)) => {
                 attempts.extend(whys.into_iter().map(|why| format!("{}: {why}", source.kind())));
             }
-            Err(Failure::Here(why)) => {
+            Err(Failure::Local(why)) => {
                 let reason = format!("kernel {} cannot be stored: {why:#}", pin.label());
                 return Err(Unavailable { reason, attempts });
             }
@@ -131,7 +131,7 @@ fn fetch(store: &Store, pin: &Pin, source: &Source, progress: &dyn Progress) -> 
     // What was downloaded is either unpacked now or good for nothing, unless it was the compiler that failed.
     cache::remove_all(if is_built && made.is_err() { &work } else { &incoming })?;
     made.map_err(|error| match is_local(&error) {
-        true => Failure::Here(error),
+        true => Failure::Local(error),
         false => Failure::there(format!("{error:#}")),
     })?;
     Ok(entry.look()?.context("it vanished while it was being stored")?)
@@ -185,8 +185,8 @@ fn get(addresses: &[Address], sha256: &Sha256Hex, part: &Path, progress: &dyn Pr
         progress.note(&format!("fetching {}", address.url));
         match get_from(address, sha256, part, progress) {
             Ok(()) => return Ok(()),
-            Err(Failure::There(whys)) => failed.extend(whys.iter().map(|why| format!("{}: {why}", address.url))),
-            Err(Failure::Here(error)) => {
+            Err(Failure::Remote(whys)) => failed.extend(whys.iter().map(|why| format!("{}: {why}", address.url))),
+            Err(Failure::Local(error)) => {
                 // A beginning that fills the disk helps nobody.
                 if is_local(&error) {
                     cache::remove_all(part)?;
@@ -195,7 +195,7 @@ fn get(addresses: &[Address], sha256: &Sha256Hex, part: &Path, progress: &dyn Pr
             }
         }
     }
-    Err(Failure::There(failed))
+    Err(Failure::Remote(failed))
 }
 
 /// Downloads and hashes; what is not the pinned file is removed at once.

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_architecture_is_part_of_a_name_where_it_would_not_be_known() {
+    fn foreign_arch_is_part_of_name() {
         let (host, other) = (Arch::host(), ARCHES.iter().find(|arch| !arch.is_host()).unwrap());
         let full = |arch: &Arch| format!("6.1-{arch}");
         for (wanted, arches, expected) in [

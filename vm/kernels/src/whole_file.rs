@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_replaced_stays_and_nothing_is_left_over() {
+    fn failed_replace_keeps_file_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/file");
         write(&path, b"one").unwrap();

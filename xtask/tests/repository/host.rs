@@ -145,10 +145,10 @@ fn diagnosis(doctor: &mut Command, name: &str) -> Value {
 }
 
 #[track_caller]
-fn is_reported(check: &Value, problem: &[&str], remedy: &str) {
+fn is_reported(check: &Value, words: &[&str], remedy: &str) {
     assert_eq!((&check["ok"], &check["needed"]), (&false.into(), &true.into()), "{check}");
-    let said = check["problem"].as_str().unwrap();
-    assert!(problem.iter().all(|part| said.contains(part)), "{said}");
+    let said = check["error"].as_str().unwrap();
+    assert!(words.iter().all(|part| said.contains(part)), "{said}");
     assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check}");
 }
 
@@ -159,7 +159,7 @@ fn setup_installs_packages_or_says_what_it_would_or_cannot_do() {
         *install*) [ -e \"$0.updated\" ] || exit 100 ;;
     esac";
     let by_hand = "missing, or do not work:\n  file was not found; it is needed to let virtme-ng read a kernel's version: \
-                   install what Debian has in file, or work inside `nix develop`\n  clang was not found";
+                   install it (Debian: file), or work inside `nix develop`\n  clang was not found";
     let dry = "packages: file python3 python3-venv\nwould install virtme-ng into ";
     for (machine, command, code, part, calls) in [
         (Machine::debian("", &[]), "setup", 0, ALL_HERE, 0),
@@ -187,7 +187,7 @@ fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
     assert!(said.contains("installing virtme-ng failed"), "{said}");
     let environment = machine.environments().pop().unwrap();
     assert!(environment.join("bin/vng").exists());
-    assert_eq!(machine.doctor("vng")["problem"], "vng was not found");
+    assert_eq!(machine.doctor("vng")["error"], "vng was not found");
     machine.tool("pip", PIP);
     // The second time there is nothing to do.
     for _ in 0..2 {
@@ -208,7 +208,7 @@ fn virtme_ng_is_installed_as_pinned_whatever_came_before() {
 }
 
 #[test]
-fn of_setups_at_once_one_does_the_work_and_leaves_no_process_when_it_is_killed() {
+fn concurrent_setup_runs_once_and_killed_leaves_no_process() {
     let machine = Machine::without(&["vng"]);
     let gate = machine.path("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -238,7 +238,7 @@ fn a_missing_tool_is_named_with_the_way_to_get_it() {
     tools.iter().chain(&["vng", "llvm-objdump"]).for_each(|name| machine.remove(name));
     fs::remove_file(machine.path("lib/libelf.a")).unwrap();
     for name in tools {
-        is_reported(&machine.doctor(name), &[name, "was not found"], "install what Debian has");
+        is_reported(&machine.doctor(name), &[name, "was not found"], "install it (Debian: ");
     }
     is_reported(&machine.doctor("vng"), &["vng was not found"], "cargo xtask setup");
     machine.tool("python3", "echo 'No module named ensurepip' >&2; exit 1");
@@ -257,7 +257,7 @@ fn a_missing_tool_is_named_with_the_way_to_get_it() {
 }
 
 #[test]
-fn vng_that_is_old_or_broken_or_another_program_is_refused_with_what_it_said() {
+fn old_broken_or_wrong_vng_is_refused_with_its_output() {
     let machine = Machine::without(&[]);
     for (code, said) in [
         ("echo 'virtme-ng 1.9'", "version 1.9, and 1.42 or newer is needed"),
@@ -293,8 +293,8 @@ fn an_environment_variable_comes_first_and_must_be_right() {
     for (variable, name) in
         [("VMTEST_VNG", "vng"), ("VMTEST_QEMU", "qemu-system-x86_64"), ("VMTEST_BUSYBOX", "busybox")]
     {
-        let problem = format!("{variable} is set to /nonexistent/tool");
-        is_reported(&doctor(variable, "/nonexistent/tool", name), &[&problem], variable);
+        let error = format!("{variable} is set to /nonexistent/tool");
+        is_reported(&doctor(variable, "/nonexistent/tool", name), &[&error], variable);
     }
 }
 
@@ -311,7 +311,7 @@ fn without_tools_vmtest_says_so_before_it_does_anything() {
         "error: tools are missing, or do not work:\n",
         "bin/vng is version 1.9, and 1.42 or newer is needed",
         "\n  file was not found; it is needed to let",
-        ": install what Debian has in file, or",
+        ": install it (Debian: file), or",
     ] {
         assert!(said.contains(part), "{said}");
     }

@@ -95,7 +95,7 @@ fn lock_that_disagrees_with_flake_is_refused() {
 
 #[test]
 #[ignore = "needs nix: cargo xtask test runs it"]
-fn every_output_evaluates_and_the_shell_has_every_tool_and_pin() {
+fn flake_outputs_evaluate_and_shell_has_tools_and_pins() {
     let bench = Bench::new();
     let flake = bench.url("flake");
     bench.mocked(&["flake", "check", &flake, "--no-build"]).assert().success();

@@ -35,7 +35,7 @@ fn code(text: &str) -> Vec<String> {
 
 /// Whatever program is in this repository: a fork has another, and no walkthrough.
 #[test]
-fn sections_symbols_and_instructions_are_those_of_the_walkthrough() {
+fn inspect_output_matches_walkthrough() {
     let inspected = xtask(&["inspect"]).assert().code(0).stdout(contains(".BTF")).stdout(contains("FUNC"));
     let printed = code(&String::from_utf8_lossy(&inspected.get_output().stdout));
     assert_eq!(printed.last().unwrap().split(' ').next_back(), Some("exit"), "{printed:?}");

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_refusal_and_growth_beyond_the_threshold_are_worse_and_every_change_is_told() {
+    fn new_refusal_and_growth_are_worse_every_change_is_listed() {
         let sample = |loaded, insns| {
             let mut rows = sample(&[("5.4", false), ("6.12", loaded)]);
             rows.all[1].stats.as_mut().unwrap().insns = insns;

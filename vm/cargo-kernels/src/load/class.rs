@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_class_source_and_last_words_and_a_helper_the_kernel_that_first_has_it() {
+    fn refusal_has_class_source_and_first_kernel_of_helper() {
         let reason = refused("; return 1;\ninvalid func unknown#173\nprocessed 3 insns\n", "");
         assert_eq!((reason.class, reason.source.as_deref()), ("helper", Some("return 1;")));
         assert_eq!(reason.excerpt, ["; return 1;", "invalid func unknown#173"]);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_knows_is_unclassified_and_hostile_text_fills_no_sentence_twice_and_never_panics() {
+    fn unknown_refusal_is_unclassified_hostile_text_never_panics() {
         for (log, class) in [
             ("something new", "unclassified"),
             ("; invalid func unknown#173\n0: (95) exit\n", "unclassified"),

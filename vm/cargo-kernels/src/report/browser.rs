@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{RunReport, html, sample};
+use super::{html, sample};
+use crate::verdict::RunReport;
 
 /// A desktop's window and a phone, in CSS pixels.
 const WIDTHS: [u32; 2] = [1280, 390];
@@ -17,7 +18,7 @@ const LEAST_CONTRAST: f64 = 4.5;
 
 #[test]
 #[ignore = "needs chromium: apt-get install chromium, then cargo test -p cargo-kernels in_chromium -- --ignored"]
-fn the_report_can_be_read_in_chromium_on_a_desk_and_on_a_phone() {
+fn report_renders_in_chromium_wide_and_narrow() {
     let logs = tempfile::tempdir().unwrap();
     for dark in [false, true] {
         for (seen, width) in look(&sample::run(logs.path()), dark).iter().zip(WIDTHS) {

@@ -2,9 +2,8 @@
 
 use vmtest_agent::{Facts, ProgramFacts};
 
-use super::RunReport;
 use crate::text;
-use crate::verdict::KernelReport;
+use crate::verdict::{KernelReport, RunReport};
 
 /// The columns: head, meaning, and whether the cells are numbers, which stand at the right.
 pub const COLUMNS: [(&str, &str, bool); 10] = [

@@ -9,11 +9,11 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, escape_formatter};
 use vmtest_agent::{TestId, TestResult};
 
+use super::facts;
 use super::json::moment;
 use super::words::{self, TestNames};
-use super::{RunReport, facts};
 use crate::text;
-use crate::verdict::{KernelReport, Standing};
+use crate::verdict::{KernelReport, RunReport, Standing};
 
 /// Bytes of a test's output that are shown at its beginning, and at its end.
 const OUTPUT: usize = 8 * 1024;
@@ -157,7 +157,7 @@ mod tests {
     use crate::report::sample;
 
     #[test]
-    fn everything_about_a_run_is_in_its_page_and_a_test_that_did_not_pass_leads_to_its_output() {
+    fn page_has_whole_run_and_links_failed_tests_to_output() {
         let logs = tempfile::tempdir().unwrap();
         let run = sample::run(logs.path());
         let page = render(&run).unwrap();

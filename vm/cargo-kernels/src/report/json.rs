@@ -7,8 +7,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
-use super::{RunReport, words};
-use crate::verdict::{KernelReport, Standing};
+use super::words;
+use crate::exit;
+use crate::verdict::{KernelReport, RunReport, Standing};
 
 /// The format's version: it grows when a reader of the older one would go wrong. New keys are no such break.
 const VERSION: u32 = 2;
@@ -20,7 +21,7 @@ pub fn render(run: &RunReport) -> Result<String> {
         "program": run.program,
         "started": timestamp(run.started, 0.0),
         "total_s": run.total_s,
-        "exit_code": run.exit_code(),
+        "exit_code": exit::of_run(run),
         "passed": run.count(Standing::Passed),
         "failed": run.count(Standing::Failed),
         "not_run": run.count(Standing::NotRun),
@@ -31,7 +32,7 @@ pub fn render(run: &RunReport) -> Result<String> {
 
 fn kernel(run: &RunReport, kernel: &KernelReport) -> Result<Value> {
     let mut value = serde_json::to_value(kernel).context("cannot make report.json")?;
-    value["exit_code"] = kernel.exit_code().into();
+    value["exit_code"] = exit::of_kernel(kernel).into();
     value["started"] = timestamp(run.started, kernel.start_s).into();
     value["tests"] = kernel.tests.iter().map(test).chain(kernel.missing.iter().map(not_run)).collect();
     Ok(value)
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_a_plain_string_for_every_way_a_test_ends_and_what_it_printed_comes_back_as_it_was() {
+    fn every_test_result_is_a_string_and_output_round_trips() {
         let logs = tempfile::tempdir().unwrap();
         let mut run = sample::hostile(logs.path());
         let kernel = &mut run.kernels[0];

@@ -8,9 +8,9 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
 use super::json::{duration, moment};
-use super::{RunReport, words};
+use super::words;
 use crate::text;
-use crate::verdict::{KernelReport, Verdict};
+use crate::verdict::{KernelReport, RunReport, Verdict};
 
 /// Lines of output in a failure's text; all of it is in the test case's `system-out`.
 const DESCRIPTION_LINES: usize = 40;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_that_no_test_shows_is_an_error_unless_the_user_allowed_it() {
+    fn verdict_without_failed_test_is_error_unless_tolerated() {
         let no_test_failed = KernelReport { verdict: Verdict::Fail, ..sample::passing("6.1") };
         let kernels = [no_test_failed, sample::with_splat("6.12"), sample::unavailable("5.4")];
         for (suite, expected) in read(&sample::report(kernels)).test_suites.iter().zip([(1, 0), (1, 0), (0, 5)]) {

@@ -15,51 +15,24 @@ pub mod sample;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 pub use html::page;
 pub use summary::prose;
 use vm_kernels::whole_file;
 
-use crate::exit;
-use crate::verdict::{KernelReport, Standing};
+use crate::verdict::RunReport;
 
-/// A whole run, as reports see it.
-#[derive(Debug)]
-pub struct RunReport {
-    /// The package that was tested, `program` in `metadata.kernels`, else the project's directory: the reports' title.
-    pub program: String,
-    pub started: SystemTime,
-    pub total_s: f64,
-    /// One for each kernel, in the order in which they were asked for.
-    pub kernels: Vec<KernelReport>,
-}
-
-impl RunReport {
-    pub fn count(&self, standing: Standing) -> usize {
-        self.kernels.iter().filter(|kernel| kernel.standing() == standing).count()
-    }
-
-    /// The sum of the run: `4 passed, 0 failed, 1 not run`.
-    pub fn sum(&self) -> String {
-        let (passed, failed) = (self.count(Standing::Passed), self.count(Standing::Failed));
-        match self.count(Standing::NotRun) {
-            0 => format!("{passed} passed, {failed} failed"),
-            not_run => format!("{passed} passed, {failed} failed, {not_run} not run"),
-        }
-    }
-
-    /// The exit code of the run: a kernel that failed weighs more than one that was not run.
-    pub fn exit_code(&self) -> u8 {
-        let codes = self.kernels.iter().filter(|kernel| !kernel.tolerated).map(KernelReport::exit_code);
-        // `FAILED` is the lower number of the two.
-        codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
-    }
-}
+/// Makes a report's text.
+type Render = fn(&RunReport) -> Result<String>;
 
 /// The reports' names in their directory; the console logs are in `console/` beside them.
-const FILES: [&str; 4] = ["report.json", "junit.xml", "summary.md", "report.html"];
+const FORMATS: [(&str, Render); 4] = [
+    ("report.json", json::render),
+    ("junit.xml", junit::render),
+    ("summary.md", |run| Ok(summary::render(run))),
+    ("report.html", html::render),
+];
 
 /// Makes the directory, shows that files can be written there, and removes an older run's reports, so that none
 /// is taken for this run's should it not come to its end. Best called before anything slow is done.
@@ -67,7 +40,7 @@ pub fn prepare(dir: &Path) -> Result<()> {
     let try_it = || -> io::Result<()> {
         fs::create_dir_all(dir)?;
         tempfile::tempfile_in(dir)?.write_all(b"x")?;
-        for name in FILES {
+        for (name, _) in FORMATS {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -89,14 +62,13 @@ pub fn write(dir: &Path, run: &mut RunReport) -> Result<()> {
 
 fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Result<()> {
     keep_logs(dir, run)?;
-    let summary = summary::render(run);
-    let texts = [json::render(run)?, junit::render(run)?, summary.clone(), html::render(run)?];
-    for (name, text) in FILES.iter().zip(texts) {
+    let texts = FORMATS.iter().map(|(name, render)| Ok((name, render(run)?))).collect::<Result<Vec<_>>>()?;
+    for (name, text) in texts {
         whole_file::write(&dir.join(name), text.as_bytes())?;
     }
     let Some(path) = step_summary else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(summary.as_bytes()))
+    file.and_then(|mut file| file.write_all(summary::render(run).as_bytes()))
         .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
 }
 
@@ -121,32 +93,12 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_failure_weighs_most_and_what_the_user_allowed_nothing_but_a_kernel_not_had_is_still_not_a_pass() {
-        let passing = || sample::passing("6.6");
-        let failing = || sample::failing("6.1");
-        let silent = || sample::silent("6.18");
-        let tolerated = KernelReport { tolerated: true, ..sample::with_splat("6.12") };
-        for (kernels, code, sum) in [
-            (vec![passing()], exit::OK, "1 passed, 0 failed"),
-            (vec![silent(), passing()], exit::NOT_RUN, "1 passed, 0 failed, 1 not run"),
-            (vec![failing(), silent()], exit::FAILED, "0 passed, 1 failed, 1 not run"),
-            (vec![silent(), failing()], exit::FAILED, "0 passed, 1 failed, 1 not run"),
-            (vec![sample::with_splat("6.12")], exit::FAILED, "0 passed, 1 failed"),
-            (vec![tolerated], exit::OK, "1 passed, 0 failed"),
-            (vec![sample::unavailable("5.4")], exit::OK, "0 passed, 0 failed, 1 not run"),
-        ] {
-            let run = sample::report(kernels);
-            assert_eq!((run.exit_code(), &*run.sum()), (code, sum));
-        }
-    }
-
     fn names_in(dir: &Path) -> BTreeSet<String> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]
-    fn every_report_and_every_log_is_in_the_directory_and_an_older_runs_are_gone_before_a_run_begins() {
+    fn write_creates_reports_and_logs_prepare_removes_old_ones() {
         let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (reports, step_summary) = (dir.path().join("a/b"), dir.path().join("step"));
         fs::write(&step_summary, "what an earlier step wrote\n").unwrap();
@@ -156,7 +108,7 @@ mod tests {
         fs::rename(run.kernels[2].console_log.replace(hidden.clone()).unwrap(), hidden).unwrap();
         write_to(&reports, &mut run, Some(&step_summary)).unwrap();
 
-        let expected = FILES.into_iter().chain(["console"]).map(str::to_owned);
+        let expected = FORMATS.map(|(name, _)| name).into_iter().chain(["console"]).map(str::to_owned);
         assert_eq!(names_in(&reports), expected.collect());
         let kept = ["5.10.log", "6.12.log", "6.18.log", "7.3.log", "kernel.._bzImage.log"].map(str::to_owned);
         assert_eq!(names_in(&reports.join("console")), kept.into());
@@ -170,7 +122,7 @@ mod tests {
 
     /// Root may write anywhere but in /proc, and these tests may be run by root.
     #[test]
-    fn a_directory_that_cannot_be_written_to_is_one_clear_error() {
+    fn unwritable_directory_is_one_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
@@ -182,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_gone_is_an_error_and_leaves_no_report() {
+    fn missing_log_is_error_and_leaves_no_report() {
         let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut run = sample::run(logs.path());
         fs::remove_file(logs.path().join("7.3.log")).unwrap();
         let error = format!("{:#}", write_to(dir.path(), &mut run, None).unwrap_err());
         assert!(error.starts_with("cannot keep the console log of 7.3, "), "{error}");
-        assert!(FILES.iter().all(|name| !dir.path().join(name).exists()));
+        assert!(FORMATS.iter().all(|(name, _)| !dir.path().join(name).exists()));
     }
 }

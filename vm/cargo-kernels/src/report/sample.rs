@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use vmtest_agent::{Facts, ProgramFacts, TestId, TestOutcome, TestResult};
 
-use super::RunReport;
-use crate::verdict::{KernelReport, Verdict};
+use crate::verdict::{KernelReport, RunReport, Verdict};
 
 /// The tests that every kernel of [`run`] was asked for.
 pub const TESTS: [&str; 4] = [
@@ -40,7 +39,7 @@ pub fn assert_golden(text: &str, path: &str) {
     assert!(text == golden, "{} is not what came out:\n{text}", path.display());
 }
 
-/// Four kernels came up, of which one failed a test, one panicked and one complained; one hung before the agent, one could
+/// Four kernels came up, of which one failed a test, one panicked and one had a splat; one hung before the agent, one could
 /// not be had. `logs` is where the console logs are written.
 pub fn run(logs: &Path) -> RunReport {
     let kernels = [unavailable("5.4"), passing("5.10"), failing("6.1"), with_splat("6.12"), silent("6.18")];

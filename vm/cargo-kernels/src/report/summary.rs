@@ -5,10 +5,10 @@
 
 use vmtest_agent::TestOutcome;
 
+use super::facts;
 use super::words::{self, TestNames};
-use super::{RunReport, facts};
 use crate::text;
-use crate::verdict::{KernelReport, Verdict};
+use crate::verdict::{KernelReport, RunReport, Verdict};
 
 /// Lines of a failed test's output.
 const OUTPUT_LINES: usize = 40;

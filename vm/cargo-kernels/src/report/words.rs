@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use nix::sys::signal::Signal;
 use vmtest_agent::{TestId, TestOutcome, TestResult};
 
-use super::RunReport;
 use crate::text;
-use crate::verdict::{KernelReport, Standing};
+use crate::verdict::{KernelReport, RunReport, Standing};
 
 /// The word for a test that was asked for and has no outcome.
 pub const NOT_RUN: &str = "not-run";
@@ -124,7 +123,7 @@ mod tests {
     use crate::report::sample;
 
     #[test]
-    fn tests_are_counted_once_the_guest_came_up() {
+    fn tests_are_counted_if_guest_came_up() {
         let mut panicked = sample::panicking("7.3");
         let said = |kernel: &KernelReport| (passed_of(kernel), not_run(kernel));
         assert_eq!(said(&panicked), ("1/4".into(), Some("3 of 4 tests did not run".into())));
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_named_and_a_test_with_its_binary_only_where_there_are_several() {
+    fn signals_are_named_tests_get_binary_if_several() {
         assert_eq!((&*signal_name(11), &*signal_name(40)), ("SIGSEGV", "signal 40"));
 
         let mut run = sample::report([sample::passing("6.1")]);

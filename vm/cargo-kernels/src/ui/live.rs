@@ -7,7 +7,7 @@ use std::time::Duration;
 use console::{Alignment, pad_str, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::RunEvent;
+use crate::event::RunEvent;
 use crate::report::words;
 use crate::text;
 use crate::verdict::Standing;

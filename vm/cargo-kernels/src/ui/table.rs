@@ -4,10 +4,10 @@ use comfy_table::{Cell, Color};
 use vmtest_agent::TestResult;
 
 use super::grid::{self, Looks, grid};
+use crate::report::facts;
 use crate::report::words::{self, TestNames};
-use crate::report::{RunReport, facts};
 use crate::text;
-use crate::verdict::{KernelReport, Verdict};
+use crate::verdict::{KernelReport, RunReport, Verdict};
 
 /// Lines of a test's output that are shown; the reports have all of it.
 const OUTPUT_LINES: usize = 12;

@@ -2,10 +2,11 @@
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
+use super::Screen;
 use super::grid::Looks;
 use super::live::Live;
 use super::table::render;
-use super::{RunEvent, Screen};
+use crate::event::RunEvent;
 use crate::report::sample::{self, assert_golden};
 use crate::verdict::KernelReport;
 
@@ -37,7 +38,7 @@ fn without_a_terminal_each_phase_is_one_plain_line() {
 }
 
 #[test]
-fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
+fn live_line_per_kernel_changes_in_place() {
     let term = InMemoryTerm::new(10, 80);
     let live = Live::new(&["5.4".into(), "6.1".into()], ProgressDrawTarget::term_like(Box::new(term.clone())));
     assert_eq!(term.contents(), "  5.4 waiting\n  6.1 waiting");
@@ -63,7 +64,7 @@ fn on_a_terminal_each_kernel_has_a_line_that_changes_in_place() {
 }
 
 #[test]
-fn the_end_of_a_run_at_80_columns_where_only_a_verdict_has_a_colour() {
+fn final_table_at_80_columns_colours_only_verdicts() {
     let logs = tempfile::tempdir().unwrap();
     let [plain, coloured] = [false, true].map(|colour| {
         let text = render(&sample::run(logs.path()), true, Looks { width: Some(80), colour });
@@ -76,7 +77,7 @@ fn the_end_of_a_run_at_80_columns_where_only_a_verdict_has_a_colour() {
 }
 
 #[test]
-fn on_a_narrow_terminal_nothing_is_wider_and_no_line_of_a_guests_begins_a_line() {
+fn narrow_terminal_wraps_and_quotes_guest_lines() {
     let logs = tempfile::tempdir().unwrap();
     let mut run = sample::hostile(logs.path());
     run.kernels[0].console_log = None;

@@ -63,7 +63,7 @@ fn the_harness_ends_while_it_builds() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn the_harness_is_killed_and_the_next_run_clears_what_it_left() {
+fn run_after_kill_clears_leftovers() {
     let scene = scene();
     let run = scene.endless(&[]);
     let dir = Process::find(&scene.mark(), "./qemu ", "").directory();

@@ -93,7 +93,7 @@ fn the_kernel_lacks_an_option() {
 /// The cargo that it is given builds the agent and nothing else, as in a tree that does not compile.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn exec_runs_where_it_was_called_and_finds_what_a_test_does_and_no_secret() {
+fn exec_has_directory_environment_and_modules_but_no_secret() {
     let scene = Scene::new();
     let odd = scene.path("$(touch x) y'\"");
     fs::create_dir(&odd).unwrap();
@@ -124,7 +124,7 @@ fn exec_runs_where_it_was_called_and_finds_what_a_test_does_and_no_secret() {
 /// A program that says of itself that it is a certain version, and does something else when it is used.
 #[test]
 #[ignore = "needs a kernel: `cargo xtask test` runs it"]
-fn tools_are_impostors() {
+fn tools_that_do_something_else_are_host_errors() {
     const VNG: (&str, &str) = ("VMTEST_VNG", "virtme-ng 1.42");
     const QEMU: (&str, &str) = ("VMTEST_QEMU", "QEMU emulator version 7.2.0");
     for ((variable, version), does, verdict, words) in [

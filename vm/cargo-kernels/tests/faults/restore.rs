@@ -42,7 +42,7 @@ fn only(scene: &Scene) -> PathBuf {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_saved_guest_is_used_again_and_outlives_runs_that_are_killed() {
+fn snapshot_is_reused_and_survives_killed_runs() {
     let scene = Scene::new().own_cache();
     Run::start(&scene, scene.vmtest(&["--warm"], TEST)).wait_for(SAVING).kill();
     let left = scene.saved();
@@ -63,7 +63,7 @@ fn a_saved_guest_is_used_again_and_outlives_runs_that_are_killed() {
 /// Each run says so, and saves another. What else is seen before QEMU starts, a test of vm/guest's snapshots shows.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_damaged_guest_is_saved_again() {
+fn damaged_snapshot_is_made_again() {
     let scene = Scene::new().own_cache();
     pass(&scene);
     for (damage, words) in [
@@ -105,7 +105,7 @@ fn exchange(saved: &Path) {
 /// While one saves the guest the other waits, and then both restore it.
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn two_runs_want_the_same_saved_guest_at_once() {
+fn concurrent_runs_make_one_snapshot() {
     let scenes = [Scene::new().own_cache(), Scene::new()];
     let first = Run::start(&scenes[0], scenes[0].vmtest(&["--warm"], TEST)).wait_for(SAVING);
     let mut second = scenes[1].vmtest(&["--warm"], TEST);
@@ -123,7 +123,7 @@ const TAINTED_AT_BOOT: &str = "kernel-args = ['sysctl.kernel.tainted=512']";
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn what_a_kernel_said_while_it_booted_counts_however_its_guest_came_to_be() {
+fn splat_during_boot_counts_booted_saved_and_restored() {
     for (args, words) in [
         (WARNS_AT_BOOT, "the kernel reported: WARNING: CPU: 0 PID: 1 at fs/sysfs/group.c"),
         (TAINTED_AT_BOOT, "there was a warning (taint flag W)"),

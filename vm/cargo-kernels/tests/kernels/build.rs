@@ -73,7 +73,7 @@ fn a_source_is_fetched_and_built_once() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_package_before_anything_is_fetched() {
+fn missing_build_tools_are_named_before_fetch() {
     let (server, sandbox) = pinned(CONFIGURES, BUILDS);
     sandbox.program("gcc", "case $1 in -E) exit 1;; esac; echo 12");
     for name in ["flex", "pahole"] {

@@ -101,7 +101,7 @@ fn a_full_disk_is_said_and_nothing_stays_behind() {
 }
 
 #[test]
-fn a_read_only_cache_gives_what_it_has_and_says_what_it_cannot_take() {
+fn read_only_cache_serves_kernels_and_refuses_writes() {
     let (server, sandbox) = pinned();
     sandbox.run(&["fetch"], 0);
     let script = "set -e; cd /; d=$VMTEST_CACHE_DIR; mount --bind \"$d\" \"$d\"; \

@@ -12,7 +12,7 @@ const COMMENTED: &str = "# Ours.\n\n[[kernel]]\nname = \"5.4\" # the oldest\nser
     [[kernel.source]]\nkind = \"file\"\npath = \"/nowhere\"\nsha256 = \"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9\"\n# the end\n";
 
 #[test]
-fn a_mistake_in_the_pins_and_an_unknown_kernel_are_wrong_usage() {
+fn wrong_pins_and_unknown_kernel_are_usage_errors() {
     let sandbox = Sandbox::new();
     let file = sandbox.pins_file();
     let no_hash = pin("kind = \"url\"\nurl = \"https://localhost/x\"\nsha256 = \"00\"");
@@ -165,7 +165,7 @@ fn the_matrix_is_what_github_takes_and_changes_with_the_pins() {
 }
 
 #[test]
-fn a_kernel_of_another_architecture_without_its_tools_is_one_sentence() {
+fn missing_tools_for_other_arch_are_one_sentence() {
     let sandbox = Sandbox::new();
     let other = if cfg!(target_arch = "x86_64") { "arm64" } else { "x86_64" };
     sandbox.pins(&pin(&format!("{}\narch = \"{other}\"", url_source("https://localhost/x", b"x"))));

@@ -44,7 +44,7 @@ fn packages_and_archives_are_unpacked() {
 }
 
 #[test]
-fn apts_mirrors_are_asked_in_their_order_until_one_has_the_file() {
+fn apt_mirrors_are_asked_in_order() {
     let [without, wrong, good] = [Server::http(), Server::http(), Server::http()];
     let sandbox = Sandbox::new();
     let (deb, _) = pin_package(&sandbox);

@@ -35,7 +35,7 @@ fn a_broken_transfer_is_taken_up_where_it_ended() {
 }
 
 #[test]
-fn server_in_trouble_is_asked_three_times_and_one_that_has_another_file_once() {
+fn failing_server_is_asked_three_times_wrong_file_once() {
     let corrupted = |mut image: Vec<u8>| {
         image[100_000] ^= 1;
         Answer::File(image)

@@ -81,7 +81,7 @@ fn each_kernel_s_verifier_is_understood() {
 
 #[test]
 #[ignore = "restores VMs: `cargo xtask test` runs it"]
-fn a_baseline_fails_on_growth_and_the_minimum_is_the_oldest_that_loads_all() {
+fn baseline_fails_on_growth_minimum_is_oldest_loading_all() {
     let dir = tempfile::tempdir().unwrap();
     let objects = [compiled("helpers", dir.path())];
     let baseline = dir.path().join("baseline.json");

@@ -74,7 +74,7 @@ fn every_kind_of_test_runs_as_under_cargo_test() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn programs_bring_their_libraries_where_the_host_s_root_is_not() {
+fn programs_bring_libraries_without_host_root() {
     let options = ["--root", "minimal", "-p", "one", "--test", "same", "--", "--skip", "host_"];
     let (code, kernel, results) = reported(&options);
     assert_eq!((code, results.len()), (0, 8), "{kernel:#}");
@@ -93,7 +93,7 @@ fn a_test_that_ends_its_guest_or_eats_its_memory_is_told_so() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn a_guest_has_what_was_asked_for_gives_out_a_directory_and_names_a_flaky_test() {
+fn guest_options_keep_and_retries_take_effect() {
     let options = ["--cpus", "2", "--keep", "/tmp/kept", "--retries", "1", "-p", "one", "--test", "same"];
     let output = test(&options).args(["--", "--ignored", "two_processors", "passes_the"]).output().unwrap();
     let said = said(&output);
@@ -127,7 +127,7 @@ fn as_cargo_s_runner_it_hands_everything_on() {
 
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
-fn what_cannot_be_tested_is_wrong_usage_and_said_in_a_sentence() {
+fn untestable_project_is_usage_error_in_one_sentence() {
     let elsewhere = tempfile::tempdir().unwrap();
     for (directory, options, words) in [
         (Path::new(PROJECT), &["-p", "one", "--lib", "--", "no_such_test"][..], "no test matches `no_such_test`"),

@@ -29,13 +29,11 @@ use super::digest::{self, Sha256Hex};
 use super::pins::{Pin, Source};
 use super::{Kernel, build, image, kconfig, tree};
 use crate::lock::{self, How};
-
-pub use sums::listing;
+use sums::unreadable;
 
 /// Counts changes of what an entry looks like on disk; part of every entry's name.
 const LAYOUT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
-const TREE: &str = "tree";
 const KERNELS: &str = "kernels";
 const INCOMING: &str = "incoming";
 const LOCKS: &str = "locks";
@@ -170,7 +168,7 @@ impl<'a> Entry<'a> {
     pub fn make(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let staging = self.incoming().join("entry");
         remove_all(&staging)?;
-        let root = staging.join(TREE);
+        let root = staging.join(sums::TREE);
         std::fs::create_dir_all(&root)?;
         if let Err(error) = fill(&root) {
             remove_all(&staging)?;
@@ -185,8 +183,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn unreadable(path: &Path) -> impl Fn() -> String {
-    move || format!("cannot read {}", path.display())
+/// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
+pub fn listing(dir: &Path) -> Result<Option<sums::Sums>> {
+    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else { return Ok(None) };
+    let dir = dir.strip_prefix(entry)?;
+    let below = |(path, hash): (PathBuf, _)| Some((path.strip_prefix(dir).ok()?.to_owned(), hash));
+    Ok(Some(sums::parse(&sums::read(entry)?)?.into_iter().filter_map(below).collect()))
 }
 
 fn cannot_write(dir: &Path) -> String {
@@ -195,7 +197,7 @@ fn cannot_write(dir: &Path) -> String {
 }
 
 fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
-    let tree = staging.join(TREE);
+    let tree = staging.join(sums::TREE);
     let found = tree::find(&tree)?;
     let arch = found.header.arch;
     ensure!(arch == pin.arch, "the image is for {arch}, pinned is one for {}", pin.arch);

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{MANIFEST, TREE, unreadable};
 use crate::digest::{self, Sha256Hex};
 use crate::tree;
 
+/// What of an entry is in the list.
+pub const TREE: &str = "tree";
 const SUMS: &str = "SHA256SUMS";
 
 /// The files of an entry, relative to it, each with its SHA-256.
-type Sums = BTreeMap<PathBuf, String>;
+pub type Sums = BTreeMap<PathBuf, String>;
 
 /// Writes the list for the entry in `staging`; returns the bytes in all files and the hash of the list.
 pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
@@ -32,23 +33,15 @@ pub fn read_checked(dir: &Path, sums_sha256: &Sha256Hex) -> Result<Sums> {
     parse(&text)
 }
 
-fn read(dir: &Path) -> Result<Vec<u8>> {
+pub fn read(dir: &Path) -> Result<Vec<u8>> {
     let path = dir.join(SUMS);
     std::fs::read(&path).with_context(unreadable(&path))
 }
 
-fn parse(text: &[u8]) -> Result<Sums> {
+pub fn parse(text: &[u8]) -> Result<Sums> {
     let text = std::str::from_utf8(text).with_context(|| format!("{SUMS} is damaged"))?;
     let file = |line: &str| line.split_once("  ").map(|(hash, path)| (path.into(), hash.to_owned()));
     Ok(text.lines().filter_map(file).collect())
-}
-
-/// The files below `dir`, relative to it, each with its SHA-256, if `dir` is in an entry of the cache.
-pub fn listing(dir: &Path) -> Result<Option<Sums>> {
-    let Some(entry) = dir.ancestors().find(|dir| dir.join(MANIFEST).is_file()) else { return Ok(None) };
-    let dir = dir.strip_prefix(entry)?;
-    let below = |(path, hash): (PathBuf, _)| Some((path.strip_prefix(dir).ok()?.to_owned(), hash));
-    Ok(Some(parse(&read(entry)?)?.into_iter().filter_map(below).collect()))
 }
 
 /// Hashes every file again; returns how many there are. Names what is missing, changed, or should not be there.
@@ -78,4 +71,8 @@ fn compute(dir: &Path) -> Result<Sums> {
         sums.insert(file.strip_prefix(dir)?.to_owned(), hash.to_string());
     }
     Ok(sums)
+}
+
+pub fn unreadable(path: &Path) -> impl Fn() -> String {
+    move || format!("cannot read {}", path.display())
 }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use vmtest_agent::TestId;
 
-use super::{Engine, OnEvent};
-use crate::ui::RunEvent;
+use crate::engine::{Engine, OnEvent};
+use crate::event::RunEvent;
 use crate::verdict::{KernelReport, Verdict};
 use vm_kernels::Target;
 

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use cargo_metadata::MetadataCommand;
 use notify::{EventKind, RecursiveMode, Watcher};
 
-use super::Session;
+use crate::dirs::Dirs;
 use crate::exit;
+use vm_guest::interrupt::Interrupt;
 
 /// What is watched of each package.
 const WATCHED: [&str; 5] = ["bpf", "src", "tests", "build.rs", "Cargo.toml"];
@@ -19,10 +20,10 @@ const WATCHED: [&str; 5] = ["bpf", "src", "tests", "build.rs", "Cargo.toml"];
 const QUIET: Duration = Duration::from_millis(50);
 
 /// Runs rounds until Ctrl-C, which is the regular end of it.
-pub fn run(session: &Session<'_>) -> Result<u8> {
+pub fn run(dirs: &Dirs, interrupt: &Interrupt, round: impl Fn() -> Result<()>) -> Result<u8> {
     let (changed, woken) = mpsc::channel();
     let interrupted = changed.clone();
-    let _subscription = session.interrupt.subscribe(move || {
+    let _subscription = interrupt.subscribe(move || {
         let _ = interrupted.send(());
     });
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -32,21 +33,21 @@ pub fn run(session: &Session<'_>) -> Result<u8> {
         }
     })
     .context("cannot watch files")?;
-    for path in watched(&session.dirs.project)? {
+    for path in watched(&dirs.project)? {
         let watched = watcher.watch(&path, RecursiveMode::Recursive);
         watched.with_context(|| format!("cannot watch {}", path.display()))?;
     }
     loop {
         // A program that does not compile is what watching is for: it is shown, and waited out.
-        if let Err(error) = session.round() {
+        if let Err(error) = round() {
             eprintln!("error: {error:#}");
         }
-        if session.interrupt.signal().is_none() {
+        if interrupt.signal().is_none() {
             println!("\nwaiting for a change of {}; Ctrl-C ends", WATCHED.join(", "));
             let _ = woken.recv();
         }
-        while session.interrupt.signal().is_none() && woken.recv_timeout(QUIET).is_ok() {}
-        if session.interrupt.signal().is_some() {
+        while interrupt.signal().is_none() && woken.recv_timeout(QUIET).is_ok() {}
+        if interrupt.signal().is_some() {
             return Ok(exit::OK);
         }
         println!();
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_of_the_workspace_and_path_dependencies_are_watched() {
+    fn workspace_and_path_dependencies_are_watched() {
         let dir = tempfile::tempdir().unwrap();
         for (name, manifest) in [
             ("project", "[workspace]\nmembers = ['member']\n"),
