@@ -17,7 +17,10 @@ use crate::dirs::Dirs;
 use crate::exit::{self, Exit};
 use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
-use crate::{backends, closure, flags, kernels, outcome, text};
+use crate::outcome::{Case, Outcome};
+use crate::report::words::signal_name;
+use crate::verdict::Verdict;
+use crate::{backends, closure, flags, kernels, text};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
@@ -86,10 +89,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    if let Some(why) = outcome::wrong_kernel(&kernel, &seen) {
-        bail!("kernel {name}: {why}");
-    }
-    conclude(name, seen, &metadata.kernel_args)
+    conclude(&Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata }, &seen)
 }
 
 /// Where the command's program is; any other name is one of busybox's, or of the host's root directory.
@@ -115,33 +115,32 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(closure::in_place(files))
 }
 
-fn conclude(kernel: &str, seen: Observed, kernel_args: &[String]) -> Result<u8> {
-    if let Some(words) = &seen.console.panic {
-        return Err(Exit::failed(format!("kernel {kernel} panicked: {words}")));
+fn conclude(case: &Case<'_>, seen: &Observed) -> Result<u8> {
+    let kernel = &case.kernel.name;
+    // Nobody reads what it prints, as in a pipe to head(1).
+    if seen.end == End::Interrupted {
+        return Ok(exit::interrupted(nix::libc::SIGPIPE));
     }
-    let not_run = |why: String| Err(anyhow!("kernel {kernel}: {why}"));
-    let code = match (&seen.ended, &seen.end) {
-        (Some(Ended::NotStarted { reason }), _) => bail!("{reason}"),
-        // Nobody reads what it prints, as in a pipe to head(1).
-        (None, End::Interrupted) => return Ok(exit::interrupted(nix::libc::SIGPIPE)),
-        (_, End::Deadline) => return not_run(format!("not finished within {} s", seen.limit.as_secs_f64())),
-        (_, End::AgentFailed(why) | End::NoHostRoot(why) | End::ProtocolError(why)) => return not_run(why.clone()),
-        (Some(Ended::Exited { code }), _) => u8::try_from(*code).unwrap_or(exit::FAILED),
-        (Some(Ended::Killed { signal }), _) => {
-            eprintln!("killed by signal {signal}");
+    if let Some(Outcome { verdict, reason, excerpt }) = case.broken_off(seen) {
+        // Of a guest that was up and did not panic, the console's end says nothing about the command.
+        let shows = seen.ready.is_none() || verdict == Verdict::Panic;
+        let lines: String = excerpt.iter().filter(|_| shows).map(|line| format!("\n  {}", text::line(line))).collect();
+        let why = format!("kernel {kernel}: {reason}{lines}");
+        return Err(match verdict {
+            Verdict::Panic | Verdict::Fail => Exit::failed(why),
+            _ => anyhow!("{why}"),
+        });
+    }
+    let code = match &seen.ended {
+        Some(Ended::Exited { code }) => u8::try_from(*code).unwrap_or(exit::FAILED),
+        Some(Ended::Killed { signal }) => {
+            eprintln!("killed by {}", signal_name(*signal));
             exit::interrupted(*signal)
         }
-        (None, End::GuestShutdown) if seen.ready.is_some() => {
-            let failed = format!("kernel {kernel}: the guest shut down or rebooted before the command ended");
-            return Err(Exit::failed(failed));
-        }
-        (None, end) => {
-            let tail = seen.console.tail.join("\n");
-            return not_run(format!("no answer from the guest ({end:?}); its console's end:\n{tail}"));
-        }
+        Some(Ended::NotStarted { reason }) => bail!("{reason}"),
+        None => bail!("kernel {kernel}: the agent did not say how the command ended"),
     };
-    let splat = seen.console.splats.first().cloned();
-    if let Some(splat) = splat.or_else(|| outcome::only_tainted(seen.tainted, kernel_args)) {
+    if let Some(splat) = case.first_splat(seen) {
         eprintln!("kernel {kernel}: the kernel reported: {}", text::line(&splat));
         return Ok(if code == exit::OK { exit::FAILED } else { code });
     }
@@ -160,6 +159,9 @@ mod tests {
 
     #[test]
     fn exit_code_is_the_commands_unless_the_kernel_splats() {
+        let kernel = vm_kernels::fake::kernel();
+        let metadata = Metadata::default();
+        let case = Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata };
         let exited = |code| Some(Ended::Exited { code });
         let splat = "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2\n";
         for (ended, end, console, expected) in [
@@ -176,7 +178,7 @@ mod tests {
             (None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
             let words = format!("{ended:?} {end:?}");
-            let concluded = conclude("k", seen(ended, end, console), &[]);
+            let concluded = conclude(&case, &seen(ended, end, console));
             assert_eq!(concluded.unwrap_or_else(|error| exit::code_of(&error)), expected, "{words}");
         }
     }

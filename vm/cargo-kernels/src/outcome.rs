@@ -36,7 +36,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
     pub kernel: &'a Kernel,
-    /// The tests that were asked for; if none is named, all that the guest lists.
+    /// The tests that were asked for; if none is named, all that the guest lists. A command is none.
     pub tests: Option<&'a [TestId]>,
     pub metadata: &'a Metadata,
 }
@@ -44,12 +44,18 @@ pub struct Case<'a> {
 impl Case<'_> {
     /// The verdict. A pass needs every expected test's own report of success, and nothing else.
     pub fn classify(&self, seen: &Observed) -> Outcome {
+        self.broken_off(seen).or_else(|| self.failed_tests(seen)).or_else(|| self.splat(seen)).unwrap_or(Outcome {
+            verdict: Pass,
+            reason: String::new(),
+            excerpt: vec![],
+        })
+    }
+
+    /// Why the job did not come to its end, if it did not, whatever the job was.
+    pub fn broken_off(&self, seen: &Observed) -> Option<Outcome> {
         self.panic(seen)
             .or_else(|| Some(conclude(WrongKernel, wrong_kernel(self.kernel, seen)?, vec![])))
             .or_else(|| self.cut_short(seen))
-            .or_else(|| self.failed_tests(seen))
-            .or_else(|| self.splat(seen))
-            .unwrap_or(Outcome { verdict: Pass, reason: String::new(), excerpt: vec![] })
     }
 
     fn panic(&self, seen: &Observed) -> Option<Outcome> {
@@ -67,6 +73,9 @@ impl Case<'_> {
             End::ProcessExited { program, status, qemu_ran } => {
                 (HostError, how_it_exited(program, *status, *qemu_ran, &when))
             }
+            End::Deadline if booted && self.is_command() => {
+                (Hang, format!("not finished within {limit} s; --timeout gives it more"))
+            }
             End::Deadline if booted => (Hang, format!("not finished within {limit} s: the guest hung {when}")),
             End::Deadline => (NoBoot, format!("nothing was heard of the agent within {limit} s; {how_far}")),
             End::GuestShutdown if booted => (Fail, format!("the guest shut down, or its agent was killed, {when}")),
@@ -82,6 +91,10 @@ impl Case<'_> {
         Some(conclude(verdict, reason + &and_splat(seen), last))
     }
 
+    fn is_command(&self) -> bool {
+        self.tests == Some(&[])
+    }
+
     fn tests<'s>(&'s self, seen: &'s Observed) -> &'s [TestId] {
         self.tests.or(seen.listed.as_deref()).unwrap_or_default()
     }
@@ -90,6 +103,7 @@ impl Case<'_> {
         match (&seen.running, &seen.ready) {
             (Some(test), _) => format!("while `{}` ran", test_name(test)),
             (None, None) => "before the agent was up".into(),
+            (None, Some(_)) if self.is_command() => "before it was done".into(),
             (None, Some(_)) if seen.outcomes.is_empty() => "before the first test".into(),
             (None, Some(_)) => {
                 format!("after {} of {} tests", seen.outcomes.len(), self.tests(seen).len())
@@ -128,16 +142,21 @@ impl Case<'_> {
         Some(conclude(Fail, reason, first(&seen.console.context)))
     }
 
-    fn splat(&self, seen: &Observed) -> Option<Outcome> {
+    /// What the kernel reported, in the words of its first line.
+    pub fn first_splat(&self, seen: &Observed) -> Option<String> {
         let words = seen.console.splats.first().cloned();
-        let words = words.or_else(|| only_tainted(seen.tainted, &self.metadata.kernel_args))?;
+        words.or_else(|| only_tainted(seen.tainted, &self.metadata.kernel_args))
+    }
+
+    fn splat(&self, seen: &Observed) -> Option<Outcome> {
+        let words = self.first_splat(seen)?;
         let reason = format!("the tests passed, but the kernel reported: {words} (--allow-kernel-warnings accepts it)");
         Some(conclude(KernelSplat, reason, first(&seen.console.context)))
     }
 }
 
 /// A splat of which no line was recognized: the console's level can be changed, by the guest or by the user.
-pub fn only_tainted(tainted: u64, kernel_args: &[String]) -> Option<String> {
+fn only_tainted(tainted: u64, kernel_args: &[String]) -> Option<String> {
     let (_, letter, meaning) = TAINTS.iter().find(|(bit, ..)| tainted >> bit & 1 == 1)?;
     // The last one counts; warnings are of level 4, and only lower ones than the console's are printed
     // (kernel/printk/printk.c, CONSOLE_LOGLEVEL_QUIET).
@@ -155,10 +174,10 @@ pub fn only_tainted(tainted: u64, kernel_args: &[String]) -> Option<String> {
 }
 
 /// Why what was booted is not this kernel.
-pub fn wrong_kernel(kernel: &Kernel, seen: &Observed) -> Option<String> {
+fn wrong_kernel(kernel: &Kernel, seen: &Observed) -> Option<String> {
     let release = &seen.ready.as_ref().filter(|ready| !kernel.expected.accepts(&ready.release))?.release;
     let Kernel { expected, name, .. } = kernel;
-    Some(format!("booted {release}, not {expected}: check the pin `{name}` in kernels.toml"))
+    Some(format!("booted {release}, not {expected}: the `release` of the pin `{name}` is wrong, or its source is"))
 }
 
 /// The first splat, as the end of a reason that is another's.

@@ -18,8 +18,11 @@ use super::object::Object;
 use crate::dirs::Dirs;
 use crate::kernels::{Arch, Kernel, Target};
 use crate::launch::{Guests, Launch};
+use crate::outcome::{Case, Outcome};
+use crate::report::words::signal_name;
 use crate::static_build::StaticBuild;
-use crate::{cross, kernels, outcome, text};
+use crate::verdict::Verdict;
+use crate::{cross, kernels, text};
 
 /// Where it finds what it is given.
 const IN_GUEST: &str = "load";
@@ -93,10 +96,8 @@ impl Brought {
             to.extend_from_slice(&piece.0);
             if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        if let Some(why) = outcome::wrong_kernel(&kernel, &seen) {
-            bail!("{why}");
-        }
-        answer(&seen, &out, &String::from_utf8_lossy(&err), &guests.metadata.kernel_args, &log)
+        let case = Case { kernel: &kernel, tests: Some(&[]), metadata: guests.metadata };
+        answer(&case, &seen, &out, &String::from_utf8_lossy(&err), &log)
     }
 
     /// All files, and the kernel's configuration where libbpf looks for it, for `extern … __kconfig`.
@@ -123,38 +124,49 @@ fn loader(dirs: &Dirs, arch: &'static Arch) -> Result<Cow<'static, [u8]>> {
     Ok(Cow::Owned(loader?))
 }
 
-fn answer(seen: &Observed, out: &[u8], err: &str, kernel_args: &[String], log: &Path) -> Result<Answer> {
+fn answer(case: &Case<'_>, seen: &Observed, out: &[u8], err: &str, log: &Path) -> Result<Answer> {
     let lines = out.split(|byte| *byte == b'\n');
     let mut lines: Vec<Line> = lines.map_while(|line| serde_json::from_slice(line).ok()).collect();
     let done = lines.last() == Some(&Line::Done) && lines.pop().is_some();
-    let splat = seen.console.panic.as_ref().or(seen.console.splats.first()).cloned();
-    let splat = splat.or_else(|| outcome::only_tainted(seen.tainted, kernel_args));
-    let incomplete = match (splat, &seen.ended) {
-        (Some(splat), _) => Some(format!("the kernel reported: {}", text::line(&splat))),
-        (None, Some(Ended::Exited { code: 0 })) if done => None,
-        (None, ended) => {
-            let how = ended.as_ref().map_or(format!("{:?}", seen.end), |how| format!("{how:?}"));
-            let err = text::line(err);
-            Some(format!("the loader did not finish ({how}) {err}; console: {}", log.display()))
-        }
+    let broken_off = match case.broken_off(seen) {
+        Some(Outcome { verdict: Verdict::WrongKernel, reason, .. }) => bail!("{reason}"),
+        broken_off => broken_off.map(|outcome| outcome.reason),
     };
-    if let (None, Some(why)) = (&seen.ready, &incomplete) {
-        bail!("{why}");
+    let splat = || case.first_splat(seen).map(|splat| format!("the kernel reported: {}", text::line(&splat)));
+    let incomplete = broken_off.or_else(splat).or_else(|| {
+        let how = match &seen.ended {
+            Some(Ended::Exited { code: 0 }) if done => return None,
+            Some(Ended::Exited { code }) => format!("ended with exit status {code}"),
+            Some(Ended::Killed { signal }) => format!("was killed by {}", signal_name(*signal)),
+            Some(Ended::NotStarted { reason }) => format!("was not started: {reason}"),
+            None => "did not end".to_owned(),
+        };
+        Some(format!("the loader {how}; {}", text::line(err)))
+    });
+    let incomplete = incomplete.map(|why| format!("{why} (console: {})", log.display()));
+    match (&seen.ready, incomplete) {
+        (None, Some(why)) => bail!("{why}"),
+        (ready, incomplete) => {
+            let release = ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
+            Ok(Answer { release, lines, incomplete })
+        }
     }
-    let release = seen.ready.as_ref().map(|ready| ready.release.clone()).unwrap_or_default();
-    Ok(Answer { release, lines, incomplete })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::Metadata;
+    use vm_guest::supervise::End;
 
     #[test]
     fn answer_of_a_kernel_that_is_tainted_is_none() {
         let done = serde_json::to_vec(&Line::Done).unwrap();
         let answered = |tainted| {
-            let seen = Observed { ended: Some(Ended::Exited { code: 0 }), tainted, ..Observed::default() };
-            answer(&seen, &done, "", &[], Path::new("log"))
+            let (ended, end) = (Some(Ended::Exited { code: 0 }), End::Finished);
+            let (kernel, metadata) = (vm_kernels::fake::kernel(), Metadata::default());
+            let case = Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata };
+            answer(&case, &Observed { ended, end, tainted, ..Observed::default() }, &done, "", Path::new("log"))
         };
         assert_eq!(answered(0).unwrap().incomplete, None);
         assert!(answered(1 << 9).unwrap_err().to_string().contains("(taint flag W)"));
