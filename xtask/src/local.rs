@@ -6,10 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use cargo_kernels::dirs::Dirs;
-use cargo_kernels::flags::Vmtest;
 use cargo_kernels::kernels::Arch;
 use cargo_kernels::metadata::Metadata;
-use cargo_kernels::payload::Payload;
+use cargo_kernels::payload::{Chosen, Payload};
 use cargo_kernels::tools;
 use cargo_kernels::{build, exit};
 
@@ -21,7 +20,7 @@ pub fn program(dirs: &Dirs, args: &[String]) -> Result<u8> {
 }
 
 pub fn tests(dirs: &Dirs) -> Result<u8> {
-    let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Vmtest::default())?;
+    let payload = Payload::build(dirs, Arch::host(), &Metadata::load(dirs)?, &Chosen::default())?;
     let mut code = exit::OK;
     for (id, binary) in &payload.binaries {
         let mut command = as_root(dirs)?;

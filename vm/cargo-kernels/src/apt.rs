@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus};
 use anyhow::{Context, Result, ensure};
 
 use crate::dirs::Dirs;
-use crate::{flags, tools};
+use crate::tools;
 
 /// `apt-get install` with these packages, or options and packages.
 pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
@@ -26,7 +26,7 @@ pub fn install(dirs: &Dirs, arguments: &[&str]) -> Result<()> {
 fn apt_get(dirs: &Dirs, arguments: &[&str]) -> Result<ExitStatus> {
     let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=600"];
     if !nix::unistd::geteuid().is_root() {
-        let setup = flags::hint("setup");
+        let setup = crate::hint::hint("setup");
         let wrong = || format!("run `{setup}` as root, or see what it would install with --dry-run");
         tools::find(dirs, "sudo").with_context(wrong)?;
         line.insert(0, "sudo");

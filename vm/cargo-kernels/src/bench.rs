@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::dirs::Dirs;
-use crate::engine::Engine;
+use crate::engine::{Engine, Options};
 use crate::kernels::{self, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Chosen, Payload};
 use crate::ui::{self, grid};
 use crate::verdict::Standing;
 use crate::{backends, cross, exit, flags, text};
@@ -27,11 +27,11 @@ pub fn run(dirs: &Dirs, flags: &flags::Bench) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let metadata = Metadata::load(dirs)?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
-    let options = flags::Vmtest { allow_kernel_warnings: true, select: flags.select.clone(), ..Default::default() };
+    let options = Options { allow_kernel_warnings: true, vm: flags.select.vm.options(), ..Options::default() };
     let mut code = exit::OK;
     for (arch, targets) in kernels::by_arch(targets) {
         let bare = Bare { qemu: cross::qemu(dirs, arch)?, programs: cross::programs(dirs, arch)? };
-        let mut payload = Payload::build(dirs, arch, &metadata, &flags::Vmtest::default())?;
+        let mut payload = Payload::build(dirs, arch, &metadata, &Chosen::default())?;
         let [boot, restore] = [false, true].map(|snapshot| backends::open(dirs, arch, snapshot, &interrupt));
         let (boot, restore) = (boot?, restore?);
         // As the first kernel's guest lists them.

@@ -17,7 +17,7 @@ use vm_kernels::Arch;
 use vmtest_agent::Program;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::exit::Exit;
+use crate::error::Error;
 
 /// How much of a package's own files is brought along at most, in bytes.
 const LARGEST: u64 = 64 << 20;
@@ -74,7 +74,7 @@ pub fn check_architecture(path: &Path, arch: &Arch) -> Result<()> {
     read.with_context(|| format!("cannot read {shown}"))?;
     let machine = start.get(18..20).filter(|_| start.starts_with(&elf::ELFMAG));
     match machine.map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])) {
-        Some(machine) if machine != arch.elf_machine => Err(Exit::usage(format!(
+        Some(machine) if machine != arch.elf_machine => Err(Error::usage(format!(
             "{shown} is a program for another processor (ELF machine {machine}), and the guest is {}",
             arch.machine
         ))),

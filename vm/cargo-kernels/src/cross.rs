@@ -115,7 +115,7 @@ pub fn require(dirs: &Dirs, arch: &'static Arch) -> Result<()> {
         return Ok(());
     }
     let missing: Vec<String> = missing(dirs, arch)?.into_iter().map(|missing| missing.name).collect();
-    let setup = crate::flags::hint(&format!("setup --arch {arch}"));
+    let setup = crate::hint::hint(&format!("setup --arch {arch}"));
     ensure!(missing.is_empty(), "kernels for {arch} need {}, not found here: run `{setup}`", missing.join(", "));
     Ok(())
 }

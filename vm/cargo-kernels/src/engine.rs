@@ -9,21 +9,39 @@ use vmtest_agent::{Event, Task, TestId, Tests};
 
 use crate::event::RunEvent;
 use crate::kernels::{self, Kernel, Target};
-use crate::launch::{Guests, Host, Launch};
+use crate::launch::{Guests, Host, Launch, VmOptions};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
 use crate::payload::Payload;
+use crate::text;
 use crate::verdict::{KernelReport, Verdict};
-use crate::{flags, text};
 use vm_guest::Backend;
 use vm_guest::supervise::Observed;
 use vm_kernels::kconfig;
+
+/// How tests are run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub vm: VmOptions,
+    /// A directory of the guest's that is copied out at the end.
+    pub keep: Option<String>,
+    /// How often a test that fails is run again.
+    pub retries: u32,
+    /// No further test is run on a kernel once one has failed there.
+    pub fail_fast: bool,
+    /// Each kernel is asked what it says of the program.
+    pub facts: bool,
+    /// That a kernel is unavailable is tolerated.
+    pub allow_unavailable: bool,
+    /// A splat of a kernel on which the tests passed is tolerated.
+    pub allow_kernel_warnings: bool,
+}
 
 /// Runs one program's tests on one kernel after the other.
 pub struct Engine<'a> {
     pub(crate) guests: Guests<'a>,
     pub(crate) payload: &'a Payload,
-    options: &'a flags::Vmtest,
+    options: &'a Options,
 }
 
 pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
@@ -31,7 +49,7 @@ pub type OnEvent<'a> = &'a (dyn Fn(RunEvent) + Sync);
 fn host_error(error: &anyhow::Error) -> Outcome {
     let mut reason = format!("{error:#}");
     if error.is::<kernels::modules::Damaged>() {
-        reason += &format!("; `{}` drops what is damaged", crate::flags::hint("verify"));
+        reason += &format!("; `{}` drops what is damaged", crate::hint::hint("kernels verify"));
     }
     Outcome { verdict: Verdict::HostError, reason, excerpt: Vec::new() }
 }
@@ -42,9 +60,9 @@ impl<'a> Engine<'a> {
         backend: &'a dyn Backend,
         metadata: &'a Metadata,
         payload: &'a Payload,
-        options: &'a flags::Vmtest,
+        options: &'a Options,
     ) -> Self {
-        let (vm, copy_out) = (&options.select.vm, options.guest.keep.as_deref());
+        let (vm, copy_out) = (options.vm, options.keep.as_deref());
         Self { guests: Guests { host, backend, metadata, vm, keep: &payload.keep, copy_out }, payload, options }
     }
 
@@ -120,7 +138,7 @@ impl<'a> Engine<'a> {
 
     fn tests(&self, tests: Option<&[TestId]>) -> Tests {
         let list = tests.is_some_and(<[_]>::is_empty);
-        let wants_facts = !list && (self.options.facts || self.options.report.is_some());
+        let wants_facts = !list && self.options.facts;
         let only = tests.filter(|_| !list).map(<[_]>::to_vec);
         Tests {
             binaries: self.payload.binaries.clone(),

@@ -14,7 +14,8 @@ use vm_guest::supervise::{End, Observed};
 use vmtest_agent::{Ended, Event, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::exit::{self, Exit};
+use crate::error::Error;
+use crate::exit;
 use crate::launch::{self, Guests, Host, Launch};
 use crate::metadata::Metadata;
 use crate::outcome::{Case, Outcome};
@@ -43,7 +44,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     let env = env.filter(|(name, _)| as_runner || environment::is_allowed(name));
     let env = env.chain(flags.one.env.iter().cloned()).collect();
     let program = Program { argv: flags.command.clone(), cwd: cwd.clone(), env };
-    let target = kernels::select_one(dirs, &flags.one, &metadata)?;
+    let target = kernels::select_one(dirs, flags.one.kernel.as_ref(), flags.one.arch, &metadata)?;
     if let Some(path) = named_by_path(&program).filter(|path| path.is_file()) {
         closure::check_architecture(&path, target.arch())?;
     }
@@ -56,7 +57,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
         host: &host,
         backend: &*backend,
         metadata: &metadata,
-        vm: &flags.one.vm,
+        vm: flags.one.vm.options(),
         keep: &keep(dirs, &program),
         copy_out: flags.guest.keep.as_deref(),
     };
@@ -127,7 +128,7 @@ fn conclude(case: &Case<'_>, seen: &Observed) -> Result<u8> {
         let lines: String = excerpt.iter().filter(|_| shows).map(|line| format!("\n  {}", text::line(line))).collect();
         let why = format!("kernel {kernel}: {reason}{lines}");
         return Err(match verdict {
-            Verdict::Panic | Verdict::Fail => Exit::failed(why),
+            Verdict::Panic | Verdict::Fail => Error::failed(why),
             _ => anyhow!("{why}"),
         });
     }

@@ -1,5 +1,6 @@
 //! The exit codes, which scripts depend on.
 
+use crate::error::Error;
 use crate::text;
 use crate::verdict::{KernelReport, RunReport, Standing};
 
@@ -33,31 +34,13 @@ pub fn of_kernel(kernel: &KernelReport) -> u8 {
     }
 }
 
-/// An error that decides the exit code of the whole command; without one in its chain an error is [`NOT_RUN`].
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Exit {
-    /// One of this module's constants.
-    pub code: u8,
-    /// What to tell the person.
-    pub message: String,
-}
-
-impl Exit {
-    /// A kernel failed.
-    pub fn failed(message: impl Into<String>) -> anyhow::Error {
-        Self { code: FAILED, message: message.into() }.into()
-    }
-
-    /// A mistake in what the user typed or wrote.
-    pub fn usage(message: impl Into<String>) -> anyhow::Error {
-        Self { code: USAGE, message: message.into() }.into()
-    }
-}
-
 /// The exit code that an error leads to.
 pub fn code_of(error: &anyhow::Error) -> u8 {
-    error.downcast_ref::<Exit>().map_or(NOT_RUN, |exit| exit.code)
+    match error.downcast_ref() {
+        Some(Error::Usage(_)) => USAGE,
+        Some(Error::Failed(_)) => FAILED,
+        None => NOT_RUN,
+    }
 }
 
 /// The end of `main`: what went wrong goes to standard error.

@@ -2,13 +2,17 @@
 #![allow(missing_docs, reason = "a field without help is what its type is")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use vm_guest::accel::Accel;
 use vm_kernels::Arch;
 
+use crate::engine::Options;
+use crate::launch::VmOptions;
 use crate::metadata::{LONGEST_S, Metadata, RootChoice};
+use crate::payload::Chosen;
 use crate::selection::Selection;
 
 /// What changes where kernels come from.
@@ -266,6 +270,33 @@ pub struct GuestArgs {
     pub keep: Option<String>,
 }
 
+impl VmArgs {
+    pub fn options(&self) -> VmOptions {
+        VmOptions { accel: self.accel, timeout: self.timeout.map(Duration::from_secs_f64) }
+    }
+}
+
+impl Vmtest {
+    /// How the tests are run.
+    pub fn options(&self) -> Options {
+        Options {
+            vm: self.select.vm.options(),
+            keep: self.guest.keep.clone(),
+            retries: self.retries,
+            fail_fast: self.fail_fast,
+            // The reports have them.
+            facts: self.facts || self.report.is_some(),
+            allow_unavailable: self.allow_unavailable,
+            allow_kernel_warnings: self.allow_kernel_warnings,
+        }
+    }
+
+    /// What is tested.
+    pub fn chosen(&self) -> Chosen {
+        Chosen { cargo_args: self.selection.0.clone(), test_args: self.test_args.clone(), env: self.env.clone() }
+    }
+}
+
 impl GuestArgs {
     /// The metadata with these instead of its own.
     pub fn over(&self, mut metadata: Metadata) -> Metadata {
@@ -357,16 +388,6 @@ fn variable(text: &str) -> Result<(String, i64), String> {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse();
     number.ok().filter(|number: &f64| *number >= 0.0).ok_or("expected a number such as 10%".into())
-}
-
-/// A command line of the program that runs, for a person to type: `cargo xtask setup`, `cargo kernels fetch 6.12`.
-pub fn hint(command: &str) -> String {
-    let program = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
-    if program.file_stem().is_none_or(|name| name != "xtask") {
-        return format!("cargo kernels {command}");
-    }
-    let of_kernels = Kernels::has_subcommand(command.split(' ').next().unwrap_or_default());
-    format!("cargo xtask {}{command}", if of_kernels { "kernels " } else { "" })
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use url::Url;
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
-use crate::flags;
+use crate::error::Error;
 use crate::metadata::Metadata;
 use crate::ui::Line;
 
@@ -66,14 +65,14 @@ fn read(dirs: &Dirs, path: &Path) -> Result<Vec<Pin>> {
 /// Reads pins from `text`, which is the content of `path`; what is not as it must be is wrong usage.
 pub fn parse(dirs: &Dirs, text: &str, path: &Path) -> Result<Vec<Pin>> {
     let shown = path.strip_prefix(&dirs.project).unwrap_or(path);
-    pins::parse(text, shown).map_err(|error| Exit::usage(error.to_string()))
+    pins::parse(text, shown).map_err(|error| Error::usage(error.to_string()))
 }
 
 /// Finds what was asked for with `-k` and `--arch`: pins' names, images, directories; every pin that is not extra if
 /// nothing was. What is none of these is wrong usage.
 pub fn select(dirs: &Dirs, wanted: &[String], arches: &[&'static Arch]) -> Result<Vec<Target>> {
     let selected = vm_kernels::select(&store(dirs)?, &pinned(dirs)?, wanted, arches);
-    selected.map_err(|error| Exit::usage(format!("{error:#}")))
+    selected.map_err(|error| Error::usage(format!("{error:#}")))
 }
 
 /// The kernels of each architecture.
@@ -89,13 +88,18 @@ pub fn by_arch(targets: Vec<Target>) -> Vec<(&'static Arch, Vec<Target>)> {
 }
 
 /// The one kernel that is asked for, or that the project names.
-pub fn select_one(dirs: &Dirs, one: &flags::Shell, metadata: &Metadata) -> Result<Target> {
-    let names = one.kernel.as_ref().map_or(&metadata.kernels[..], std::slice::from_ref);
+pub fn select_one(
+    dirs: &Dirs,
+    name: Option<&String>,
+    arch: Option<&'static Arch>,
+    metadata: &Metadata,
+) -> Result<Target> {
+    let names = name.map_or(&metadata.kernels[..], std::slice::from_ref);
     let is_one = matches!(names, [name] if !name.contains(',') || Path::new(name).exists());
     if !is_one {
-        return Err(Exit::usage("which kernel? one is needed, such as `-k 6.12`"));
+        return Err(Error::usage("which kernel? one is needed, such as `-k 6.12`"));
     }
-    select(dirs, names, one.arch.as_slice())?.pop().context("no kernel was named")
+    select(dirs, names, arch.as_slice())?.pop().context("no kernel was named")
 }
 
 /// Gets a kernel, and tells on standard error how that goes.
@@ -109,8 +113,8 @@ pub fn needs(dirs: &Dirs, paths: &[PathBuf]) -> Result<Vec<kconfig::Need>> {
     for path in paths {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(dirs.project.join(path))
-            .map_err(|error| Exit::usage(format!("cannot read the list of kernel options {shown}: {error}")))?;
-        needs.extend(kconfig::needs(&text, &shown).map_err(|error| Exit::usage(error.to_string()))?);
+            .map_err(|error| Error::usage(format!("cannot read the list of kernel options {shown}: {error}")))?;
+        needs.extend(kconfig::needs(&text, &shown).map_err(|error| Error::usage(error.to_string()))?);
     }
     Ok(needs)
 }

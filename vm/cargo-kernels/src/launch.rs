@@ -23,7 +23,6 @@ use vm_kernels::lock::{self, How};
 use vmtest_agent::{Event, Job, Program, Task};
 
 use crate::dirs::Dirs;
-use crate::flags::VmArgs;
 use crate::metadata::{Metadata, RootChoice};
 use crate::tools;
 
@@ -96,6 +95,15 @@ fn log_dir(logs: &Path) -> Result<(PathBuf, Option<File>)> {
     Ok((path, lock))
 }
 
+/// How a VM runs, where the user says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VmOptions {
+    /// KVM or emulation; KVM, if it works, where nothing is said.
+    pub accel: Option<Accel>,
+    /// How long all of a kernel's run may take.
+    pub timeout: Option<Duration>,
+}
+
 /// What all guests of a run and an architecture have in common.
 #[derive(Clone, Copy)]
 pub struct Guests<'a> {
@@ -104,7 +112,7 @@ pub struct Guests<'a> {
     /// Their memory, their processors, their root directory, their further kernel parameters.
     pub metadata: &'a Metadata,
     /// KVM or TCG, and the time limit, if the user says so.
-    pub vm: &'a VmArgs,
+    pub vm: VmOptions,
     /// Directories that must be found where they are here.
     pub keep: &'a [String],
     pub copy_out: Option<&'a str>,
@@ -201,7 +209,7 @@ impl Launch<'_> {
 
     /// From the guest's start to the end of the job, and how much longer for each test.
     fn limit(&self) -> (Duration, Duration) {
-        let asked = self.guests.vm.timeout.map(Duration::from_secs_f64);
+        let asked = self.guests.vm.timeout;
         asked.map_or((self.limit, self.each_test), |limit| (limit, Duration::ZERO))
     }
 

@@ -13,12 +13,14 @@ pub mod cross;
 pub mod dirs;
 mod doctor;
 mod engine;
+mod error;
 mod event;
 pub mod exec;
 pub mod exit;
 pub mod flags;
 #[path = "../../guest_programs.rs"]
 mod guest_programs;
+mod hint;
 mod isolate;
 pub mod kernels;
 mod launch;

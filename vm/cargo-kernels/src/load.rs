@@ -15,7 +15,8 @@ use vm_guest::interrupt::Interrupt;
 use vmtest_loader::Job;
 
 use crate::dirs::Dirs;
-use crate::exit::{self, Exit};
+use crate::error::Error;
+use crate::exit;
 use crate::launch::{Guests, Host};
 use crate::metadata::{Metadata, RootChoice};
 use crate::{backends, flags, kernels, parallel, text, ui};
@@ -43,7 +44,7 @@ pub fn run(dirs: &Dirs, flags: &flags::Load) -> Result<u8> {
     for (arch, targets) in kernels::by_arch(targets) {
         let backend = &*backends::open(dirs, arch, true, &interrupt)?;
         let brought = Brought::new(dirs, arch, &objects, job.clone())?;
-        let vm = &flags.select.vm;
+        let vm = flags.select.vm.options();
         let guests = Guests { host: &host, backend, metadata: &metadata, vm, keep: &[], copy_out: None };
         answers.extend(parallel::map(&targets, parallel::jobs(flags.jobs), |_, target| {
             (target.name().to_owned(), brought.ask(guests, target))
@@ -65,7 +66,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Object>> {
                 eprintln!("{}: left out", text::line(&why));
                 continue;
             }
-            found => found.map_err(Exit::usage)?,
+            found => found.map_err(Error::usage)?,
         };
         for mut object in found {
             object.name = text::line(&object.name);
@@ -85,13 +86,13 @@ fn every_name_is_known(rows: &Rows, flags: &flags::Load) -> Result<()> {
         return Ok(());
     }
     if let Some((name, _)) = flags.set.iter().find(|(name, _)| !rows.variables.contains(name)) {
-        return Err(Exit::usage(format!("there is no global variable `{name}`")));
+        return Err(Error::usage(format!("there is no global variable `{name}`")));
     }
     let named = flags.programs.iter().chain(&flags.autoload).chain(&flags.optional);
     match named.into_iter().find(|name| !rows.programs.contains(*name)) {
         Some(name) => {
             let all: Vec<&str> = rows.programs.iter().map(String::as_str).collect();
-            Err(Exit::usage(format!("there is no program `{name}`; there are {}", all.join(", "))))
+            Err(Error::usage(format!("there is no program `{name}`; there are {}", all.join(", "))))
         }
         None => Ok(()),
     }

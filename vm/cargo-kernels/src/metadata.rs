@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::dirs::Dirs;
-use crate::exit::Exit;
+use crate::error::Error;
 
 /// What the harness may be told of a project; docs/your-own-program.md explains each key. All are optional.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -133,7 +133,7 @@ impl Metadata {
         let mut whole = toml::Table::new();
         for path in manifests.iter().filter(|path| path.is_file()) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let wrong = |why: String| Exit::usage(format!("{}: metadata.kernels: {why}", path.display()));
+            let wrong = |why: String| Error::usage(format!("{}: metadata.kernels: {why}", path.display()));
             // Each by itself first, so that what is wrong is named with its line.
             let manifest: Manifest<Self> = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
             manifest.sections().try_for_each(|metadata| metadata.check()).map_err(|error| wrong(error.to_string()))?;
@@ -141,7 +141,7 @@ impl Metadata {
         }
         whole.try_into().map_err(|error: toml::de::Error| {
             let manifests: Vec<_> = manifests.iter().map(|path| path.display().to_string()).collect();
-            Exit::usage(format!("metadata.kernels of {} together: {}", manifests.join(" and "), error.message()))
+            Error::usage(format!("metadata.kernels of {} together: {}", manifests.join(" and "), error.message()))
         })
     }
 

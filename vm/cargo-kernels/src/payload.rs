@@ -16,7 +16,18 @@ use crate::metadata::Metadata;
 use crate::recorded::{self, Built};
 use crate::static_build::StaticBuild;
 use crate::tools::{self, Need};
-use crate::{closure, flags, launch};
+use crate::{closure, launch};
+
+/// What the user wants to be tested, beside what the project's metadata says.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// Arguments of `cargo test` that choose packages, targets, features and a profile.
+    pub cargo_args: Vec<OsString>,
+    /// Those of the test binaries.
+    pub test_args: Vec<String>,
+    /// Variables of the tests' environment.
+    pub env: Vec<(String, String)>,
+}
 
 /// Built once, used for every kernel.
 #[derive(Debug, Default)]
@@ -44,12 +55,12 @@ pub struct Payload {
 impl Payload {
     /// Builds what is out of date, for guests of an architecture. For those of another than this machine's all is linked
     /// statically, unless a `--target` is chosen.
-    pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, chosen: &flags::Vmtest) -> Result<Self> {
+    pub fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, chosen: &Chosen) -> Result<Self> {
         let is_static = metadata.is_static;
         if is_static {
             tools::require(dirs, Need::Build)?;
         }
-        let mut args = chosen.selection.0.clone();
+        let mut args = chosen.cargo_args.clone();
         let linked = is_static || !arch.is_host() && !args.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
         if args.is_empty() {

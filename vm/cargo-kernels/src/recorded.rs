@@ -14,7 +14,7 @@ use vmtest_agent::{Program, RECORD, RECORD_DIR};
 
 use crate::cargo;
 use crate::dirs::Dirs;
-use crate::exit::Exit;
+use crate::error::Error;
 use crate::static_build::StaticBuild;
 
 /// What `cargo test` builds, and what it would start.
@@ -36,7 +36,7 @@ const TARGETS: &str = "--all-targets --bench --benches --bin --bins --example --
 /// goes to stderr as usual.
 pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Option<&StaticBuild>) -> Result<Built> {
     if !dirs.project.join("Cargo.toml").exists() {
-        return Err(Exit::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
+        return Err(Error::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
     let chosen = |arg: &OsString| {
         let name = arg.to_str().and_then(|arg| arg.split('=').next());
@@ -60,7 +60,7 @@ pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Optio
         built.doc_tests.clear();
     }
     if ids.is_empty() {
-        return Err(Exit::usage("cargo has nothing to test here: no test target was built"));
+        return Err(Error::usage("cargo has nothing to test here: no test target was built"));
     }
     // Not in /tmp, which may be full.
     let parent = dirs.target.join("vmtest");

@@ -12,12 +12,13 @@ use vmtest_agent::TestId;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::dirs::Dirs;
-use crate::engine::Engine;
-use crate::exit::{self, Exit};
+use crate::engine::{Engine, Options};
+use crate::error::Error;
+use crate::exit;
 use crate::kernels::{self, Arch};
 use crate::launch::Host;
 use crate::metadata::Metadata;
-use crate::payload::Payload;
+use crate::payload::{Chosen, Payload};
 use crate::report::words;
 use crate::verdict::{KernelReport, Verdict};
 use crate::{backends, flags, text, ui};
@@ -57,7 +58,7 @@ pub fn run(dirs: &Dirs, flags: &flags::KernelArgs) -> Result<u8> {
     let interrupt = Interrupt::install()?;
     let host = Host::open(dirs, &interrupt, Instant::now())?;
     let (mut passed, mut failed) = (0, 0);
-    let options = flags::Vmtest { select: flags.clone(), ..Default::default() };
+    let options = Options { vm: flags.vm.options(), ..Options::default() };
     for (arch, targets) in &targets {
         let backend = backends::open(dirs, arch, true, &interrupt)?;
         let mut tests: Vec<TestId> = Vec::new();
@@ -99,7 +100,7 @@ fn load(dirs: &Dirs) -> Result<Vec<Mutant>> {
         format!("cannot read {}, which lists the changes of the program that its tests must catch", path.display())
     })?;
     let mutants: Mutants =
-        toml::from_str(&text).map_err(|error| Exit::usage(format!("{}: {error}", path.display())))?;
+        toml::from_str(&text).map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
     Ok(mutants.mutant)
 }
 
@@ -120,7 +121,7 @@ fn build(dirs: &Dirs, arch: &'static Arch, metadata: &Metadata, mutant: Option<&
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file.display()))?;
         fs::write(&path, mutant.mutate(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Payload::build(&copy, arch, metadata, &flags::Vmtest::default())
+    Payload::build(&copy, arch, metadata, &Chosen::default())
 }
 
 /// Begins with what cargo has built of the project's dependencies, which are the copy's, too.

@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
 use crate::dirs::Dirs;
-use crate::exit::{self, Exit};
+use crate::error::Error;
+use crate::exit;
 use crate::metadata::Metadata;
 use crate::{cross, flags, kernels, tools};
 use vm_guest::accel;
@@ -28,13 +29,13 @@ const CODE: &str = "vmtest-code";
 /// and with its exit code.
 pub fn run(dirs: &Dirs, flags: &flags::Shell) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
-        let exec = crate::flags::hint("exec -k K -- COMMAND");
-        return Err(Exit::usage(format!("a shell needs a terminal; for one command there is `{exec}`")));
+        let exec = crate::hint::hint("exec -k K -- COMMAND");
+        return Err(Error::usage(format!("a shell needs a terminal; for one command there is `{exec}`")));
     }
     if flags.vm.timeout.is_some() {
-        return Err(Exit::usage("a shell has no time limit: leave --timeout out"));
+        return Err(Error::usage("a shell has no time limit: leave --timeout out"));
     }
-    let target = kernels::select_one(dirs, flags, &Metadata::load(dirs)?)?;
+    let target = kernels::select_one(dirs, flags.kernel.as_ref(), flags.arch, &Metadata::load(dirs)?)?;
     let (arch, program, qemu) = (target.arch(), tools::find(dirs, "vng")?, cross::qemu(dirs, target.arch())?);
     let kernel = kernels::obtain(&target)?;
     let (accel, why_not_kvm) = accel::choose(flags.vm.accel, &qemu, &kernel, &dirs.cache)?;
@@ -86,7 +87,7 @@ fn start_script(dir: &Path, cwd: &Path, env: &[(String, String)], shell: &Path, 
     let Some(name) = path.to_str().filter(|path| path.chars().all(plain)) else {
         let why = "whose name has characters that do not get through to it";
         let remedy = "set CARGO_TARGET_DIR to a directory with a plainer name";
-        return Err(Exit::usage(format!("the guest finds its shell in {}, {why}: {remedy}", dir.display())));
+        return Err(Error::usage(format!("the guest finds its shell in {}, {why}: {remedy}", dir.display())));
     };
     let shell = shlex::bytes::try_quote(shell.as_os_str().as_bytes())?.into_owned();
     let mut script = b"#!/bin/sh\ncd -- ".to_vec();

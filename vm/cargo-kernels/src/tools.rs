@@ -214,7 +214,7 @@ impl Unusable {
 
     /// What to do, as the rest of a sentence.
     pub fn remedy(&self) -> String {
-        let (packages, setup) = (self.tool.packages, crate::flags::hint("setup"));
+        let (packages, setup) = (self.tool.packages, crate::hint::hint("setup"));
         if !self.can_be_installed() {
             format!("correct {}, or unset it", self.tool.env)
         } else if packages.is_empty() {

@@ -8,8 +8,9 @@ use anyhow::{Result, ensure};
 
 use crate::dirs::Dirs;
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::event::RunEvent;
-use crate::exit::{self, Exit};
+use crate::exit;
 use crate::kernels::{self, Arch, Target};
 use crate::launch::Host;
 use crate::metadata::Metadata;
@@ -74,9 +75,10 @@ impl Session<'_> {
         let (Some(target), Some((arch, backend))) = (self.targets.first(), self.backends.first()) else {
             return Ok(exit::OK);
         };
-        let payload = Payload::build(self.dirs, arch, &self.metadata, self.flags)?;
+        let payload = Payload::build(self.dirs, arch, &self.metadata, &self.flags.chosen())?;
         let host = Host::open(self.dirs, self.interrupt, Instant::now())?;
-        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, self.flags);
+        let options = self.flags.options();
+        let engine = Engine::new(&host, &**backend, &self.metadata, &payload, &options);
         let report = engine.list(target, &|_| {});
         ensure!(report.verdict == Verdict::Pass, "kernel {}: {}", target.name(), report.reason);
         let several = payload.binaries.len() > 1;
@@ -89,15 +91,14 @@ impl Session<'_> {
 
     /// Builds what has changed, runs every kernel, and shows and writes what came of it.
     fn round(&self) -> Result<RunReport> {
-        let flags = self.flags;
+        let (flags, options, chosen) = (self.flags, self.flags.options(), self.flags.chosen());
         let started = Instant::now();
-        let payloads = self.backends.iter().map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, flags));
+        let payloads = self.backends.iter().map(|(arch, _)| Payload::build(self.dirs, arch, &self.metadata, &chosen));
         let payloads = payloads.collect::<Result<Vec<_>>>()?;
         let host = Host::open(self.dirs, self.interrupt, started)?;
-        let engines =
-            self.backends.iter().zip(&payloads).map(|((arch, backend), payload)| {
-                (*arch, Engine::new(&host, &**backend, &self.metadata, payload, flags))
-            });
+        let engines = self.backends.iter().zip(&payloads).map(|((arch, backend), payload)| {
+            (*arch, Engine::new(&host, &**backend, &self.metadata, payload, &options))
+        });
         let engines: Vec<_> = engines.collect();
         let engine_of = |target: &Target| engines.iter().find(|(arch, _)| *arch == target.arch());
         let runs = self.targets.iter().filter_map(|target| Some((target, &engine_of(target)?.1)));
@@ -110,7 +111,7 @@ impl Session<'_> {
             |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0 && !broke(kernel.verdict);
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
-            return Err(Exit::usage(match flags.test_args.join(" ").as_str() {
+            return Err(Error::usage(match flags.test_args.join(" ").as_str() {
                 "" => "there are no tests in what cargo built".to_owned(),
                 filter => format!("no test matches `{filter}`; `--list` shows them all"),
             }));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vm_kernels::whole_file;
 
 use super::rows::{LoadResult, Row, Rows};
-use crate::exit::Exit;
+use crate::error::Error;
 use crate::text;
 
 /// One line of the file.
@@ -62,7 +62,7 @@ impl Entry {
 
 /// Reads a file that [`save`] wrote.
 pub fn read(path: &Path) -> Result<Baseline> {
-    let wrong = |why: String| Exit::usage(format!("the baseline {}: {why}", path.display()));
+    let wrong = |why: String| Error::usage(format!("the baseline {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| wrong(format!("{error}; --save writes one")))
 }

@@ -8,7 +8,8 @@ use toml::Value;
 use url::Url;
 
 use crate::dirs::Dirs;
-use crate::exit::{self, Exit};
+use crate::error::Error;
+use crate::exit;
 use crate::kernels::cache::{self, Entry};
 use crate::kernels::download::{Address, download};
 use crate::kernels::pins::{self, Pin, Source};
@@ -24,7 +25,7 @@ const WHY: &str = "added with `kernels add`";
 pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let path = kernels::file(dirs);
     read(dirs, &path, name)?;
-    pins::check_name(name).map_err(Exit::usage)?;
+    pins::check_name(name).map_err(Error::usage)?;
     let (url, source) = given(dirs, from)?;
     let (release, source, size) = store(dirs, name, &url, source)?;
     // Of a source nothing says the release but what was asked for.
@@ -32,7 +33,7 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     pin(dirs, &path, name, &release, &source)?;
     let more = match &source {
         Source::Source { .. } => {
-            let fetch = crate::flags::hint(&format!("fetch {name}"));
+            let fetch = crate::hint::hint(&format!("kernels fetch {name}"));
             format!("`{fetch}` builds it now; else the first run does.\n")
         }
         Source::File { path: file, .. } if file.is_absolute() => {
@@ -52,7 +53,7 @@ fn read(dirs: &Dirs, path: &Path, name: &str) -> Result<String> {
         text => text.with_context(|| format!("cannot read the pins in {}", path.display()))?,
     };
     if kernels::parse(dirs, &text, path)?.iter().any(|pin| pin.name == name) {
-        return Err(Exit::usage(format!("{name} is pinned already, in {}", path.display())));
+        return Err(Error::usage(format!("{name} is pinned already, in {}", path.display())));
     }
     Ok(text)
 }
@@ -81,9 +82,9 @@ type Make = Box<dyn FnOnce(Sha256Hex) -> Source>;
 /// What the user named: an https address, a release of kernel.org's such as `6.6.144`, or a file.
 fn given(dirs: &Dirs, text: &str) -> Result<(Url, Make)> {
     if text.contains("://") {
-        let url = Url::parse(text).map_err(|error| Exit::usage(format!("{text}: {error}")))?;
+        let url = Url::parse(text).map_err(|error| Error::usage(format!("{text}: {error}")))?;
         if url.scheme() != "https" {
-            return Err(Exit::usage(format!("{text}: expected an https address")));
+            return Err(Error::usage(format!("{text}: expected an https address")));
         }
         return Ok((url.clone(), Box::new(|sha256| Source::Url { url, sha256 })));
     }
@@ -94,10 +95,10 @@ fn given(dirs: &Dirs, text: &str) -> Result<(Url, Make)> {
         let url = Url::parse(&format!("https://cdn.kernel.org/pub/linux/kernel/v{major}.x/linux-{text}.tar.xz"))?;
         return Ok((url.clone(), Box::new(|sha256| Source::Source { url, sha256 })));
     }
-    let path = Path::new(text).canonicalize().map_err(|error| Exit::usage(format!("{text}: {error}")))?;
+    let path = Path::new(text).canonicalize().map_err(|error| Error::usage(format!("{text}: {error}")))?;
     if !path.is_file() {
         let hint = "expected a file: an image, a .deb or a tar archive; a directory works with -k";
-        return Err(Exit::usage(format!("{text}: {hint}")));
+        return Err(Error::usage(format!("{text}: {hint}")));
     }
     let url = obtain::file_url(&path)?;
     let path = path.strip_prefix(&dirs.project).map_or(path.clone(), Path::to_owned);

@@ -42,7 +42,7 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
     let absent = rows.iter().filter(|(pin, found)| found.is_none() && !pin.extra);
     let absent: Vec<String> = absent.map(|(pin, _)| pin.label()).collect();
     if !absent.is_empty() {
-        let fetch = crate::flags::hint(&format!("fetch {}", absent.join(" ")));
+        let fetch = crate::hint::hint(&format!("kernels fetch {}", absent.join(" ")));
         ui::print(&format!("\nTo get what is not cached: {fetch}\n"))?;
     }
     Ok(exit::OK)

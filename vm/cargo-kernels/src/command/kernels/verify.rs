@@ -17,7 +17,7 @@ pub fn run(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8
             ui::print(&format!("{name}: not of the cache, so there is no hash to hold it to\n"))?;
             continue;
         };
-        let fetch = crate::flags::hint(&format!("fetch {name}"));
+        let fetch = crate::hint::hint(&format!("kernels fetch {name}"));
         let of_source = |source| (source, Entry::of(&store.cache, pin, source));
         let mut cached = pin.sources.iter().map(of_source).filter(|(_, entry)| entry.dir().exists()).peekable();
         if cached.peek().is_none() && !names.is_empty() {
