@@ -138,8 +138,8 @@ fn target_of(binary: &Path) -> Option<String> {
 
 fn read(directory: &Path, ids: &BTreeMap<PathBuf, String>) -> Result<BTreeMap<String, Program>> {
     let mut programs = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let program: Program = serde_json::from_slice(&fs::read(entry?.path())?)?;
+    for entry in fs_err::read_dir(directory)? {
+        let program: Program = serde_json::from_slice(&fs_err::read(entry?.path())?)?;
         let path = program.argv.first().map(PathBuf::from).unwrap_or_default();
         let Some(id) = ids.get(&path) else {
             bail!("cargo starts {}, and did not say that it built it", path.display());

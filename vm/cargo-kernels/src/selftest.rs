@@ -130,7 +130,7 @@ fn take_over_builds(from: &Path, to: &Path, arch: &Arch) -> Result<()> {
     let lock = lock::existing(&from.join("release/.cargo-lock"), How::NonBlockingLockShared)?;
     let _lock = lock.context("another build goes on")?;
     kernels::cache::remove_all(to)?;
-    fs::create_dir_all(to)?;
+    fs_err::create_dir_all(to)?;
     let mut cp = Command::new("cp");
     cp.args(["--archive", "--reflink=auto"]).args(["release", arch.target].map(|name| from.join(name))).arg(to);
     ensure!(cp.stderr(Stdio::null()).status()?.success(), "it was not copied");

@@ -3,13 +3,13 @@
 //! They are 100 MB and more, and a guest wants none of them, or a few. So they stay on the host until one is asked for,
 //! and only depmod's lists go into the guest's root directory. Those are made once and kept in the cache.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use fs_err as fs;
 use vmtest_agent::{FIRST_MODULES, MODULES_DIR, MODULES_SHARE, Root};
 
 use crate::backend::Spec;

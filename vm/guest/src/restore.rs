@@ -187,7 +187,7 @@ impl<'a> Guest<'a> {
         let (printed, _) = printed.join().unwrap_or_default();
         ensure!(printed.len() < LONGEST_CONSOLE, "it printed too much to be kept");
         fs::write(dir.join(CONSOLE), printed).context("cannot keep its console")?;
-        fs::remove_file(dir.join(INITRAMFS))?;
+        fs_err::remove_file(dir.join(INITRAMFS))?;
         Ok(ready)
     }
 

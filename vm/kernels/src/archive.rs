@@ -18,7 +18,7 @@ const MAX_UNPACKED: u64 = 4 << 30;
 /// Unpacks `files`, whatever they are, into the directory `into`, which exists.
 pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
     for file in files {
-        let mut reader = BufReader::new(File::open(file)?);
+        let mut reader = BufReader::new(fs_err::File::open(file)?);
         if reader.fill_buf()?.starts_with(b"!<arch>\n") {
             unpack_package(file, into, &["boot", "lib/modules", "usr/lib/modules"])
                 .context("cannot unpack the .deb")?;
@@ -28,7 +28,7 @@ pub fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
             super::image::inspect(file)?;
             // The same file system in practice: a link costs nothing, and the download is removed afterwards.
             let image = into.join("bzImage");
-            std::fs::hard_link(file, &image).or_else(|_| std::fs::copy(file, image).map(drop))?;
+            fs_err::hard_link(file, &image).or_else(|_| fs_err::copy(file, image).map(drop))?;
         }
     }
     remove_links_out(into)

@@ -60,7 +60,7 @@ pub fn check(arch: &Arch, dir: &Path) -> Result<()> {
     let (what, packages): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
     let (what, packages) = (what.join(", "), packages.join(" "));
     ensure!(what.is_empty(), "building it needs {what}; on Debian: apt-get install {packages}");
-    let free = statvfs(dir).with_context(|| dir.display().to_string())?;
+    let free = statvfs(dir).with_context(|| format!("cannot tell how much room there is in {}", dir.display()))?;
     let free = free.blocks_available() * free.fragment_size();
     let (mib, at) = (SPACE >> 20, dir.display());
     ensure!(free >= SPACE, "building it needs {mib} MiB in {at}, where {} MiB are free", free >> 20);
@@ -80,13 +80,13 @@ pub fn build(arch: &'static Arch, tarball: &Path, work: &Path, into: &Path, prog
         "building it from source, which is done once: about {} minutes on {cores} cores",
         CORE_MINUTES.div_ceil(cores)
     ));
-    fs::create_dir(work)?;
+    fs_err::create_dir(work)?;
     let tree = Tree { arch, dir: unpack(arch, tarball, work)?, log: work.join("stderr"), progress };
     let fragment = work.join("fragment");
-    fs::write(&fragment, arch.config).with_context(|| fragment.display().to_string())?;
+    fs_err::write(&fragment, arch.config)?;
     tree.make("allnoconfig", &[format!("KCONFIG_ALLCONFIG={}", fragment.display())])?;
     let config = tree.dir.join(".config");
-    let text = fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+    let text = fs_err::read_to_string(&config)?;
     // An option whose dependencies are not met is dropped without a word.
     let has = kconfig::parse(&text);
     let wanted = kconfig::parse(arch.config).into_iter();
@@ -123,7 +123,7 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn make(&self, target: &str, arguments: &[String]) -> Result<()> {
-        let log = File::create(&self.log).with_context(|| self.log.display().to_string())?;
+        let log = File::from(fs_err::File::create(&self.log)?);
         let mut command = self.command();
         command.args(arguments).arg(target).stderr(log).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot run make")?;

@@ -115,7 +115,7 @@ impl Plan<'_> {
 
 /// Reads and decompresses a module; one of the cache's own must be what was unpacked.
 fn read(file: &Path, sha256: Option<&str>) -> Result<Vec<u8>> {
-    let raw = std::fs::read(file)?;
+    let raw = fs_err::read(file)?;
     ensure!(sha256.is_none_or(|sha256| sha256 == digest::sha256(&raw).as_str()), Damaged);
     let Some(mut reader) = decompressed(raw.as_slice(), false)? else { return Ok(raw) };
     let mut bytes = Vec::new();

@@ -50,18 +50,18 @@ impl Sysroot {
         let packages = obtain::download_all(store, &self.source, work.path(), progress)
             .with_context(|| format!("cannot get what programs for {} need", self.arch))?;
         let root = work.path().join("root");
-        std::fs::create_dir(&root)?;
+        fs_err::create_dir(&root)?;
         let [libelf, libz] = ["libelf.a", "libz.a"].map(|library| format!("usr/lib/{}/{library}", self.arch.gnu));
         for package in packages {
             archive::unpack_package(&package, &root, &["bin", "usr/include", &libelf, &libz])?;
         }
         archive::remove_links_out(&root)?;
         let parent = self.dir.parent().unwrap_or(&store.cache);
-        std::fs::create_dir_all(parent)?;
+        fs_err::create_dir_all(parent)?;
         let _lock = lock::exclusive(&parent.join("lock"), || ())?;
         // Another run may have been quicker, with the same.
         if !self.exists() {
-            std::fs::rename(&root, &self.dir)?;
+            fs_err::rename(&root, &self.dir)?;
         }
         Ok(())
     }

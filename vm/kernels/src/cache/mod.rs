@@ -169,7 +169,7 @@ impl<'a> Entry<'a> {
         let staging = self.incoming().join("entry");
         remove_all(&staging)?;
         let root = staging.join(sums::TREE);
-        std::fs::create_dir_all(&root)?;
+        fs_err::create_dir_all(&root)?;
         if let Err(error) = fill(&root) {
             remove_all(&staging)?;
             return Err(error);
@@ -206,7 +206,7 @@ fn describe(pin: &Pin, staging: &Path) -> Result<Manifest> {
     if config.is_none() {
         // Next to the image, so that it need not be looked for inside of it again.
         if let Some(text) = image::config(&found.image)? {
-            std::fs::write(tree.join("config"), text)?;
+            fs_err::write(tree.join("config"), text)?;
             config = Some(tree.join("config"));
         }
     }

@@ -22,7 +22,7 @@ pub fn write(staging: &Path) -> Result<(u64, Sha256Hex)> {
         text += &format!("{hash}  {}\n", path.to_str().context("a name that is not UTF-8")?);
         size += staging.join(path).metadata()?.len();
     }
-    std::fs::write(staging.join(SUMS), &text)?;
+    fs_err::write(staging.join(SUMS), &text)?;
     Ok((size, digest::sha256(text.as_bytes())))
 }
 

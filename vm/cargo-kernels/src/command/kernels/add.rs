@@ -128,9 +128,9 @@ fn store(dirs: &Dirs, name: &str, url: &Url, source: Make) -> Result<(Option<Str
     if matches!(source, Source::Source { .. }) {
         // `fetch` finds it there, and builds it.
         let incoming = entry.incoming();
-        std::fs::create_dir_all(&incoming)?;
+        fs_err::create_dir_all(&incoming)?;
         let size = part.metadata()?.len();
-        std::fs::rename(&part, incoming.join("0.part"))?;
+        fs_err::rename(&part, incoming.join("0.part"))?;
         return Ok((None, source, size));
     }
     progress.note("unpacking");
