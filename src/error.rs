@@ -48,8 +48,8 @@ pub enum Error {
          bytes; raise the limit with `ulimit -l unlimited`, or with CAP_SYS_RESOURCE let the program raise it itself"
     )]
     Memlock(u64),
-    #[error("{log}cannot {what}: the kernel refused: {why}; its reasons are above")]
-    Refused { what: &'static str, why: String, log: String },
+    #[error("cannot {LOAD}: the kernel refused it: {0}; libbpf's log above says why")]
+    Refused(String),
     #[error(
         "another process reads trace_pipe, and only one can; end it (`fuser -v /sys/kernel/tracing/trace_pipe` names \
          it), or leave out --follow and read there"
@@ -75,7 +75,7 @@ impl Error {
             Self::NoTracepoint => 6,
             Self::Lockdown(_) => 7,
             Self::Memlock(_) => 8,
-            Self::Refused { .. } => 9,
+            Self::Refused(_) => 9,
             Self::TracePipeBusy => 10,
         }
     }
@@ -91,9 +91,10 @@ impl Error {
         }
     }
 
-    /// Of the error number libbpf-rs tells only the kind.
-    pub fn libbpf(what: &'static str, error: &libbpf_rs::Error) -> Self {
+    /// Explains an error of libbpf's. If it cannot, libbpf's log is shown, unless `--verbose` did that as it came.
+    pub fn libbpf(what: &'static str, error: &libbpf_rs::Error, verbose: bool) -> Self {
         let log = LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
+        // Of the error number libbpf-rs tells only the kind.
         let errno = match error.kind() {
             ErrorKind::PermissionDenied => Errno::EPERM,
             ErrorKind::InvalidInput => Errno::EINVAL,
@@ -106,9 +107,19 @@ impl Error {
                 let options = "CONFIG_BPF_EVENTS=y and CONFIG_PERF_EVENTS=y";
                 Self::NoBpf("BPF programs for tracepoints", options)
             }
-            Self::Other(..) => Self::Refused { what, why: format!("{error:#}"), log },
+            Self::Other(..) => {
+                if !verbose {
+                    say(&log);
+                }
+                Self::unexplained(what, format!("{error:#}"), &log)
+            }
             explained => explained,
         }
+    }
+
+    /// That it was the kernel who refused the program, and not libbpf that failed, is said in libbpf's log alone.
+    fn unexplained(what: &'static str, why: String, log: &str) -> Self {
+        if log.contains("BPF program load failed") { Self::Refused(why) } else { Self::Other(what, why) }
     }
 
     /// Explains an error number of the kernel's, which has many causes: what is around the process tells which it is.
@@ -138,10 +149,17 @@ pub fn say(text: &str) {
 /// libbpf's log, the verifier's included. libbpf wants a plain function to print with, so it is kept in a global.
 static LOG: Mutex<String> = Mutex::new(String::new());
 
-/// Keeps the log for the case that loading fails, or, when `verbose`, shows it as it comes.
+/// Keeps the log for the case that something fails. When `verbose`, shows it as it comes, too.
 pub fn keep_libbpf_log(verbose: bool) {
-    let show = |_, text: String| say(&text);
-    let keep = |_, text: String| LOG.lock().map_or((), |mut log| log.push_str(&text));
+    fn keep(_: PrintLevel, text: String) {
+        if let Ok(mut log) = LOG.lock() {
+            log.push_str(&text);
+        }
+    }
+    fn show(level: PrintLevel, text: String) {
+        say(&text);
+        keep(level, text);
+    }
     set_print(Some(if verbose { (PrintLevel::Debug, show) } else { (PrintLevel::Info, keep) }));
 }
 
@@ -170,7 +188,7 @@ mod tests {
             (MOUNT, ENODEV, &root, 5, "CONFIG_TRACING"),
             (OPEN_PIPE, EBUSY, &root, 10, "fuser -v"),
             (OPEN_PIPE, EIO, &root, 1, "EIO"),
-            // What `libbpf` makes a refusal of, with the log.
+            // Of these `unexplained` makes a refusal or another error.
             (LOAD, EPERM, &root, 1, "cannot load"),
             (LOAD, E2BIG, &limited, 1, "E2BIG"),
         ] {
@@ -181,9 +199,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_by_the_verifier_shows_the_log() {
-        let (what, why, log) = (LOAD, "why".into(), "libbpf: LOG\n".into());
-        let message = Error::Refused { what, why, log }.to_string();
-        assert!(message.starts_with("libbpf: LOG\ncannot load the BPF program: "), "{message}");
+    fn a_refusal_is_told_where_the_log_has_it_and_of_nothing_else() {
+        let refusal = "libbpf: prog 'bpf_prog': BPF program load failed: -EACCES\n";
+        for (what, log, code) in [
+            (LOAD, refusal, 9),
+            (LOAD, "libbpf: map '.rodata': failed to create: -ENOMEM\n", 1),
+            (LOAD, "", 1),
+            (ATTACH, "", 1),
+        ] {
+            let error = Error::unexplained(what, "why".into(), log);
+            let message = error.to_string();
+            assert_eq!(error.exit_code(), code, "{message}");
+            assert!(message.starts_with(&format!("cannot {what}: ")) && message.contains(": why"), "{message}");
+            assert_eq!(message.contains("above") || message.contains("refused"), code == 9, "{message}");
+        }
     }
 }

@@ -52,9 +52,9 @@ fn run(cli: &Cli) -> Result<(), Error> {
     let mut skeleton = HelloworldSkelBuilder::default()
         .open(&mut object)
         .and_then(|opened| opened.load())
-        .map_err(|error| Error::libbpf(LOAD, &error))?;
+        .map_err(|error| Error::libbpf(LOAD, &error, cli.verbose))?;
     let mut pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
-    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error))?;
+    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error, cli.verbose))?;
     announce(tracefs, cli.follow)?;
     session::wait(&signals, pipe.as_mut(), cli.duration)?;
 
