@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 /// the program is detached: dropping the skeleton does that.
 fn run(cli: &Cli) -> Result<(), Error> {
     // Before anything is attached, so that a signal always finds it ready.
-    let signals = session::stop_signals().map_err(|why| Error::other("catch signals", why))?;
+    let signals = session::stop_signals()?;
     error::keep_libbpf_log(cli.verbose);
     privileges::check()?;
     let tracefs = trace_pipe::find_tracefs(cli.mount_tracefs)?;

@@ -2,28 +2,26 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 
 use crate::error::{Error, say};
 use crate::trace_pipe::TracePipe;
 
-/// A socket that becomes readable when the program is told to stop.
-pub fn stop_signals() -> io::Result<UnixStream> {
-    let (receiver, sender) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-    }
-    Ok(receiver)
+/// Turns the signals that end the program into a file, which becomes readable when one comes.
+pub fn stop_signals() -> Result<SignalFd, Error> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    let file = signals.thread_block().and_then(|()| SignalFd::new(&signals));
+    file.map_err(|errno| Error::other("catch signals", errno))
 }
 
 /// Waits for whatever ends the session. Meanwhile it prints lines, and a dot a second on stderr.
-pub fn wait(signals: &UnixStream, mut pipe: Option<&mut TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
+pub fn wait(signals: &SignalFd, mut pipe: Option<&mut TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
     const DOT_INTERVAL: Duration = Duration::from_secs(1);
     let stdout = io::stdout();
     let mut next_dot = Instant::now() + DOT_INTERVAL;
