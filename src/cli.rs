@@ -23,7 +23,7 @@ pub struct Cli {
     #[arg(long)]
     pub mount_tracefs: bool,
 
-    /// Show libbpf's log on stderr
+    /// Show all that libbpf says, not only its warnings
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -36,9 +36,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// The exit codes are those of `Error::exit_code`.
 const AFTER_HELP: &str = "\
-Examples:
-  sudo helloworld                          then read the file that it names
-  sudo helloworld --follow --duration 10   ten seconds of lines
+Example: sudo helloworld --follow --duration 10
 
 Exit codes:
    0  stopped as asked, or stdout was closed
@@ -50,7 +48,7 @@ Exit codes:
    6  the kernel has no tracepoint for execve
    7  kernel lockdown forbids tracing
    8  the limit on locked memory is too low (kernels before 5.11)
-   9  the kernel refused the BPF program; its log is shown
+   9  the BPF program cannot be loaded for another reason; libbpf's messages are shown
   10  --follow, and another process reads trace_pipe
 ";
 

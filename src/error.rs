@@ -1,59 +1,30 @@
 //! Why the tracer could not do its work, what to do about it, and an exit code that tells scripts.
 
-use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write as _};
-use std::sync::Mutex;
 
-use libbpf_rs::{ErrorKind, PrintLevel, ProgramType, set_print};
+use libbpf_rs::{ErrorKind, ProgramType};
 use nix::errno::Errno;
-
-use crate::environment::Environment;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("stdout was closed")]
-    StdoutClosed,
     #[error("cannot {0}: {1}")]
     Other(&'static str, String),
-    #[error(
-        "not permitted: this is a user namespace, such as a rootless container's, whose capabilities do not count for \
-         BPF; run it outside, as root"
-    )]
-    UserNamespace,
-    #[error(
-        "not permitted: tracing with BPF needs the capabilities CAP_BPF and CAP_PERFMON (before Linux 5.8 \
-         CAP_SYS_ADMIN), which this process lacks; run it as root, with sudo"
-    )]
-    Capabilities,
-    #[error("cannot {0}: this needs root, or {1}; run it with sudo")]
+    #[error("cannot write to stdout: {0}")]
+    Stdout(#[from] io::Error),
+    #[error("cannot {0}: this needs root{1}; run it with sudo")]
     Privileges(&'static str, &'static str),
-    #[error("the kernel has no {0}; use one built with {1}")]
-    NoBpf(&'static str, &'static str),
-    #[error(
-        "tracefs is mounted neither at /sys/kernel/tracing nor at /sys/kernel/debug/tracing; mount it with \
-         `mount -t tracefs tracefs /sys/kernel/tracing`, or let --mount-tracefs do it"
-    )]
+    #[error("tracefs is not mounted; --mount-tracefs does it, or `mount -t tracefs tracefs /sys/kernel/tracing`")]
     TracefsNotMounted,
-    #[error("cannot {MOUNT}: {0}; this takes a kernel built with CONFIG_TRACING=y, and sysfs at /sys")]
-    NoTracefs(Errno),
-    #[error("the kernel has no tracepoint for execve; use one built with CONFIG_FTRACE_SYSCALLS=y")]
-    NoTracepoint,
-    #[error(
-        "cannot {0}: the kernel is locked down to `confidentiality`, which forbids tracing; boot it with \
-         lockdown=integrity (/sys/kernel/security/lockdown shows the level)"
-    )]
+    /// The number is its exit code.
+    #[error("the kernel has no {1}; use one built with {2}")]
+    KernelLacks(u8, &'static str, &'static str),
+    #[error("cannot {0}: the kernel's lockdown forbids tracing; boot it with lockdown=integrity")]
     Lockdown(&'static str),
-    #[error(
-        "cannot {LOAD}: Linux before 5.11 counts BPF memory as locked memory, of which this process may have {0} \
-         bytes; raise the limit with `ulimit -l unlimited`, or with CAP_SYS_RESOURCE let the program raise it itself"
-    )]
+    #[error("cannot {LOAD}: the limit on locked memory is {0} bytes (Linux before 5.11); try `ulimit -l unlimited`")]
     Memlock(u64),
-    #[error("cannot {LOAD}: the kernel refused it: {0}; libbpf's log above says why")]
-    Refused(String),
-    #[error(
-        "another process reads trace_pipe, and only one can; end it (`fuser -v /sys/kernel/tracing/trace_pipe` names \
-         it), or leave out --follow and read there"
-    )]
+    #[error("another process reads trace_pipe: end it, see `fuser -v /sys/kernel/tracing/trace_pipe`, or read there")]
     TracePipeBusy,
 }
 
@@ -67,34 +38,19 @@ impl Error {
     /// `cli.rs` lists them for `--help`. With 2, wrong usage, clap itself exits.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::StdoutClosed => 0,
-            Self::Other(..) => 1,
-            Self::UserNamespace | Self::Capabilities | Self::Privileges(..) => 3,
-            Self::NoBpf(..) => 4,
-            Self::TracefsNotMounted | Self::NoTracefs(_) => 5,
-            Self::NoTracepoint => 6,
+            Self::Other(LOAD, _) => 9,
+            Self::Other(..) | Self::Stdout(_) => 1,
+            Self::Privileges(..) => 3,
+            Self::TracefsNotMounted => 5,
+            Self::KernelLacks(code, ..) => *code,
             Self::Lockdown(_) => 7,
             Self::Memlock(_) => 8,
-            Self::Refused(_) => 9,
             Self::TracePipeBusy => 10,
         }
     }
 
-    pub fn other(what: &'static str, why: impl Display) -> Self {
-        Self::Other(what, why.to_string())
-    }
-
-    pub fn stdout(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
-            _ => Self::other("write to stdout", error),
-        }
-    }
-
-    /// Explains an error of libbpf's. If it cannot, libbpf's log is shown, unless `--verbose` did that as it came.
-    pub fn libbpf(what: &'static str, error: &libbpf_rs::Error, verbose: bool) -> Self {
-        let log = LOG.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default();
-        // Of the error number libbpf-rs tells only the kind.
+    /// libbpf-rs tells only the kind of the error number.
+    pub fn libbpf(what: &'static str, error: &libbpf_rs::Error) -> Self {
         let errno = match error.kind() {
             ErrorKind::PermissionDenied => Errno::EPERM,
             ErrorKind::InvalidInput => Errno::EINVAL,
@@ -102,43 +58,86 @@ impl Error {
             ErrorKind::Unsupported => Errno::ENOSYS,
             _ => Errno::UnknownErrno,
         };
-        match Self::explain(what, errno, &Environment::observe()) {
-            Self::Other(..) if !ProgramType::Tracepoint.is_supported().unwrap_or(true) => {
-                let options = "CONFIG_BPF_EVENTS=y and CONFIG_PERF_EVENTS=y";
-                Self::NoBpf("BPF programs for tracepoints", options)
-            }
-            Self::Other(..) => {
-                if !verbose {
-                    say(&log);
-                }
-                Self::unexplained(what, format!("{error:#}"), &log)
-            }
-            explained => explained,
-        }
+        Self::explain(what, errno, format!("{error:#}; libbpf's messages above, if any, say more"), &Around::look())
     }
 
-    /// That it was the kernel who refused the program, and not libbpf that failed, is said in libbpf's log alone.
-    fn unexplained(what: &'static str, why: String, log: &str) -> Self {
-        if log.contains("BPF program load failed") { Self::Refused(why) } else { Self::Other(what, why) }
+    pub fn errno(what: &'static str, errno: Errno) -> Self {
+        Self::explain(what, errno, errno.to_string(), &Around::look())
     }
 
     /// Explains an error number of the kernel's, which has many causes: what is around the process tells which it is.
-    pub fn explain(what: &'static str, errno: Errno, around: &Environment) -> Self {
+    fn explain(what: &'static str, errno: Errno, why: String, around: &Around) -> Self {
         use Errno::{EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM};
         match (what, errno, around.memlock) {
-            (MOUNT, ENODEV | ENOENT, _) => Self::NoTracefs(errno),
-            (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, "CAP_SYS_ADMIN"),
+            (MOUNT, ENODEV | ENOENT, _) => Self::KernelLacks(5, "tracefs", "CONFIG_TRACING=y, and mount sysfs at /sys"),
+            (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_SYS_ADMIN"),
             (_, EPERM | EACCES, _) if around.locked_down => Self::Lockdown(what),
             // EINVAL where the limit made libbpf believe that the kernel has no maps for global data.
             (LOAD, EPERM | EINVAL, Some(bytes)) => Self::Memlock(bytes),
-            (LOAD, ENOSYS, _) => Self::NoBpf("system call bpf", "CONFIG_BPF_SYSCALL=y"),
+            (LOAD, ENOSYS, _) => Self::KernelLacks(4, "system call bpf", "CONFIG_BPF_SYSCALL=y"),
             // To attach, libbpf reads the tracepoint's number in tracefs.
-            (ATTACH, ENOENT, _) => Self::NoTracepoint,
-            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => Self::Privileges(what, "CAP_DAC_READ_SEARCH to read tracefs"),
+            (ATTACH, ENOENT, _) => Self::KernelLacks(6, "tracepoint for execve", "CONFIG_FTRACE_SYSCALLS=y"),
+            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_DAC_READ_SEARCH"),
             (OPEN_PIPE, EBUSY, _) => Self::TracePipeBusy,
-            _ => Self::other(what, errno),
+            (LOAD, ..) if around.no_bpf_events => Self::KernelLacks(4, "BPF for tracepoints", "CONFIG_BPF_EVENTS=y"),
+            _ => Self::Other(what, why),
         }
     }
+}
+
+/// What an error number does not tell.
+#[derive(Debug, Default)]
+struct Around {
+    /// Lockdown is at the level `confidentiality`, which forbids tracing.
+    locked_down: bool,
+    /// The limit on locked memory in bytes, where it is one on BPF memory, too: since 5.11 the kernel charges control
+    /// groups instead, and on older ones libbpf lifts the limit, if it may.
+    memlock: Option<u64>,
+    no_bpf_events: bool,
+}
+
+impl Around {
+    fn look() -> Self {
+        let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(RLIM_INFINITY, |(soft, _)| soft);
+        let limited = memlock != RLIM_INFINITY && memlock_counts(&read("/proc/sys/kernel/osrelease"));
+        Self {
+            locked_down: read("/sys/kernel/security/lockdown").contains("[confidentiality]"),
+            memlock: limited.then_some(memlock),
+            no_bpf_events: !ProgramType::Tracepoint.is_supported().unwrap_or(true),
+        }
+    }
+}
+
+/// Whether a kernel of this release, such as `5.10.0-32-amd64`, limits BPF memory as locked memory.
+fn memlock_counts(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 11))
+}
+
+/// What cannot be read counts as harmless, so that it is not blamed.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Checks what every kernel asks for first, so that this is what an ordinary user is told of.
+pub fn check_privileges() -> Result<(), Error> {
+    privileges(&read("/proc/self/uid_map"), &read("/proc/self/status"))
+}
+
+fn privileges(uid_map: &str, status: &str) -> Result<(), Error> {
+    // In the initial user namespace every ID is itself.
+    if !uid_map.is_empty() && !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return Err(Error::Privileges(LOAD, " outside of this user namespace, which may be a rootless container's"));
+    }
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    // Numbers in include/uapi/linux/capability.h.
+    let has = |number: u32| effective.is_none_or(|set| set & (1 << number) != 0);
+    let (sys_admin, perfmon, bpf) = (has(21), has(38), has(39));
+    if sys_admin || (perfmon && bpf) {
+        return Ok(());
+    }
+    Err(Error::Privileges(LOAD, ", or CAP_BPF and CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)"))
 }
 
 /// Writes to stderr. With stderr closed there is nobody to tell, which is no error (and `eprint!` would panic).
@@ -146,34 +145,18 @@ pub fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// libbpf's log, the verifier's included. libbpf wants a plain function to print with, so it is kept in a global.
-static LOG: Mutex<String> = Mutex::new(String::new());
-
-/// Keeps the log for the case that something fails. When `verbose`, shows it as it comes, too.
-pub fn keep_libbpf_log(verbose: bool) {
-    fn keep(_: PrintLevel, text: String) {
-        if let Ok(mut log) = LOG.lock() {
-            log.push_str(&text);
-        }
-    }
-    fn show(level: PrintLevel, text: String) {
-        say(&text);
-        keep(level, text);
-    }
-    set_print(Some(if verbose { (PrintLevel::Debug, show) } else { (PrintLevel::Info, keep) }));
-}
-
 #[cfg(test)]
 mod tests {
-    use Errno::{E2BIG, EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSYS, EPERM};
+    use Errno::{E2BIG, EACCES, EBUSY, EINVAL, EIO, EMFILE, ENODEV, ENOENT, ENOSYS, EPERM};
 
     use super::*;
 
     #[test]
     fn an_error_number_is_explained_by_what_was_asked_for_and_what_is_around() {
-        let root = Environment::default();
-        let locked = Environment { locked_down: true, ..Environment::default() };
-        let limited = Environment { memlock: Some(65536), ..Environment::default() };
+        let root = Around::default();
+        let locked = Around { locked_down: true, ..Around::default() };
+        let limited = Around { memlock: Some(65536), ..Around::default() };
+        let no_bpf_events = Around { no_bpf_events: true, ..Around::default() };
         for (what, errno, around, code, words) in [
             (LOAD, EPERM, &locked, 7, "lockdown=integrity"),
             (ATTACH, EPERM, &locked, 7, "cannot attach"),
@@ -188,30 +171,46 @@ mod tests {
             (MOUNT, ENODEV, &root, 5, "CONFIG_TRACING"),
             (OPEN_PIPE, EBUSY, &root, 10, "fuser -v"),
             (OPEN_PIPE, EIO, &root, 1, "EIO"),
-            // Of these `unexplained` makes a refusal or another error.
-            (LOAD, EPERM, &root, 1, "cannot load"),
-            (LOAD, E2BIG, &limited, 1, "E2BIG"),
+            (LOAD, EPERM, &root, 9, "cannot load"),
+            (LOAD, E2BIG, &limited, 9, "E2BIG"),
+            (LOAD, EINVAL, &no_bpf_events, 4, "CONFIG_BPF_EVENTS"),
+            (ATTACH, EMFILE, &root, 1, "cannot attach"),
         ] {
-            let error = Error::explain(what, errno, around);
+            let error = Error::explain(what, errno, errno.to_string(), around);
             assert_eq!(error.exit_code(), code, "{what}, {errno}: {error}");
             assert!(error.to_string().contains(words), "no `{words}` in: {error}");
         }
     }
 
     #[test]
-    fn a_refusal_is_told_where_the_log_has_it_and_of_nothing_else() {
-        let refusal = "libbpf: prog 'bpf_prog': BPF program load failed: -EACCES\n";
-        for (what, log, code) in [
-            (LOAD, refusal, 9),
-            (LOAD, "libbpf: map '.rodata': failed to create: -ENOMEM\n", 1),
-            (LOAD, "", 1),
-            (ATTACH, "", 1),
-        ] {
-            let error = Error::unexplained(what, "why".into(), log);
-            let message = error.to_string();
-            assert_eq!(error.exit_code(), code, "{message}");
-            assert!(message.starts_with(&format!("cannot {what}: ")) && message.contains(": why"), "{message}");
-            assert_eq!(message.contains("above") || message.contains("refused"), code == 9, "{message}");
+    fn what_has_no_explanation_is_told_as_it_is() {
+        for (what, code) in [(LOAD, 9), (ATTACH, 1)] {
+            let error = Error::explain(what, Errno::UnknownErrno, "why".into(), &Around::default());
+            assert_eq!(error.exit_code(), code);
+            assert_eq!(error.to_string(), format!("cannot {what}: why"));
         }
+    }
+    const INITIAL: &str = "         0          0 4294967295\n";
+
+    fn message(uid_map: &str, capabilities: u64) -> Option<String> {
+        let status = format!("Name:\tx\nCapEff:\t{capabilities:016x}\n");
+        privileges(uid_map, &status).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_capabilities_for_tracing_are_asked_for_and_those_of_a_user_namespace_are_none() {
+        for (capabilities, suffice) in
+            [(0, false), (1 << 39, false), (1 << 38, false), (1 << 38 | 1 << 39, true), (1 << 21, true)]
+        {
+            assert_eq!(message(INITIAL, capabilities).is_none(), suffice, "{capabilities:x}");
+        }
+        let message = message("         0       1000          1\n", u64::MAX);
+        assert!(message.is_some_and(|message| message.contains("user namespace")));
+    }
+
+    #[test]
+    fn memlock_counts_before_5_11() {
+        assert!(memlock_counts("5.10.0-32-amd64") && memlock_counts("4.19.1"));
+        assert!(!memlock_counts("5.11.0") && !memlock_counts("7.3") && !memlock_counts("next"));
     }
 }

@@ -4,9 +4,7 @@
 //! The kernel side is `bpf/helloworld.bpf.c`. `build.rs` compiles it and makes a Rust module of it, the skeleton.
 
 mod cli;
-mod environment;
 mod error;
-mod privileges;
 mod session;
 mod trace_pipe;
 
@@ -15,11 +13,12 @@ use std::mem::MaybeUninit;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use libbpf_rs::PrintLevel;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 
 use crate::cli::Cli;
 use crate::error::{ATTACH, Error, LOAD};
-use crate::skeleton::{HelloworldLinks, HelloworldSkelBuilder};
+use crate::skeleton::HelloworldSkelBuilder;
 use crate::trace_pipe::TracePipe;
 
 #[allow(clippy::unwrap_used, reason = "generated")]
@@ -28,10 +27,10 @@ mod skeleton {
 }
 
 fn main() -> ExitCode {
-    let result = run(&Cli::parse());
-    session::end_dots();
-    match result {
-        Ok(()) | Err(Error::StdoutClosed) => ExitCode::SUCCESS,
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody wants to read on: an end like another.
+        Err(Error::Stdout(why)) if why.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             error::say(&format!("error: {error}\n"));
             ExitCode::from(error.exit_code())
@@ -44,33 +43,27 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Error> {
     // Before anything is attached, so that a signal always finds it ready.
     let signals = session::stop_signals()?;
-    error::keep_libbpf_log(cli.verbose);
-    privileges::check()?;
+    error::check_privileges()?;
+    let level = if cli.verbose { PrintLevel::Debug } else { PrintLevel::Warn };
+    libbpf_rs::set_print(Some((level, |_, text| error::say(&text))));
     let tracefs = trace_pipe::find_tracefs(cli.mount_tracefs)?;
 
     let mut object = MaybeUninit::uninit(); // libbpf keeps its state here
-    let mut skeleton = HelloworldSkelBuilder::default()
-        .open(&mut object)
-        .and_then(|opened| opened.load())
-        .map_err(|error| Error::libbpf(LOAD, &error, cli.verbose))?;
-    let mut pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
-    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error, cli.verbose))?;
+    let opened = HelloworldSkelBuilder::default().open(&mut object);
+    let mut skeleton = opened.and_then(|opened| opened.load()).map_err(|error| Error::libbpf(LOAD, &error))?;
+    let pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
+    skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error))?;
     announce(tracefs, cli.follow)?;
-    session::wait(&signals, pipe.as_mut(), cli.duration)?;
-
-    skeleton.links = HelloworldLinks::default(); // no further execve runs the program
-    pipe.map_or(Ok(()), |mut pipe| session::print(&pipe.read()?))
+    session::wait(&signals, pipe, cli.duration)
 }
 
 /// Says that the program is attached, and where its lines are.
 fn announce(tracefs: &str, follow: bool) -> Result<(), Error> {
-    let hint = if follow {
-        format!("Lines from {tracefs}/trace_pipe:")
-    } else {
-        format!("Read the lines with `sudo cat {tracefs}/trace_pipe`; end with Ctrl-C.")
+    let hint = match follow {
+        true => format!("Lines from {tracefs}/trace_pipe:"),
+        false => format!("Read the lines with `sudo cat {tracefs}/trace_pipe`; end with Ctrl-C."),
     };
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "Successfully started! {hint}").and_then(|()| stdout.flush()).map_err(Error::stdout)?;
+    writeln!(io::stdout(), "Successfully started! {hint}")?;
     let switch = format!("{tracefs}/tracing_on");
     if std::fs::read(&switch).is_ok_and(|value| value.starts_with(b"0")) {
         error::say(&format!("note: tracing is off: there will be no lines until {switch} is 1\n"));

@@ -2,18 +2,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{TRACEFS_MAGIC, statfs};
 
-use crate::environment::Environment;
 use crate::error::{Error, MOUNT, OPEN_PIPE};
 
 /// Where tracefs is: of its own, or, mounted by the kernel when somebody looks, in debugfs. libbpf knows the same two.
-pub const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// Finds tracefs, or mounts it when asked to.
 pub fn find_tracefs(may_mount: bool) -> Result<&'static str, Error> {
@@ -23,7 +21,7 @@ pub fn find_tracefs(may_mount: bool) -> Result<&'static str, Error> {
         None if !may_mount => Err(Error::TracefsNotMounted),
         None => mount(Some("tracefs"), PLACES[0], Some("tracefs"), MsFlags::empty(), None::<&str>)
             .map(|()| PLACES[0])
-            .map_err(|errno| Error::explain(MOUNT, errno, &Environment::observe())),
+            .map_err(|errno| Error::errno(MOUNT, errno)),
     }
 }
 
@@ -39,30 +37,32 @@ impl TracePipe {
     /// Opens it, and empties the buffer of what was left from before, which may be lines of an earlier run. Since 6.6,
     /// and in late releases of older series, the kernel refuses a second reader.
     pub fn open(tracefs: &str) -> Result<Self, Error> {
-        let mut options = File::options();
-        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
-        let file = options.open(format!("{tracefs}/trace_pipe")).map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-            Error::explain(OPEN_PIPE, errno, &Environment::observe())
-        })?;
-        let mut pipe = Self { file, rest: Vec::new() };
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = open(format!("{tracefs}/trace_pipe").as_str(), flags, Mode::empty())
+            .map_err(|errno| Error::errno(OPEN_PIPE, errno))?;
+        let mut pipe = Self { file: file.into(), rest: Vec::new() };
         pipe.read()?;
         Ok(pipe)
     }
 
-    /// Reads what is there, without waiting: the lines that are complete.
+    /// Reads what is there, without waiting: the complete lines that are ours, or say that the kernel lost some.
     pub fn read(&mut self) -> Result<Vec<String>, Error> {
         // Not for ever: somebody else may keep the buffer full.
         let end = (&self.file).take(16 << 20).read_to_end(&mut self.rest);
         if let Some(error) = end.err().filter(|error| error.kind() != ErrorKind::WouldBlock) {
-            return Err(Error::other("read trace_pipe", error));
+            return Err(Error::Other("read trace_pipe", error.to_string()));
         }
         let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
         let complete: Vec<u8> = self.rest.drain(..end).collect();
         let lines = String::from_utf8_lossy(&complete);
-        // Since 5.9 the kernel ends a line that has an end of its own, and makes an empty one.
-        Ok(lines.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        Ok(lines.lines().filter(|line| is_ours(line) || line.contains(" [LOST ")).map(str::to_owned).collect())
     }
+}
+
+/// Whether the line is one of `bpf/helloworld.bpf.c`. The writer is called `0` before Linux 5.9.
+fn is_ours(line: &str) -> bool {
+    line.strip_suffix("invoke bpf_prog: Hello, World!")
+        .is_some_and(|start| start.ends_with(": bpf_trace_printk: ") || start.ends_with(": 0: "))
 }
 
 #[cfg(test)]
@@ -71,19 +71,41 @@ mod tests {
 
     use super::*;
 
+    const START: &str = "  trace-142     [000] ...21     3.017822: bpf_trace_printk: ";
+    const HELLO: &str = "invoke bpf_prog: Hello, World!";
+
     #[test]
-    fn a_line_is_read_when_its_end_is_there_and_empty_ones_are_not() {
+    fn lines_of_this_program_are_told_from_others() {
+        for (start, ours) in [
+            (START, true),
+            ("  <...>-77    [000] ....     1.532172: 0: ", true),
+            ("  bash-5       [001] ...21  1.5: tracing_mark_write: ", false),
+            ("", false),
+        ] {
+            let line = format!("{start}{HELLO}");
+            assert_eq!(is_ours(&line), ours, "{line}");
+            assert!(!is_ours(&format!("{line}!")));
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_when_its_end_is_there_and_what_is_not_for_us_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trace_pipe");
         let mut writer = File::create(&path).unwrap();
-        writer.write_all(b"from before\n").unwrap();
+        writeln!(writer, "{START}{HELLO}").unwrap();
         let mut pipe = TracePipe::open(directory.path().to_str().unwrap()).unwrap();
-        for (written, lines) in
-            [(&b"one\n\ntw"[..], &["one"][..]), (b"o\n\n", &["two"]), (b"\nth\xffree\n", &["th\u{fffd}ree"])]
-        {
+        let mut read_after = |written: &[u8]| {
             writer.write_all(written).unwrap();
-            assert_eq!(pipe.read().unwrap(), lines);
-        }
-        assert!(pipe.read().unwrap().is_empty());
+            pipe.read().unwrap()
+        };
+        let (line, lost) = (format!("{START}{HELLO}"), "CPU:0 [LOST 3 EVENTS]");
+        // Since 5.9 there is an empty line after each.
+        assert_eq!(read_after(format!("{line}\n\n{START}").as_bytes()), [line.as_str()]);
+        assert_eq!(read_after(format!("{HELLO}\n\n{lost}").as_bytes()), [line.as_str()]);
+        assert_eq!(read_after(b"\nanother's\n"), [lost]);
+        assert_eq!(read_after(b"\xff"), [""; 0]);
+        assert_eq!(read_after(format!("{line}\n").as_bytes()), [format!("\u{fffd}{line}")]);
+        assert!(read_after(b"").is_empty());
     }
 }
