@@ -7,7 +7,7 @@ use clap::Parser;
 /// Say hello from the kernel, in trace_pipe, whenever a process calls execve
 ///
 /// Loads a BPF program, attaches it to the tracepoint syscalls/sys_enter_execve, and detaches it on SIGINT (Ctrl-C) or
-/// SIGTERM. Prints a dot a second on stderr meanwhile.
+/// SIGTERM. Prints a dot a second on stderr meanwhile. Try: sudo helloworld --follow --duration 10
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -34,10 +34,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "expected a number of seconds above 0".into())
 }
 
-/// The exit codes are those of `Error::exit_code`.
 const AFTER_HELP: &str = "\
-Example: sudo helloworld --follow --duration 10
-
 Exit codes:
    0  stopped as asked, or stdout was closed
    1  another error

@@ -13,18 +13,17 @@ pub enum Error {
     Other(&'static str, String),
     #[error("cannot write to stdout: {0}")]
     Stdout(#[from] io::Error),
-    #[error("cannot {0}: this needs root{1}; run it with sudo")]
+    #[error("cannot {0}: this needs root{1}")]
     Privileges(&'static str, &'static str),
-    #[error("tracefs is not mounted; --mount-tracefs does it, or `mount -t tracefs tracefs /sys/kernel/tracing`")]
+    #[error("tracefs is not mounted: use --mount-tracefs, or `mount -t tracefs tracefs /sys/kernel/tracing`")]
     TracefsNotMounted,
-    /// The number is its exit code.
     #[error("the kernel has no {1}; use one built with {2}")]
     KernelLacks(u8, &'static str, &'static str),
-    #[error("cannot {0}: the kernel's lockdown forbids tracing; boot it with lockdown=integrity")]
+    #[error("cannot {0}: /sys/kernel/security/lockdown forbids tracing; boot with lockdown=integrity")]
     Lockdown(&'static str),
     #[error("cannot {LOAD}: the limit on locked memory is {0} bytes (Linux before 5.11); try `ulimit -l unlimited`")]
     Memlock(u64),
-    #[error("another process reads trace_pipe: end it, see `fuser -v /sys/kernel/tracing/trace_pipe`, or read there")]
+    #[error("another process reads trace_pipe: end it (`fuser -v /sys/kernel/tracing/trace_pipe`), or omit --follow")]
     TracePipeBusy,
 }
 
@@ -70,14 +69,16 @@ impl Error {
         use Errno::{EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM};
         match (what, errno, around.memlock) {
             (MOUNT, ENODEV | ENOENT, _) => Self::KernelLacks(5, "tracefs", "CONFIG_TRACING=y, and mount sysfs at /sys"),
-            (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_SYS_ADMIN"),
+            (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_SYS_ADMIN; run it with sudo"),
             (_, EPERM | EACCES, _) if around.locked_down => Self::Lockdown(what),
             // EINVAL where the limit made libbpf believe that the kernel has no maps for global data.
             (LOAD, EPERM | EINVAL, Some(bytes)) => Self::Memlock(bytes),
             (LOAD, ENOSYS, _) => Self::KernelLacks(4, "system call bpf", "CONFIG_BPF_SYSCALL=y"),
             // To attach, libbpf reads the tracepoint's number in tracefs.
             (ATTACH, ENOENT, _) => Self::KernelLacks(6, "tracepoint for execve", "CONFIG_FTRACE_SYSCALLS=y"),
-            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_DAC_READ_SEARCH"),
+            (ATTACH | OPEN_PIPE, EPERM | EACCES, _) => {
+                Self::Privileges(what, " or CAP_DAC_READ_SEARCH; run it with sudo")
+            }
             (OPEN_PIPE, EBUSY, _) => Self::TracePipeBusy,
             (LOAD, ..) if around.no_bpf_events => Self::KernelLacks(4, "BPF for tracepoints", "CONFIG_BPF_EVENTS=y"),
             _ => Self::Other(what, why),
@@ -90,8 +91,7 @@ impl Error {
 struct Around {
     /// Lockdown is at the level `confidentiality`, which forbids tracing.
     locked_down: bool,
-    /// The limit on locked memory in bytes, where it is one on BPF memory, too: since 5.11 the kernel charges control
-    /// groups instead, and on older ones libbpf lifts the limit, if it may.
+    /// The limit on locked memory in bytes, where BPF memory counts: before 5.11, if libbpf may not lift the limit.
     memlock: Option<u64>,
     no_bpf_events: bool,
 }
@@ -127,17 +127,15 @@ pub fn check_privileges() -> Result<(), Error> {
 fn privileges(uid_map: &str, status: &str) -> Result<(), Error> {
     // In the initial user namespace every ID is itself.
     if !uid_map.is_empty() && !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
-        return Err(Error::Privileges(LOAD, " outside of this user namespace, which may be a rootless container's"));
+        return Err(Error::Privileges(LOAD, " outside of this user namespace (a rootless container's?); run it there"));
     }
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     // Numbers in include/uapi/linux/capability.h.
     let has = |number: u32| effective.is_none_or(|set| set & (1 << number) != 0);
     let (sys_admin, perfmon, bpf) = (has(21), has(38), has(39));
-    if sys_admin || (perfmon && bpf) {
-        return Ok(());
-    }
-    Err(Error::Privileges(LOAD, ", or CAP_BPF and CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)"))
+    let missing = ", or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8); run it with sudo";
+    if sys_admin || (perfmon && bpf) { Ok(()) } else { Err(Error::Privileges(LOAD, missing)) }
 }
 
 /// Writes to stderr. With stderr closed there is nobody to tell, which is no error (and `eprint!` would panic).

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -22,8 +23,7 @@ pub fn stop_signals() -> Result<SignalFd, Error> {
 pub fn wait(signals: &SignalFd, mut pipe: Option<TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
     const DOT_INTERVAL: Duration = Duration::from_secs(1);
     let (start, end) = (Instant::now(), duration.unwrap_or(Duration::MAX));
-    let mut next_dot = DOT_INTERVAL;
-    let mut after_dot = false;
+    let (mut next_dot, mut after_dot) = (DOT_INTERVAL, false);
     let stdout = io::stdout();
     loop {
         // Without --follow there is a second look at the signals in the place of trace_pipe.
@@ -36,17 +36,21 @@ pub fn wait(signals: &SignalFd, mut pipe: Option<TracePipe>, duration: Option<Du
         ];
         // Rounded up: a little late is better than busy.
         let timeout = end.min(next_dot).saturating_sub(start.elapsed()).as_millis() + 1;
-        poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX))
-            .map_err(|errno| Error::Other("wait for events", errno.to_string()))?;
+        match poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::Other("wait for events", errno.to_string())),
+        }
         let [_, stopped, stdout_closed] = fds.map(|fd| fd.any().unwrap_or(false));
-
         let lines = pipe.as_mut().map(TracePipe::read).transpose()?.unwrap_or_default();
         let ended = stopped || stdout_closed || start.elapsed() >= end;
         if (ended || !lines.is_empty()) && std::mem::take(&mut after_dot) {
             say("\n");
         }
         for line in lines {
-            writeln!(&stdout, "{line}")?;
+            match line.starts_with("CPU:") {
+                true => say(&format!("note: {line}\n")),
+                false => writeln!(&stdout, "{line}")?,
+            }
         }
         if ended {
             return Ok(());

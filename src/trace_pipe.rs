@@ -55,7 +55,8 @@ impl TracePipe {
         let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
         let complete: Vec<u8> = self.rest.drain(..end).collect();
         let lines = String::from_utf8_lossy(&complete);
-        Ok(lines.lines().filter(|line| is_ours(line) || line.contains(" [LOST ")).map(str::to_owned).collect())
+        let is_lost = |line: &str| line.starts_with("CPU:") && line.contains(" [LOST ");
+        Ok(lines.lines().filter(|line| is_ours(line) || is_lost(line)).map(str::to_owned).collect())
     }
 }
 
