@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use vmtest_agent::{Event, PIECE, Piece};
 
 use crate::channel::Channel;
+use crate::mounts;
 
 /// Sends it as a tar archive: files, and links as links, without what else is mounted in it, as the host's directories
 /// are. What is not there is an empty archive.
@@ -22,16 +22,14 @@ pub fn send(directory: &str, channel: &mut Channel) -> Result<()> {
 }
 
 fn pack(directory: &Path, archive: &mut tar::Builder<impl Write>) -> io::Result<()> {
-    let device = match fs::symlink_metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata?.dev(),
-    };
-    let mut left: Vec<PathBuf> = vec![directory.to_owned()];
+    // Not by their devices: in an overlay a directory and a file in it may have two.
+    let mounts = mounts::places()?;
+    let mut left: Vec<PathBuf> = directory.exists().then(|| directory.to_owned()).into_iter().collect();
     while let Some(path) = left.pop() {
-        let metadata = fs::symlink_metadata(&path)?;
-        if metadata.dev() != device {
+        if path != directory && mounts.contains(&path) {
             continue;
         }
+        let metadata = fs::symlink_metadata(&path)?;
         if metadata.is_dir() {
             for entry in fs::read_dir(&path)? {
                 left.push(entry?.path());

@@ -1,6 +1,10 @@
 //! The file systems that tests find.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
@@ -56,6 +60,26 @@ pub fn share(target: &str) -> Result<()> {
         .with_context(|| format!("cannot mount the host's share at {target}"))
 }
 
+/// Where anything is mounted.
+pub fn places() -> std::io::Result<HashSet<PathBuf>> {
+    let mounts = fs::read("/proc/self/mounts")?;
+    let place = |line: &[u8]| Some(PathBuf::from(OsString::from_vec(unescape(line.split(|b| *b == b' ').nth(1)?))));
+    Ok(mounts.split(|byte| *byte == b'\n').filter_map(place).collect())
+}
+
+/// A name in /proc/mounts: blanks, newlines and backslashes are three octal digits there (seq_file.c, `mangle_path`).
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut rest = name;
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).filter(|_| *first == b'\\').and_then(|it| std::str::from_utf8(it).ok());
+        let escaped = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &tail[3..] } else { tail };
+    }
+    plain
+}
+
 /// Whether one of the lines of /proc/mounts (proc_mounts(5)) is of this kind and at this place.
 fn is_among((kind, target, _): &Mount, mounts: &str) -> bool {
     mounts.lines().any(|line| {
@@ -87,6 +111,11 @@ mod tests {
         for (_, target, _) in OPTIONAL {
             assert!(top().any(|top| target.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'))), "{target}");
         }
+    }
+
+    #[test]
+    fn names_of_places_are_unescaped() {
+        assert_eq!(unescape(b"/a\\040b\\134c\\0"), b"/a b\\c\\0");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::dirs::Dirs;
 use crate::error::Error;
 use crate::exit;
 use crate::launch::{self, Guests, Host, Launch};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, RootChoice};
 use crate::outcome::{Case, Outcome};
 use crate::report::words::signal_name;
 use crate::verdict::Verdict;
@@ -90,7 +90,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    conclude(&Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata }, &seen)
+    conclude(&Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata }, &seen, &log)
 }
 
 /// Where the command's program is; any other name is one of busybox's, or of the host's root directory.
@@ -116,7 +116,7 @@ fn brought_along(dirs: &Dirs, program: &Program) -> Result<Files> {
     Ok(closure::in_place(files))
 }
 
-fn conclude(case: &Case<'_>, seen: &Observed) -> Result<u8> {
+fn conclude(case: &Case<'_>, seen: &Observed, log: &Path) -> Result<u8> {
     let kernel = &case.kernel.name;
     // Nobody reads what it prints, as in a pipe to head(1).
     if seen.end == End::Interrupted {
@@ -126,7 +126,7 @@ fn conclude(case: &Case<'_>, seen: &Observed) -> Result<u8> {
         // Of a guest that was up and did not panic, the console's end says nothing about the command.
         let shows = seen.ready.is_none() || verdict == Verdict::Panic;
         let lines: String = excerpt.iter().filter(|_| shows).map(|line| format!("\n  {}", text::line(line))).collect();
-        let why = format!("kernel {kernel}: {reason}{lines}");
+        let why = format!("kernel {kernel}: {reason}{lines}\n  console: {}", log.display());
         return Err(match verdict {
             Verdict::Panic | Verdict::Fail => Error::failed(why),
             _ => anyhow!("{why}"),
@@ -138,7 +138,11 @@ fn conclude(case: &Case<'_>, seen: &Observed) -> Result<u8> {
             eprintln!("killed by {}", signal_name(*signal));
             exit::interrupted(*signal)
         }
-        Some(Ended::NotStarted { reason }) => bail!("{reason}"),
+        Some(Ended::NotStarted { reason }) => {
+            let minimal = case.metadata.root == RootChoice::Minimal;
+            let root = if minimal { ", whose root directory is a minimal one (--root host)" } else { "" };
+            bail!("{reason}, in the guest{root}");
+        }
         None => bail!("kernel {kernel}: the agent did not say how the command ended"),
     };
     if let Some(splat) = case.first_splat(seen) {
@@ -179,7 +183,7 @@ mod tests {
             (None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
             let words = format!("{ended:?} {end:?}");
-            let concluded = conclude(&case, &seen(ended, end, console));
+            let concluded = conclude(&case, &seen(ended, end, console), Path::new("log"));
             assert_eq!(concluded.unwrap_or_else(|error| exit::code_of(&error)), expected, "{words}");
         }
     }

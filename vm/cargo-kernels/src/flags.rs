@@ -157,9 +157,16 @@ pub struct Vmtest {
     /// First install what is missing
     #[arg(long)]
     pub setup: bool,
-    /// Passed to the test binaries, as to `cargo test --`: a filter, --ignored, --skip, --exact
+    /// Only tests with this in their names
+    #[arg(value_name = "TESTNAME")]
+    pub filter: Option<String>,
+    /// Passed to the test binaries, as to `cargo test --`: filters, --ignored, --skip, --exact
     #[arg(last = true, value_name = "TEST-ARGS")]
     pub test_args: Vec<String>,
+}
+
+fn absolute(path: &str) -> Result<String, String> {
+    path.starts_with('/').then(|| path.to_owned()).ok_or("expected an absolute path, as it is in the guest".into())
 }
 
 fn partition(text: &str) -> Result<(usize, usize), String> {
@@ -266,7 +273,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "WHAT")]
     pub root: Option<RootChoice>,
     /// Copy this directory of the guest out at the end, as a tar archive beside the console's log
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub keep: Option<String>,
 }
 
@@ -293,7 +300,11 @@ impl Vmtest {
 
     /// What is tested.
     pub fn chosen(&self) -> Chosen {
-        Chosen { cargo_args: self.selection.0.clone(), test_args: self.test_args.clone(), env: self.env.clone() }
+        Chosen {
+            cargo_args: self.selection.0.clone(),
+            test_args: self.filter.iter().chain(&self.test_args).cloned().collect(),
+            env: self.env.clone(),
+        }
     }
 }
 

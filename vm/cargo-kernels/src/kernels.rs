@@ -104,7 +104,9 @@ pub fn select_one(
 
 /// Gets a kernel, and tells on standard error how that goes.
 pub fn obtain(target: &Target) -> Result<Kernel> {
-    target.obtain(&Line::new(target.name())).map_err(|unavailable| anyhow!("{unavailable}"))
+    target
+        .obtain(&Line::new(target.name()))
+        .map_err(|unavailable| anyhow!("kernel {} is unavailable: {unavailable}", target.name()))
 }
 
 /// What the fragments at `paths`, relative to the project, say that a kernel needs.

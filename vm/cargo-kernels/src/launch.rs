@@ -274,7 +274,9 @@ impl Launch<'_> {
         let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
         match archive {
-            Some(archive) if seen.end == End::Finished || archive.written.is_err() => (self.note)(archive.finish()?),
+            Some(archive) if seen.end == End::Finished || archive.written.is_err() => {
+                (self.note)(archive.finish(copy_out.unwrap_or_default())?);
+            }
             Some(_) if !matches!(seen.end, End::NoHostRoot(_)) => {
                 (self.note)("nothing is kept: the guest ended before all of it was copied".into());
             }
@@ -367,11 +369,11 @@ impl Archive {
         if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn finish(self) -> Result<String> {
+    fn finish(self, directory: &str) -> Result<String> {
         let path = self.path.display();
         self.written.with_context(|| format!("cannot keep {path}"))?;
         if self.bytes <= EMPTY_ARCHIVE {
-            return Ok("nothing is kept: no file was in that directory, or it was not there".into());
+            return Ok(format!("nothing is kept: no file was in {directory} in the guest, or it was not there"));
         }
         self.file.persist(&self.path).with_context(|| format!("cannot keep {path}"))?;
         Ok(format!("kept {} KiB in {path}", self.bytes.div_ceil(1024)))
@@ -395,7 +397,7 @@ mod tests {
         for (bytes, words) in [(1024, "nothing is kept"), (1025, "kept 2 KiB")] {
             let mut archive = Archive::create(&log).unwrap();
             assert_eq!(archive.add(&vec![0; bytes]), ControlFlow::Continue(()));
-            let said = archive.finish().unwrap();
+            let said = archive.finish("/kept").unwrap();
             assert!(said.starts_with(words), "{said}");
             assert_eq!(log.with_extension("tar").exists(), bytes > 1024);
         }

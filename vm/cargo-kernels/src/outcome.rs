@@ -69,7 +69,7 @@ impl Case<'_> {
         let (booted, limit) = (seen.ready.is_some(), seen.limit.as_secs_f64());
         let (verdict, reason) = match &seen.end {
             End::Finished | End::Panicked => return None,
-            End::Interrupted => (HostError, "interrupted".to_owned()),
+            End::Interrupted => return Some(conclude(HostError, "interrupted".to_owned(), vec![])),
             End::ProcessExited { program, status, qemu_ran } => {
                 (HostError, how_it_exited(program, *status, *qemu_ran, &when))
             }

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, val
 pub struct Selection(pub Vec<OsString>);
 
 /// An option's name, its short name, its value's (a switch has none), and its help.
-const OPTIONS: [(&str, Option<char>, &str, &str); 19] = [
+const OPTIONS: [(&str, Option<char>, &str, &str); 22] = [
     ("package", Some('p'), "SPEC", "Packages to test"),
     ("workspace", None, "", "All packages of the workspace"),
     ("exclude", None, "SPEC", "Packages to leave out"),
@@ -21,6 +21,9 @@ const OPTIONS: [(&str, Option<char>, &str, &str); 19] = [
     ("tests", None, "", "All test targets"),
     ("example", None, "NAME", "One example"),
     ("examples", None, "", "All examples"),
+    ("bench", None, "NAME", "One benchmark, as a test"),
+    ("benches", None, "", "All benchmarks, as tests"),
+    ("all-targets", None, "", "All of these"),
     ("features", Some('F'), "FEATURES", "Features to turn on"),
     ("all-features", None, "", "Turn all features on"),
     ("no-default-features", None, "", "Turn the default features off"),

@@ -30,6 +30,11 @@ pub fn run(dirs: &Dirs, flags: &flags::Vmtest) -> Result<u8> {
         setup::ensure(dirs, &[])?;
     }
     let metadata = flags.guest.over(Metadata::load(dirs)?);
+    // What is wrong with the lists of options is wrong before anything is built.
+    kernels::needs(dirs, &metadata.kconfig)?;
+    if flags.facts && metadata.facts().is_none() {
+        return Err(Error::usage("--facts needs `program` and `ready-line` in metadata.kernels of Cargo.toml"));
+    }
     let asked = &flags.select.kernels;
     let names = if asked.is_empty() { &metadata.kernels } else { asked };
     let selected = kernels::select(dirs, names, &flags.select.of.arches)?;
@@ -111,7 +116,7 @@ impl Session<'_> {
             |verdict| matches!(verdict, Verdict::Panic | Verdict::Hang | Verdict::KernelSplat | Verdict::HostError);
         let nothing = |kernel: &KernelReport| kernel.booted && kernel.expected_tests == 0 && !broke(kernel.verdict);
         if !run.kernels.is_empty() && run.kernels.iter().all(nothing) {
-            return Err(Error::usage(match flags.test_args.join(" ").as_str() {
+            return Err(Error::usage(match chosen.test_args.join(" ").as_str() {
                 "" => "there are no tests in what cargo built".to_owned(),
                 filter => format!("no test matches `{filter}`; `--list` shows them all"),
             }));

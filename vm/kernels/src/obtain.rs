@@ -60,12 +60,12 @@ pub fn pin(store: &Store, pin: &Pin, progress: &dyn Progress) -> Result<Kernel, 
                 attempts.extend(whys.into_iter().map(|why| format!("{}: {why}", source.kind())));
             }
             Err(Failure::Local(why)) => {
-                let reason = format!("kernel {} cannot be stored: {why:#}", pin.label());
+                let reason = format!("it cannot be stored: {why:#}");
                 return Err(Unavailable { reason, attempts });
             }
         }
     }
-    Err(Unavailable { reason: format!("kernel {} is unavailable: none of its sources has it", pin.label()), attempts })
+    Err(Unavailable { reason: "none of its sources could be had".into(), attempts })
 }
 
 /// Changes whenever the kernel that a pin gives may change.

@@ -105,9 +105,8 @@ impl Target {
     pub fn obtain(&self, progress: &dyn Progress) -> Result<Kernel, Unavailable> {
         let kernel = match &self.kind {
             Kind::Pin(pin) => obtain::pin(&self.store, pin, progress),
-            Kind::Path(tree) => obtain::from_tree(tree.clone(), &self.name, &Expected::Any, "path").map_err(|error| {
-                Unavailable { reason: format!("kernel {} cannot be used: {error:#}", self.name), attempts: Vec::new() }
-            }),
+            Kind::Path(tree) => obtain::from_tree(tree.clone(), &self.name, &Expected::Any, "path")
+                .map_err(|error| Unavailable { reason: format!("it cannot be used: {error:#}"), attempts: Vec::new() }),
         }?;
         Ok(Kernel { name: self.name.clone(), ..kernel })
     }

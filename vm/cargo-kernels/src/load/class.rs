@@ -1,6 +1,7 @@
 //! Why a program was refused: a class and one sentence, from what the verifier and libbpf say. The rules are data:
 //! `rules.txt`.
 
+use nix::errno::Errno;
 use serde::Serialize;
 use vmtest_loader::Record;
 
@@ -74,7 +75,7 @@ pub fn of(record: &Record) -> Reason {
     }
     match ERRORS.iter().find(|(errno, ..)| no_log && *errno == record.errno) {
         Some((_, class, sentence)) => reason(class, (*sentence).into()),
-        None => reason("unclassified", format!("error {}; see the log", record.errno)),
+        None => reason("unclassified", format!("{}; its last words are shown", Errno::from_raw(record.errno))),
     }
 }
 

@@ -75,8 +75,8 @@ impl Brought {
 
     pub fn ask(&self, guests: Guests<'_>, target: &Target) -> Result<Answer> {
         let name = target.name();
-        let kernel = target.obtain(&kernels::Silent).map_err(|why| anyhow::anyhow!("{why}"))?;
-        let note = |note: String| eprintln!("{}", text::line(&format!("{name}: {note}")));
+        let kernel = target.obtain(&Notes(name)).map_err(|why| anyhow::anyhow!("unavailable: {why}"))?;
+        let note = |note: String| kernels::Progress::note(&Notes(name), &note);
         let log = guests.host.log(&[name]);
         let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
@@ -110,6 +110,15 @@ impl Brought {
             files.insert(format!("boot/config-{release}"), path);
         }
         Ok(files)
+    }
+}
+
+/// How the getting of a kernel goes, a line for each thing: several may be on their way at once.
+struct Notes<'a>(&'a str);
+
+impl kernels::Progress for Notes<'_> {
+    fn note(&self, text: &str) {
+        eprintln!("{}", text::line(&format!("{}: {text}", self.0)));
     }
 }
 

@@ -29,7 +29,7 @@ pub fn sentence(outcome: &TestOutcome) -> String {
         TestResult::Failed { code } => format!("failed with exit status {code}"),
         TestResult::Killed { signal } => format!("was killed by {}", signal_name(*signal)),
         TestResult::TimedOut => format!("was still running after {:.0} s", outcome.seconds),
-        TestResult::NotStarted { reason } => format!("did not run: {}", text::line(reason)),
+        TestResult::NotStarted { reason } => format!("has no result: {}", text::line(reason)),
     }
 }
 
@@ -87,9 +87,9 @@ pub fn all_tests(kernel: &KernelReport) -> impl Iterator<Item = &TestId> {
     kernel.tests.iter().map(|outcome| &outcome.test).chain(&kernel.missing)
 }
 
-/// How many tests did not run, where some did.
+/// How many tests have no result, where some have: one was running, the others were not begun.
 pub fn not_run(kernel: &KernelReport) -> Option<String> {
-    let words = || format!("{} of {} tests did not run", kernel.missing.len(), kernel.expected_tests);
+    let words = || format!("{} of {} tests have no result", kernel.missing.len(), kernel.expected_tests);
     (!kernel.missing.is_empty() && could_run(kernel)).then(words)
 }
 
@@ -126,9 +126,9 @@ mod tests {
     fn tests_are_counted_if_guest_came_up() {
         let mut panicked = sample::panicking("7.3");
         let said = |kernel: &KernelReport| (passed_of(kernel), not_run(kernel));
-        assert_eq!(said(&panicked), ("1/4".into(), Some("3 of 4 tests did not run".into())));
+        assert_eq!(said(&panicked), ("1/4".into(), Some("3 of 4 tests have no result".into())));
         panicked.missing.push(panicked.tests.remove(0).test);
-        assert_eq!(said(&panicked), ("0/4".into(), Some("4 of 4 tests did not run".into())));
+        assert_eq!(said(&panicked), ("0/4".into(), Some("4 of 4 tests have no result".into())));
         assert_eq!(said(&sample::silent("6.18")), ("-".into(), None));
     }
 

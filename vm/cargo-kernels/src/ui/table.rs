@@ -75,7 +75,14 @@ fn facts_part(run: &RunReport, looks: Looks) -> String {
 fn error(kernel: &KernelReport, names: &TestNames, looks: Looks) -> String {
     let head = format!("{}: {}: {}", kernel.name, kernel.verdict, kernel.reason);
     let mut lines = wrap("", &text::line(&head), looks);
-    lines.extend(words::excerpt(kernel).iter().map(|line| quote(line, looks)));
+    let shown = words::excerpt(kernel);
+    match kernel.verdict {
+        // These lines are ours, and none may lose its end.
+        Verdict::Unavailable | Verdict::Unsupported => {
+            lines.extend(shown.iter().flat_map(|line| wrap(INDENT, line, looks)));
+        }
+        _ => lines.extend(shown.iter().map(|line| quote(line, looks))),
+    }
     for outcome in words::failures(kernel) {
         let mut what = format!("{}: {}", names.name(&outcome.test), words::sentence(outcome));
         if !matches!(outcome.result, TestResult::NotStarted { .. } | TestResult::TimedOut) {

@@ -30,7 +30,10 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
     let (release, source, size) = store(dirs, name, &url, source)?;
     // Of a source nothing says the release but what was asked for.
     let release = release.unwrap_or_else(|| from.to_owned());
+    let built_in =
+        kernels::pinned(dirs).unwrap_or_default().into_iter().find(|pin| pin.name == name && pin.arch.is_host());
     pin(dirs, &path, name, &release, &source)?;
+    let replaced = built_in.map(|pin| format!("It replaces the built-in {name}, {}, in this project.\n", pin.expected));
     let more = match &source {
         Source::Source { .. } => {
             let fetch = crate::hint::hint(&format!("kernels fetch {name}"));
@@ -41,7 +44,8 @@ pub fn run(dirs: &Dirs, name: &str, from: &str) -> Result<u8> {
         }
         _ => String::new(),
     };
-    let pinned = format!("{name}: pinned {release}, {}, in {}\n", BinaryBytes(size), path.display());
+    let pinned = format!("{name}: pinned {release}, {}, in {}\n", BinaryBytes(size), path.display())
+        + &replaced.unwrap_or_default();
     ui::print(&format!("{pinned}Say there, under `why`, what this kernel is for.\n{more}"))?;
     Ok(exit::OK)
 }
