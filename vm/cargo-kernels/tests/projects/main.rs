@@ -94,13 +94,27 @@ fn a_test_that_ends_its_guest_or_eats_its_memory_is_told_so() {
 #[test]
 #[ignore = "boots a VM: `cargo xtask test` runs it"]
 fn guest_options_keep_and_retries_take_effect() {
-    let options = ["--cpus", "2", "--keep", "/tmp/kept", "--retries", "1", "-p", "one", "--test", "same"];
+    // In the layer above the host's root, where a directory and a file in it are of two devices.
+    let options = ["--cpus", "2", "--keep", "/var/kept", "--retries", "1", "-p", "one", "--test", "same"];
     let output = test(&options).args(["--", "--ignored", "two_processors", "passes_the"]).output().unwrap();
     let said = said(&output);
     assert!(output.status.success() && said.contains("flaky: passes_the_second_time"), "{said}");
     let path = said.lines().find_map(|line| line.split_once(" KiB in ")).unwrap().1;
-    let kept = Command::new("tar").args(["xOf", path, "tmp/kept/file"]).output().unwrap();
+    let kept = Command::new("tar").args(["xOf", path, "var/kept/file"]).output().unwrap();
     assert_eq!(kept.stdout, b"kept", "{kept:?}");
+}
+
+#[test]
+#[ignore = "boots a VM: `cargo xtask test` runs it"]
+fn the_directory_chooses_the_package_as_with_cargo() {
+    let list = |directory: &str, options: &[&str]| {
+        let mut list = in_project(TOOL);
+        list.current_dir(Path::new(PROJECT).join(directory)).args(["test", "--list", "-k", KERNEL]).args(options);
+        said(&list.output().unwrap())
+    };
+    let (two, other) = (list("two", &[]), list("one", &["--manifest-path", "../two/Cargo.toml"]));
+    assert!(two.contains("two") && !two.contains("one::"), "{two}");
+    assert!(other.contains("two") && !other.contains("one::"), "{other}");
 }
 
 #[test]
