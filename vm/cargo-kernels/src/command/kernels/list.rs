@@ -36,7 +36,7 @@ pub fn run(dirs: &Dirs, arches: &[&'static Arch], as_json: bool) -> Result<u8> {
         return Ok(exit::OK);
     }
     let header = ["pin", "release", "source", "size", "cached", "why"];
-    let mut table = grid(&header, [3], Looks::default());
+    let mut table = grid(&header, [3], Looks::of_stdout());
     table.add_rows(rows.iter().map(cells));
     ui::print(&grid::text(table))?;
     let absent = rows.iter().filter(|(pin, found)| found.is_none() && !pin.extra);
