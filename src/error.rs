@@ -68,7 +68,7 @@ impl Error {
     fn explain(what: &'static str, errno: Errno, why: String, around: &Around) -> Self {
         use Errno::{EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM};
         match (what, errno, around.memlock) {
-            (MOUNT, ENODEV | ENOENT, _) => Self::KernelLacks(5, "tracefs", "CONFIG_TRACING=y, and mount sysfs at /sys"),
+            (MOUNT, ENODEV | ENOENT, _) => Self::KernelLacks(5, "tracefs, or /sys is not mounted", "CONFIG_TRACING=y"),
             (MOUNT, EPERM | EACCES, _) => Self::Privileges(what, " or CAP_SYS_ADMIN; run it with sudo"),
             (_, EPERM | EACCES, _) if around.locked_down => Self::Lockdown(what),
             // EINVAL where the limit made libbpf believe that the kernel has no maps for global data.
@@ -80,7 +80,9 @@ impl Error {
                 Self::Privileges(what, " or CAP_DAC_READ_SEARCH; run it with sudo")
             }
             (OPEN_PIPE, EBUSY, _) => Self::TracePipeBusy,
-            (LOAD, ..) if around.no_bpf_events => Self::KernelLacks(4, "BPF for tracepoints", "CONFIG_BPF_EVENTS=y"),
+            (LOAD, EINVAL, _) if around.no_bpf_events => {
+                Self::KernelLacks(4, "BPF for tracepoints", "CONFIG_BPF_EVENTS=y")
+            }
             _ => Self::Other(what, why),
         }
     }

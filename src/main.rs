@@ -18,7 +18,7 @@ use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 
 use crate::cli::Cli;
 use crate::error::{ATTACH, Error, LOAD};
-use crate::skeleton::HelloworldSkelBuilder;
+use crate::skeleton::{HelloworldLinks, HelloworldSkelBuilder};
 use crate::trace_pipe::TracePipe;
 
 #[allow(clippy::unwrap_used, reason = "generated")]
@@ -27,7 +27,9 @@ mod skeleton {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let result = run(&Cli::parse());
+    session::end_dots();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody wants to read on: an end like another.
         Err(Error::Stdout(why)) if why.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -51,10 +53,13 @@ fn run(cli: &Cli) -> Result<(), Error> {
     let mut object = MaybeUninit::uninit(); // libbpf keeps its state here
     let opened = HelloworldSkelBuilder::default().open(&mut object);
     let mut skeleton = opened.and_then(|opened| opened.load()).map_err(|error| Error::libbpf(LOAD, &error))?;
-    let pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
+    let mut pipe = if cli.follow { Some(TracePipe::open(tracefs)?) } else { None };
     skeleton.attach().map_err(|error| Error::libbpf(ATTACH, &error))?;
     announce(tracefs, cli.follow)?;
-    session::wait(&signals, pipe, cli.duration)
+    session::wait(&signals, &mut pipe, cli.duration)?;
+
+    skeleton.links = HelloworldLinks::default(); // no further execve runs the program
+    session::print(&mut pipe)
 }
 
 /// Says that the program is attached, and where its lines are.

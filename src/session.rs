@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,12 +21,12 @@ pub fn stop_signals() -> Result<SignalFd, Error> {
 }
 
 /// Waits for whatever ends the session. Meanwhile it prints lines, and a dot a second on stderr.
-pub fn wait(signals: &SignalFd, mut pipe: Option<TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
+pub fn wait(signals: &SignalFd, pipe: &mut Option<TracePipe>, duration: Option<Duration>) -> Result<(), Error> {
     const DOT_INTERVAL: Duration = Duration::from_secs(1);
     let (start, end) = (Instant::now(), duration.unwrap_or(Duration::MAX));
-    let (mut next_dot, mut after_dot) = (DOT_INTERVAL, false);
+    let mut next_dot = DOT_INTERVAL;
     let stdout = io::stdout();
-    loop {
+    while start.elapsed() < end {
         // Without --follow there is a second look at the signals in the place of trace_pipe.
         let source = pipe.as_ref().map_or(signals.as_fd(), |pipe| pipe.file.as_fd());
         let mut fds = [
@@ -41,24 +42,36 @@ pub fn wait(signals: &SignalFd, mut pipe: Option<TracePipe>, duration: Option<Du
             Err(errno) => return Err(Error::Other("wait for events", errno.to_string())),
         }
         let [_, stopped, stdout_closed] = fds.map(|fd| fd.any().unwrap_or(false));
-        let lines = pipe.as_mut().map(TracePipe::read).transpose()?.unwrap_or_default();
-        let ended = stopped || stdout_closed || start.elapsed() >= end;
-        if (ended || !lines.is_empty()) && std::mem::take(&mut after_dot) {
-            say("\n");
+        if stopped || stdout_closed {
+            break;
         }
-        for line in lines {
-            match line.starts_with("CPU:") {
-                true => say(&format!("note: {line}\n")),
-                false => writeln!(&stdout, "{line}")?,
-            }
-        }
-        if ended {
-            return Ok(());
-        }
+        print(pipe)?;
         if start.elapsed() >= next_dot {
             next_dot = start.elapsed() + DOT_INTERVAL;
-            after_dot = true;
+            AFTER_DOT.store(true, Relaxed);
             say(".");
         }
+    }
+    Ok(())
+}
+
+/// Prints the lines that have come.
+pub fn print(pipe: &mut Option<TracePipe>) -> Result<(), Error> {
+    for line in pipe.as_mut().map(TracePipe::read).transpose()?.unwrap_or_default() {
+        end_dots();
+        match line.starts_with("CPU:") {
+            true => say(&format!("note: {line}\n")),
+            false => writeln!(io::stdout(), "{line}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether the cursor stands behind a dot.
+static AFTER_DOT: AtomicBool = AtomicBool::new(false);
+
+pub fn end_dots() {
+    if AFTER_DOT.swap(false, Relaxed) {
+        say("\n");
     }
 }

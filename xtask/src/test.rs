@@ -131,6 +131,7 @@ impl Step {
                 arguments.extend(["--", "--ignored"].map(str::to_owned));
                 // Cargo calls it a success if no test has such a name.
                 let list = command(dirs, &cargo, &arguments)?.arg("--list").stderr(Stdio::inherit()).output()?;
+                ensure!(list.status.success(), "{}", list.status);
                 ensure!(String::from_utf8_lossy(&list.stdout).contains(": test\n"), "there is no such test");
                 // Most of them wait for a guest or a deadline, so that two cores have time for more than two.
                 arguments.extend(["--test-threads", "4"].map(str::to_owned));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use vmtest_agent::{Event, PIECE, Piece};
@@ -24,7 +24,11 @@ pub fn send(directory: &str, channel: &mut Channel) -> Result<()> {
 fn pack(directory: &Path, archive: &mut tar::Builder<impl Write>) -> io::Result<()> {
     // Not by their devices: in an overlay a directory and a file in it may have two.
     let mounts = mounts::places()?;
-    let mut left: Vec<PathBuf> = directory.exists().then(|| directory.to_owned()).into_iter().collect();
+    let directory = match directory.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        directory => directory?,
+    };
+    let mut left = vec![directory.clone()];
     while let Some(path) = left.pop() {
         if path != directory && mounts.contains(&path) {
             continue;

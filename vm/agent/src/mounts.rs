@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use anyhow::{Context, Error, Result};
 use nix::mount::{MsFlags, mount};
@@ -61,8 +61,9 @@ pub fn share(target: &str) -> Result<()> {
 }
 
 /// Where anything is mounted.
-pub fn places() -> std::io::Result<HashSet<PathBuf>> {
-    let mounts = fs::read("/proc/self/mounts")?;
+pub fn places() -> io::Result<HashSet<PathBuf>> {
+    let mounts = fs::read("/proc/self/mounts");
+    let mounts = mounts.map_err(|error| io::Error::new(error.kind(), format!("/proc/self/mounts: {error}")))?;
     let place = |line: &[u8]| Some(PathBuf::from(OsString::from_vec(unescape(line.split(|b| *b == b' ').nth(1)?))));
     Ok(mounts.split(|byte| *byte == b'\n').filter_map(place).collect())
 }

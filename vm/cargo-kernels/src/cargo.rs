@@ -17,13 +17,11 @@ use vm_kernels::digest::sha256;
 /// The variable that says where cargo puts what it builds.
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
 
-/// The cargo that runs this program, with a subcommand such as `build`, in the user's directory if that is in the
-/// workspace: there cargo chooses the package, and paths are relative to it.
+/// The cargo that runs this program, in the workspace, with a subcommand such as `build`.
 pub fn command(dirs: &Dirs, subcommand: &str) -> Result<Command> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    let here = std::env::current_dir().ok().filter(|here| here.starts_with(&dirs.project));
-    command.current_dir(here.as_ref().unwrap_or(&dirs.project)).arg(subcommand);
+    command.current_dir(&dirs.project).arg(subcommand);
     command.env(TARGET_DIR, plain_target(dirs, &dirs.target)?);
     Ok(command)
 }

@@ -62,8 +62,8 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
         copy_out: flags.guest.keep.as_deref(),
     };
     let log = host.log(&[name]);
-    // A script reads what the command says, and nothing else but where to find what it asked for.
-    let says = !as_runner && (io::stderr().is_terminal() || flags.guest.keep.is_some());
+    // A script reads what the command says, and nothing else.
+    let says = !as_runner && io::stderr().is_terminal();
     let note = |note: String| {
         if says {
             eprintln!("{}", text::line(&format!("{name}: {note}")));
@@ -72,6 +72,8 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     let launch = Launch {
         files: &|| brought_along(dirs, &program),
         has_input: !io::stdin().is_terminal(),
+        // It was asked for.
+        kept: &|kept| eprintln!("{}", text::line(&format!("{name}: {kept}"))),
         ..guests.launch(&kernel, &log, Task::Command(program.clone()), &note)?
     };
     let mut written = Ok(());
@@ -128,7 +130,7 @@ fn conclude(case: &Case<'_>, seen: &Observed, log: &Path) -> Result<u8> {
         let lines: String = excerpt.iter().filter(|_| shows).map(|line| format!("\n  {}", text::line(line))).collect();
         let why = format!("kernel {kernel}: {reason}{lines}\n  console: {}", log.display());
         return Err(match verdict {
-            Verdict::Panic | Verdict::Fail => Error::failed(why),
+            Verdict::Panic | Verdict::Fail if seen.ready.is_some() => Error::failed(why),
             _ => anyhow!("{why}"),
         });
     }
@@ -155,11 +157,13 @@ fn conclude(case: &Case<'_>, seen: &Observed, log: &Path) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmtest_agent::{PROTOCOL, Ready};
 
-    fn seen(ended: Option<Ended>, end: End, console: &str) -> Observed {
+    fn seen(ready: bool, ended: Option<Ended>, end: End, console: &str) -> Observed {
         let mut seen = Observed::default();
         seen.console.feed(console.as_bytes());
-        Observed { ended, end, ..seen }
+        let ready = ready.then(|| Ready { protocol: PROTOCOL, release: "6.1".into(), uptime_s: 1.0 });
+        Observed { ready, ended, end, ..seen }
     }
 
     #[test]
@@ -169,21 +173,27 @@ mod tests {
         let case = Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata };
         let exited = |code| Some(Ended::Exited { code });
         let splat = "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2\n";
-        for (ended, end, console, expected) in [
-            (exited(0), End::Finished, "", 0),
-            (exited(255), End::Finished, "", 255),
-            (exited(0), End::Finished, splat, exit::FAILED),
-            (exited(7), End::Finished, splat, 7),
-            (exited(0), End::Panicked, "Kernel panic - not syncing: x\n", exit::FAILED),
-            (Some(Ended::Killed { signal: 9 }), End::Finished, "", 137),
-            (exited(0), End::AgentFailed("no space".into()), "", exit::NOT_RUN),
-            (exited(0), End::Deadline, "", exit::NOT_RUN),
-            (Some(Ended::NotStarted { reason: "no".into() }), End::Finished, "", exit::NOT_RUN),
-            (None, End::Deadline, "", exit::NOT_RUN),
-            (None, End::GuestShutdown, "", exit::NOT_RUN),
+        let panic = "Kernel panic - not syncing: x\n";
+        let not_started = Some(Ended::NotStarted { reason: "no".into() });
+        for (ready, ended, end, console, expected) in [
+            (true, exited(0), End::Finished, "", 0),
+            (true, exited(255), End::Finished, "", 255),
+            (true, exited(0), End::Finished, splat, exit::FAILED),
+            (true, exited(7), End::Finished, splat, 7),
+            (true, exited(0), End::Panicked, panic, exit::FAILED),
+            (false, None, End::Panicked, panic, exit::NOT_RUN),
+            (true, Some(Ended::Killed { signal: 9 }), End::Finished, "", 137),
+            (true, exited(0), End::AgentFailed("no space".into()), "", exit::NOT_RUN),
+            (true, exited(0), End::Deadline, "", exit::NOT_RUN),
+            (true, not_started, End::Finished, "", exit::NOT_RUN),
+            (true, exited(0), End::GuestShutdown, "", exit::FAILED),
+            (true, None, End::ProtocolError("no token".into()), "", exit::FAILED),
+            (true, None, End::Interrupted, "", 128 + nix::libc::SIGPIPE as u8),
+            (false, None, End::Deadline, "", exit::NOT_RUN),
+            (false, None, End::GuestShutdown, "", exit::NOT_RUN),
         ] {
             let words = format!("{ended:?} {end:?}");
-            let concluded = conclude(&case, &seen(ended, end, console), Path::new("log"));
+            let concluded = conclude(&case, &seen(ready, ended, end, console), Path::new("log"));
             assert_eq!(concluded.unwrap_or_else(|error| exit::code_of(&error)), expected, "{words}");
         }
     }

@@ -126,6 +126,8 @@ pub struct Launch<'a> {
     /// The task, as it is in a guest that has the host's root directory.
     pub task: Task,
     pub note: &'a dyn Fn(String),
+    /// Told where what was copied out is, or why nothing is.
+    pub kept: &'a dyn Fn(String),
     pub accel: Accel,
     /// How long it may take from its start to the end of the job, where the user does not say.
     pub limit: Duration,
@@ -151,6 +153,7 @@ impl<'a> Guests<'a> {
             log,
             task,
             note,
+            kept: note,
             accel: self.host.accel(self.vm.accel, kernel, note)?,
             // Longer than anybody waits.
             limit: Duration::from_secs(365 * 24 * 3600),
@@ -275,10 +278,10 @@ impl Launch<'_> {
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
         match archive {
             Some(archive) if seen.end == End::Finished || archive.written.is_err() => {
-                (self.note)(archive.finish(copy_out.unwrap_or_default())?);
+                (self.kept)(archive.finish(copy_out.unwrap_or_default())?);
             }
             Some(_) if !matches!(seen.end, End::NoHostRoot(_)) => {
-                (self.note)("nothing is kept: the guest ended before all of it was copied".into());
+                (self.kept)("nothing is kept: the guest ended before all of it was copied".into());
             }
             _ => {}
         }

@@ -61,6 +61,10 @@ impl Payload {
             tools::require(dirs, Need::Build)?;
         }
         let mut args = chosen.cargo_args.clone();
+        // Where nothing else says what is tested, the user's directory does, as with cargo.
+        let says = !metadata.cargo_args.is_empty() || !metadata.features.is_empty() || metadata.program.is_some();
+        let here = std::env::current_dir().ok().filter(|here| here.starts_with(&dirs.project));
+        let here = here.filter(|_| !args.is_empty() || !says).unwrap_or_else(|| dirs.project.clone());
         let linked = is_static || !arch.is_host() && !args.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
         if args.is_empty() {
@@ -71,7 +75,7 @@ impl Payload {
             }
         }
         let Built { tests, programs, doc_tests } =
-            recorded::build(dirs, &args, &chosen.test_args, static_build.as_ref())?;
+            recorded::build(dirs, &here, &args, &chosen.test_args, static_build.as_ref())?;
         let mut env = metadata.env.clone();
         env.extend(chosen.env.iter().cloned());
         for (name, path) in &programs {

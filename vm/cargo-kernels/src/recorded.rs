@@ -32,9 +32,15 @@ pub struct Built {
 /// The arguments of `cargo test` that choose targets.
 const TARGETS: &str = "--all-targets --bench --benches --bin --bins --example --examples --lib --test --tests";
 
-/// Builds what `cargo test ARGS` tests, and finds out how it would start it with the arguments after `--`. What cargo says
-/// goes to stderr as usual.
-pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Option<&StaticBuild>) -> Result<Built> {
+/// Builds what `cargo test ARGS` tests in the directory `here`, and finds out how it would start it with the arguments
+/// after `--`. What cargo says goes to stderr as usual.
+pub fn build(
+    dirs: &Dirs,
+    here: &Path,
+    args: &[OsString],
+    test_args: &[String],
+    linked: Option<&StaticBuild>,
+) -> Result<Built> {
     if !dirs.project.join("Cargo.toml").exists() {
         return Err(Error::usage(format!("there is no cargo project in {} or above it", dirs.project.display())));
     }
@@ -46,7 +52,7 @@ pub fn build(dirs: &Dirs, args: &[OsString], test_args: &[String], linked: Optio
     let all: &[&str] = if args.iter().any(chosen) { &[] } else { &["--tests"] };
     let test = || -> Result<Command> {
         let mut command = cargo::command(dirs, "test")?;
-        command.args(all).args(args);
+        command.current_dir(here).args(all).args(args);
         linked.map(|linked| linked.apply(&mut command));
         Ok(command)
     };

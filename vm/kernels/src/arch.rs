@@ -77,7 +77,7 @@ pub static ARCHES: [Arch; 2] = [
         // between this model and `max`. Up to 7.2 QEMU may leave arbitrary flags behind cmpxchg16b, which kernels use
         // where it is (target/i386/tcg/translate.c: its helper reads `cc_op`, which is not up to date): one in
         // thousands of runs, an interrupt in the wrong place makes them real, and the kernel reports a single step.
-        emulated_cpu: ["qemu64,-cx16", "max"],
+        emulated_cpu: ["qemu64,-cx16", "max,-cx16"],
         virtio_modules: &["virtio_pci"],
         console: "ttyS0",
         channel_option: "-serial chardev:",

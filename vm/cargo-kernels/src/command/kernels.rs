@@ -34,7 +34,7 @@ fn fetch(dirs: &Dirs, names: &[String], arches: &[&'static Arch]) -> Result<u8> 
             }
             Err(unavailable) => {
                 code = exit::NOT_RUN;
-                unavailable.to_string()
+                format!("{}: unavailable: {unavailable}", target.name())
             }
         };
         ui::print(&(told + "\n"))?;

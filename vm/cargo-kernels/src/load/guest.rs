@@ -86,7 +86,7 @@ impl Brought {
             files: &|| Ok(files.clone()),
             ..guests.launch(&kernel, &log, Task::Command(program), &note)?
         };
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (mut out, mut err, mut too_long) = (Vec::new(), Vec::new(), false);
         let seen = launch.run(|event| {
             let (to, piece) = match event {
                 Event::Stdout(piece) => (&mut out, piece),
@@ -94,8 +94,10 @@ impl Brought {
                 _ => return ControlFlow::Continue(()),
             };
             to.extend_from_slice(&piece.0);
-            if to.len() > LONGEST_ANSWER { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            too_long = to.len() > LONGEST_ANSWER;
+            if too_long { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        ensure!(!too_long, "the loader's answer is longer than {} MiB", LONGEST_ANSWER >> 20);
         let case = Case { kernel: &kernel, tests: Some(&[]), metadata: guests.metadata };
         answer(&case, &seen, &out, &String::from_utf8_lossy(&err), &log)
     }
@@ -150,9 +152,11 @@ fn answer(case: &Case<'_>, seen: &Observed, out: &[u8], err: &str, log: &Path) -
             Some(Ended::NotStarted { reason }) => format!("was not started: {reason}"),
             None => "did not end".to_owned(),
         };
-        Some(format!("the loader {how}; {}", text::line(err)))
+        Some(format!("the loader {how}"))
     });
-    let incomplete = incomplete.map(|why| format!("{why} (console: {})", log.display()));
+    let said = text::line(err);
+    let said = if said.is_empty() { said } else { format!("; the loader said: {said}") };
+    let incomplete = incomplete.map(|why| format!("{why}{said} (console: {})", log.display()));
     match (&seen.ready, incomplete) {
         (None, Some(why)) => bail!("{why}"),
         (ready, incomplete) => {

@@ -94,7 +94,7 @@ fn a_full_disk_is_said_and_nothing_stays_behind() {
              find \"$VMTEST_CACHE_DIR\" -type f -size +0 -exec echo LEFT {{}} ';'; exit $code"
         );
         let Some(said) = sandbox.run_mounting(&script, 3) else { return };
-        assert!(said.contains("it cannot be stored: "), "{kib}: {said}");
+        assert!(said.contains("6.1: unavailable: it cannot be stored: "), "{kib}: {said}");
         assert!(said.contains("No space left on device"), "{kib}: {said}");
         assert!(!said.contains("LEFT"), "{kib}: {said}");
     }
@@ -113,6 +113,6 @@ fn read_only_cache_serves_kernels_and_refuses_writes() {
 
     pin_another(&server, &sandbox);
     let said = sandbox.run_mounting(script, 3).unwrap();
-    assert!(said.contains("it cannot be stored: cannot write to the cache"), "{said}");
+    assert!(said.contains("6.1: unavailable: it cannot be stored: cannot write to the cache"), "{said}");
     assert!(said.contains(": make it writable, or set VMTEST_CACHE_DIR: Read-only file system"), "{said}");
 }

@@ -96,7 +96,8 @@ fn nix_is_first_when_it_is_there() {
     sandbox.says(&["fetch"], 0, "6.1: 6.1.9 from nix, ");
     let rows = sandbox.json(&["list", "--json"]);
     assert_eq!((&rows[0]["cached"], &rows[0]["source"]), (&true.into(), &"nix".into()), "{rows}");
-    let finding = "none of its sources could be had\n  url: https://localhost:1/x: Connection refused";
+    let finding =
+        "6.1: unavailable: none of its sources could be had\n  url: https://localhost:1/x: Connection refused";
     sandbox.with("VMTEST_NIX_KERNELS", "").says(&["fetch"], 3, finding);
 }
 
