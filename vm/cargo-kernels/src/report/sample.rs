@@ -154,7 +154,11 @@ pub fn silent(name: &str) -> KernelReport {
 pub fn unavailable(name: &str) -> KernelReport {
     KernelReport {
         verdict: Verdict::Unavailable,
-        reason: "no source has this kernel: nix: not in a Nix shell; debian: this host's mirror does not answer".into(),
+        reason: "none of its sources could be had".into(),
+        excerpt: vec![
+            "nix: it is not in the directory that VMTEST_NIX_KERNELS names, which is /nix/store/kernels".into(),
+            "debian: 404 Not Found".into(),
+        ],
         total_s: 0.3,
         expected_tests: TESTS.len(),
         missing: TESTS.iter().map(|name| test_id(name)).collect(),
