@@ -142,6 +142,7 @@ pub fn silent(name: &str) -> KernelReport {
     let last = "Calibrating delay loop...";
     KernelReport {
         verdict: Verdict::NoBoot,
+        excerpt: vec![],
         reason: format!("nothing was heard of the guest in 15 s; the last line on its console is `{last}`"),
         accel: Some("tcg".into()),
         tolerated: false,

@@ -51,7 +51,7 @@ fn live_line_per_kernel_changes_in_place() {
     let text = term.contents();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "6.1: KVM does not work here (no sign of life in 5 s): using TCG");
-    assert!(lines[1].starts_with("– 5.4 unavailable in 0.3 s: no source has"), "{text}");
+    assert!(lines[1].starts_with("– 5.4 unavailable in 0.3 s: none of its sources"), "{text}");
     assert!(lines[2].ends_with(" s testing 3/8 two_tracers 6.1: pass"), "{text}");
     assert_eq!(lines.len(), 3, "{text}");
 
