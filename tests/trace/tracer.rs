@@ -75,7 +75,12 @@ impl Tracer {
     pub fn wait(mut self) -> ExitStatus {
         let end = Instant::now() + DEADLINE;
         while self.next_line(end, "did not end").is_some() {}
-        self.child.wait().expect("the tracer can be waited for")
+        let status = self.child.wait().expect("the tracer can be waited for");
+        // No warnings of libbpf's, which some kernels give rise to, beside a success.
+        let said = self.stderr();
+        let expected = |line: &str| line.starts_with("note: ") || line.chars().all(|c| c == '.');
+        assert!(!status.success() || said.lines().all(expected), "{said}");
+        status
     }
 
     fn stderr(&mut self) -> String {
