@@ -57,11 +57,11 @@ impl Error {
             ErrorKind::Unsupported => Errno::ENOSYS,
             _ => Errno::UnknownErrno,
         };
-        Self::explain(what, errno, format!("{error:#}; libbpf's messages above, if any, say more"), &Around::look())
+        Self::explain(what, errno, format!("{error:#}; libbpf's messages above, if any, say more"), &Around::look(what))
     }
 
     pub fn errno(what: &'static str, errno: Errno) -> Self {
-        Self::explain(what, errno, errno.to_string(), &Around::look())
+        Self::explain(what, errno, errno.to_string(), &Around::look(what))
     }
 
     /// Explains an error number of the kernel's, which has many causes: what is around the process tells which it is.
@@ -99,13 +99,13 @@ struct Around {
 }
 
 impl Around {
-    fn look() -> Self {
+    fn look(what: &str) -> Self {
         let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(RLIM_INFINITY, |(soft, _)| soft);
         let limited = memlock != RLIM_INFINITY && memlock_counts(&read("/proc/sys/kernel/osrelease"));
         Self {
             locked_down: read("/sys/kernel/security/lockdown").contains("[confidentiality]"),
             memlock: limited.then_some(memlock),
-            no_bpf_events: !ProgramType::Tracepoint.is_supported().unwrap_or(true),
+            no_bpf_events: what == LOAD && !ProgramType::Tracepoint.is_supported().unwrap_or(true),
         }
     }
 }
