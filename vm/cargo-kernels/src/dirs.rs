@@ -39,6 +39,12 @@ impl Dirs {
         Ok(Self { project, target, cache })
     }
 
+    /// The current directory, or the project's if that is elsewhere.
+    pub fn here(&self) -> PathBuf {
+        let here = std::env::current_dir().ok().filter(|here| here.starts_with(&self.project));
+        here.unwrap_or_else(|| self.project.clone())
+    }
+
     /// Where each VM run has its directory.
     pub fn runs(&self) -> PathBuf {
         self.target.join("vmtest/runs")

@@ -21,7 +21,7 @@ use crate::metadata::{Metadata, RootChoice};
 use crate::outcome::{Case, Outcome};
 use crate::report::words::signal_name;
 use crate::verdict::Verdict;
-use crate::{backends, closure, flags, kernels, text};
+use crate::{backends, closure, flags, kernels, text, ui};
 
 /// `exec`: in a guest that is booted unless the user says otherwise, with the variables that are allowed or asked for.
 pub fn exec(dirs: &Dirs, flags: &flags::Exec) -> Result<u8> {
@@ -66,14 +66,14 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     let says = !as_runner && io::stderr().is_terminal();
     let note = |note: String| {
         if says {
-            eprintln!("{}", text::line(&format!("{name}: {note}")));
+            ui::note(name, &note);
         }
     };
     let launch = Launch {
         files: &|| brought_along(dirs, &program),
         has_input: !io::stdin().is_terminal(),
         // It was asked for.
-        kept: &|kept| eprintln!("{}", text::line(&format!("{name}: {kept}"))),
+        kept: &|kept| ui::note(name, &kept),
         ..guests.launch(&kernel, &log, Task::Command(program.clone()), &note)?
     };
     let mut written = Ok(());
@@ -92,7 +92,7 @@ fn run(dirs: &Dirs, flags: &flags::Exec, as_runner: bool) -> Result<u8> {
     if let Some(signal) = interrupt.signal() {
         return Ok(exit::interrupted(signal));
     }
-    conclude(&Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata }, &seen, &log)
+    conclude(&Case::of_command(&kernel, &metadata), &seen, &log)
 }
 
 /// Where the command's program is; any other name is one of busybox's, or of the host's root directory.
@@ -170,7 +170,7 @@ mod tests {
     fn exit_code_is_the_commands_unless_the_kernel_splats() {
         let kernel = vm_kernels::fake::kernel();
         let metadata = Metadata::default();
-        let case = Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata };
+        let case = Case::of_command(&kernel, &metadata);
         let exited = |code| Some(Ended::Exited { code });
         let splat = "[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2\n";
         let panic = "Kernel panic - not syncing: x\n";

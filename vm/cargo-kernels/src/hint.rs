@@ -8,6 +8,6 @@ pub fn hint(command: &str) -> String {
     let program = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     match program.file_stem().is_some_and(|name| name == "xtask") {
         true => format!("cargo xtask {command}"),
-        false => format!("cargo kernels {}", command.trim_start_matches("kernels ")),
+        false => format!("cargo kernels {}", command.strip_prefix("kernels ").unwrap_or(command)),
     }
 }

@@ -268,7 +268,7 @@ impl Launch<'_> {
         (self.started)(started.ready.is_some());
         let (given, each_test) = self.limit();
         let limits = Limits { deadline, given, each_test };
-        let mut archive = copy_out.map(|_| Archive::create(self.log)).transpose()?;
+        let mut archive = copy_out.map(|directory| Archive::create(self.log, directory)).transpose()?;
         let keeping = |event: &Event| match (event, &mut archive) {
             (Event::Archive(piece), Some(archive)) => archive.add(&piece.0),
             (Event::Archive(_), None) => ControlFlow::Break(()),
@@ -277,9 +277,7 @@ impl Launch<'_> {
         let stdin: Stdin = if self.has_input { Box::new(io::stdin()) } else { Box::new(io::empty()) };
         let seen = supervise::run(started, &job, limits, self.log, host.interrupt, stdin, keeping)?;
         match archive {
-            Some(archive) if seen.end == End::Finished || archive.written.is_err() => {
-                (self.kept)(archive.finish(copy_out.unwrap_or_default())?);
-            }
+            Some(archive) if seen.end == End::Finished || archive.written.is_err() => (self.kept)(archive.finish()?),
             Some(_) if !matches!(seen.end, End::NoHostRoot(_)) => {
                 (self.kept)("nothing is kept: the guest ended before all of it was copied".into());
             }
@@ -342,7 +340,9 @@ fn brought_along(why: &str) -> String {
 }
 
 /// What is copied out of a guest, on its way to a file beside the log.
-struct Archive {
+struct Archive<'a> {
+    /// The guest's directory.
+    directory: &'a str,
     path: PathBuf,
     file: tempfile::NamedTempFile,
     bytes: u64,
@@ -354,13 +354,13 @@ const LONGEST_ARCHIVE: u64 = 1 << 30;
 /// A tar archive of nothing, in bytes: its two last blocks.
 const EMPTY_ARCHIVE: u64 = 1024;
 
-impl Archive {
-    fn create(log: &Path) -> Result<Self> {
+impl<'a> Archive<'a> {
+    fn create(log: &Path, directory: &'a str) -> Result<Self> {
         let path = log.with_extension("tar");
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(directory)
-            .with_context(|| format!("cannot write to {}", directory.display()))?;
-        Ok(Self { path, file, bytes: 0, written: Ok(()) })
+        let beside = path.parent().unwrap_or(Path::new("."));
+        let file =
+            tempfile::NamedTempFile::new_in(beside).with_context(|| format!("cannot write to {}", beside.display()))?;
+        Ok(Self { directory, path, file, bytes: 0, written: Ok(()) })
     }
 
     fn add(&mut self, bytes: &[u8]) -> ControlFlow<()> {
@@ -372,11 +372,11 @@ impl Archive {
         if self.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn finish(self, directory: &str) -> Result<String> {
+    fn finish(self) -> Result<String> {
         let path = self.path.display();
         self.written.with_context(|| format!("cannot keep {path}"))?;
         if self.bytes <= EMPTY_ARCHIVE {
-            return Ok(format!("nothing is kept: no file was in {directory} in the guest, or it was not there"));
+            return Ok(format!("nothing is kept: no file was in {} in the guest, or it was not there", self.directory));
         }
         self.file.persist(&self.path).with_context(|| format!("cannot keep {path}"))?;
         Ok(format!("kept {} KiB in {path}", self.bytes.div_ceil(1024)))
@@ -398,9 +398,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         for (bytes, words) in [(1024, "nothing is kept"), (1025, "kept 2 KiB")] {
-            let mut archive = Archive::create(&log).unwrap();
+            let mut archive = Archive::create(&log, "/kept").unwrap();
             assert_eq!(archive.add(&vec![0; bytes]), ControlFlow::Continue(()));
-            let said = archive.finish("/kept").unwrap();
+            let said = archive.finish().unwrap();
             assert!(said.starts_with(words), "{said}");
             assert_eq!(log.with_extension("tar").exists(), bytes > 1024);
         }

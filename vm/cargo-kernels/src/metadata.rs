@@ -122,7 +122,7 @@ impl Metadata {
             return Self::read(&[other.into()]);
         }
         let mut manifests = vec![dirs.project.join("Cargo.toml")];
-        let here = std::env::current_dir().context("cannot find the working directory")?;
+        let here = dirs.here();
         let nearest = here.ancestors().take_while(|dir| dir.starts_with(&dirs.project));
         manifests.extend(nearest.map(|dir| dir.join("Cargo.toml")).find(|path| path.is_file()));
         manifests.dedup();

@@ -36,12 +36,17 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
     pub kernel: &'a Kernel,
-    /// The tests that were asked for; if none is named, all that the guest lists. A command is none.
+    /// The tests that were asked for; if none is named, all that the guest lists.
     pub tests: Option<&'a [TestId]>,
     pub metadata: &'a Metadata,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    /// Of a command, which has no tests.
+    pub fn of_command(kernel: &'a Kernel, metadata: &'a Metadata) -> Self {
+        Self { kernel, tests: Some(&[]), metadata }
+    }
+
     /// The verdict. A pass needs every expected test's own report of success, and nothing else.
     pub fn classify(&self, seen: &Observed) -> Outcome {
         self.broken_off(seen).or_else(|| self.failed_tests(seen)).or_else(|| self.splat(seen)).unwrap_or(Outcome {

@@ -62,9 +62,7 @@ impl Payload {
         }
         let mut args = chosen.cargo_args.clone();
         // Where nothing else says what is tested, the user's directory does, as with cargo.
-        let says = !metadata.cargo_args.is_empty() || !metadata.features.is_empty() || metadata.program.is_some();
-        let here = std::env::current_dir().ok().filter(|here| here.starts_with(&dirs.project));
-        let here = here.filter(|_| !args.is_empty() || !says).unwrap_or_else(|| dirs.project.clone());
+        let mut here = dirs.here();
         let linked = is_static || !arch.is_host() && !args.iter().any(|arg| arg == "--target");
         let static_build = linked.then(|| StaticBuild::detect(dirs, arch)).transpose()?;
         if args.is_empty() {
@@ -72,6 +70,9 @@ impl Payload {
             // Another package need not have them.
             for feature in &metadata.features {
                 args.extend(["--features".into(), feature.into()]);
+            }
+            if !args.is_empty() || metadata.program.is_some() {
+                here.clone_from(&dirs.project);
             }
         }
         let Built { tests, programs, doc_tests } =

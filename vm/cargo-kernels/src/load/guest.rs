@@ -22,7 +22,7 @@ use crate::outcome::{Case, Outcome};
 use crate::report::words::signal_name;
 use crate::static_build::StaticBuild;
 use crate::verdict::Verdict;
-use crate::{cross, kernels, text};
+use crate::{cross, kernels, text, ui};
 
 /// Where it finds what it is given.
 const IN_GUEST: &str = "load";
@@ -76,7 +76,7 @@ impl Brought {
     pub fn ask(&self, guests: Guests<'_>, target: &Target) -> Result<Answer> {
         let name = target.name();
         let kernel = target.obtain(&Notes(name)).map_err(|why| anyhow::anyhow!("unavailable: {why}"))?;
-        let note = |note: String| kernels::Progress::note(&Notes(name), &note);
+        let note = |note: String| ui::note(name, &note);
         let log = guests.host.log(&[name]);
         let files = self.with_config(&kernel)?;
         let argv = ["loader", "job.json"].map(|file| format!("/{IN_GUEST}/{file}")).to_vec();
@@ -98,7 +98,7 @@ impl Brought {
             if too_long { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         ensure!(!too_long, "the loader's answer is longer than {} MiB", LONGEST_ANSWER >> 20);
-        let case = Case { kernel: &kernel, tests: Some(&[]), metadata: guests.metadata };
+        let case = Case::of_command(&kernel, guests.metadata);
         answer(&case, &seen, &out, &String::from_utf8_lossy(&err), &log)
     }
 
@@ -120,7 +120,7 @@ struct Notes<'a>(&'a str);
 
 impl kernels::Progress for Notes<'_> {
     fn note(&self, text: &str) {
-        eprintln!("{}", text::line(&format!("{}: {text}", self.0)));
+        ui::note(self.0, text);
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
         let answered = |tainted| {
             let (ended, end) = (Some(Ended::Exited { code: 0 }), End::Finished);
             let (kernel, metadata) = (vm_kernels::fake::kernel(), Metadata::default());
-            let case = Case { kernel: &kernel, tests: Some(&[]), metadata: &metadata };
+            let case = Case::of_command(&kernel, &metadata);
             answer(&case, &Observed { ended, end, tainted, ..Observed::default() }, &done, "", Path::new("log"))
         };
         assert_eq!(answered(0).unwrap().incomplete, None);

@@ -12,6 +12,7 @@ mod browser;
 #[cfg(test)]
 pub mod sample;
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -62,13 +63,13 @@ pub fn write(dir: &Path, run: &mut RunReport) -> Result<()> {
 
 fn write_to(dir: &Path, run: &mut RunReport, step_summary: Option<&Path>) -> Result<()> {
     keep_logs(dir, run)?;
-    let texts = FORMATS.iter().map(|(name, render)| Ok((name, render(run)?))).collect::<Result<Vec<_>>>()?;
-    for (name, text) in texts {
+    let texts = FORMATS.iter().map(|(name, render)| Ok((*name, render(run)?))).collect::<Result<BTreeMap<_, _>>>()?;
+    for (name, text) in &texts {
         whole_file::write(&dir.join(name), text.as_bytes())?;
     }
     let Some(path) = step_summary else { return Ok(()) };
     let file = OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(summary::render(run).as_bytes()))
+    file.and_then(|mut file| file.write_all(texts["summary.md"].as_bytes()))
         .with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
 }
 

@@ -21,6 +21,11 @@ pub use live::Line;
 use live::Live;
 pub use table::table;
 
+/// Tells of a kernel on standard error. A guest, or a server, may have had a word in it.
+pub fn note(kernel: &str, words: &str) {
+    eprintln!("{}", text::line(&format!("{kernel}: {words}")));
+}
+
 /// Prints what a command has to say in the end. That the reader went away is no error, and no reason to give no exit code.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
